@@ -1,0 +1,149 @@
+"""How fast KIS trade records become price updates, against a typed parser of the same fields in plain Python.
+
+Run with ``pytest benchmarks/test_bench_kis.py --benchmark-disable-gc``; records/s stand in ``extra_info``.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import pytest
+
+from fastws._kis import KISParser
+from fastws._market import BookUpdate, Instrument, PriceUpdate
+
+KST = datetime.timezone(datetime.timedelta(hours=9))
+FRAMES = (files("fastws.data") / "kis_frames.txt").read_bytes().splitlines()
+TRADE = next(line for line in FRAMES if line.startswith(b"0|H0STCNT0|001|"))
+BOOK = next(line for line in FRAMES if line.startswith(b"0|H0STASP0|001|005930"))
+N_FRAMES = 1000
+
+
+class Trade(NamedTuple):
+    """Nine of the values that a PriceUpdate carries."""
+
+    code: str
+    price: int
+    change: int
+    change_percent: Decimal
+    volume: int
+    trade_volume: int
+    high: int
+    low: int
+    event_time_ms: int
+
+
+def parse_in_python(message: bytes) -> list[Trade]:
+    """What a client in plain Python does at the least: split, regroup, convert nine values a record."""
+    _, _, count, payload = message.decode().split("|", 3)
+    values = payload.split("^")
+    n_records = int(count)
+    width, rest = divmod(len(values), n_records)
+    if rest:
+        return []
+    trades = []
+    for at in range(0, len(values), width):
+        change = int(values[at + 4])
+        percent = Decimal(values[at + 5])
+        if values[at + 3] in "45":
+            change, percent = -abs(change), -abs(percent)
+        date, clock = values[at + 33], values[at + 1]
+        event_time = datetime.datetime(
+            int(date[:4]),
+            int(date[4:6]),
+            int(date[6:]),
+            int(clock[:2]),
+            int(clock[2:4]),
+            int(clock[4:]),
+            tzinfo=KST,
+        )
+        trades.append(
+            Trade(
+                values[at],
+                int(values[at + 2]),
+                change,
+                percent,
+                int(values[at + 13]),
+                int(values[at + 12]),
+                int(values[at + 8]),
+                int(values[at + 9]),
+                int(event_time.timestamp()) * 1000,
+            )
+        )
+    return trades
+
+
+def trade_of(update: PriceUpdate | BookUpdate) -> Trade:
+    assert isinstance(update, PriceUpdate)
+    assert isinstance(update.change_percent, Decimal)
+    values: Any = (
+        update.instrument.code,
+        update.price,
+        update.change,
+        update.change_percent,
+        update.volume,
+        update.trade_volume,
+        update.high,
+        update.low,
+        update.event_time_ms,
+    )
+    return Trade(*values)
+
+
+def make_parser() -> KISParser:
+    table: dict[str, Instrument] = {}
+    return KISParser(lambda code: table.setdefault(code, Instrument(code)))
+
+
+def make_frames(n_records: int) -> list[bytes]:
+    """Frames that differ in codes, numbers and lengths, so that the processor learns no frame by heart."""
+    values = TRADE.decode().split("|", 3)[3].split("^")
+    frames = []
+    for n in range(N_FRAMES):
+        records = []
+        for k in range(n * n_records, (n + 1) * n_records):
+            record = list(values)
+            record[0] = f"{k * 7919 % 4000:06}"
+            for at in (2, 7, 8, 9, 10, 11, 13, 14, 19, 20, 36, 37, 38, 39):
+                record[at] = str((k * 2_654_435_761 + at * 40_503) % 10 ** (1 + (k * 31 + at * 17) % 9))
+            records.append("^".join(record))
+        frames.append(f"0|H0STCNT0|{n_records:03}|{'^'.join(records)}".encode())
+    return frames
+
+
+def measure(benchmark: Any, parse: Callable[[bytes], list[Any]], frames: list[bytes], n_records: int) -> None:
+    def parse_all() -> int:
+        return sum([len(parse(message)) for message in frames])
+
+    assert benchmark(parse_all) == n_records * len(frames)
+    benchmark.extra_info["records_per_s"] = round(n_records * len(frames) / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("n_records", [1, 3])
+def test_trades(benchmark: Any, n_records: int) -> None:
+    parser = make_parser()
+    frames = make_frames(n_records)
+    measure(benchmark, parser.parse, frames, n_records)
+    assert [trade_of(update) for message in frames for update in parser.parse(message)] == [
+        trade for message in frames for trade in parse_in_python(message)
+    ]
+    assert parser.n_bad == 0
+
+
+@pytest.mark.parametrize("n_records", [1, 3])
+def test_trades_in_plain_python(benchmark: Any, n_records: int) -> None:
+    measure(benchmark, parse_in_python, make_frames(n_records), n_records)
+
+
+def test_books(benchmark: Any) -> None:
+    parser = make_parser()
+    measure(benchmark, parser.parse, [BOOK] * N_FRAMES, 1)
+    (update,) = parser.parse(BOOK)
+    assert isinstance(update, BookUpdate)
+    assert (update.n_bids, update.n_asks) == (10, 10)
+    assert update.bids[0] == (277500, 70626)
+    assert update.asks[9] == (282500, 120466)

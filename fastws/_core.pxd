@@ -1,0 +1,309 @@
+# Internal to the fastws distribution: the layout of these classes is not a public interface.
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+
+from fastws._frames cimport FrameParser
+
+
+cdef class Dialect:
+    cdef readonly str name
+    cdef readonly object encode
+    cdef readonly int index
+
+
+cdef class Options:
+    cdef readonly bint latest
+    cdef readonly int interval_ms
+    cdef readonly uint8_t channels
+    cdef readonly double max_rate
+    cdef object __weakref__
+
+
+# One cohort's wish for one topic. Pointers are borrowed: a cohort takes its interests back before it dies.
+cdef struct Interest:
+    PyObject* cohort
+    PyObject* lane
+    uint32_t sub_index
+    uint8_t channels
+    uint8_t latest
+
+
+# One subscription of a cohort. Both pointers are owned.
+cdef struct Sub:
+    PyObject* topic
+    PyObject* options
+    uint32_t interest_index
+
+
+cdef class Topic:
+    cdef readonly str kind
+    cdef readonly str name
+    cdef readonly uint32_t kind_index
+    cdef readonly uint32_t number
+    cdef readonly list channels
+    cdef Interest* interests
+    cdef uint32_t n_interests
+    cdef uint32_t interests_size
+
+    cdef uint32_t add_interest(self, Cohort cohort, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff
+    cdef void remove_interest(self, uint32_t index) noexcept
+
+
+cdef class Channel:
+    cdef readonly str key
+    cdef readonly str name
+    cdef readonly tuple topics
+    cdef readonly bint is_numbered
+    cdef readonly uint8_t bit
+    cdef readonly int64_t seq
+    cdef Update last
+    cdef uint64_t mark
+
+
+cdef class Update:
+    cdef Channel channel
+    cdef object payload
+    cdef int64_t sequence
+    cdef int64_t seq
+    cdef int64_t published_ms
+    cdef bytes text0
+    cdef bytes text1
+
+    cdef bytes text(self, Dialect dialect)
+
+
+cdef class Frame:
+    cdef bytes data
+    cdef uintptr_t* entries
+    cdef uint32_t n_entries
+    cdef uint32_t n_messages
+    cdef uint32_t n_conflated
+    cdef bint has_latest
+    cdef int64_t first_sequence
+    cdef int64_t sequence
+
+    cdef inline Py_ssize_t size(self)
+
+
+cdef class Lane:
+    cdef Cohort cohort
+    cdef Flusher flusher
+    cdef int interval_ms
+    cdef int state
+    cdef bint has_latest
+    cdef uint32_t n_pending
+    cdef uint32_t pending_size
+    cdef uint32_t n_conflated
+    cdef uintptr_t* pending
+    cdef int64_t due_ms
+    cdef PyObject* next_lane
+
+    cdef int append(self, Update update, bint latest) except -1
+    cdef int make_room(self) except -1
+    cdef uint32_t conflate(self) noexcept
+    cdef list frames(self, int64_t after_sequence)
+    cdef Lane copy(self)
+    cdef int merge(self, Lane other) except -1
+    cdef void clear(self) noexcept
+    cdef void discard(self) noexcept
+
+
+cdef class Cohort:
+    cdef readonly Hub hub
+    cdef readonly Dialect dialect
+    cdef readonly bint is_paused
+    cdef object key
+    cdef Lane lane
+    cdef list slow_lanes
+    cdef Sub* subs
+    cdef uint32_t n_subs
+    cdef PyObject** members
+    cdef uint32_t n_members
+    cdef uint32_t members_size
+    cdef int64_t claimed_sequence
+
+    cdef int open(self, list subscriptions) except -1
+    cdef Lane lane_for(self, Options options)
+    cdef list frames_after(self, int64_t sequence)
+    cdef int retire(self) except -1
+    cdef int add_member(self, Connection connection) except -1
+    cdef int remove_member(self, Connection connection) except -1
+    cdef inline void place(self, uint32_t source, uint32_t target) noexcept
+
+
+# One send of a chunk; filled with the GIL, executed without it.
+cdef struct SendItem:
+    int fd
+    const char* data
+    Py_ssize_t size
+    Py_ssize_t n_sent
+    uint8_t* is_blocked
+    PyObject* connection
+    PyObject* frame
+
+
+cdef class Flusher:
+    cdef Hub hub
+    cdef object loop
+    cdef object step_callback
+    cdef object timer
+    cdef int64_t timer_ms
+    cdef bint is_scheduled
+    cdef bint is_stopped
+    cdef PyObject** heads
+    cdef PyObject** tails
+    cdef PyObject* ready_head
+    cdef PyObject* ready_tail
+    cdef int64_t cursor_ms
+    cdef uint32_t n_armed
+    cdef int64_t resting_until_ns
+    cdef double credit_ns
+    cdef int64_t credited_at_ns
+    cdef readonly double effective_interval_ms
+    cdef readonly double share
+    cdef readonly int64_t busy_ns
+    cdef readonly int64_t n_flushes
+    cdef readonly int64_t n_sends
+    cdef readonly int64_t last_flush_ns
+    cdef Cohort job_cohort
+    cdef list job_frames
+    cdef Py_ssize_t job_frame
+    cdef uint32_t job_member
+    cdef dict job_variants
+    cdef SendItem* items
+    cdef int n_items
+
+    cdef int lead(self, Lane lane) except -1
+    cdef int push_ready(self, Lane lane) except -1
+    cdef Lane pop_ready(self)
+    cdef int empty_slot(self, int slot, int64_t now_ms) except -1
+    cdef int arm(self, Lane lane, int64_t due_ms) except -1
+    cdef int collect_due(self, int64_t now_ms) except -1
+    cdef int schedule(self) except -1
+    cdef int schedule_timer(self, int64_t now_ns) except -1
+    cdef int start_job(self, Lane lane, int64_t now_ns) except -1
+    cdef int end_job(self) except -1
+    cdef int gather(self) except -1
+    cdef int send_gathered(self) except -1
+    cdef int hand_over(self, Connection connection) except -1
+    cdef Frame variant(self, Frame frame, int64_t after_sequence)
+
+
+cdef class Hub:
+    cdef readonly object loop
+    cdef readonly str epoch
+    cdef readonly int64_t sequence
+    cdef readonly int interval_ms
+    cdef readonly Flusher flusher
+    cdef readonly dict topics
+    cdef readonly dict cohorts
+    cdef list kinds
+    cdef object options_table
+    cdef object logger
+    cdef int64_t subscriptions_by_kind[8]
+    cdef uint64_t mark
+    cdef uint32_t n_topics
+    cdef list dialects
+    # Limits shared by all connections.
+    cdef readonly Py_ssize_t outbox_soft_size
+    cdef readonly Py_ssize_t outbox_hard_size
+    cdef readonly int rate_limit
+    cdef readonly int control_rate_limit
+    cdef readonly int64_t stall_ns
+    cdef readonly int64_t ping_interval_ns
+    cdef readonly int64_t pong_timeout_ns
+    cdef readonly int64_t idle_timeout_ns
+    # Live connections, for the sweep; borrowed, a connection leaves the array in connection_lost.
+    cdef PyObject** connections
+    cdef readonly uint32_t n_connections
+    cdef uint32_t connections_size
+    cdef uint32_t sweep_slot
+    cdef object sweep_timer
+    cdef int64_t sweep_due_ns
+    cdef readonly double loop_lag_ms
+    # Totals of the conservation law; those of live connections are added when asked.
+    cdef int64_t n_published
+    cdef int64_t n_delivered
+    cdef int64_t n_conflated
+    cdef int64_t n_lost
+    cdef int64_t n_undelivered
+    cdef readonly int64_t n_messages_sent
+    cdef readonly int64_t n_messages_received
+    cdef readonly int64_t n_accepted
+    cdef readonly dict closes
+    cdef object snapshot_key
+    cdef Frame snapshot_frame
+
+    cdef int64_t publish_update(self, Channel channel, object payload) except -1
+    cdef int add_connection(self, Connection connection) except -1
+    cdef int remove_connection(self, Connection connection) except -1
+    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1
+    cdef int leave(self, Connection connection) except -1
+    cdef int count_close(self, int code) except -1
+    cdef Frame snapshot(self, Dialect dialect, list topics)
+
+
+cdef class Connection(FrameParser):
+    cdef readonly Hub hub
+    cdef readonly object transport
+    cdef readonly object handler
+    cdef public object context
+    cdef readonly Dialect dialect
+    cdef Cohort cohort
+    cdef uint32_t member_index
+    cdef uint32_t registry_index
+    cdef int fd
+    cdef uint8_t is_blocked
+    cdef uint8_t state
+    cdef uint8_t has_subscribed
+    cdef uint8_t abuse_seconds
+    cdef int close_code
+    cdef int64_t join_sequence
+    cdef int64_t assigned_sequence
+    # What waits to be sent, in order: the cut frame (in the transport), outbox, backlog.
+    cdef Frame cut
+    cdef object outbox
+    cdef Py_ssize_t outbox_size
+    cdef dict backlog
+    cdef list backlog_all
+    cdef Py_ssize_t backlog_size
+    cdef dict overflow
+    # Conservation law: n_published = n_delivered + n_conflated + n_lost + what still waits.
+    cdef int64_t n_published
+    cdef int64_t n_delivered
+    cdef int64_t n_conflated
+    cdef int64_t n_lost
+    cdef readonly int64_t message_count
+    cdef int64_t opened_ms
+    cdef int64_t received_ns
+    cdef int64_t heard_ns
+    cdef int64_t pinged_ns
+    cdef int64_t taken_ns
+    cdef int64_t deadline_ns
+    cdef Py_ssize_t waiting_size
+    cdef float tokens
+    cdef uint32_t n_recent
+    cdef int64_t refilled_ns
+    cdef int64_t complained_ns
+    cdef int64_t swept_ns
+
+    cdef int feed_bytes(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef bint take_token(self, int64_t now_ns) noexcept
+    cdef int send_ahead(self, bytes data) except -1
+    cdef int send_frame(self, Frame frame) except -1
+    cdef int write_frame(self, Frame frame) except -1
+    cdef int on_sent(self, Frame frame, Py_ssize_t n_sent) except -1
+    cdef int assign(self, Frame frame) except -1
+    cdef int on_cut_written(self) except -1
+    cdef int enqueue(self, Frame frame) except -1
+    cdef int move_backlog(self) except -1
+    cdef int enqueue_backlog(self, Frame frame) except -1
+    cdef int drop_oldest(self) except -1
+    cdef int declare_lost(self, Update update) except -1
+    cdef int drain(self) except -1
+    cdef int settle(self) except -1
+    cdef int fail(self, int code, str reason) except -1
+    cdef int sweep(self, int64_t now_ns) except -1
+    cdef bint is_usable(self) except? 0
+    cdef Py_ssize_t queued_size(self)
+    cdef int finish(self, int code) except -1

@@ -1,0 +1,160 @@
+"""The fan-out hot path. Everything here belongs to the thread of the event loop."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol, final
+
+CHANNEL_PRICE: Final[int]
+CHANNEL_ORDERBOOK: Final[int]
+CHANNEL_STATUS: Final[int]
+
+class Handler(Protocol):
+    """What a connection calls; see `Connection`."""
+
+    def on_open(self, connection: Connection, /) -> None: ...
+    def on_message(self, connection: Connection, data: bytes, is_text: bool, /) -> None: ...
+    def on_rate_limited(self, connection: Connection, /) -> None: ...
+    def on_close(self, connection: Connection, code: int, /) -> None: ...
+
+@final
+class Dialect:
+    name: Final[str]
+    index: Final[int]
+    encode: Final[Callable[[Any, int], bytes]]
+    def __init__(self, name: str, encode: Callable[[Any, int], bytes], index: int = 0) -> None: ...
+
+@final
+class Options:
+    latest: Final[bool]
+    interval_ms: Final[int]
+    channels: Final[int]
+    max_rate: Final[float]
+    def __init__(self, latest: bool, interval_ms: int, channels: int, max_rate: float) -> None: ...
+
+@final
+class Topic:
+    kind: Final[str]
+    name: Final[str]
+    number: Final[int]
+    kind_index: Final[int]
+    channels: Final[list[Channel]]
+    @property
+    def n_subscribers(self) -> int: ...
+
+@final
+class Channel:
+    key: Final[str]
+    name: Final[str]
+    topics: Final[tuple[Topic, ...]]
+    is_numbered: Final[bool]
+    bit: Final[int]
+    seq: Final[int]
+    @property
+    def last_payload(self) -> Any: ...
+
+@final
+class Flusher:
+    share: Final[float]
+    effective_interval_ms: Final[float]
+    busy_ns: Final[int]
+    n_flushes: Final[int]
+    n_sends: Final[int]
+    last_flush_ns: Final[int]
+    @property
+    def is_idle(self) -> bool: ...
+    def flush_all(self) -> None: ...
+    def stop(self) -> None: ...
+
+@final
+class Hub:
+    loop: Final[asyncio.AbstractEventLoop]
+    epoch: Final[str]
+    sequence: Final[int]
+    interval_ms: Final[int]
+    flusher: Final[Flusher]
+    topics: Final[dict[tuple[str, str], Topic]]
+    cohorts: Final[dict[bytes, Any]]
+    rate_limit: Final[int]
+    control_rate_limit: Final[int]
+    outbox_soft_size: Final[int]
+    outbox_hard_size: Final[int]
+    n_connections: Final[int]
+    n_accepted: Final[int]
+    n_messages_sent: Final[int]
+    n_messages_received: Final[int]
+    loop_lag_ms: Final[float]
+    closes: Final[dict[int, int]]
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        epoch: str,
+        interval_ms: int = 30,
+        outbox_soft_size: int = ...,
+        outbox_hard_size: int = ...,
+        stall_timeout: float = 30.0,
+        rate_limit: int = 100,
+        control_rate_limit: int = 200,
+        ping_interval: float = 25.0,
+        pong_timeout: float = 60.0,
+        idle_timeout: float = 300.0,
+        flush_share: float = 0.75,
+        logger: logging.Logger | None = None,
+    ) -> None: ...
+    def topic(self, kind: str, name: str) -> Topic: ...
+    def find_topic(self, kind: str, name: str) -> Topic | None: ...
+    def channel(
+        self, key: str, name: str, topics: tuple[Topic, ...], *, bit: int, numbered: bool
+    ) -> Channel: ...
+    def options(self, *, latest: bool = False, max_rate: float = 0.0, channels: int = ...) -> Options: ...
+    def publish(self, channel: Channel, payload: object) -> int: ...
+    def broadcast(self, channel: Channel, payload: object) -> int: ...
+    def connection_list(self) -> list[Connection]: ...
+    def subscription_counts(self) -> dict[str, int]: ...
+    def queued_messages(self) -> int: ...
+    def queued_bytes(self) -> int: ...
+    def ledger(self) -> dict[str, int]: ...
+    def stop(self) -> None: ...
+
+class Connection(asyncio.BufferedProtocol):
+    hub: Final[Hub]
+    transport: Final[asyncio.Transport]
+    handler: Final[Handler]
+    dialect: Final[Dialect]
+    message_count: Final[int]
+    context: Any
+    def __init__(
+        self,
+        hub: Hub,
+        transport: asyncio.Transport,
+        handler: Handler,
+        dialect: Dialect,
+        *,
+        max_message_size: int,
+        allow_binary: bool = False,
+    ) -> None: ...
+    def open(self, leftover: bytes = b"") -> None: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def is_paused(self) -> bool: ...
+    @property
+    def opened_at_ms(self) -> int: ...
+    @property
+    def last_activity_ms(self) -> int: ...
+    @property
+    def queued_bytes(self) -> int: ...
+    @property
+    def queued_messages(self) -> int: ...
+    def ledger(self) -> dict[str, int]: ...
+    def subscriptions(self) -> dict[Topic, Options]: ...
+    def set_subscriptions(self, wanted: dict[Topic, Options], is_paused: bool | None = None) -> None: ...
+    def send_snapshot(self, topics: Iterable[tuple[Topic, Options]]) -> None: ...
+    def send(self, data: bytes, is_text: bool = True) -> None: ...
+    def send_control(self, data: bytes) -> None: ...
+    def close(self, code: int, reason: str = "") -> None: ...
+    def abort(self, code: int) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+
+def debug_counters() -> dict[str, int]: ...

@@ -1,0 +1,141 @@
+# Shared by all files of the unit: imports, constants, clocks, debug counters.
+import json
+import logging
+import weakref
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from libc.time cimport time_t
+
+from fastws._frames cimport FrameParser, write_header
+
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sys/socket.h>
+    #include <time.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    #ifndef FASTWS_DEBUG
+    #define FASTWS_DEBUG 0
+    #endif
+    static inline int64_t fastws_clock_ns(clockid_t id) {
+        struct timespec ts;
+        clock_gettime(id, &ts);
+        return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+    }
+    #define fastws_monotonic_ns() fastws_clock_ns(CLOCK_MONOTONIC)
+    #define fastws_wall_ms() (fastws_clock_ns(CLOCK_REALTIME) / 1000000)
+    """
+    bint FASTWS_DEBUG
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
+    int64_t fastws_monotonic_ns() noexcept nogil
+    int64_t fastws_wall_ms() noexcept nogil
+    struct tm:
+        int tm_year
+        int tm_mon
+        int tm_mday
+        int tm_hour
+        int tm_min
+        int tm_sec
+    tm* gmtime_r(const time_t* when, tm* out) nogil
+
+CHANNEL_PRICE = 1
+CHANNEL_ORDERBOOK = 2
+CHANNEL_STATUS = 4
+
+cdef enum:
+    STATUS_BIT = 4
+    MS = 1000000                    # nanoseconds
+    SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
+    CHUNK = 64                      # sends between two looks at the clock
+    # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
+    # client is dropped by the frame.
+    MAX_BATCH_SIZE = 64 * 1024
+    WHEEL_SIZE = 4096               # slots of one millisecond
+    SWEEP_SLOTS = 10                # each connection is looked at once a second
+    SWEEP_NS = 100 * MS
+    READ_BUFFER_SIZE = 256 * 1024
+    CLOSE_GRACE_NS = 2000 * MS      # for the peer's part of a close handshake
+
+cdef dict _n_live = {"Connection": 0, "Cohort": 0, "Lane": 0, "Frame": 0, "Update": 0}
+
+
+def debug_counters():
+    """Live objects of the core by class, counted in a debug build (`make debug`) only; else all zero."""
+    return dict(_n_live)
+
+
+cdef void count_live(str name, int step) noexcept:
+    _n_live[name] = <int>_n_live[name] + step
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    return fastws_monotonic_ns()
+
+
+cdef char _second_text[24]
+cdef int64_t _second_of_text = -1
+
+
+cdef Py_ssize_t write_utc(char* out, int64_t ms) noexcept:
+    """Write ``2025-11-11T09:30:00.030Z`` (24 bytes). The part down to the second is kept from call to call."""
+    global _second_of_text
+    cdef int64_t second = ms // 1000
+    cdef int rest = <int>(ms - second * 1000)
+    cdef tm parts
+    cdef time_t when
+    if second != _second_of_text:
+        when = <time_t>second
+        gmtime_r(&when, &parts)
+        write_digits(_second_text, parts.tm_year + 1900, 4)
+        _second_text[4] = c"-"
+        write_digits(_second_text + 5, parts.tm_mon + 1, 2)
+        _second_text[7] = c"-"
+        write_digits(_second_text + 8, parts.tm_mday, 2)
+        _second_text[10] = c"T"
+        write_digits(_second_text + 11, parts.tm_hour, 2)
+        _second_text[13] = c":"
+        write_digits(_second_text + 14, parts.tm_min, 2)
+        _second_text[16] = c":"
+        write_digits(_second_text + 17, parts.tm_sec, 2)
+        _second_text[19] = c"."
+        _second_of_text = second
+    memcpy(out, _second_text, 20)
+    write_digits(out + 20, rest, 3)
+    out[23] = c"Z"
+    return 24
+
+
+cdef inline void write_digits(char* out, int value, int width) noexcept:
+    cdef int i
+    for i in range(width - 1, -1, -1):
+        out[i] = c"0" + value % 10
+        value //= 10
+
+
+cdef inline Py_ssize_t write_integer(char* out, int64_t value) noexcept:
+    """Write a non-negative integer in decimal; returns the number of bytes, at most 19."""
+    cdef char reversed_digits[20]
+    cdef Py_ssize_t n = 0, i
+    while True:
+        reversed_digits[n] = c"0" + <char>(value % 10)
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    for i in range(n):
+        out[i] = reversed_digits[n - 1 - i]
+    return n

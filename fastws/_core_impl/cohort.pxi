@@ -1,0 +1,282 @@
+cdef enum:
+    QUIET = 0       # nothing was sent within the interval: the next update leads
+    READY = 1       # in the flusher's queue of lanes to flush now
+    ARMED = 2       # in the flusher's wheel until its interval is over
+    DEAD = 3        # its cohort is gone
+
+
+@cython.final
+cdef class Lane:
+    """What a cohort has to send at one pace: the flush interval, or a slower one asked for by `max_rate`.
+
+    1. `pending` is in publish order. Each entry owns its update.
+    2. Entries of mode `latest` are conflated when the array would grow and when it is flushed: only the newest of
+       each channel stays, so `pending` never holds more than twice the channels plus what mode `all` must deliver.
+    3. A lane with entries is READY or ARMED; a QUIET lane has none.
+    """
+
+    def __cinit__(self, Cohort cohort, int interval_ms):
+        self.cohort = cohort
+        self.flusher = cohort.hub.flusher
+        self.interval_ms = interval_ms
+        self.state = QUIET
+        if FASTWS_DEBUG:
+            count_live("Lane", 1)
+
+    def __dealloc__(self):
+        self.discard()
+        if FASTWS_DEBUG:
+            count_live("Lane", -1)
+
+    cdef int append(self, Update update, bint latest) except -1:
+        if self.n_pending == self.pending_size:
+            self.make_room()
+        Py_INCREF(update)
+        self.pending[self.n_pending] = <uintptr_t><void*>update | latest
+        self.n_pending += 1
+        if latest:
+            self.has_latest = True
+        if self.state == QUIET:
+            self.flusher.lead(self)
+        return 0
+
+    cdef int make_room(self) except -1:
+        cdef uint32_t size
+        cdef uintptr_t* grown
+        if self.has_latest and self.pending_size >= 32:
+            self.n_conflated += self.conflate()
+            if self.n_pending <= self.pending_size // 2:
+                return 0
+        size = 4 if self.pending_size == 0 else self.pending_size * 2
+        grown = <uintptr_t*>realloc(self.pending, size * sizeof(uintptr_t))
+        if grown is NULL:
+            raise MemoryError
+        self.pending = grown
+        self.pending_size = size
+        return 0
+
+    cdef uint32_t conflate(self) noexcept:
+        """Keep the newest `latest` entry of each channel; returns how many went."""
+        cdef Hub hub = self.cohort.hub
+        cdef uint32_t read = self.n_pending, write = self.n_pending
+        cdef uintptr_t entry
+        cdef PyObject* update
+        hub.mark += 1
+        while read > 0:
+            read -= 1
+            entry = self.pending[read]
+            update = entry_update(entry)
+            if entry_is_latest(entry):
+                if (<Update>update).channel.mark == hub.mark:
+                    Py_DECREF(<object>update)
+                    continue
+                (<Update>update).channel.mark = hub.mark
+            write -= 1
+            self.pending[write] = entry
+        if write:
+            self.n_pending -= write
+            for read in range(self.n_pending):
+                self.pending[read] = self.pending[write + read]
+        return write
+
+    cdef list frames(self, int64_t after_sequence):
+        """What is pending and was published after `after_sequence`, as frames; it stays pending."""
+        if self.has_latest:
+            self.n_conflated += self.conflate()
+        return build_frames(
+            self.cohort.hub, self.cohort.dialect, self.pending, self.n_pending,
+            self.n_conflated if after_sequence < 0 else 0, after_sequence, self.cohort.hub.sequence,
+        )
+
+    cdef Lane copy(self):
+        cdef Lane other = Lane.__new__(Lane, self.cohort, self.interval_ms)
+        cdef uint32_t i
+        if self.n_pending:
+            other.pending = <uintptr_t*>malloc(self.n_pending * sizeof(uintptr_t))
+            if other.pending is NULL:
+                raise MemoryError
+            memcpy(other.pending, self.pending, self.n_pending * sizeof(uintptr_t))
+            for i in range(self.n_pending):
+                Py_INCREF(<object>entry_update(self.pending[i]))
+            other.n_pending = other.pending_size = self.n_pending
+            other.has_latest = self.has_latest
+        return other
+
+    cdef int merge(self, Lane other) except -1:
+        """Take over what is pending in `other`, in publish order."""
+        cdef uint32_t i = 0, j = 0, n = self.n_pending + other.n_pending
+        cdef uintptr_t* merged
+        if other.n_pending == 0:
+            return 0
+        merged = <uintptr_t*>malloc(n * sizeof(uintptr_t))
+        if merged is NULL:
+            raise MemoryError
+        while i + j < n:
+            if j == other.n_pending or (
+                i < self.n_pending
+                and (<Update>entry_update(self.pending[i])).sequence
+                < (<Update>entry_update(other.pending[j])).sequence
+            ):
+                merged[i + j] = self.pending[i]
+                i += 1
+            else:
+                merged[i + j] = other.pending[j]
+                j += 1
+        free(self.pending)
+        self.pending = merged
+        self.n_pending = self.pending_size = n
+        self.n_conflated += other.n_conflated
+        self.has_latest = self.has_latest or other.has_latest
+        other.n_pending = other.n_conflated = 0
+        other.has_latest = False
+        return 0
+
+    cdef void clear(self) noexcept:
+        """Let go of what is pending after a flush; a large array is given back."""
+        cdef uint32_t i
+        for i in range(self.n_pending):
+            Py_DECREF(<object>entry_update(self.pending[i]))
+        self.n_pending = self.n_conflated = 0
+        self.has_latest = False
+        if self.pending_size > 64:
+            free(self.pending)
+            self.pending = NULL
+            self.pending_size = 0
+
+    cdef void discard(self) noexcept:
+        cdef uint32_t i
+        for i in range(self.n_pending):
+            Py_DECREF(<object>entry_update(self.pending[i]))
+        free(self.pending)
+        self.pending = NULL
+        self.n_pending = self.pending_size = self.n_conflated = 0
+
+
+@cython.final
+cdef class Cohort:
+    """Connections with equal subscriptions, which share every frame.
+
+    1. Members are borrowed; each knows its index. Subscriptions never change: a connection that subscribes moves.
+    2. A cohort with no member does not exist: the last one to leave retires it.
+    3. While the flusher is sending to this cohort, members before `job_member` have the frame; joining and leaving
+       keep that true.
+    4. A paused cohort keeps its subscriptions for later and hears nothing.
+    """
+
+    def __cinit__(self, Hub hub, Dialect dialect, bint is_paused, object key):
+        self.hub = hub
+        self.dialect = dialect
+        self.is_paused = is_paused
+        self.key = key
+        if FASTWS_DEBUG:
+            count_live("Cohort", 1)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.n_subs):
+            Py_XDECREF(self.subs[i].topic)
+            Py_XDECREF(self.subs[i].options)
+        free(self.subs)
+        free(self.members)
+        if FASTWS_DEBUG:
+            count_live("Cohort", -1)
+
+    cdef int open(self, list subscriptions) except -1:
+        """`subscriptions`: (Topic, Options) pairs, each topic once."""
+        cdef Topic topic
+        cdef Options options
+        cdef uint32_t i = 0
+        self.lane = Lane.__new__(Lane, self, 0)
+        if not subscriptions:
+            return 0
+        self.subs = <Sub*>calloc(len(subscriptions), sizeof(Sub))
+        if self.subs is NULL:
+            raise MemoryError
+        for topic, options in subscriptions:
+            Py_INCREF(topic)
+            Py_INCREF(options)
+            self.subs[i].topic = <PyObject*>topic
+            self.subs[i].options = <PyObject*>options
+            self.n_subs = i + 1
+            if not self.is_paused:
+                self.subs[i].interest_index = topic.add_interest(self, self.lane_for(options), i, options)
+            i += 1
+        return 0
+
+    cdef Lane lane_for(self, Options options):
+        cdef Lane lane
+        if not options.latest or options.interval_ms <= self.hub.interval_ms:
+            return self.lane
+        if self.slow_lanes is None:
+            self.slow_lanes = []
+        for lane in self.slow_lanes:
+            if lane.interval_ms == options.interval_ms:
+                return lane
+        lane = Lane.__new__(Lane, self, options.interval_ms)
+        self.slow_lanes.append(lane)
+        return lane
+
+    cdef list frames_after(self, int64_t sequence):
+        """What is pending in any lane and was published after `sequence`, for one member; it stays pending."""
+        cdef Lane lane, all_lanes
+        if self.slow_lanes is None:
+            return self.lane.frames(sequence) if self.lane.n_pending else []
+        all_lanes = self.lane.copy()
+        for lane in self.slow_lanes:
+            all_lanes.merge(lane.copy())
+        return all_lanes.frames(sequence) if all_lanes.n_pending else []
+
+    cdef int retire(self) except -1:
+        cdef uint32_t i
+        cdef Lane lane
+        if not self.is_paused:
+            for i in range(self.n_subs):
+                (<Topic>self.subs[i].topic).remove_interest(self.subs[i].interest_index)
+        for lane in [self.lane] + (self.slow_lanes or []):
+            lane.discard()
+            lane.state = DEAD
+            lane.cohort = None
+        self.lane = None
+        self.slow_lanes = None
+        del self.hub.cohorts[self.key]
+        return 0
+
+    cdef int add_member(self, Connection connection) except -1:
+        cdef uint32_t size, i
+        cdef PyObject** grown
+        if self.n_members == self.members_size:
+            size = 1 if self.members_size == 0 else self.members_size * 2
+            grown = <PyObject**>realloc(self.members, size * sizeof(PyObject*))
+            if grown is NULL:
+                raise MemoryError
+            self.members = grown
+            self.members_size = size
+        connection.member_index = self.n_members
+        connection.cohort = self
+        self.members[self.n_members] = <PyObject*>connection
+        self.n_members += 1
+        for i in range(self.n_subs):
+            self.hub.subscriptions_by_kind[(<Topic>self.subs[i].topic).kind_index] += 1
+        return 0
+
+    cdef int remove_member(self, Connection connection) except -1:
+        cdef Flusher flusher = self.hub.flusher
+        cdef uint32_t hole = connection.member_index, i
+        for i in range(self.n_subs):
+            self.hub.subscriptions_by_kind[(<Topic>self.subs[i].topic).kind_index] -= 1
+        connection.cohort = None
+        if flusher.job_cohort is self and hole < flusher.job_member:
+            # Close the gap with one that has the frame, and that one's place with one that has not.
+            flusher.job_member -= 1
+            self.place(flusher.job_member, hole)
+            hole = flusher.job_member
+        self.n_members -= 1
+        self.place(self.n_members, hole)
+        if self.n_members == 0:
+            self.retire()
+        return 0
+
+    cdef inline void place(self, uint32_t source, uint32_t target) noexcept:
+        if source != target:
+            self.members[target] = self.members[source]
+            (<Connection>self.members[target]).member_index = target

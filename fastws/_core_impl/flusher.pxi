@@ -1,0 +1,406 @@
+@cython.final
+cdef class Flusher:
+    """Decides when each lane is flushed, and sends.
+
+    1. Leading edge: an update for a QUIET lane makes it READY, and it leaves at the end of this turn of the loop.
+       After a flush the lane is ARMED for its interval; what comes meanwhile is batched.
+    2. One job at a time: the frames of one lane to all members of its cohort, frame by frame, first come first
+       served by due time. So nothing overtakes within a cohort, and overload delays everyone alike.
+    3. Work is done in slices of about 2 ms with a turn of the loop between them.
+    4. Governor: flushing earns its time at `share` of the wall clock, with a small reserve. When it is used up the
+       flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving.
+    5. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
+       loop thread: uvloop may close it before `connection_lost` arrives, and its number may be someone else's by then.
+    """
+
+    def __cinit__(self, Hub hub, double share):
+        self.hub = hub
+        self.loop = hub.loop
+        self.share = share
+        self.step_callback = self._step
+        self.heads = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
+        self.tails = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
+        self.items = <SendItem*>calloc(CHUNK, sizeof(SendItem))
+        if self.heads is NULL or self.tails is NULL or self.items is NULL:
+            raise MemoryError
+        self.cursor_ms = monotonic_ns() // MS
+        self.credited_at_ns = monotonic_ns()
+        self.effective_interval_ms = hub.interval_ms
+
+    def __dealloc__(self):
+        free(self.heads)
+        free(self.tails)
+        free(self.items)
+
+    def stop(self):
+        """End the timers and let go of everything queued. Nothing is flushed any more."""
+        cdef int slot
+        cdef PyObject* lane
+        cdef PyObject* following
+        self.is_stopped = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.end_job()
+        for slot in range(WHEEL_SIZE + 1):
+            lane = self.ready_head if slot == WHEEL_SIZE else self.heads[slot]
+            while lane is not NULL:
+                following = (<Lane>lane).next_lane
+                (<Lane>lane).next_lane = NULL
+                (<Lane>lane).state = DEAD
+                Py_DECREF(<object>lane)
+                lane = following
+        memset(self.heads, 0, WHEEL_SIZE * sizeof(PyObject*))
+        memset(self.tails, 0, WHEEL_SIZE * sizeof(PyObject*))
+        self.ready_head = self.ready_tail = NULL
+        self.n_armed = 0
+        self.step_callback = None
+
+    @property
+    def is_idle(self):
+        """True when no lane has anything that waits to be flushed."""
+        cdef Cohort cohort
+        cdef Lane lane
+        if self.job_cohort is not None or self.ready_head is not NULL:
+            return False
+        for cohort in self.hub.cohorts.values():
+            for lane in [cohort.lane] + (cohort.slow_lanes or []):
+                if lane.n_pending:
+                    return False
+        return True
+
+    def flush_all(self):
+        """Make every lane with something pending due now, whatever its interval: before a planned stop."""
+        cdef int64_t later = self.cursor_ms + 3600 * 1000
+        cdef int slot
+        cdef PyObject* pointer
+        for slot in range(WHEEL_SIZE):
+            pointer = self.heads[slot]
+            while pointer is not NULL:
+                (<Lane>pointer).due_ms = 0
+                pointer = (<Lane>pointer).next_lane
+        for slot in range(WHEEL_SIZE):
+            if self.heads[slot] is not NULL:
+                self.empty_slot(slot, later)
+        self.schedule()
+
+    # Queues of lanes. Each list owns one reference to each lane in it.
+
+    cdef int lead(self, Lane lane) except -1:
+        self.push_ready(lane)
+        self.schedule()
+        return 0
+
+    cdef int push_ready(self, Lane lane) except -1:
+        Py_INCREF(lane)
+        lane.state = READY
+        lane.next_lane = NULL
+        if self.ready_tail is NULL:
+            self.ready_head = <PyObject*>lane
+        else:
+            (<Lane>self.ready_tail).next_lane = <PyObject*>lane
+        self.ready_tail = <PyObject*>lane
+        return 0
+
+    cdef Lane pop_ready(self):
+        cdef PyObject* pointer = self.ready_head
+        cdef Lane lane
+        if pointer is NULL:
+            return None
+        lane = <Lane>pointer
+        self.ready_head = lane.next_lane
+        if self.ready_head is NULL:
+            self.ready_tail = NULL
+        lane.next_lane = NULL
+        Py_DECREF(lane)
+        return lane
+
+    cdef int arm(self, Lane lane, int64_t due_ms) except -1:
+        cdef int64_t slot_ms = due_ms
+        cdef int slot
+        if slot_ms <= self.cursor_ms:
+            slot_ms = self.cursor_ms + 1
+        elif slot_ms > self.cursor_ms + WHEEL_SIZE - 1:
+            slot_ms = self.cursor_ms + WHEEL_SIZE - 1
+        slot = slot_ms & (WHEEL_SIZE - 1)
+        Py_INCREF(lane)
+        lane.state = ARMED
+        lane.due_ms = due_ms
+        lane.next_lane = NULL
+        if self.tails[slot] is NULL:
+            self.heads[slot] = <PyObject*>lane
+        else:
+            (<Lane>self.tails[slot]).next_lane = <PyObject*>lane
+        self.tails[slot] = <PyObject*>lane
+        self.n_armed += 1
+        return 0
+
+    cdef int collect_due(self, int64_t now_ms) except -1:
+        cdef int64_t n_slots = now_ms - self.cursor_ms
+        if self.n_armed and n_slots > 0:
+            for _ in range(n_slots if n_slots < WHEEL_SIZE else WHEEL_SIZE):
+                self.cursor_ms += 1
+                if self.heads[self.cursor_ms & (WHEEL_SIZE - 1)] is not NULL:
+                    self.empty_slot(self.cursor_ms & (WHEEL_SIZE - 1), now_ms)
+        if n_slots > 0:
+            self.cursor_ms = now_ms
+        return 0
+
+    cdef int empty_slot(self, int slot, int64_t now_ms) except -1:
+        cdef PyObject* pointer = self.heads[slot]
+        cdef PyObject* following
+        cdef Lane lane
+        self.heads[slot] = self.tails[slot] = NULL
+        while pointer is not NULL:
+            lane = <Lane>pointer
+            following = lane.next_lane
+            lane.next_lane = NULL
+            Py_DECREF(lane)
+            self.n_armed -= 1
+            if lane.state != DEAD:
+                if lane.due_ms > now_ms:
+                    self.arm(lane, lane.due_ms)
+                elif lane.n_pending:
+                    self.push_ready(lane)
+                else:
+                    lane.state = QUIET
+                    lane.due_ms = 0
+            pointer = following
+        return 0
+
+    # Timing.
+
+    cdef int schedule(self) except -1:
+        if not (self.is_scheduled or self.resting_until_ns or self.is_stopped):
+            self.is_scheduled = True
+            self.loop.call_soon(self.step_callback)
+        return 0
+
+    cdef int schedule_timer(self, int64_t now_ns) except -1:
+        cdef int64_t due_ms
+        if self.resting_until_ns:
+            due_ms = self.resting_until_ns // MS + 1
+        elif self.n_armed:
+            due_ms = self.cursor_ms + 1
+            while self.heads[due_ms & (WHEEL_SIZE - 1)] is NULL:
+                due_ms += 1
+        else:
+            return 0
+        if self.timer is not None:
+            if self.timer_ms <= due_ms:
+                return 0
+            self.timer.cancel()
+        self.timer_ms = due_ms
+        self.timer = self.loop.call_later((due_ms * MS - now_ns) * 1e-9, self._on_timer)
+        return 0
+
+    def _on_timer(self):
+        self.timer = None
+        if not self.is_scheduled:
+            self._step()
+
+    def _step(self):
+        cdef int64_t start = monotonic_ns(), now = start, spent
+        cdef double earned
+        self.is_scheduled = False
+        if self.is_stopped:
+            return
+        if self.resting_until_ns:
+            if now < self.resting_until_ns:
+                self.schedule_timer(now)
+                return
+            self.resting_until_ns = 0
+        try:
+            self.collect_due(now // MS)
+            while self.gather():
+                self.send_gathered()
+                now = monotonic_ns()
+                if now - start >= SLICE_NS:
+                    break
+        except Exception:
+            self.hub.logger.exception("a flush failed; the frames of one group of connections were lost")
+            self.end_job()
+        now = monotonic_ns()
+        spent = now - start
+        self.busy_ns += spent
+        # At most 20 ms of flushing are saved up for a burst.
+        earned = self.credit_ns + (now - self.credited_at_ns) * self.share
+        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - spent
+        self.credited_at_ns = now
+        if self.job_cohort is None and self.ready_head is NULL:
+            self.schedule_timer(now)
+        elif self.credit_ns > 0:
+            self.schedule()
+        else:
+            self.resting_until_ns = now + <int64_t>((2.0 * MS - self.credit_ns) / self.share)
+            self.schedule_timer(now)
+
+    # Sending.
+
+    cdef int start_job(self, Lane lane, int64_t now_ns) except -1:
+        cdef Cohort cohort = lane.cohort
+        cdef int interval_ms
+        cdef double late_ms
+        if lane.state == DEAD or cohort is None:
+            return 0
+        if lane.due_ms:
+            late_ms = now_ns // MS - lane.due_ms
+            if late_ms < 0:
+                late_ms = 0
+            self.effective_interval_ms += 0.05 * (self.hub.interval_ms + late_ms - self.effective_interval_ms)
+        lane.due_ms = 0
+        if lane is not cohort.lane:
+            # The number on a batch says that everything of mode `all` up to it was sent: take that along.
+            lane.merge(cohort.lane)
+        self.job_frames = lane.frames(-1)
+        lane.clear()
+        interval_ms = self.hub.interval_ms
+        if lane.interval_ms > interval_ms:
+            interval_ms = lane.interval_ms
+        if interval_ms:
+            self.arm(lane, now_ns // MS + interval_ms)
+        else:
+            lane.state = QUIET
+        self.n_flushes += 1
+        self.last_flush_ns = now_ns
+        self.job_cohort = cohort
+        self.job_frame = 0
+        self.job_member = 0
+        self.job_variants = None
+        return 0
+
+    cdef int end_job(self) except -1:
+        self.job_cohort = None
+        self.job_frames = None
+        self.job_variants = None
+        self.job_frame = 0
+        self.job_member = 0
+        return 0
+
+    cdef int gather(self) except -1:
+        """Collect the next sends; returns how many connections were looked at, 0 when no work is left."""
+        cdef Lane lane
+        cdef Cohort cohort
+        cdef Connection connection
+        cdef Frame frame, out
+        cdef SendItem* item
+        cdef int n_seen = 0
+        cdef int64_t now = monotonic_ns()
+        self.n_items = 0
+        while n_seen < CHUNK:
+            if self.job_cohort is None:
+                lane = self.pop_ready()
+                if lane is None:
+                    break
+                n_seen += 1
+                self.start_job(lane, now)
+                if self.job_cohort is None:
+                    continue
+            cohort = self.job_cohort
+            if self.job_frame == len(self.job_frames) or cohort.n_members == 0:
+                self.end_job()
+                continue
+            frame = <Frame>self.job_frames[self.job_frame]
+            while n_seen < CHUNK and self.job_member < cohort.n_members:
+                connection = <Connection>cohort.members[self.job_member]
+                self.job_member += 1
+                n_seen += 1
+                out = frame
+                if connection.join_sequence >= frame.first_sequence:
+                    out = self.variant(frame, connection.join_sequence)
+                    if out is None:
+                        continue
+                if connection.fd < 0 or connection.is_blocked or not connection.is_usable():
+                    connection.send_frame(out)
+                    continue
+                item = &self.items[self.n_items]
+                self.n_items += 1
+                item.fd = connection.fd
+                item.data = PyBytes_AS_STRING(out.data)
+                item.size = PyBytes_GET_SIZE(out.data)
+                item.is_blocked = &connection.is_blocked
+                Py_INCREF(connection)
+                Py_INCREF(out)
+                item.connection = <PyObject*>connection
+                item.frame = <PyObject*>out
+            if self.job_member >= cohort.n_members:
+                self.job_frame += 1
+                self.job_member = 0
+                self.job_variants = None
+        return n_seen
+
+    cdef int send_gathered(self) except -1:
+        cdef int i, n = self.n_items
+        cdef SendItem* items = self.items
+        cdef SendItem* item
+        cdef Connection connection
+        cdef Frame frame
+        if n == 0:
+            return 0
+        with nogil:
+            for i in range(n):
+                item = &items[i]
+                if item.is_blocked[0]:
+                    # An earlier frame of this chunk was cut.
+                    item.n_sent = -1
+                    continue
+                item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                while item.n_sent < 0 and errno == EINTR:
+                    item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                if item.n_sent < 0:
+                    item.n_sent = 0 if errno == EAGAIN else -2
+                if item.n_sent < item.size:
+                    item.is_blocked[0] = 1
+        self.n_sends += n
+        self.n_items = 0
+        for i in range(n):
+            connection = <Connection>items[i].connection
+            frame = <Frame>items[i].frame
+            Py_DECREF(connection)
+            Py_DECREF(frame)
+            if items[i].n_sent == items[i].size:
+                connection.n_published += frame.n_entries + frame.n_conflated
+                connection.n_conflated += frame.n_conflated
+                connection.n_delivered += frame.n_entries
+                self.hub.n_messages_sent += frame.n_messages
+            elif items[i].n_sent == -1:
+                connection.send_frame(frame)
+            else:
+                connection.assign(frame)
+                connection.on_sent(frame, items[i].n_sent)
+        return 0
+
+    cdef int hand_over(self, Connection connection) except -1:
+        """Give a connection that is about to leave its cohort what the job under way still has for it."""
+        cdef Py_ssize_t i
+        cdef Frame frame
+        if self.job_cohort is None or self.job_cohort is not connection.cohort:
+            return 0
+        i = self.job_frame
+        if connection.member_index < self.job_member:
+            i += 1
+        while i < len(self.job_frames):
+            frame = <Frame>self.job_frames[i]
+            if connection.join_sequence >= frame.first_sequence:
+                frame = self.variant(frame, connection.join_sequence)
+            if frame is not None:
+                connection.send_frame(frame)
+            i += 1
+        return 0
+
+    cdef Frame variant(self, Frame frame, int64_t after_sequence):
+        """`frame` without what was published up to `after_sequence`, for members that joined then; None if empty."""
+        cdef list frames
+        if after_sequence >= frame.sequence:
+            return None
+        key = (<uintptr_t><void*>frame, after_sequence)
+        if self.job_variants is None:
+            self.job_variants = {}
+        elif key in self.job_variants:
+            return self.job_variants[key]
+        frames = build_frames(
+            self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_sequence, frame.sequence
+        )
+        found = <Frame>frames[0] if frames else None
+        self.job_variants[key] = found
+        return found

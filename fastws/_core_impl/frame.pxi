@@ -1,0 +1,175 @@
+# An entry is a pointer to an Update, owned, whose lowest bit tells that the subscription is of mode `latest`.
+
+cdef inline PyObject* entry_update(uintptr_t entry) noexcept:
+    return <PyObject*>(entry & ~<uintptr_t>1)
+
+
+cdef inline bint entry_is_latest(uintptr_t entry) noexcept:
+    return entry & 1
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Frame:
+    """Bytes ready for the socket, shared by reference by every connection they go to.
+
+    1. `data` is one or more whole WebSocket frames and never changes.
+    2. `entries` lists the updates inside, so that a drop can be declared and a blocked connection can take the
+       updates instead of the frame. Frames made of none (snapshots, echoes) are never dropped.
+    3. `n_conflated` updates were replaced by those inside; they count as published to whom the frame goes.
+    """
+
+    def __cinit__(self):
+        if FASTWS_DEBUG:
+            count_live("Frame", 1)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.n_entries):
+            Py_DECREF(<object>entry_update(self.entries[i]))
+        free(self.entries)
+        if FASTWS_DEBUG:
+            count_live("Frame", -1)
+
+    cdef inline Py_ssize_t size(self):
+        return PyBytes_GET_SIZE(self.data)
+
+
+cdef Frame plain_frame(bytes data, uint32_t n_messages):
+    """A frame that stands for no updates: a snapshot, an echo."""
+    cdef Frame frame = Frame.__new__(Frame)
+    frame.data = data
+    frame.n_messages = n_messages
+    return frame
+
+
+cdef bytes frame_text(const char* text, Py_ssize_t size):
+    """One unmasked WebSocket text frame."""
+    cdef uint8_t header[10]
+    cdef Py_ssize_t header_size = write_header(header, 0x81, size)
+    cdef bytes data = PyBytes_FromStringAndSize(NULL, header_size + size)
+    cdef char* out = PyBytes_AS_STRING(data)
+    memcpy(out, header, header_size)
+    memcpy(out + header_size, text, size)
+    return data
+
+
+cdef bytes join_messages(list texts, int64_t sequence, bint is_snapshot, bint is_batched):
+    """Frames of one write: the bare message, or a `batch`, or (not batched) each message in a frame of its own."""
+    cdef Py_ssize_t n = len(texts), size = 0, head_size, tail_size, header_size, total, text_size
+    cdef bytes text, data
+    cdef char head[80]
+    cdef char tail[96]
+    cdef char* out
+    cdef uint8_t header[10]
+    if not is_snapshot and (n == 1 or not is_batched):
+        if n == 1:
+            text = texts[0]
+            return frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        return b"".join([frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)) for text in texts])
+    for text in texts:
+        size += PyBytes_GET_SIZE(text)
+    memcpy(head, <const char*>b'{"type":"batch","batch_size":', 29)
+    head_size = 29 + write_integer(head + 29, n)
+    if is_snapshot:
+        memcpy(head + head_size, <const char*>b',"snapshot":true', 16)
+        head_size += 16
+    memcpy(head + head_size, <const char*>b',"messages":[', 13)
+    head_size += 13
+    memcpy(tail, <const char*>b'],"timestamp":"', 15)
+    tail_size = 15 + write_utc(tail + 15, fastws_wall_ms())
+    memcpy(tail + tail_size, <const char*>b'","sequence":', 13)
+    tail_size += 13
+    tail_size += write_integer(tail + tail_size, sequence)
+    tail[tail_size] = c"}"
+    tail_size += 1
+    size += head_size + tail_size + (n - 1 if n > 1 else 0)
+    header_size = write_header(header, 0x81, size)
+    data = PyBytes_FromStringAndSize(NULL, header_size + size)
+    out = PyBytes_AS_STRING(data)
+    memcpy(out, header, header_size)
+    out += header_size
+    memcpy(out, head, head_size)
+    out += head_size
+    total = 0
+    for text in texts:
+        if total:
+            out[0] = c","
+            out += 1
+        text_size = PyBytes_GET_SIZE(text)
+        memcpy(out, PyBytes_AS_STRING(text), text_size)
+        out += text_size
+        total = 1
+    memcpy(out, tail, tail_size)
+    return data
+
+
+cdef list build_frames(
+    Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
+    int64_t after_sequence, int64_t sequence,
+):
+    """Frames that hold the entries with a sequence over `after_sequence`, in the order given.
+
+    `entries` stay the caller's; the frames take references of their own. A frame is cut at `MAX_BATCH_SIZE` (a
+    single larger message stands alone). The last one carries `sequence`, those before it the number of their last
+    update, so that no batch claims what is still to come. `n_conflated` is counted on the first frame.
+    """
+    cdef list frames = [], texts = []
+    cdef Frame frame
+    cdef Update update
+    cdef bytes text
+    cdef Py_ssize_t size = 0
+    cdef uint32_t i, first = 0
+    for i in range(n):
+        update = <Update>entry_update(entries[i])
+        if update.sequence <= after_sequence:
+            # Only a prefix can be too old: entries are in publish order.
+            first = i + 1
+            continue
+        try:
+            text = update.text(dialect)
+        except Exception:
+            hub.logger.exception("an update of %r could not be encoded, INTERNAL_ERROR stands in its place", update.channel)
+            update.payload = None
+            if dialect.index == 0:
+                update.text0 = b'{"type":"error","code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR"}'
+            else:
+                update.text1 = b'{"type":"error","data":{"code":"INTERNAL_ERROR"}}'
+            text = update.text(dialect)
+        if texts and size + PyBytes_GET_SIZE(text) > MAX_BATCH_SIZE:
+            frames.append(
+                close_frame(hub, entries, first, i, texts, (<Update>entry_update(entries[i - 1])).sequence)
+            )
+            first = i
+            texts = []
+            size = 0
+        texts.append(text)
+        size += PyBytes_GET_SIZE(text) + 1
+    if texts:
+        frames.append(close_frame(hub, entries, first, n, texts, sequence))
+    if frames:
+        frame = frames[0]
+        frame.n_conflated = n_conflated
+    return frames
+
+
+cdef Frame close_frame(
+    Hub hub, const uintptr_t* entries, uint32_t first, uint32_t end, list texts, int64_t sequence
+):
+    cdef Frame frame = Frame.__new__(Frame)
+    cdef uint32_t i, n = end - first
+    frame.data = join_messages(texts, sequence, False, hub.interval_ms > 0)
+    frame.entries = <uintptr_t*>malloc(n * sizeof(uintptr_t))
+    if frame.entries is NULL:
+        raise MemoryError
+    frame.n_entries = n
+    frame.n_messages = n
+    frame.sequence = sequence
+    frame.first_sequence = (<Update>entry_update(entries[first])).sequence
+    for i in range(n):
+        frame.entries[i] = entries[first + i]
+        Py_INCREF(<object>entry_update(entries[first + i]))
+        if entry_is_latest(entries[first + i]):
+            frame.has_latest = True
+    return frame

@@ -1,0 +1,330 @@
+@cython.final
+cdef class Hub:
+    """Topics, what was published last, who wants it, and every connection.
+
+    All methods belong to the loop's thread. Sizes are in bytes, times in seconds unless named otherwise.
+
+    :param interval_ms: flush interval; 0 sends each update by itself at the end of the turn of the loop.
+    :param outbox_soft_size: per connection, where mode `all` begins to drop its oldest and declares it.
+    :param outbox_hard_size: per connection, where it is closed with 4408.
+    :param stall_timeout: closed with 4408 when it takes nothing for so long; 0 is off, here and below.
+    :param rate_limit: messages per second and connection, and the burst.
+    :param control_rate_limit: control frames and fragments per second and connection, beyond: 4429.
+    :param flush_share: the share of time that flushing may take.
+    """
+
+    def __init__(
+        self,
+        loop,
+        *,
+        str epoch,
+        int interval_ms=30,
+        Py_ssize_t outbox_soft_size=256 * 1024,
+        Py_ssize_t outbox_hard_size=1024 * 1024,
+        double stall_timeout=30.0,
+        int rate_limit=100,
+        int control_rate_limit=200,
+        double ping_interval=25.0,
+        double pong_timeout=60.0,
+        double idle_timeout=300.0,
+        double flush_share=0.75,
+        logger=None,
+    ):
+        self.loop = loop
+        self.epoch = epoch
+        self.interval_ms = interval_ms
+        self.outbox_soft_size = outbox_soft_size
+        self.outbox_hard_size = outbox_hard_size
+        self.stall_ns = <int64_t>(stall_timeout * 1e9)
+        self.rate_limit = rate_limit
+        self.control_rate_limit = control_rate_limit
+        self.ping_interval_ns = <int64_t>(ping_interval * 1e9)
+        self.pong_timeout_ns = <int64_t>(pong_timeout * 1e9)
+        self.idle_timeout_ns = <int64_t>(idle_timeout * 1e9)
+        self.logger = logger if logger is not None else logging.getLogger("fastws")
+        self.topics = {}
+        self.cohorts = {}
+        self.kinds = []
+        self.dialects = []
+        self.closes = {}
+        self.options_table = weakref.WeakValueDictionary()
+        self.flusher = Flusher.__new__(Flusher, self, flush_share)
+        self.sweep_due_ns = monotonic_ns() + SWEEP_NS
+        self.sweep_timer = loop.call_later(SWEEP_NS * 1e-9, self._sweep)
+
+    def __dealloc__(self):
+        free(self.connections)
+
+    def stop(self):
+        """End all timers. Connections stay as they are and get nothing more."""
+        self.flusher.stop()
+        if self.sweep_timer is not None:
+            self.sweep_timer.cancel()
+            self.sweep_timer = None
+
+    # Topics and channels.
+
+    def topic(self, str kind, str name):
+        """The topic of that name, made if need be."""
+        topic = self.topics.get((kind, name))
+        if topic is None:
+            if kind not in self.kinds:
+                if len(self.kinds) == 8:
+                    raise ValueError(f"kind: {kind!r} would be the ninth, eight are possible")
+                self.kinds.append(kind)
+            self.n_topics += 1
+            topic = Topic.__new__(Topic, self, kind, name, self.kinds.index(kind), self.n_topics)
+            self.topics[(kind, name)] = topic
+        return topic
+
+    def find_topic(self, str kind, str name):
+        """The topic of that name, or None."""
+        return self.topics.get((kind, name))
+
+    def channel(self, str key, str name, tuple topics, *, int bit, bint numbered):
+        """A new stream of messages. `topics`: the most specific first. `numbered`: its messages carry `seq`."""
+        cdef Channel channel = Channel.__new__(Channel, key, name, topics, bit, numbered)
+        cdef Topic topic
+        for topic in topics:
+            topic.channels.append(channel)
+        return channel
+
+    def options(self, *, bint latest=False, double max_rate=0.0, int channels=CHANNEL_PRICE | CHANNEL_ORDERBOOK):
+        """What a subscription asks for. `max_rate`: values per second and channel, implies `latest`; 0 is no limit."""
+        cdef int interval_ms = 0
+        if max_rate > 0:
+            latest = True
+            interval_ms = <int>min(max(1000.0 / max_rate + 0.999, 1.0), 3600000.0)
+        key = (latest, interval_ms, channels)
+        options = self.options_table.get(key)
+        if options is None:
+            options = Options(latest, interval_ms, channels, max_rate)
+            self.options_table[key] = options
+        return options
+
+    # Publishing.
+
+    def publish(self, Channel channel not None, payload):
+        """Hand one message to everyone who wants it; returns its sequence. The text is made when it is needed."""
+        return self.publish_update(channel, payload)
+
+    cdef int64_t publish_update(self, Channel channel, object payload) except -1:
+        cdef Update update = Update.__new__(Update)
+        cdef Topic topic
+        cdef Interest* interest
+        cdef uint32_t i
+        self.sequence += 1
+        channel.seq += 1
+        update.channel = channel
+        update.payload = payload
+        update.sequence = self.sequence
+        update.seq = channel.seq
+        update.published_ms = fastws_wall_ms()
+        channel.last = update
+        for topic in channel.topics:
+            for i in range(topic.n_interests):
+                interest = &topic.interests[i]
+                # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
+                if (<Cohort>interest.cohort).claimed_sequence == self.sequence:
+                    continue
+                (<Cohort>interest.cohort).claimed_sequence = self.sequence
+                if channel.bit == STATUS_BIT:
+                    (<Cohort>interest.cohort).lane.append(update, False)
+                elif interest.channels & channel.bit:
+                    (<Lane>interest.lane).append(update, interest.latest)
+        return self.sequence
+
+    def broadcast(self, Channel channel not None, payload):
+        """Hand one message to every connection that is not paused; returns its sequence."""
+        cdef Cohort cohort
+        cdef int64_t sequence = self.publish_update(channel, payload)
+        for cohort in self.cohorts.values():
+            if not cohort.is_paused and cohort.claimed_sequence != sequence:
+                cohort.claimed_sequence = sequence
+                cohort.lane.append(channel.last, False)
+        return sequence
+
+    cdef Frame snapshot(self, Dialect dialect, list topics):
+        """One batch of the last updates of `topics`, kept for those that ask the same before anything is published."""
+        cdef Topic topic
+        cdef Options options
+        cdef Channel channel
+        cdef Update update
+        cdef list texts, updates
+        key = (dialect, self.sequence, tuple(topics))
+        if key == self.snapshot_key:
+            return self.snapshot_frame
+        self.mark += 1
+        updates = []
+        for topic, options in topics:
+            for channel in topic.channels:
+                update = channel.last
+                if update is None or channel.mark == self.mark:
+                    continue
+                if channel.bit & (options.channels | STATUS_BIT):
+                    channel.mark = self.mark
+                    updates.append((update.sequence, update))
+        updates.sort(key=first_of)
+        texts = []
+        for _, update in updates:
+            try:
+                texts.append(update.text(dialect))
+            except Exception:
+                self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
+        self.snapshot_frame = plain_frame(join_messages(texts, self.sequence, True, True), len(texts))
+        self.snapshot_key = key
+        return self.snapshot_frame
+
+    # Connections.
+
+    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1:
+        cdef Cohort cohort
+        key = cohort_key(dialect, is_paused, subscriptions)
+        cohort = self.cohorts.get(key)
+        if cohort is None:
+            cohort = Cohort.__new__(Cohort, self, dialect, is_paused, key)
+            self.cohorts[key] = cohort
+            cohort.open(subscriptions)
+        connection.join_sequence = self.sequence
+        cohort.add_member(connection)
+        return 0
+
+    cdef int leave(self, Connection connection) except -1:
+        if connection.cohort is not None:
+            connection.cohort.remove_member(connection)
+        return 0
+
+    cdef int add_connection(self, Connection connection) except -1:
+        cdef uint32_t size
+        cdef PyObject** grown
+        if self.n_connections == self.connections_size:
+            size = 64 if self.connections_size == 0 else self.connections_size * 2
+            grown = <PyObject**>realloc(self.connections, size * sizeof(PyObject*))
+            if grown is NULL:
+                raise MemoryError
+            self.connections = grown
+            self.connections_size = size
+        connection.registry_index = self.n_connections
+        self.connections[self.n_connections] = <PyObject*>connection
+        self.n_connections += 1
+        self.n_accepted += 1
+        self.join(connection, connection.dialect, False, [])
+        return 0
+
+    cdef int remove_connection(self, Connection connection) except -1:
+        cdef PyObject* moved
+        self.n_connections -= 1
+        moved = self.connections[self.n_connections]
+        self.connections[connection.registry_index] = moved
+        (<Connection>moved).registry_index = connection.registry_index
+        self.n_published += connection.n_published
+        self.n_delivered += connection.n_delivered
+        self.n_conflated += connection.n_conflated
+        self.n_lost += connection.n_lost
+        self.n_undelivered += (
+            connection.n_published - connection.n_delivered - connection.n_conflated - connection.n_lost
+        )
+        return 0
+
+    cdef int count_close(self, int code) except -1:
+        self.closes[code] = self.closes.get(code, 0) + 1
+        return 0
+
+    def connection_list(self):
+        """Every live connection."""
+        cdef uint32_t i
+        return [<Connection>self.connections[i] for i in range(self.n_connections)]
+
+    def _sweep(self):
+        cdef int64_t now = monotonic_ns()
+        cdef uint32_t i = self.sweep_slot
+        cdef Connection connection
+        self.loop_lag_ms += 0.1 * ((now - self.sweep_due_ns) / <double>MS - self.loop_lag_ms)
+        # A connection that ends moves the last one to its place, which then waits for its next turn at most.
+        while i < self.n_connections:
+            connection = <Connection>self.connections[i]
+            try:
+                connection.sweep(now)
+            except Exception:
+                self.logger.exception("looking after a connection failed")
+                connection.abort(1011)
+            i += SWEEP_SLOTS
+        self.sweep_slot = (self.sweep_slot + 1) % SWEEP_SLOTS
+        self.sweep_due_ns += SWEEP_NS
+        now = monotonic_ns()
+        if self.sweep_due_ns < now:
+            self.sweep_due_ns = now + SWEEP_NS
+        self.sweep_timer = self.loop.call_later((self.sweep_due_ns - now) * 1e-9, self._sweep)
+
+    # Figures.
+
+    def subscription_counts(self):
+        """Number of subscriptions of all connections by kind of topic."""
+        return {kind: self.subscriptions_by_kind[i] for i, kind in enumerate(self.kinds)}
+
+    def queued_messages(self):
+        """Application messages in the outboxes of all connections now."""
+        cdef uint32_t i
+        cdef int64_t n = 0
+        cdef Connection connection
+        for i in range(self.n_connections):
+            connection = <Connection>self.connections[i]
+            if connection.is_blocked or connection.outbox is not None:
+                n += connection.queued_messages
+        return n
+
+    def queued_bytes(self):
+        """Bytes in the outboxes and transports of all connections now."""
+        cdef uint32_t i
+        cdef int64_t n = 0
+        for i in range(self.n_connections):
+            if (<Connection>self.connections[i]).is_blocked:
+                n += (<Connection>self.connections[i]).queued_size()
+        return n
+
+    def ledger(self):
+        """The conservation law over all connections that ever were:
+
+        published = delivered + conflated + lost + undelivered + waiting.
+        """
+        cdef uint32_t i
+        cdef Connection connection
+        cdef int64_t published = self.n_published, delivered = self.n_delivered
+        cdef int64_t conflated = self.n_conflated, lost = self.n_lost
+        cdef int64_t waiting = 0
+        for i in range(self.n_connections):
+            connection = <Connection>self.connections[i]
+            published += connection.n_published
+            delivered += connection.n_delivered
+            conflated += connection.n_conflated
+            lost += connection.n_lost
+            waiting += (
+                connection.n_published - connection.n_delivered - connection.n_conflated - connection.n_lost
+            )
+        return {
+            "published": published,
+            "delivered": delivered,
+            "conflated": conflated,
+            "lost": lost,
+            "undelivered": self.n_undelivered,
+            "waiting": waiting,
+        }
+
+
+cdef bytes cohort_key(Dialect dialect, bint is_paused, list subscriptions):
+    """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription."""
+    cdef Py_ssize_t i = 2
+    cdef bytes key = PyBytes_FromStringAndSize(NULL, (2 + 2 * len(subscriptions)) * sizeof(uintptr_t))
+    cdef uintptr_t* out = <uintptr_t*>PyBytes_AS_STRING(key)
+    out[0] = <uintptr_t><void*>dialect
+    out[1] = is_paused
+    for topic, options in subscriptions:
+        out[i] = <uintptr_t><void*>topic
+        out[i + 1] = <uintptr_t><void*>options
+        i += 2
+    return key
+
+
+cdef str json_text(str text):
+    """A JSON string literal."""
+    return json.dumps(text)

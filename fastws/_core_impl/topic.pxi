@@ -1,0 +1,164 @@
+@cython.final
+cdef class Dialect:
+    """How one endpoint writes updates.
+
+    ``encode(payload, published_ms) -> bytes`` returns the message without its closing brace and without
+    ``sequence`` and ``seq``, which the hub splices in. It is called at most once per update and dialect.
+    `index` is the place where an update keeps the text of this dialect: 0 or 1.
+    """
+
+    def __init__(self, str name, object encode, int index=0):
+        if index not in (0, 1):
+            raise ValueError(f"index: a hub has two dialects, 0 and 1, not {index}")
+        self.name = name
+        self.encode = encode
+        self.index = index
+
+
+@cython.final
+cdef class Options:
+    """What a subscription asks for; interned by `Hub.options`, so equal options are one object."""
+
+    def __init__(self, bint latest, int interval_ms, int channels, double max_rate):
+        self.latest = latest
+        self.interval_ms = interval_ms
+        self.channels = channels
+        self.max_rate = max_rate
+
+    def __repr__(self):
+        mode = "latest" if self.latest else "all"
+        return f"Options({mode}, max_rate={self.max_rate}, channels={self.channels})"
+
+
+@cython.final
+cdef class Topic:
+    """Something that clients subscribe to: a stock, a market, a sector.
+
+    `channels` are the message streams of which a subscriber gets the last value as its snapshot.
+    """
+
+    def __cinit__(self, Hub hub, str kind, str name, uint32_t kind_index, uint32_t number):
+        self.kind = kind
+        self.name = name
+        self.kind_index = kind_index
+        self.number = number
+        self.channels = []
+
+    def __dealloc__(self):
+        free(self.interests)
+
+    def __repr__(self):
+        return f"Topic({self.kind}:{self.name})"
+
+    @property
+    def n_subscribers(self):
+        """Connections that hold this topic by a subscription of their own."""
+        cdef uint32_t i
+        cdef int64_t n = 0
+        for i in range(self.n_interests):
+            n += (<Cohort>self.interests[i].cohort).n_members
+        return n
+
+    cdef uint32_t add_interest(self, Cohort cohort, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff:
+        cdef uint32_t size
+        cdef Interest* grown
+        cdef Interest* interest
+        if self.n_interests == self.interests_size:
+            size = 4 if self.interests_size == 0 else self.interests_size + self.interests_size // 2
+            grown = <Interest*>realloc(self.interests, size * sizeof(Interest))
+            if grown is NULL:
+                raise MemoryError
+            self.interests = grown
+            self.interests_size = size
+        interest = &self.interests[self.n_interests]
+        interest.cohort = <PyObject*>cohort
+        interest.lane = <PyObject*>lane
+        interest.sub_index = sub_index
+        interest.channels = options.channels | STATUS_BIT
+        interest.latest = options.latest
+        self.n_interests += 1
+        return self.n_interests - 1
+
+    cdef void remove_interest(self, uint32_t index) noexcept:
+        cdef Interest* moved
+        self.n_interests -= 1
+        if index != self.n_interests:
+            moved = &self.interests[index]
+            moved[0] = self.interests[self.n_interests]
+            (<Cohort>moved.cohort).subs[moved.sub_index].interest_index = index
+        if self.n_interests == 0:
+            free(self.interests)
+            self.interests = NULL
+            self.interests_size = 0
+
+
+@cython.final
+cdef class Channel:
+    """One stream of messages about one key, such as the prices of 005930.
+
+    `topics` are those whose subscribers get it, the most specific first: where subscriptions overlap, the options of
+    the first one hold. `seq` is the number of the last update.
+    """
+
+    def __cinit__(self, str key, str name, tuple topics, int bit, bint is_numbered):
+        self.key = key
+        self.name = name
+        self.topics = topics
+        self.bit = bit
+        self.is_numbered = is_numbered
+
+    def __repr__(self):
+        return f"Channel({self.key}/{self.name})"
+
+    @property
+    def last_payload(self):
+        """Payload of the last update published, or None."""
+        return None if self.last is None else self.last.payload
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(1024)
+cdef class Update:
+    """One published message. Its text is made when the first frame needs it, so a conflated one is never encoded.
+
+    Not tracked by the garbage collector: a payload must not lead back to its update.
+    """
+
+    def __cinit__(self):
+        if FASTWS_DEBUG:
+            count_live("Update", 1)
+
+    def __dealloc__(self):
+        if FASTWS_DEBUG:
+            count_live("Update", -1)
+
+    cdef bytes text(self, Dialect dialect):
+        cdef bytes head, whole
+        cdef char tail[72]
+        cdef Py_ssize_t n, head_size
+        cdef char* out
+        if dialect.index == 0:
+            if self.text0 is not None:
+                return self.text0
+        elif self.text1 is not None:
+            return self.text1
+        head = dialect.encode(self.payload, self.published_ms)
+        memcpy(tail, <const char*>b',"sequence":', 12)
+        n = 12 + write_integer(tail + 12, self.sequence)
+        if self.channel.is_numbered:
+            memcpy(tail + n, <const char*>b',"seq":', 7)
+            n += 7
+            n += write_integer(tail + n, self.seq)
+        tail[n] = c"}"
+        n += 1
+        head_size = PyBytes_GET_SIZE(head)
+        whole = PyBytes_FromStringAndSize(NULL, head_size + n)
+        out = PyBytes_AS_STRING(whole)
+        memcpy(out, PyBytes_AS_STRING(head), head_size)
+        memcpy(out + head_size, tail, n)
+        if dialect.index == 0:
+            self.text0 = whole
+        else:
+            self.text1 = whole
+        return whole

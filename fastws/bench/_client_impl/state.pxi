@@ -1,0 +1,138 @@
+# The structs of the client: plain C, so that the loop runs without the GIL and a connection costs little
+# memory.
+
+cdef enum:
+    CHECK_NONE
+    CHECK_EDGES
+    CHECK_FULL
+
+cdef enum:
+    MAX_HOLES = 16
+    SAMPLE_SIZE = 400
+    NO_SEQ = -1                             # nothing known yet: the next number seen is the base
+
+cdef struct Hole:                           # numbers that were skipped, both ends included
+    int64_t first, last
+
+cdef struct Holes:
+    int n
+    Hole items[MAX_HOLES]
+
+cdef struct Stream:                         # one numbered stream of one connection
+    int64_t last_seq
+    Holes* holes                            # owned; NULL until the first hole
+
+cdef struct Entry:                          # of a connection's open-addressing table of streams
+    int32_t symbol                          # index into Client.symbols; -1: free
+    uint8_t price_size
+    char price[27]
+    int64_t n_messages
+    uint64_t digest                         # of the newest message up to its `sequence`
+    Stream stream
+
+cdef struct Symbol:
+    char* key                               # owned; type, a NUL, code
+    uint32_t type_size, key_size
+    uint64_t hash
+
+cdef struct Stats:
+    int64_t n_messages, n_snapshots, n_snapshot_messages, n_control, n_binary, n_frames, n_bytes, n_receives
+    int64_t n_lost, n_duplicates, n_reordered, n_conflated, n_sequence_backwards
+    int64_t n_overflows, n_declared, n_errors, n_unparsed, n_untimed, n_violations
+    int error_size, unparsed_size
+    char error_text[SAMPLE_SIZE]            # the first of each kind, for the report
+    char unparsed_text[SAMPLE_SIZE]
+    Histogram latency
+
+
+cdef enum:
+    HEAD_SIZE = 1536                        # of an unfinished message: enough for a head and an order book
+    TAIL_SIZE = 256                         # enough for the end of a message and of its batch
+    RECEIVE_SIZE = 256 * 1024
+    MAX_EVENTS = 1024
+    MAX_HEADER = 14
+    MAX_CONTROL = 125                       # RFC 6455 section 5.5
+
+cdef enum:                                  # states of a connection, in the order they are passed
+    UNOPENED
+    CONNECTING
+    UPGRADING
+    SUBSCRIBING
+    OPEN
+    CLOSING                                 # a close frame was sent, the peer's end is awaited
+    CLOSED
+
+cdef enum:                                  # why connect() fails
+    FAILED_CONNECT = 1                      # detail: errno
+    FAILED_STATUS                           # text: the response head
+    FAILED_ACCEPT                           # Sec-WebSocket-Accept is not that of our key
+    FAILED_CLOSED                           # detail: close code
+    FAILED_REPLY                            # text: the error message
+    FAILED_SYSTEM                           # detail: errno of a local system call
+
+cdef struct Hold:                           # what is kept of a message while its end has not come
+    Hold* next                              # in Client.spare_holds
+    int64_t size
+    Py_ssize_t tail_size, capacity
+    char* whole                             # owned; all of the message, when the full check needs it
+    char head[HEAD_SIZE]
+    char tail[TAIL_SIZE]
+
+cdef struct Outgoing:                       # what the socket did not take
+    Py_ssize_t size
+    char data[0]
+
+cdef struct Conn:
+    int fd                                  # -1: none
+    uint8_t state, group                    # group 0 reads, group 1 has stopped reading (n_slow)
+    bint is_writing, is_resting             # waits for room in the socket; is not read
+    uint8_t header_size, control_size, opcode, message_opcode   # message_opcode 0: no data message has begun
+    bint is_final, has_snapshot
+    uint16_t close_code
+    char header[MAX_HEADER]
+    int64_t frame_left                      # payload bytes still to come; -1 in a header
+    Hold* hold                              # owned
+    char* control                           # owned; a control frame's payload when it comes in parts
+    Outgoing* outgoing                      # owned
+    const char* subscribe                   # borrowed from LoadClient._payloads
+    uint32_t subscribe_size
+    int64_t n_messages, n_lost, n_declared, last_sequence, ping_us
+    Stream stream                           # of the edge check
+    Entry* streams                          # owned; of the full check
+    uint32_t n_streams, stream_slots
+
+cdef struct Client:
+    int epoll_fd, n_conns, n_slow, n_ping
+    Conn* conns                             # owned
+    int check
+    bint is_conflated
+    sockaddr_storage address
+    uint32_t address_size
+    int slow_receive_buffer                 # bytes; 0: the system's default
+    const char* request                     # borrowed from LoadClient, like the next four
+    const char* accept
+    const char* wait_type                   # NULL: a connection is open once it has sent its subscription
+    const char* ping
+    Py_ssize_t request_size, accept_size, wait_size, ping_size
+    int64_t ping_interval_us, next_ping_us
+    int nap_us
+    # Owned memory, shared by all connections.
+    char* receive_buffer
+    char* frame_buffer
+    epoll_event* events
+    Hold* spare_holds
+    Symbol* symbols
+    int32_t* symbol_index
+    int32_t n_symbols
+    uint32_t symbol_slots
+    # Progress of connect().
+    int n_opened, n_in_flight, n_ready, n_live
+    int failure, failure_detail, failure_size
+    char failure_text[SAMPLE_SIZE]
+    # Measured.
+    int64_t wall_us                         # wall clock, read once per receive
+    int64_t blocked_us                      # time spent waiting in epoll
+    int64_t n_wakeups, n_pings_skipped, n_pings
+    uint32_t mask_state
+    Stats stats[2]                          # by group
+    Histogram ping_time

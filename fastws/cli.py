@@ -1,0 +1,245 @@
+"""The command line: ``fastws serve`` and ``fastws record``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import structlog
+import uvloop
+
+from fastws import logs
+from fastws._version import __version__
+from fastws.errors import FastwsError, InstrumentError, SettingsError
+from fastws.feeds.record import record
+from fastws.server import lifecycle
+from fastws.settings import CONFIG_VARIABLE, SETTINGS, Settings, load, parse_feed
+
+FAILED: Final = 1
+"""Exit status: the command was understood and did not succeed."""
+USAGE: Final = 2
+"""Exit status: a flag or a setting is wrong, and nothing was begun."""
+INTERRUPTED: Final = 130
+
+SERVE_FLAGS: Final = (
+    "host",
+    "port",
+    "feed",
+    "symbols_file",
+    "replay_speed",
+    "replay_loop",
+    "simulator_rate",
+    "simulator_seed",
+    "batch_interval_ms",
+    "rate_limit",
+    "log_level",
+    "log_format",
+)
+RECORD_FLAGS: Final = (
+    "feed",
+    "symbols_file",
+    "replay_speed",
+    "replay_loop",
+    "simulator_rate",
+    "simulator_seed",
+    "log_level",
+    "log_format",
+)
+_METAVARS: Final = {"feed": "FEED", "symbols_file": "FILE", "replay_speed": "FACTOR"}
+
+SERVE_EXAMPLES: Final = """\
+examples:
+  fastws serve --feed sim
+      made-up prices at ws://127.0.0.1:8000/v1/ws
+  fastws serve --host 0.0.0.0 --port 9000 --feed replay:day.txt --replay-speed 10
+      a recording, ten times as fast
+  FASTWS_RATE_LIMIT=500 fastws serve --config fastws.toml
+      settings from a file, one of them replaced by the environment
+"""
+RECORD_EXAMPLES: Final = """\
+examples:
+  fastws record --feed sim --output sim.txt --duration 60
+      a minute of made-up prices, for `fastws serve --feed replay:sim.txt`
+"""
+
+_log = structlog.get_logger("fastws.cli")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; `arguments` default to those of the process."""
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        return _fail(_describe_unknown(unknown[0], options.command))
+    try:
+        status: int = options.run(options)
+    except InstrumentError as error:
+        return _fail(f"symbols_file: {error}; correct the file or name another (--symbols-file)")
+    except SettingsError as error:
+        return _fail(str(error))
+    except FastwsError as error:
+        return _fail(str(error), FAILED)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _fail(text: str, status: int = USAGE) -> int:
+    print("fastws: error:", logs.redact_text(text), file=sys.stderr)
+    return status
+
+
+def _describe_unknown(argument: str, command: argparse.ArgumentParser) -> str:
+    flag = argument.partition("=")[0]
+    matches = difflib.get_close_matches(flag, command._option_string_actions, n=1)
+    hint = f", did you mean {matches[0]}?" if matches else ""
+    return f"{flag}: unknown option{hint} (see {command.prog} --help)"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line; the usage of a command with many flags would bury it."""
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fastws",
+        description="Market-data push server: one feed in, tens of thousands of WebSocket clients out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastws {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = _command(
+        commands, "serve", "serve prices to WebSocket clients", SERVE_EXAMPLES + _other_settings(SERVE_FLAGS)
+    )
+    _add_settings(serve, SERVE_FLAGS)
+    serve.set_defaults(run=_serve)
+
+    recording = _command(commands, "record", "write what a feed delivers to a file", RECORD_EXAMPLES)
+    _add_settings(recording, RECORD_FLAGS)
+    recording.add_argument(
+        "--output", metavar="FILE", required=True, help="file to write; appended to when it exists"
+    )
+    recording.add_argument(
+        "--duration",
+        metavar="SECONDS",
+        type=_seconds,
+        help="stop after so long (default: when the feed ends, or at Ctrl-C)",
+    )
+    recording.set_defaults(run=_record)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, purpose: str, epilog: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
+    )
+    command.set_defaults(command=command)
+    return command
+
+
+def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    for name in names:
+        setting = SETTINGS[name]
+        text = f"{setting.description} (default: {setting.default_text})".replace("%", "%%")
+        # Values stay text here: the settings check flags, variables and file alike, with the same messages.
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
+        if setting.kind is bool:
+            command.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            metavar = _METAVARS.get(name, _metavar(setting.kind, name))
+            command.add_argument(setting.flag, metavar=metavar, **options)
+
+
+def _metavar(kind: Any, name: str) -> str:
+    choices = getattr(kind, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return "N" if kind in (int, float) else name.upper()
+
+
+def _other_settings(names: Sequence[str]) -> str:
+    lines = [
+        f"  {setting.name} ({setting.default_text})\n      {setting.description}"
+        for setting in SETTINGS.values()
+        if setting.name not in names
+    ]
+    return "\n".join(
+        [
+            "",
+            "Each flag is also a key of the TOML file (batch_interval_ms = 30) and a variable",
+            "(FASTWS_BATCH_INTERVAL_MS=30). Flags win over variables, and variables over the file.",
+            "Settings without a flag, with their defaults:",
+            *lines,
+        ]
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write seconds above 0, such as 60")
+    return seconds
+
+
+def _load(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
+    flags = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    return load(options.config, environ, flags)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    return lifecycle.serve(_load(options))
+
+
+def _record(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    logs.configure(settings.log_level, settings.log_format)
+    instruments = lifecycle.load_instruments(settings)
+    feed = lifecycle.make_feed(settings, instruments)
+    if feed is None:
+        raise SettingsError(
+            f"feed: {parse_feed(settings.feed).kind} delivers nothing to record; name one, as --feed sim",
+            setting="feed",
+            source=settings.sources.get("feed", "default"),
+        )
+
+    async def run() -> None:
+        recording = asyncio.ensure_future(
+            record(feed, options.output, instruments=instruments, duration=options.duration)
+        )
+        # The usual end of a recording without a duration; the file is complete then as well.
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signal_number, recording.cancel)
+        _log.info("recording", feed=settings.feed, file=options.output)
+        await asyncio.wait((recording,))
+        if recording.cancelled():
+            _log.info("recording was ended", file=options.output)
+        else:
+            _log.info("recording has ended", file=options.output, updates=recording.result())
+
+    uvloop.run(run())
+    return 0

@@ -1,0 +1,307 @@
+"""The screener dialect (`/v1/ws`): what each request does, and what it is answered."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from fastws import messages
+from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, Connection, Dialect, Hub, Options, Topic
+from fastws._market import encode_screener, utc_text
+from fastws.clock import wall_ms
+from fastws.market.market import Market
+from fastws.messages import Rejected, RequestId
+
+# For overview pages: newest values only, five times a second.
+GROUP_MAX_RATE: Final = 5.0
+# Symbols made by subscriptions when unknown ones are accepted; a bound on what strangers can make us remember.
+MAX_ACCEPTED_SYMBOLS: Final = 100_000
+
+_CHANNEL_BITS: Final = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK}
+_FIELD: Final = re.compile(r"at `(?:key in )?\$\.?([^`]*)`")
+_SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")
+
+Held = dict[Topic, Options]
+
+
+class Client:
+    """What the dialect remembers of one connection."""
+
+    __slots__ = ("connection_id",)
+
+    def __init__(self) -> None:
+        self.connection_id = str(uuid.uuid4())
+
+
+class ScreenerDialect:
+    """Handler of screener connections; one object serves all of them, on the thread of the loop."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        market: Market,
+        *,
+        subscription_limit: int,
+        message_bytes: int,
+        accept_unknown_symbols: bool = False,
+    ) -> None:
+        self.hub = hub
+        self.market = market
+        self.dialect = Dialect("screener", encode_screener, 0)
+        self.subscription_limit = subscription_limit
+        self.message_bytes = message_bytes
+        self.accept_unknown_symbols = accept_unknown_symbols
+        self._limits = messages.Limits(subscription_limit, hub.rate_limit, message_bytes)
+        self._options = {
+            "stock": hub.options(),
+            "market": hub.options(max_rate=GROUP_MAX_RATE),
+            "sector": hub.options(max_rate=GROUP_MAX_RATE),
+        }
+
+    # What the core calls.
+
+    def on_open(self, connection: Connection) -> None:
+        client = connection.context = Client()
+        connection.send_control(
+            messages.encode(
+                messages.Greeting(
+                    status="connected",
+                    connection_id=client.connection_id,
+                    authenticated=False,
+                    user_id=None,
+                    epoch=self.hub.epoch,
+                    sequence=self.hub.sequence,
+                    batch_interval_ms=self.hub.interval_ms,
+                    limits=self._limits,
+                    feeds=self.market.feeds,
+                    timestamp=_now(),
+                )
+            )
+        )
+
+    def on_message(self, connection: Connection, text: bytes, is_text: bool) -> None:
+        try:
+            request = messages.decode(text)
+        except msgspec.ValidationError as error:
+            self._invalid(connection, str(error), messages.request_id(text))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            self._invalid(connection, f"The message is not JSON: {reason}", UNSET)
+        else:
+            self._dispatch(connection, request)
+
+    def on_rate_limited(self, connection: Connection) -> None:
+        limit = self.hub.rate_limit
+        self._error(
+            connection,
+            "RATE_LIMIT_EXCEEDED",
+            f"Rate limit exceeded ({limit} messages/second)",
+            {"rate_limit": limit},
+            UNSET,
+        )
+
+    def on_close(self, connection: Connection, code: int) -> None:
+        connection.context = None
+
+    # Requests.
+
+    def _dispatch(self, connection: Connection, request: messages.ClientMessage) -> None:
+        match request:
+            case messages.Ping():
+                self._reply(connection, messages.Pong(timestamp=_now(), id=request.id))
+            case messages.Subscribe():
+                self._subscribe(connection, request)
+            case messages.Unsubscribe():
+                self._unsubscribe(connection, request)
+            case messages.ListSubscriptions():
+                self._list(connection, [], request.id)
+            case messages.SetSubscriptions():
+                self._set(connection, request)
+            case messages.Pause():
+                connection.set_subscriptions(connection.subscriptions(), True)
+                self._reply(connection, messages.Paused(timestamp=_now(), id=request.id))
+            case messages.Resume():
+                held = connection.subscriptions()
+                connection.set_subscriptions(held, False)
+                self._reply(connection, messages.Resumed(timestamp=_now(), id=request.id))
+                connection.send_snapshot(held.items())
+
+    def _subscribe(self, connection: Connection, request: messages.Subscribe) -> None:
+        if request.mode == "all" and request.max_rate is not UNSET:
+            self._invalid(
+                connection, 'max_rate implies mode "latest": leave out one of the two - at `$.max_rate`', request.id
+            )
+            return
+        held = connection.subscriptions()
+        options = self._options_of(request)
+        accepted: Held = {}
+        rejected = self._accept(held, request.subscription_type, request.targets, options, accepted)
+        if not accepted:
+            self._refuse(connection, len(held), rejected, request.id)
+            return
+        if not request.has_options:
+            # Said again without options, a subscription stays as it is.
+            accepted = {topic: held.get(topic, options) for topic in accepted}
+        connection.set_subscriptions(held | accepted)
+        self._reply(
+            connection,
+            messages.Subscribed(
+                subscription_type=request.subscription_type,
+                targets=[topic.name for topic in accepted],
+                rejected=rejected or UNSET,
+                timestamp=_now(),
+                id=request.id,
+            ),
+        )
+        if request.snapshot and not connection.is_paused:
+            connection.send_snapshot(accepted.items())
+
+    def _unsubscribe(self, connection: Connection, request: messages.Unsubscribe) -> None:
+        held = connection.subscriptions()
+        for target in request.targets:
+            topic = self.hub.find_topic(request.subscription_type, target)
+            if topic is not None:
+                held.pop(topic, None)
+        connection.set_subscriptions(held)
+        self._reply(
+            connection,
+            messages.Unsubscribed(
+                subscription_type=request.subscription_type,
+                targets=request.targets,
+                timestamp=_now(),
+                id=request.id,
+            ),
+        )
+
+    def _set(self, connection: Connection, request: messages.SetSubscriptions) -> None:
+        held = connection.subscriptions()
+        wanted: Held = {}
+        rejected: list[Rejected] = []
+        for kind, targets in request.subscriptions.items():
+            rejected += self._accept(wanted, kind, targets, self._options[kind], wanted)
+        wanted = {topic: held.get(topic, options) for topic, options in wanted.items()}
+        connection.set_subscriptions(wanted)
+        self._list(connection, rejected, request.id)
+        added = [(topic, options) for topic, options in wanted.items() if topic not in held]
+        if added and not connection.is_paused:
+            connection.send_snapshot(added)
+
+    def _list(self, connection: Connection, rejected: list[Rejected], request_id: RequestId | UnsetType) -> None:
+        by_kind: dict[str, list[str]] = {}
+        for topic in connection.subscriptions():
+            by_kind.setdefault(topic.kind, []).append(topic.name)
+        self._reply(
+            connection,
+            messages.Subscriptions(subscriptions=by_kind, rejected=rejected, timestamp=_now(), id=request_id),
+        )
+
+    # Targets.
+
+    def _options_of(self, request: messages.Subscribe) -> Options:
+        default = self._options[request.subscription_type]
+        channels = default.channels
+        if request.channels is not UNSET:
+            channels = 0
+            for name in request.channels:
+                channels |= _CHANNEL_BITS[name]
+        if request.mode == "all":
+            return self.hub.options(channels=channels)
+        if request.max_rate is not UNSET:
+            return self.hub.options(max_rate=request.max_rate, channels=channels)
+        return self.hub.options(
+            latest=request.mode == "latest" or default.latest, max_rate=default.max_rate, channels=channels
+        )
+
+    def _accept(
+        self, held: Held, kind: str, targets: Iterable[str], options: Options, accepted: Held
+    ) -> list[Rejected]:
+        """Add the topics of `targets` to `accepted`, in order; returns those refused. `held` counts to the limit."""
+        rejected = []
+        n_held = len(held)
+        for target in dict.fromkeys(targets):
+            topic = self._topic(kind, target)
+            if isinstance(topic, str):
+                rejected.append(Rejected(target, topic))
+            elif topic in held or topic in accepted:
+                accepted[topic] = options
+            elif n_held >= self.subscription_limit:
+                rejected.append(Rejected(target, "limit"))
+            else:
+                accepted[topic] = options
+                n_held += 1
+        return rejected
+
+    def _topic(self, kind: str, target: str) -> Topic | str:
+        """The topic of a target, or why there is none."""
+        if kind == "stock":
+            if self.market.instrument(target) is None:
+                if not self.accept_unknown_symbols or _SYMBOL.fullmatch(target) is None:
+                    return "unknown symbol"
+                if len(self.market.instruments) >= MAX_ACCEPTED_SYMBOLS:
+                    return "too many symbols"
+                self.market.ensure_instrument(target)
+        elif kind == "market":
+            if target not in self.market.instruments.markets:
+                return "unknown market"
+        elif target not in self.market.instruments.sectors:
+            return "unknown sector"
+        return self.hub.topic(kind, target)
+
+    # Answers.
+
+    def _reply(self, connection: Connection, reply: messages.Reply) -> None:
+        connection.send_control(messages.encode(reply))
+
+    def _refuse(
+        self, connection: Connection, n_held: int, rejected: list[Rejected], request_id: RequestId | UnsetType
+    ) -> None:
+        if any(item.reason == "limit" for item in rejected):
+            self._error(
+                connection,
+                "LIMIT_EXCEEDED",
+                f"A connection may hold {self.subscription_limit} subscriptions; unsubscribe from some first",
+                {"limit": self.subscription_limit, "current": n_held, "rejected": rejected},
+                request_id,
+            )
+        else:
+            names = ", ".join(item.target for item in rejected[:5]) + (", …" if len(rejected) > 5 else "")
+            self._error(
+                connection,
+                "SUBSCRIPTION_FAILED",
+                f"None of the targets could be subscribed to: {names}",
+                {"rejected": rejected},
+                request_id,
+            )
+
+    def _invalid(self, connection: Connection, reason: str, request_id: RequestId | UnsetType) -> None:
+        found = _FIELD.search(reason)
+        details: dict[str, object] = {}
+        if found is not None:
+            details["field"] = found.group(1) or "message"
+        elif "missing required field" in reason:
+            details["field"] = reason.rpartition("field ")[2].strip("`")
+        self._error(connection, "INVALID_MESSAGE", reason, details, request_id)
+
+    def _error(
+        self,
+        connection: Connection,
+        code: str,
+        message: str,
+        details: dict[str, object],
+        request_id: RequestId | UnsetType,
+    ) -> None:
+        self._reply(
+            connection,
+            messages.Error(
+                code=code, error_code=code, message=message, details=details, timestamp=_now(), id=request_id
+            ),
+        )
+
+
+def _now() -> str:
+    return utc_text(wall_ms())

@@ -1,0 +1,71 @@
+"""Every exception of fastws, and the one table of WebSocket close codes.
+
+The table drives close frames, metric labels and documentation: a code that is not here is never sent.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class FastwsError(Exception):
+    """Root of every exception that fastws raises on purpose."""
+
+
+class SettingsError(FastwsError):
+    """A setting is unknown, malformed or cannot be used.
+
+    The text is one line: what is wrong, where it came from, and what to do. `setting` is the setting's name,
+    `source` where its value came from (``"--port"``, ``"FASTWS_PORT"``, ``"fastws.toml"``, ``"default"``);
+    either is empty where it is not known.
+    """
+
+    def __init__(self, message: str, *, setting: str = "", source: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.source = source
+
+
+class FeedError(FastwsError):
+    """An upstream feed failed or delivered what cannot be used; its supervisor restarts it."""
+
+
+class InstrumentError(FastwsError):
+    """An instrument table cannot be read; the text names the file and the line."""
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes that fastws sends.
+
+    Each member carries `meaning` (also the reason text of the close frame), `should_reconnect` (whether a
+    client that does nothing else about it may simply connect again) and `label` (for metrics).
+    """
+
+    meaning: str
+    should_reconnect: bool
+    label: str
+
+    def __new__(cls, code: int, meaning: str, should_reconnect: bool, label: str) -> CloseCode:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        member.should_reconnect = should_reconnect
+        member.label = label
+        return member
+
+    # RFC 6455 §7.4.1.
+    NORMAL = 1000, "normal closure", True, "normal"
+    GOING_AWAY = 1001, "going away", True, "going_away"
+    PROTOCOL_ERROR = 1002, "protocol error", False, "protocol_error"
+    UNSUPPORTED_DATA = 1003, "binary messages are not accepted", False, "unsupported_data"
+    INVALID_TEXT = 1007, "invalid UTF-8", False, "invalid_text"
+    TOO_BIG = 1009, "message too big", False, "too_big"
+    INTERNAL_ERROR = 1011, "internal error", True, "internal_error"
+    RESTART = 1012, "server restart", True, "restart"
+    # The private range of fastws.
+    TOKEN_INVALID = 4401, "token invalid or expired", False, "token_invalid"
+    FORBIDDEN = 4403, "forbidden", False, "forbidden"
+    SLOW_CONSUMER = 4408, "slow consumer", True, "slow_consumer"
+    IDLE = 4409, "idle or no pong", True, "idle"
+    REPLACED = 4410, "session continued elsewhere", False, "replaced"
+    RATE_ABUSE = 4429, "rate abuse or connection limit", True, "rate_abuse"

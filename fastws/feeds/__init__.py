@@ -1,0 +1,1 @@
+"""Sources of market data: what brings prices and order books into a :class:`fastws.market.market.Market`."""

@@ -1,0 +1,293 @@
+"""The replay feed: a recorded or captured session, delivered again at its own or another pace."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import math
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal, cast
+
+import structlog
+
+from fastws._kis import KISParser
+from fastws._market import BookUpdate, MarketStatus, PriceUpdate
+from fastws.errors import FeedError, SettingsError
+from fastws.feeds.base import Feed, MarketSink
+from fastws.feeds.lines import LineError, decode_body, split_line
+
+MAX_LINE_SIZE: Final = 1 << 20
+
+_UNTIMED_GAP_MS: Final = 100
+_JITTER_MS: Final = 1000
+_SLICE_S: Final = 0.002
+_SLICE_LINES: Final = 256
+_LONGEST_SLEEP_S: Final = 3600.0  # timers of event loops have limits; the pause of a slow replay has none
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_SHOWN_SIZE: Final = 120
+
+_log = structlog.get_logger("fastws.feeds.replay")
+
+
+class Timeline:
+    """Places lines in time: milliseconds at speed 1 since the start of the replay.
+
+    1. Positions never decrease; the first line is at 0.
+    2. A line without a receive time comes 100 ms after the one before it.
+    3. Lines with receive times are as far apart as these. The first of them, and the first after `restart`,
+       comes 100 ms after the line before it.
+    4. A time up to a second before the last position is jitter and due at once. One further back begins a new
+       recording (files are appended to): it is due at once and the next ones are placed by it.
+    """
+
+    def __init__(self) -> None:
+        self._position: int | None = None
+        self._shift: int | None = None
+
+    def place(self, received_ms: int | None) -> int:
+        following = 0 if self._position is None else self._position + _UNTIMED_GAP_MS
+        if received_ms is None:
+            position = following
+        elif self._shift is None:
+            self._shift = following - received_ms
+            position = following
+        else:
+            position = received_ms + self._shift
+            latest = self._position or 0
+            if position < latest:
+                if position < latest - _JITTER_MS:
+                    self._shift = latest - received_ms
+                position = latest
+        self._position = position
+        return position
+
+    def restart(self) -> None:
+        self._shift = None
+
+
+class ReplayFeed(Feed):
+    """Delivers the lines of a file (format: :mod:`fastws.feeds.lines`; may be gzipped) to the market.
+
+    `speed` divides all pauses, ``"max"`` leaves them out. Pauses come from the receive times of the lines,
+    never from the clocks inside the messages, and are kept against the start of the run: what a line is
+    late does not delay the next. With `loop` the file starts over 100 ms (at speed 1) after its end;
+    otherwise `run` returns there.
+
+    1. The file is read line by line; a line over 1 MiB is skipped without being held in memory.
+    2. No stretch without a pause is longer than 2 ms or 256 lines: then the loop runs.
+    3. A line that cannot be used is counted in `bad_kinds`, the first of each kind is logged, and the
+       replay goes on. A gzip file that breaks off ends there, like a file that ends.
+
+    Raises SettingsError for a file that cannot be read (setting `feed`) and for a wrong `speed`
+    (`replay_speed`). `run` raises FeedError when it is to loop over a file that holds nothing to deliver.
+    `clock` is monotonic and `wall_clock` the Unix time, both in seconds; `sleep` is awaited for every
+    pause.
+    """
+
+    name = "replay"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        speed: float | Literal["max"] = 1.0,
+        loop: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.path = Path(path)
+        self.speed = _checked_speed(speed)
+        self.loop = loop
+        # Of the last run, all its passes together:
+        self.n_lines = 0
+        self.n_updates = 0
+        self._bad_lines: dict[str, int] = {}
+        self._bad_frames: dict[str, int] = {}
+        self._kinds_logged: set[str] = set()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sleep = sleep
+        self._place = 0  # line of the file, for the log
+        self._received_ms: int | None = None
+        self._check_file()
+
+    @property
+    def n_bad(self) -> int:
+        """Lines of the last run that could not be used."""
+        return sum(self.bad_kinds.values())
+
+    @property
+    def bad_kinds(self) -> dict[str, int]:
+        """The same by kind: those of LineError, those of KISParser, "line too long" and "damaged gzip"."""
+        return self._bad_lines | self._bad_frames
+
+    async def run(self, market: MarketSink) -> None:
+        """Deliver the file once, or over and over."""
+        parser = KISParser(
+            market.ensure_instrument,
+            clock=self._message_time,
+            on_bad=self._on_bad_frame,
+            on_new_width=self._on_new_width,
+        )
+        self.n_lines = self.n_updates = 0
+        self._bad_lines = {}
+        self._bad_frames = parser.bad_kinds  # the parser goes on counting in it
+        timeline = Timeline()
+        started_at = self._clock()
+        slice_end = started_at + _SLICE_S
+        n_slice = 0
+        while True:
+            n_updates_before = self.n_updates
+            with self._open() as file:
+                for message in self._messages(file):
+                    n_slice += 1
+                    due = now = self._clock()
+                    if message is not None and self.speed != "max":
+                        due = started_at + timeline.place(self._received_ms) / 1000.0 / self.speed
+                    if due > now or n_slice > _SLICE_LINES or now >= slice_end:
+                        await self._wait_until(due)
+                        slice_end = self._clock() + _SLICE_S
+                        n_slice = 1
+                    if message is not None:
+                        self._deliver(message, market, parser)
+            if not self.loop:
+                _log.info("replay ended", file=str(self.path), updates=self.n_updates, bad_lines=self.n_bad)
+                return
+            if self.n_updates == n_updates_before:
+                raise FeedError(f"{self.path} holds nothing to replay, so there is nothing to loop over")
+            timeline.restart()
+
+    async def _wait_until(self, due: float) -> None:
+        """Let the loop run, at least once and until `due`."""
+        pause = due - self._clock()
+        while pause > _LONGEST_SLEEP_S:
+            await self._sleep(_LONGEST_SLEEP_S)
+            pause = due - self._clock()
+        await self._sleep(max(pause, 0.0))
+
+    def _check_file(self) -> None:
+        try:
+            if not self.path.is_file():
+                raise OSError("not a file" if self.path.exists() else "no such file")
+            with self._open() as file:
+                file.read(1)
+        except OSError as error:
+            raise SettingsError(
+                f"feed: cannot replay {self.path}: {error.strerror or error}; name a readable file",
+                setting="feed",
+            ) from None
+        except (EOFError, zlib.error):
+            return  # a gzip file that breaks off this early; `run` tells
+
+    def _open(self) -> io.BufferedReader:
+        file = self.path.open("rb")
+        try:
+            # The magic number decides, not the name: recordings get renamed.
+            is_gzip = file.peek(2).startswith(_GZIP_MAGIC)
+        except OSError:
+            file.close()
+            raise
+        if not is_gzip:
+            return file
+        file.close()
+        # The buffer on top finds line ends in C.
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(self.path, "rb")))
+
+    def _messages(self, file: io.BufferedReader) -> Iterator[bytes | None]:
+        """The messages of the file, their receive time in `_received_ms`; None for a line without one."""
+        self._place = 0
+        while True:
+            try:
+                line = file.readline(MAX_LINE_SIZE)
+                self._place += 1
+                if len(line) == MAX_LINE_SIZE and not line.endswith(b"\n"):
+                    self._count_bad("line too long", f"over {MAX_LINE_SIZE} bytes", line)
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(MAX_LINE_SIZE)
+                        yield None
+                    continue
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                self._count_bad("damaged gzip", f"the file ends here: {error}", b"")
+                return
+            if not line:
+                return
+            line = line.rstrip(b"\r\n")
+            if self._place == 1:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
+            if not line or line.startswith(b"#"):
+                yield None
+                continue
+            self.n_lines += 1
+            try:
+                self._received_ms, message = split_line(line)
+            except LineError as error:
+                self._count_bad(error.kind, str(error), line)
+                yield None
+            else:
+                yield message
+
+    def _deliver(self, message: bytes, market: MarketSink, parser: KISParser) -> None:
+        if message.startswith(b"{"):
+            try:
+                update = decode_body(message, market.ensure_instrument)
+            except LineError as error:
+                self._count_bad(error.kind, str(error), message)
+                return
+            if update is not None:
+                self._publish(update, market)
+            return
+        for update in parser.parse(message):
+            self._publish(update, market)
+
+    def _publish(self, update: PriceUpdate | BookUpdate | MarketStatus, market: MarketSink) -> None:
+        if isinstance(update, PriceUpdate):
+            market.publish_price(update)
+        elif isinstance(update, BookUpdate):
+            market.publish_book(update)
+        else:
+            market.set_status(update.market, update.status)
+        self.n_updates += 1
+
+    def _message_time(self) -> float:
+        return self._wall_clock() if self._received_ms is None else self._received_ms / 1000.0
+
+    def _count_bad(self, kind: str, reason: str, line: bytes) -> None:
+        self._bad_lines[kind] = self._bad_lines.get(kind, 0) + 1
+        self._log_bad(kind, reason, line)
+
+    def _on_bad_frame(self, kind: str, message: bytes) -> None:
+        self._log_bad(kind, "not a usable KIS frame", message)
+
+    def _log_bad(self, kind: str, reason: str, line: bytes) -> None:
+        if kind in self._kinds_logged:
+            return
+        self._kinds_logged.add(kind)
+        _log.warning(
+            "replay leaves out lines like this one",
+            file=str(self.path),
+            line=self._place,
+            kind=kind,
+            reason=reason,
+            text=line[:_SHOWN_SIZE].decode("utf-8", "backslashreplace"),
+        )
+
+    def _on_new_width(self, tr_id: str, width: int) -> None:
+        _log.warning(
+            "KIS records have a width that is in no table", tr_id=tr_id, width=width, line=self._place
+        )
+
+
+def _checked_speed(speed: float | Literal["max"]) -> float | Literal["max"]:
+    if speed == "max":
+        return speed
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0.0 < speed < math.inf:
+        raise SettingsError(
+            f'replay_speed: expected a number above 0 or "max", got {speed!r}', setting="replay_speed"
+        )
+    return speed

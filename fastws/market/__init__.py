@@ -1,0 +1,1 @@
+"""The market: instruments, last prices, order books and statuses."""

@@ -1,0 +1,247 @@
+"""The instrument table: what can be subscribed to, and the files it is read from."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, KeysView
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fastws._market import Instrument
+from fastws.errors import InstrumentError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+COLUMNS: Final = ("symbol", "name", "market", "sector", "previous_close")
+OPTIONAL_COLUMNS: Final = ("currency",)
+
+CURRENCIES: Final = {
+    "KOSPI": "KRW",
+    "KOSDAQ": "KRW",
+    "KONEX": "KRW",
+    "NASDAQ": "USD",
+    "NYSE": "USD",
+    "AMEX": "USD",
+}
+"""The currency of a market whose instruments come without one."""
+
+# How the columns are called in messages of Instrument, where the two differ.
+_FIELDS: Final = {"code": "symbol"}
+
+
+class Instruments:
+    """Instruments by code, in the order in which they were added.
+
+    None is ever replaced or removed: what was handed out stays valid, and one code is one object.
+    """
+
+    def __init__(self, instruments: Iterable[Instrument] = ()) -> None:
+        self._by_code: dict[str, Instrument] = {}
+        self._by_market: dict[str, list[Instrument]] = {}
+        self._by_sector: dict[str, list[Instrument]] = {}
+        self.extend(instruments)
+
+    @classmethod
+    def load_default(cls) -> Instruments:
+        """Return the table that ships with fastws: well-known Korean and US stocks."""
+        return cls(_read_csv(resources.files("fastws.data") / "instruments.csv", "instruments.csv"))
+
+    @classmethod
+    def load_csv(cls, path: str | Path) -> Instruments:
+        """Read a CSV file (UTF-8) with the header ``symbol,name,market,sector,previous_close[,currency]``.
+
+        The columns may stand in any order. `market`, `sector`, `previous_close` and `currency` may be empty;
+        the currency is then that of the market, if `CURRENCIES` knows it. Blank lines and lines that begin
+        with ``#`` do not count.
+
+        Raises:
+            InstrumentError: naming file, line and column; a code comes twice, or the file has no instruments.
+        """
+        return cls(_read_csv(Path(path), str(path)))
+
+    @classmethod
+    def load_symbols_file(cls, path: str | Path) -> Instruments:
+        """Read the table of a server from a CSV file, as `load_csv`, or from a plain list of codes.
+
+        A list has one code per line; ``#`` starts a comment. What the default table knows about a code is
+        taken from there; another code becomes an instrument named like it. A file is a CSV when its first
+        line that is neither blank nor a comment holds a comma.
+
+        Raises:
+            InstrumentError: naming file and line.
+        """
+        shown = str(path)
+        text = _read_text(Path(path), shown)
+        lines = (line.strip() for line in text.splitlines())
+        first = next((line for line in lines if line and not line.startswith("#")), "")
+        return cls(_parse_csv(text, shown) if "," in first else _parse_list(text, shown))
+
+    def __len__(self) -> int:
+        return len(self._by_code)
+
+    def __iter__(self) -> Iterator[Instrument]:
+        return iter(self._by_code.values())
+
+    def __contains__(self, code: object) -> bool:
+        return code in self._by_code
+
+    def get(self, code: str) -> Instrument | None:
+        """Return the instrument of `code`, or None."""
+        return self._by_code.get(code)
+
+    def add(self, instrument: Instrument) -> None:
+        """Add an instrument.
+
+        Raises:
+            InstrumentError: its code is taken.
+        """
+        if instrument.code in self._by_code:
+            raise InstrumentError(f"{instrument.code} is already in the instrument table")
+        self._by_code[instrument.code] = instrument
+        if instrument.market is not None:
+            self._by_market.setdefault(instrument.market, []).append(instrument)
+        if instrument.sector is not None:
+            self._by_sector.setdefault(instrument.sector, []).append(instrument)
+
+    def extend(self, instruments: Iterable[Instrument]) -> None:
+        """Add all of `instruments`, or none when the code of one is taken or comes twice.
+
+        Raises:
+            InstrumentError: naming that code.
+        """
+        added: dict[str, Instrument] = {}
+        for instrument in instruments:
+            if instrument.code in self._by_code or instrument.code in added:
+                raise InstrumentError(f"{instrument.code} is already in the instrument table")
+            added[instrument.code] = instrument
+        for instrument in added.values():
+            self.add(instrument)
+
+    @property
+    def markets(self) -> KeysView[str]:
+        """Names of the markets that have members; follows later additions."""
+        return self._by_market.keys()
+
+    @property
+    def sectors(self) -> KeysView[str]:
+        """Names of the sectors that have members; follows later additions."""
+        return self._by_sector.keys()
+
+    def members_of_market(self, market: str) -> tuple[Instrument, ...]:
+        """Return the instruments listed on `market`, none for an unknown one."""
+        return tuple(self._by_market.get(market, ()))
+
+    def members_of_sector(self, sector: str) -> tuple[Instrument, ...]:
+        """Return the instruments of `sector` on all markets, none for an unknown one."""
+        return tuple(self._by_sector.get(sector, ()))
+
+
+def _read_text(path: Traversable, shown: str) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InstrumentError(f"{shown}: cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InstrumentError(f"{shown}, line {line}: is not UTF-8; save the file as UTF-8") from None
+
+
+def _read_csv(path: Traversable, shown: str) -> list[Instrument]:
+    return _parse_csv(_read_text(path, shown), shown)
+
+
+def _parse_csv(text: str, shown: str) -> list[Instrument]:
+    instruments: dict[str, Instrument] = {}
+    lines_of: dict[str, int] = {}
+    header: list[str] | None = None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            where = f"{shown}, line {reader.line_num}"
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            if header is None:
+                header = _check_header(cells, where)
+                continue
+            if len(cells) != len(header):
+                raise InstrumentError(
+                    f"{where}: has {len(cells)} cells, the header has {len(header)}; "
+                    "put a cell that holds a comma in quotes"
+                )
+            instrument = _instrument(dict(zip(header, cells, strict=True)), where)
+            _check_new(instrument.code, lines_of, reader.line_num, where)
+            instruments[instrument.code] = instrument
+    except csv.Error as error:
+        raise InstrumentError(f"{shown}, line {reader.line_num}: {error}") from None
+    if header is None:
+        raise InstrumentError(f"{shown}: is empty; the first line must be {','.join(COLUMNS)}[,currency]")
+    if not instruments:
+        raise InstrumentError(f"{shown}: has a header and no instruments")
+    return list(instruments.values())
+
+
+def _check_header(cells: list[str], where: str) -> list[str]:
+    expected = f"expected the header {','.join(COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
+    for column in COLUMNS:
+        if column not in cells:
+            raise InstrumentError(f"{where}: the column {column} is missing; {expected}")
+    for i, cell in enumerate(cells):
+        if cell not in COLUMNS and cell not in OPTIONAL_COLUMNS:
+            raise InstrumentError(f"{where}: unknown column {cell!r}; {expected}")
+        if cell in cells[:i]:
+            raise InstrumentError(f"{where}: the column {cell} comes twice; {expected}")
+    return cells
+
+
+def _instrument(cells: dict[str, str], where: str) -> Instrument:
+    for column in ("symbol", "name"):
+        if not cells[column]:
+            raise InstrumentError(f"{where}, column {column}: must not be empty")
+    market = cells["market"] or None
+    try:
+        instrument = Instrument(
+            cells["symbol"],
+            cells["name"],
+            market,
+            cells["sector"] or None,
+            cells["previous_close"] or None,
+            cells.get("currency") or (CURRENCIES.get(market) if market else None),
+        )
+    except ValueError as error:
+        field, _, problem = str(error).partition(": ")
+        raise InstrumentError(f"{where}, column {_FIELDS.get(field, field)}: {problem}") from None
+    if instrument.previous_close is not None and instrument.previous_close <= 0:
+        raise InstrumentError(
+            f"{where}, column previous_close: expected a price above 0, got {cells['previous_close']}; "
+            "leave it empty when there is none"
+        )
+    return instrument
+
+
+def _parse_list(text: str, shown: str) -> list[Instrument]:
+    known = Instruments.load_default()
+    instruments: list[Instrument] = []
+    lines_of: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        code = line.partition("#")[0].strip()
+        if not code:
+            continue
+        where = f"{shown}, line {number}"
+        _check_new(code, lines_of, number, where)
+        try:
+            instruments.append(known.get(code) or Instrument(code))
+        except ValueError as error:
+            raise InstrumentError(f"{where}: {error}") from None
+    if not instruments:
+        raise InstrumentError(f"{shown}: names no symbols; write one code per line")
+    return instruments
+
+
+def _check_new(code: str, lines_of: dict[str, int], line: int, where: str) -> None:
+    first = lines_of.setdefault(code, line)
+    if first != line:
+        raise InstrumentError(f"{where}: {code} stands in line {first} already")

@@ -1,0 +1,229 @@
+"""Where prices, books and statuses enter: the market remembers the last ones and hands them to the hub."""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING, Final
+
+from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS
+from fastws._market import FeedStatus, Instrument, MarketStatus, encode_book, encode_screener
+from fastws._rings import BookRing
+from fastws.clock import wall_ms
+
+if TYPE_CHECKING:
+    from fastws._core import Channel, Hub, Topic
+    from fastws._market import BookUpdate, PriceUpdate
+    from fastws.market.instruments import Instruments
+
+FEED_STATUSES: Final = frozenset({"live", "stale", "reconnecting", "stopped"})
+
+
+class _Stock:
+    """What the market holds about one instrument."""
+
+    __slots__ = (
+        "book",
+        "book_channel",
+        "book_sequence",
+        "book_time_ms",
+        "instrument",
+        "price",
+        "price_channel",
+        "price_sequence",
+        "price_time_ns",
+        "ring",
+    )
+
+    def __init__(self, instrument: Instrument, price_channel: Channel, book_channel: Channel) -> None:
+        self.instrument = instrument
+        self.price_channel = price_channel
+        self.book_channel = book_channel
+        self.price: PriceUpdate | None = None
+        self.price_sequence = 0
+        self.price_time_ns = 0
+        self.book: BookUpdate | None = None
+        self.book_sequence = 0
+        self.book_time_ms = 0
+        self.ring: BookRing | None = None
+
+
+class Market:
+    """Last prices, order books, and what feeds publish.
+
+    Belongs to the thread of the event loop. A stock costs nothing before its first update; the ring of its
+    last `book_history` books is allocated at the first book.
+
+    `feeds` maps each feed that has reported to its last status.
+
+    Raises:
+        ValueError: `book_history` is out of bounds (see `BookRing`).
+    """
+
+    def __init__(self, hub: Hub, instruments: Instruments, *, book_history: int = 64) -> None:
+        self.hub = hub
+        self.instruments = instruments
+        BookRing(book_history)  # a wrong depth is to fail here and not at the first book
+        self.book_history = book_history
+        self.feeds: dict[str, str] = {}
+        self._stocks: dict[str, _Stock] = {}
+        self._status_channels: dict[str, Channel] = {}
+        self._feed_channels: dict[str, Channel] = {}
+        # Bound once: looking them up per update is a tenth of what publishing costs here.
+        self._publish = hub.publish
+
+    # Publishing.
+
+    def publish_price(self, update: PriceUpdate) -> int:
+        """Remember and publish a price; return its sequence.
+
+        An instrument that is in no table is added to it.
+        """
+        try:
+            stock = self._stocks[update.instrument.code]
+        except KeyError:
+            stock = self._open(update.instrument)
+        stock.price = update
+        stock.price_time_ns = time_ns()
+        stock.price_sequence = sequence = self._publish(stock.price_channel, update)
+        return sequence
+
+    def publish_book(self, update: BookUpdate) -> int:
+        """Write an order book to its ring, publish it and return its sequence.
+
+        An instrument that is in no table is added to it.
+        """
+        try:
+            stock = self._stocks[update.instrument.code]
+        except KeyError:
+            stock = self._open(update.instrument)
+        if stock.ring is None:
+            stock.ring = BookRing(self.book_history)
+        stock.book_time_ms = now = wall_ms()
+        stock.ring.push(update, now)
+        stock.book = update
+        stock.book_sequence = sequence = self._publish(stock.book_channel, update)
+        return sequence
+
+    def publish_status(self, update: MarketStatus) -> int:
+        """Publish the trading status of a market to its subscribers; return its sequence."""
+        channel = self._status_channels.get(update.market)
+        if channel is None:
+            channel = self.hub.channel(
+                update.market,
+                "market_status",
+                (self.hub.topic("market", update.market),),
+                bit=CHANNEL_STATUS,
+                numbered=False,
+            )
+            self._status_channels[update.market] = channel
+        return self.hub.publish(channel, update)
+
+    def set_status(self, market: str, status: str) -> int:
+        """Publish the trading status of `market`, such as ``("KOSPI", "open")``; return its sequence."""
+        return self.publish_status(MarketStatus(market, status))
+
+    def set_feed_status(self, feed: str, status: str) -> int:
+        """Announce the state of a feed to every connection; return its sequence, 0 when nothing has changed.
+
+        Raises:
+            ValueError: `status` is none of `FEED_STATUSES`.
+        """
+        if status not in FEED_STATUSES:
+            raise ValueError(f"status: expected one of {', '.join(sorted(FEED_STATUSES))}, got {status!r}")
+        if self.feeds.get(feed) == status:
+            return 0
+        update = FeedStatus(feed, status)
+        channel = self._feed_channels.get(feed)
+        if channel is None:
+            channel = self.hub.channel(feed, "feed_status", (), bit=CHANNEL_STATUS, numbered=False)
+            self._feed_channels[feed] = channel
+        self.feeds[feed] = status
+        return self.hub.broadcast(channel, update)
+
+    # Instruments.
+
+    def instrument(self, code: str) -> Instrument | None:
+        """Return the instrument of `code`, or None when it is in no table."""
+        return self.instruments.get(code)
+
+    def ensure_instrument(self, code: str) -> Instrument:
+        """Return the instrument of `code`; a code in no table becomes an instrument named like it.
+
+        Raises:
+            ValueError: `code` cannot be one (see `Instrument`).
+        """
+        instrument = self.instruments.get(code)
+        if instrument is None:
+            instrument = Instrument(code)
+            self.instruments.add(instrument)
+        return instrument
+
+    def topic(self, kind: str, name: str) -> Topic:
+        """Return what clients subscribe to: `kind` is stock, market or sector."""
+        return self.hub.topic(kind, name)
+
+    # What was published last.
+
+    def last_price(self, code: str) -> PriceUpdate | None:
+        """Return the last price of `code`, or None."""
+        stock = self._stocks.get(code)
+        return None if stock is None else stock.price
+
+    def last_book(self, code: str) -> BookUpdate | None:
+        """Return the last order book of `code`, or None."""
+        stock = self._stocks.get(code)
+        return None if stock is None else stock.book
+
+    def book_ring(self, code: str) -> BookRing | None:
+        """Return the last books of `code`, or None before its first."""
+        stock = self._stocks.get(code)
+        return None if stock is None else stock.ring
+
+    def stock_body(self, code: str) -> bytes | None:
+        """Return the last price message of `code` as JSON, or None before its first.
+
+        It is the message as it was published, with `sequence` and `seq`.
+        """
+        stock = self._stocks.get(code)
+        if stock is None or stock.price is None:
+            return None
+        head = encode_screener(stock.price, stock.price_time_ns // 1_000_000)
+        return head + b',"sequence":%d,"seq":%d}' % (stock.price_sequence, stock.price_channel.seq)
+
+    def orderbook_body(self, code: str, depth: int = 10, history: int = 1) -> bytes | None:
+        """Return the last order book message of `code` as JSON, or None before its first.
+
+        It is the message as it was published, cut to the best `depth` levels a side, with one more member:
+        `history` holds the last `history` books, oldest first (so the last of them is this one), fewer when
+        fewer are held (see `BookRing.encode`); 0 leaves the member out.
+
+        Raises:
+            ValueError: `depth` is under 1 or `history` is negative.
+        """
+        stock = self._stocks.get(code)
+        if stock is None or stock.book is None or stock.ring is None:
+            return None
+        head = encode_book(stock.book, stock.book_time_ms, depth)
+        numbers = b',"sequence":%d,"seq":%d' % (stock.book_sequence, stock.book_channel.seq)
+        books = stock.ring.encode(history, depth)
+        return head + numbers + (b',"history":%b}' % books if history else b"}")
+
+    def _open(self, instrument: Instrument) -> _Stock:
+        code = instrument.code
+        known = self.instruments.get(code)
+        if known is None:
+            self.instruments.add(instrument)
+            known = instrument
+        stock_topic = self.hub.topic("stock", code)
+        topics = [stock_topic]
+        if known.sector is not None:
+            topics.append(self.hub.topic("sector", known.sector))
+        if known.market is not None:
+            topics.append(self.hub.topic("market", known.market))
+        stock = _Stock(
+            known,
+            self.hub.channel(code, "price", tuple(topics), bit=CHANNEL_PRICE, numbered=True),
+            self.hub.channel(code, "orderbook", (stock_topic,), bit=CHANNEL_ORDERBOOK, numbered=True),
+        )
+        self._stocks[code] = stock
+        return stock

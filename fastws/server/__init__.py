@@ -1,0 +1,1 @@
+"""The port: listener, opening handshake, HTTP routes, and the life of the server around them."""

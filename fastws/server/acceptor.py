@@ -1,0 +1,235 @@
+"""Listening sockets: bound once, polled only while there are file descriptors for those who come."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from fastws.errors import SettingsError
+from fastws.logs import log_limited
+
+# The kernel caps it at net.core.somaxconn, which is 4096 on Linux since 5.4.
+BACKLOG: Final = 4096
+
+# libuv accepts one connection per server and turn of the loop, and a turn lasts milliseconds while a flush is
+# under way. Several servers on one socket accept that many per turn; when one client comes, the others' calls
+# of accept() fail.
+_ACCEPTS_PER_TURN: Final = 8
+
+# Descriptors kept free for everything that is not a client: files, the feed, the database.
+_RESERVED_FDS: Final = 128
+# Accepting goes on when so many could be accepted, so that it does not stop and go with every client.
+_RESUME_FDS: Final = 32
+_PROBE_SECONDS: Final = 0.1
+
+_log = structlog.get_logger("fastws.listener")
+
+
+class Acceptor:
+    """Accepts connections on every address of a host.
+
+    1. The sockets are open from :meth:`start` to :meth:`stop`; they are polled by loop servers on duplicates
+       of them, or, while paused, by nobody, and clients wait in the backlog.
+    2. It pauses when a connection is accepted whose descriptor is near the process's limit. libuv would
+       accept and close what comes beyond the limit, which clients see as a reset.
+    3. While paused it looks several times a second whether descriptors are free again.
+    4. :meth:`stop` is final, also while a resumption is under way.
+    """
+
+    def __init__(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
+        """`factory` makes the protocol of a connection, which calls :meth:`on_accepted` once it is made."""
+        self._factory = factory
+        self._host = host
+        self._port = port
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._fd_ceiling = 0
+        self._is_stopped = False
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._resume_task: asyncio.Task[None] | None = None
+        self.addresses: list[tuple[str, int]] = []
+        self.is_paused = False
+        self.n_pauses = 0
+
+    async def start(self) -> None:
+        """Raise the limit of descriptors, bind, and accept.
+
+        Raises:
+            SettingsError: the address cannot be listened on; the text names host or port and the fix.
+        """
+        n_fds = raise_fd_limit()
+        self._fd_ceiling = max(n_fds - _RESERVED_FDS, n_fds // 2)
+        self._sockets = await _bind(self._host, self._port)
+        self.addresses = [sock.getsockname()[:2] for sock in self._sockets]
+        _check_backlog()
+        await self._accept()
+
+    def stop(self) -> None:
+        """Close the sockets; the kernel resets whoever waits in the backlog."""
+        self._is_stopped = True
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        self._close_servers()
+        for sock in self._sockets:
+            sock.close()
+
+    async def wait_stopped(self) -> None:
+        """Return when a resumption that was under way at :meth:`stop` has ended."""
+        if self._resume_task is not None:
+            await asyncio.wait((self._resume_task,))
+
+    def on_accepted(self, transport: asyncio.Transport) -> None:
+        """Note a new connection."""
+        # The kernel gives out the lowest free number, so this one tells how many descriptors are in use.
+        if transport.get_extra_info("socket").fileno() >= self._fd_ceiling:
+            self._pause()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            for _ in range(_ACCEPTS_PER_TURN):
+                # A server closes its socket with itself, so it gets a duplicate. uvloop and asyncio set
+                # TCP_NODELAY on what they accept.
+                self._servers.append(
+                    await loop.create_server(self._factory, sock=sock.dup(), backlog=BACKLOG)
+                )
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _pause(self) -> None:
+        if self.is_paused or self._is_stopped:
+            return
+        self.is_paused = True
+        self.n_pauses += 1
+        self._close_servers()
+        _log.warning(
+            "file descriptors are running out, clients wait until some are free: raise the limit (ulimit -n)",
+            in_use=self._fd_ceiling,
+        )
+        self._probe_later()
+
+    def _probe_later(self) -> None:
+        self._probe_timer = asyncio.get_running_loop().call_later(_PROBE_SECONDS, self._probe)
+
+    def _probe(self) -> None:
+        if self._has_room():
+            self._resume_task = asyncio.get_running_loop().create_task(self._resume())
+        else:
+            self._probe_later()
+
+    def _has_room(self) -> bool:
+        fds: list[int] = []
+        try:
+            while len(fds) < _RESUME_FDS + _ACCEPTS_PER_TURN * len(self._sockets):
+                fds.append(os.dup(self._sockets[0].fileno()))
+                if fds[-1] >= self._fd_ceiling:
+                    return False
+        except OSError:  # none left at all
+            return False
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    async def _resume(self) -> None:
+        try:
+            await self._accept()
+        except OSError as error:  # somebody else took the descriptors meanwhile
+            log_limited(_log, "resume failed", "cannot accept again yet", error=str(error))
+            self._close_servers()
+            if not self._is_stopped:
+                self._probe_later()
+            return
+        if self._is_stopped:
+            self._close_servers()
+            return
+        self.is_paused = False
+        _log.info("accepting again")
+
+
+def raise_fd_limit() -> int:
+    """Raise this process's limit of file descriptors as far as it may go; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError) as error:
+        # macOS refuses more than kern.maxfilesperproc, whatever the hard limit says.
+        _log.warning("cannot raise the limit of file descriptors", limit=soft, error=str(error))
+        return soft
+    return wanted
+
+
+def _check_backlog() -> None:
+    path = Path("/proc/sys/net/core/somaxconn")
+    if path.exists() and (limit := int(path.read_text())) < BACKLOG:
+        _log.warning(
+            "the kernel shortens the queue of waiting clients; set net.core.somaxconn",
+            somaxconn=limit,
+            wanted=BACKLOG,
+        )
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of `host`; with port 0 they share one free port."""
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingsError(
+            f"host: {host!r} is no address ({error.strerror}); use 127.0.0.1, 0.0.0.0 or one of this machine",
+            setting="host",
+        ) from None
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, _, protocol, _, address in dict.fromkeys(infos):
+        sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Otherwise the IPv4 socket of the same host could not be bound.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            shared_port = sockets[0].getsockname()[1] if sockets else port
+            sock.bind((address[0], shared_port, *address[2:]))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            failure = error
+            if error.errno != errno.EADDRNOTAVAIL:
+                break
+            # "localhost" also names ::1, which a machine without IPv6 does not have.
+            continue
+        sockets.append(sock)
+    if failure is not None and (not sockets or failure.errno != errno.EADDRNOTAVAIL):
+        for sock in sockets:
+            sock.close()
+        raise _bind_error(host, port, failure)
+    return sockets
+
+
+def _bind_error(host: str, port: int, error: OSError) -> SettingsError:
+    if error.errno == errno.EADDRINUSE:
+        text = (
+            f"port: {port} on {host} is in use; end the program that has it or choose another (0: any free)"
+        )
+    elif error.errno == errno.EACCES:
+        text = f"port: {port} needs privileges that this process lacks; choose one from 1024 on"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        text = f"host: {host} is no address of this machine; use 127.0.0.1, 0.0.0.0 or one of its own"
+    else:
+        text = f"host: cannot listen on {host} port {port} ({error.strerror}); choose another host or port"
+    return SettingsError(text, setting=text.partition(":")[0])

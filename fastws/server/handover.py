@@ -1,0 +1,201 @@
+"""Connections between the listener and aiohttp: handed over with their first request, and taken back.
+
+The listener reads the first head of a connection. What is no WebSocket upgrade goes on in aiohttp, which
+keeps the connection for further requests. When one of those asks for a WebSocket after all, the transport is
+taken from aiohttp and goes the way it would have gone at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
+
+import structlog
+from aiohttp import web
+
+from fastws.logs import log_limited
+from fastws.server.handshake import (
+    MAX_HEAD_SIZE,
+    MAX_HEADERS,
+    UPGRADE_REQUIRED,
+    Refusal,
+    Request,
+    has_token,
+    parse_head,
+)
+from fastws.server.http import problem_response, refusal_of
+
+_KEEP_ALIVE_SECONDS: Final = 60.0
+# What a client that has closed its sending side may wait for its answer.
+_HALF_CLOSED_SECONDS: Final = 10.0
+
+_log = structlog.get_logger("fastws.http")
+
+
+class Upgrades(Protocol):
+    """What handles upgrades; the listener."""
+
+    def is_websocket_path(self, path: str, /) -> bool: ...
+
+    def check(self, request: Request, /) -> Refusal | None:
+        """Return why the upgrade is refused, None when it is to be opened."""
+
+    def open(self, transport: asyncio.Transport, request: Request, leftover: bytes, /) -> None:
+        """Answer 101 and open the connection; never raises."""
+
+
+class HttpConnections:
+    """aiohttp on transports that somebody else has accepted.
+
+    1. Between :meth:`adopt` and its end, or its upgrade, a transport belongs to aiohttp.
+    2. An upgrade leaves no byte, no task and no timer of the connection with aiohttp.
+    """
+
+    def __init__(self, app: web.Application, upgrades: Upgrades) -> None:
+        """`app` must not have been started; it gets one more middleware."""
+        self._upgrades = upgrades
+        app.middlewares.insert(0, self._take_back)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        self._server: web.Server | None = None
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        self._server = self._runner.server
+
+    async def close(self) -> None:
+        """Close idle connections, give the others two seconds, and end the application."""
+        await self._runner.cleanup()
+        self._server = None
+
+    @property
+    def n_open(self) -> int:
+        """Connections that aiohttp has now."""
+        return 0 if self._server is None else len(self._server.connections)
+
+    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Go on with `transport` in aiohttp; `data` is everything read from it so far."""
+        if self._server is None:  # on the way down
+            transport.abort()
+            return
+        protocol = HttpProtocol(self._server, asyncio.get_running_loop())
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    @web.middleware
+    async def _take_back(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        headers = request.headers
+        # No list here: only after exactly this value has aiohttp left what follows unparsed.
+        is_upgrade = headers.get("Upgrade", "").lower() == "websocket" and has_token(
+            ",".join(headers.getall("Connection", ())), "upgrade"
+        )
+        if not is_upgrade:
+            if self._upgrades.is_websocket_path(request.path):
+                return problem_response(UPGRADE_REQUIRED)
+            return await handler(request)
+        # The same strict parser as for a first head, so that both ways accept the same.
+        head = parse_head(_head_of(request))
+        refusal = head if isinstance(head, Refusal) else self._upgrades.check(head)
+        if refusal is not None or isinstance(head, Refusal):
+            response = problem_response(refusal or UPGRADE_REQUIRED)
+            response.force_close()  # what follows may be WebSocket frames
+            return response
+        transport = request.transport
+        protocol = cast(HttpProtocol, request.protocol)
+        if transport is not None and not transport.is_closing():
+            leftover = _detach(protocol)
+            if protocol.is_half_closed:  # the end of the stream has been read, nobody would see it again
+                transport.close()
+            else:
+                self._upgrades.open(transport, head, leftover)
+        return _NoResponse()
+
+
+def _head_of(request: web.Request) -> bytes:
+    version = request.version
+    line = f"{request.method} {request.raw_path} HTTP/{version.major}.{version.minor}\r\n"
+    fields = [name + b": " + value + b"\r\n" for name, value in request.raw_headers]
+    return line.encode("utf-8", "surrogateescape") + b"".join(fields) + b"\r\n"
+
+
+def _detach(protocol: web.RequestHandler) -> bytes:
+    """End aiohttp's part in a connection without closing it; return what came after the upgrade's head."""
+    tail = _Tail()
+    # aiohttp keeps what follows an upgrade for whoever parses it, and resumes reading if that was too much.
+    protocol.set_parser(tail)  # type: ignore[arg-type]
+    # Without a transport there is nothing that it could close at the end of the connection as it sees it.
+    protocol.transport = None
+    protocol.connection_lost(None)
+    return bytes(tail.data)
+
+
+class _Tail:
+    """Takes the place of aiohttp's WebSocket parser."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
+class _NoResponse(web.StreamResponse):
+    """What the route of an upgraded connection returns: there is nothing left to answer, or nobody."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class HttpProtocol(web.RequestHandler):
+    """aiohttp's connection, with errors as JSON and answers for clients that close their sending side."""
+
+    __slots__ = ("is_half_closed",)
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own runner passes None to switch it off
+            max_field_size=MAX_HEAD_SIZE,
+            max_headers=MAX_HEADERS,
+        )
+        self.is_half_closed = False
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what no middleware can: heads that aiohttp refuses, and exceptions of a route."""
+        if status >= 500:
+            log_limited(
+                _log, "http request failed", "request failed", level="error", path=request.path, exc_info=exc
+            )
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun; it cannot become an error any more")
+        response = problem_response(refusal_of(status))
+        response.headers["Server"] = "fastws"
+        response.force_close()
+        return response
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio.Protocol allows
+        """Keep a half-closed connection until its request is answered."""
+        if self._waiter is not None and not self._waiter.done():  # idle: nothing is owed
+            return None
+        self.is_half_closed = True
+        self.close()
+        self._loop.call_later(_HALF_CLOSED_SECONDS, self.force_close)
+        return True

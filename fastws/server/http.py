@@ -1,0 +1,196 @@
+"""The HTTP endpoints beside the WebSocket ones, as an aiohttp application.
+
+Every body is JSON; every error, whoever finds it, is ``{"error":{"code":…,"message":…}}`` with a matching
+status. Handlers read what is in memory and wait for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from fastws._market import Instrument, utc_text
+from fastws.clock import wall_ms
+from fastws.errors import FastwsError
+from fastws.server.handshake import Refusal, error_body
+
+MAX_BODY_SIZE: Final = 1 << 20
+MAX_BOOK_DEPTH: Final = 10
+MAX_BOOKS: Final = 1000
+
+_JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class MarketView(Protocol):
+    """What the routes read of the market; see :class:`fastws.market.market.Market`."""
+
+    def instrument(self, code: str, /) -> Instrument | None: ...
+
+    def stock_body(self, code: str, /) -> bytes | None: ...
+
+    def orderbook_body(self, code: str, /, depth: int, history: int) -> bytes | None: ...
+
+
+class ServerView(Protocol):
+    """What the routes read of the server."""
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the server has begun to stop."""
+
+    @property
+    def n_connections(self) -> int:
+        """Open WebSocket connections."""
+
+    @property
+    def feeds(self) -> Mapping[str, str]:
+        """State of each upstream feed by name: live, stale, reconnecting or stopped."""
+
+    @property
+    def market(self) -> MarketView: ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """The body of ``/v1/ws/stats``."""
+
+
+class HttpError(FastwsError):
+    """Raised by a route to answer `refusal`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def make_app(server: ServerView) -> web.Application:
+    """Return the application with every route, reading from `server`."""
+    app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_SIZE)
+    app.on_response_prepare.append(_set_headers)
+    routes = _Routes(server)
+    for path, handler in (
+        ("/health", routes.health),
+        ("/ready", routes.ready),
+        ("/v1/ws/stats", routes.stats),
+        ("/v1/stocks/{code}", routes.stock),
+        ("/v1/stocks/{code}/orderbook", routes.order_book),
+    ):
+        for variant in (path, path + "/"):
+            app.router.add_get(variant, handler)
+    return app
+
+
+class _Routes:
+    def __init__(self, server: ServerView) -> None:
+        self._server = server
+
+    async def health(self, request: web.Request) -> web.Response:
+        # A stale feed still runs; it has nothing to tell.
+        is_feed_running = any(status in ("live", "stale") for status in self._server.feeds.values())
+        return json_response(
+            {
+                "status": "ok",
+                "price_feed_running": is_feed_running,
+                "active_connections": self._server.n_connections,
+                "timestamp": utc_text(wall_ms()),
+            }
+        )
+
+    async def ready(self, request: web.Request) -> web.Response:
+        is_draining = self._server.is_draining
+        return json_response(
+            {"status": "draining" if is_draining else "ready", "timestamp": utc_text(wall_ms())},
+            status=503 if is_draining else 200,
+        )
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return json_response(self._server.stats())
+
+    async def stock(self, request: web.Request) -> web.Response:
+        code = self._code(request)
+        return self._known(code, "price", self._server.market.stock_body(code))
+
+    async def order_book(self, request: web.Request) -> web.Response:
+        code = self._code(request)
+        depth = _number(request, "depth", MAX_BOOK_DEPTH, 1, MAX_BOOK_DEPTH)
+        history = _number(request, "history", 1, 0, MAX_BOOKS)
+        return self._known(code, "order book", self._server.market.orderbook_body(code, depth, history))
+
+    def _code(self, request: web.Request) -> str:
+        code = request.match_info["code"]
+        if self._server.market.instrument(code) is None:
+            raise HttpError(Refusal(404, "UNKNOWN_SYMBOL", f"unknown symbol {code[:64]}"))
+        return code
+
+    def _known(self, code: str, what: str, body: bytes | None) -> web.Response:
+        if body is None:
+            raise HttpError(Refusal(404, "NO_DATA", f"no {what} of {code} yet"))
+        return json_response(body)
+
+
+def json_response(body: Mapping[str, Any] | bytes, *, status: int = 200) -> web.Response:
+    """Return a JSON response; `body` is encoded unless it is bytes."""
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    return web.Response(body=data, status=status, headers=_JSON)
+
+
+def problem_response(refusal: Refusal) -> web.Response:
+    """Return the response of `refusal`."""
+    response = json_response(error_body(refusal.code, refusal.message), status=refusal.status)
+    response.headers.extend(refusal.headers)
+    return response
+
+
+def _number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    # The length keeps int() from working on a megabyte of digits.
+    if not (len(text) <= 9 and text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
+        raise HttpError(
+            Refusal(400, "INVALID_PARAMETER", f"{name} must be a whole number from {lowest} to {highest}")
+        )
+    return int(text)
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except HttpError as problem:
+        return problem_response(problem.refusal)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = problem_response(refusal_of(error.status))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    headers = response.headers
+    headers["Server"] = "fastws"  # aiohttp would tell its version and Python's
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
+
+
+def refusal_of(status: int) -> Refusal:
+    """Return the refusal that goes with an HTTP status that aiohttp has chosen."""
+    phrase = HTTPStatus(status).phrase
+    code = phrase.upper().replace(" ", "_").replace("-", "_")
+    return Refusal(status, code, _MESSAGES.get(status, phrase.lower()))
+
+
+_MESSAGES: Final = {
+    400: "malformed HTTP request",
+    404: "there is nothing at this path",
+    405: "this path does not support the method",
+    413: f"the body is over {MAX_BODY_SIZE} bytes",
+    500: "internal error",
+    504: "the request took too long",
+}

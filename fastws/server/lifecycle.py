@@ -1,0 +1,227 @@
+"""Puts a server together, runs it, and takes it down again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from fastws import logs
+from fastws._core import Connection, Hub
+from fastws.dialects.screener import ScreenerDialect
+from fastws.errors import CloseCode
+from fastws.feeds.base import Feed, FeedSupervisor
+from fastws.feeds.replay import ReplayFeed
+from fastws.feeds.simulator import SimulatorFeed
+from fastws.market.instruments import Instruments
+from fastws.market.market import Market
+from fastws.server.handshake import Request
+from fastws.server.http import make_app
+from fastws.server.listener import Listener
+from fastws.settings import Settings, parse_feed
+
+# A planned stop takes at most these: the last values leave, then clients answer the close frame.
+_FLUSH_SECONDS: Final = 2.0
+_CLOSE_SECONDS: Final = 3.0
+
+_log = structlog.get_logger("fastws")
+
+
+def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
+    """The feed that the setting `feed` names, None for ``none``."""
+    spec = parse_feed(settings.feed)
+    if spec.kind == "sim":
+        return SimulatorFeed(
+            instruments,
+            rate=settings.simulator_rate,
+            seed=settings.simulator_seed,
+            book_share=settings.simulator_book_share,
+            opening_burst=settings.simulator_opening_burst,
+        )
+    if spec.kind == "replay":
+        assert spec.path is not None
+        return ReplayFeed(spec.path, speed=settings.replay_speed, loop=settings.replay_loop)
+    return None
+
+
+def load_instruments(settings: Settings) -> Instruments:
+    """The instrument table: that of `symbols_file`, or the one that comes with fastws."""
+    if settings.symbols_file is None:
+        return Instruments.load_default()
+    return Instruments.load_symbols_file(settings.symbols_file)
+
+
+class Server:
+    """One fastws server on the running loop: hub, market, feed and listener.
+
+    `start` and `stop` are called once each; `stop` drains: nothing new is accepted, the feed ends, what was
+    published leaves, and every client is closed with 1012.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_draining = False
+        self.hub = Hub(
+            asyncio.get_running_loop(),
+            epoch=secrets.token_hex(4),
+            interval_ms=settings.batch_interval_ms,
+            outbox_soft_size=settings.outbox_soft_bytes,
+            outbox_hard_size=settings.outbox_hard_bytes,
+            stall_timeout=settings.stall_timeout,
+            rate_limit=settings.rate_limit,
+            control_rate_limit=settings.control_rate_limit,
+            ping_interval=settings.ping_interval,
+            pong_timeout=settings.pong_timeout,
+            idle_timeout=settings.idle_timeout,
+            flush_share=settings.flush_share,
+            logger=logging.getLogger("fastws.core"),
+        )
+        self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
+        feed = make_feed(settings, self.market.instruments)
+        self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
+        self.screener = ScreenerDialect(
+            self.hub,
+            self.market,
+            subscription_limit=settings.subscription_limit,
+            message_bytes=settings.message_bytes,
+            accept_unknown_symbols=settings.unknown_symbols == "accept",
+        )
+        self.listener = Listener(
+            make_app(self),
+            {"/v1/ws": self._open_screener},
+            host=settings.host,
+            port=settings.port,
+            handshake_timeout=settings.handshake_timeout,
+            allowed_origins=settings.allowed_origins,
+        )
+
+    async def start(self) -> None:
+        """Listen, then run the feed.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        await self.listener.start()
+        if self.supervisor is not None:
+            self.supervisor.start()
+
+    async def stop(self) -> None:
+        """Take everything down within about five seconds, losing no value that was published."""
+        self.is_draining = True
+        self.listener.stop_accepting()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+        self.hub.flusher.flush_all()
+        await self._until(lambda: self.hub.flusher.is_idle and self.hub.queued_bytes() == 0, _FLUSH_SECONDS)
+        for connection in self.hub.connection_list():
+            connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
+        await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
+        for connection in self.hub.connection_list():
+            connection.abort(CloseCode.RESTART)
+        await self.listener.close()
+        self.hub.stop()
+
+    # What the HTTP routes read.
+
+    @property
+    def n_connections(self) -> int:
+        return self.hub.n_connections
+
+    @property
+    def feeds(self) -> dict[str, str]:
+        return self.market.feeds
+
+    def stats(self) -> dict[str, Any]:
+        """The body of ``/v1/ws/stats``."""
+        hub = self.hub
+        by_type = {"stock": 0, "market": 0, "sector": 0} | hub.subscription_counts()
+        return {
+            "active_connections": hub.n_connections,
+            "total_subscriptions": sum(by_type.values()),
+            "subscriptions_by_type": by_type,
+            "messages_sent": hub.n_messages_sent,
+            "saved_sessions": 0,
+            "batching_enabled": hub.interval_ms > 0,
+            "batch_interval_ms": hub.interval_ms,
+            "queued_messages": hub.queued_messages(),
+            "rate_limiting_enabled": hub.rate_limit > 0,
+            "rate_limit": hub.rate_limit,
+            "messages_received": hub.n_messages_received,
+            "queued_bytes": hub.queued_bytes(),
+            "effective_interval_ms": round(max(hub.flusher.effective_interval_ms, hub.interval_ms), 1),
+            "flushes": hub.flusher.n_flushes,
+            "flush_seconds": round(hub.flusher.busy_ns / 1e9, 3),
+            "loop_lag_ms": round(hub.loop_lag_ms, 2),
+            "cohorts": len(hub.cohorts),
+            "sequence": hub.sequence,
+            "epoch": hub.epoch,
+            "feeds": self.market.feeds,
+            "connections_accepted": hub.n_accepted,
+            "closes": {str(code): n for code, n in sorted(hub.closes.items())},
+            "accept_pauses": self.listener.accept_pauses,
+            "updates": hub.ledger(),
+        }
+
+    def _open_screener(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+        Connection(
+            self.hub,
+            transport,
+            self.screener,
+            self.screener.dialect,
+            max_message_size=self.settings.message_bytes,
+        ).open(leftover)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):  # what is not done by then is cut off by the caller
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await asyncio.sleep(0.01)
+
+
+def serve(settings: Settings) -> int:
+    """Run a server until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        SettingsError: a setting turns out to be unusable, such as a port that is taken.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopped.set)
+    server = Server(settings)
+    await server.start()
+    _print_welcome(server)
+    await stopped.wait()
+    _log.info("stopping", connections=server.n_connections)
+    await server.stop()
+    _log.info("stopped")
+    return 0
+
+
+def _print_welcome(server: Server) -> None:
+    settings = server.settings
+    host, port = server.listener.addresses[0]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    lines = [
+        f"fastws is ready: {len(server.market.instruments)} instruments, feed {settings.feed}",
+        f"  WebSocket  ws://{shown}:{port}/v1/ws",
+        f"  health     http://{shown}:{port}/health",
+        f"  statistics http://{shown}:{port}/v1/ws/stats",
+        f"  a stock    http://{shown}:{port}/v1/stocks/005930",
+    ]
+    if settings.feed == "none":
+        lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,0 +1,325 @@
+"""The one port: accepts, reads the first head of every connection, and hands the connection on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Final, Generic, TypeVar, cast
+
+import structlog
+from aiohttp import web
+
+from fastws.logs import log_limited
+from fastws.server.acceptor import Acceptor
+from fastws.server.handover import HttpConnections
+from fastws.server.handshake import (
+    HeadReader,
+    Refusal,
+    Request,
+    check_origin,
+    check_upgrade,
+    refusal_response,
+    select_subprotocol,
+    upgrade_response,
+)
+
+# A refused client may still be sending; closing on unread data would reset the connection and could cost it
+# the answer. So the rest is read and dropped for a while.
+_LINGER_SECONDS: Final = 1.0
+_LINGER_SIZE: Final = 1 << 20
+
+_log = structlog.get_logger("fastws.listener")
+
+OpenConnection = Callable[[asyncio.Transport, Request, bytes], None]
+"""Takes over a transport after the 101: ``(transport, request, leftover)``, leftover being the bytes that
+came right behind the head. It sets the transport's protocol. Where an earlier response of the same connection
+is still on its way, ``transport.get_write_buffer_size()`` is not 0."""
+
+_NOT_FOUND: Final = Refusal(404, "NOT_FOUND", "there is no WebSocket at this path")
+_DRAINING: Final = Refusal(503, "SHUTTING_DOWN", "the server is stopping", (("Retry-After", "5"),))
+_TIMED_OUT: Final = Refusal(408, "REQUEST_TIMEOUT", "the request head took too long")
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Deadlines(Generic[K]):
+    """Deadlines of equal length, in order of insertion, with one timer for all of them."""
+
+    def __init__(self, seconds: float, on_expired: Callable[[K], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._on_expired = on_expired
+        self._due: dict[K, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, key: K) -> None:
+        self._due[key] = self._loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._sweep)
+
+    def discard(self, key: K) -> None:
+        self._due.pop(key, None)
+
+    def close(self) -> list[K]:
+        """Stop the timer; return the keys whose deadlines are not met any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        keys = list(self._due)
+        self._due.clear()
+        return keys
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        expired = []
+        for key, due in self._due.items():
+            if due > now:
+                # Never in quick succession: a storm of clients has a deadline every few microseconds.
+                self._timer = self._loop.call_later(max(due - now, 0.05), self._sweep)
+                break
+            expired.append(key)
+        for key in expired:
+            self._due.pop(key, None)
+            self._on_expired(key)
+
+
+class Listener:
+    """Listens on one address and hands connections to WebSocket handlers and to aiohttp.
+
+    1. Every accepted connection is in exactly one place: waiting for its head, lingering after a refusal,
+       with aiohttp, or with the handler of its WebSocket path, from which it never comes back.
+    2. A connection whose head is not complete `handshake_timeout` seconds after it was accepted is closed.
+    3. After :meth:`stop_accepting` no connection is accepted and no upgrade granted; HTTP on open connections
+       goes on until :meth:`close`.
+
+    Counters: `n_accepted`, `n_upgraded`, `n_refused` (heads and first requests), `n_timed_out`,
+    `accept_pauses`.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        paths: Mapping[str, OpenConnection],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        handshake_timeout: float = 10.0,
+        allowed_origins: Collection[str] = (),
+    ) -> None:
+        """`paths` maps WebSocket paths, with or without trailing slash, to what opens a connection there.
+
+        `app` must not have been started. See :class:`fastws.settings.Settings` for the rest.
+        """
+        self._paths: dict[str, OpenConnection] = {}
+        for path, open_connection in paths.items():
+            bare = path.rstrip("/")
+            self._paths[bare] = self._paths[bare + "/"] = open_connection
+        self._acceptor = Acceptor(lambda: _Head(self), host, port)
+        self._handshake_timeout = handshake_timeout
+        self._allowed_origins = tuple(allowed_origins)
+        self._http = HttpConnections(app, self)
+        self._is_stopped = False
+        self.n_accepted = 0
+        self.n_upgraded = 0
+        self.n_refused = 0
+        self.n_timed_out = 0
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of every listening socket; with port 0 asked for, the port that was given."""
+        return self._acceptor.addresses
+
+    @property
+    def port(self) -> int:
+        """The port listened on."""
+        return self.addresses[0][1]
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether clients wait in the backlog for want of file descriptors."""
+        return self._acceptor.is_paused
+
+    @property
+    def accept_pauses(self) -> int:
+        """How often that has begun."""
+        return self._acceptor.n_pauses
+
+    @property
+    def n_pending(self) -> int:
+        """Connections whose head is not complete yet."""
+        return len(self._pending)
+
+    @property
+    def n_http(self) -> int:
+        """Connections with aiohttp."""
+        return self._http.n_open
+
+    async def start(self) -> None:
+        """Bind and listen.
+
+        Raises:
+            SettingsError: the address cannot be listened on; the text names host or port and the fix.
+        """
+        self._pending: Deadlines[_Head] = Deadlines(self._handshake_timeout, self._on_timeout)
+        self._lingering: Deadlines[_Head] = Deadlines(_LINGER_SECONDS, lambda head: head.transport.abort())
+        await self._http.start()
+        try:
+            await self._acceptor.start()
+        except BaseException:
+            await self._http.close()
+            raise
+        for host, port in self.addresses:
+            shown = f"[{host}]" if ":" in host else host
+            _log.info("listening", url=f"http://{shown}:{port}")
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; the kernel resets whoever waits in their backlog."""
+        self._is_stopped = True
+        self._acceptor.stop()
+
+    async def close(self) -> None:
+        """Stop accepting and end every connection that is not with a WebSocket handler."""
+        self.stop_accepting()
+        await self._acceptor.wait_stopped()
+        for head in (*self._pending.close(), *self._lingering.close()):
+            head.transport.abort()
+        await self._http.close()
+
+    # Connections.
+
+    def on_accepted(self, head: _Head) -> None:
+        self.n_accepted += 1
+        self._pending.add(head)
+        self._acceptor.on_accepted(head.transport)
+
+    def on_head(self, head: _Head, request: Request, data: bytes, leftover: bytes) -> None:
+        """Hand on a connection whose head is complete; `data` is all that was read from it."""
+        self._pending.discard(head)
+        transport = head.transport
+        if not request.is_upgrade:
+            self._http.adopt(transport, data)
+            return
+        refusal = self.check(request)
+        if refusal is None:
+            self.open(transport, request, leftover)
+        else:
+            self.refuse(head, refusal)
+
+    def refuse(self, head: _Head, refusal: Refusal) -> None:
+        """Answer `refusal` and close the connection once the client has taken it."""
+        self.n_refused += 1
+        self._pending.discard(head)
+        transport = head.transport
+        if transport.is_closing():
+            return
+        head.reader = None
+        self._lingering.add(head)
+        transport.write(refusal_response(refusal))
+        transport.write_eof()
+
+    def on_lost(self, head: _Head) -> None:
+        self._pending.discard(head)
+        self._lingering.discard(head)
+
+    def _on_timeout(self, head: _Head) -> None:
+        self.n_timed_out += 1
+        reader = head.reader
+        if reader is None or reader.is_empty:
+            # Browsers open connections ahead of need; an answer to no question would confuse them.
+            head.transport.abort()
+        else:
+            self.refuse(head, _TIMED_OUT)
+
+    # Upgrades, also those that come later on a connection of aiohttp's.
+
+    def is_websocket_path(self, path: str) -> bool:
+        return path in self._paths
+
+    def check(self, request: Request) -> Refusal | None:
+        """Return why an upgrade is refused, None when it is to be opened."""
+        if request.path not in self._paths:
+            return _NOT_FOUND
+        if self._is_stopped:
+            return _DRAINING
+        return check_upgrade(request) or check_origin(request, self._allowed_origins)
+
+    def open(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+        """Answer 101 and give `transport` to the handler of the request's path; never raises."""
+        try:
+            if not write_now(transport, upgrade_response(request, subprotocol=select_subprotocol(request))):
+                return
+            self.n_upgraded += 1
+            self._paths[request.path](transport, request, leftover)
+        except Exception as error:
+            # A mistake of ours costs this connection, and says so, but never the server.
+            log_limited(
+                _log,
+                "open failed",
+                "cannot open a connection",
+                level="error",
+                path=request.path,
+                exc_info=error,
+            )
+            transport.abort()
+
+
+class _Head(asyncio.Protocol):
+    """A connection until its head is complete, or, after a refusal, until the client is gone."""
+
+    __slots__ = ("_listener", "_n_dropped", "reader", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._n_dropped = 0
+        self.reader: HeadReader | None = HeadReader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._listener.on_accepted(self)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self.reader
+        if reader is None:
+            self._n_dropped += len(data)
+            if self._n_dropped > _LINGER_SIZE:
+                self.transport.abort()
+            return
+        result = reader.feed(data)
+        if result is None:
+            return
+        if isinstance(result, Refusal):
+            self._listener.refuse(self, result)
+            return
+        is_whole = len(reader.head) + len(reader.body) == len(data)
+        self._listener.on_head(self, result, data if is_whole else reader.head + reader.body, reader.body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.on_lost(self)
+
+
+def write_now(transport: asyncio.Transport, data: bytes) -> bool:
+    """Write `data` so that nothing that is sent to the socket directly afterwards overtakes it.
+
+    uvloop holds back what is written to a transport until the end of the turn, while the core sends past the
+    transport, at once. Returns False when the client is gone.
+    """
+    if transport.is_closing():
+        return False
+    if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
+        try:
+            n_written = os.write(transport.get_extra_info("socket").fileno(), data)
+        except BlockingIOError:
+            n_written = 0
+        except OSError:
+            transport.abort()
+            return False
+        data = data[n_written:]
+    transport.write(data)
+    return True

@@ -1,0 +1,53 @@
+"""Builds the compiled core. Everything else about the package stands in pyproject.toml.
+
+Environment switches (see `make debug`):
+
+FASTWS_DEBUG=1      bounds and None checks on, object counters and assertions compiled in
+FASTWS_SANITIZE=…   value for -fsanitize=, e.g. ``address,undefined``
+FASTWS_ANNOTATE=1   write Cython's annotated HTML beside each source
+"""
+
+import os
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+debug = os.environ.get("FASTWS_DEBUG", "") not in ("", "0")
+sanitize = os.environ.get("FASTWS_SANITIZE", "")
+annotate = os.environ.get("FASTWS_ANNOTATE", "") not in ("", "0")
+
+compile_args = ["-std=c11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code"]
+link_args: list[str] = []
+if debug:
+    compile_args += ["-O1", "-g", "-UNDEBUG", "-DFASTWS_DEBUG=1"]
+else:
+    compile_args += ["-O3", "-g0", "-DFASTWS_DEBUG=0"]
+if sanitize:
+    compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
+    link_args += [f"-fsanitize={sanitize}"]
+
+directives = {"language_level": 3, "embedsignature": False}
+if debug:
+    directives |= {"boundscheck": True, "wraparound": False, "initializedcheck": True, "nonecheck": True}
+
+names = ["_frames", "_core", "_rings", "_market", "_kis", "_simulator", "bench._client"]
+extensions = [
+    Extension(
+        f"fastws.{name}",
+        [f"fastws/{name.replace('.', '/')}.pyx"],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    for name in names
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        compiler_directives=directives,
+        annotate=annotate,
+        force=debug or bool(sanitize),
+        quiet="-q" in sys.argv,
+    )
+)

@@ -1,0 +1,190 @@
+"""A hub with real sockets and no handshake: what a connection gets is what the core sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Options, Topic
+from fastws._frames import OP_TEXT, FrameReader, build_frame
+
+MASK = b"\x01\x02\x03\x04"
+
+
+def encode(payload: int, published_ms: int) -> bytes:
+    return b'{"value":%d,"pad":"%s"' % (payload, b"x" * (payload % 7))
+
+
+DIALECT = Dialect("test", encode)
+
+
+class Handler:
+    """Takes JSON commands: {"subscribe": {topic: options}} replaces the whole set, {"snapshot": …} also sends one."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.opened: list[Connection] = []
+        self.closed: list[int] = []
+        self.n_limited = 0
+
+    def on_open(self, connection: Connection) -> None:
+        self.opened.append(connection)
+
+    def on_message(self, connection: Connection, data: bytes, is_text: bool) -> None:
+        connection.send_control(b'{"echo":%s}' % data)
+
+    def on_rate_limited(self, connection: Connection) -> None:
+        self.n_limited += 1
+        connection.send_control(b'{"limited":true}')
+
+    def on_close(self, connection: Connection, code: int) -> None:
+        self.closed.append(code)
+
+
+class Client:
+    """The other end of a connection: raw bytes in, messages out."""
+
+    def __init__(
+        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.connection = connection
+        self.frames = FrameReader(is_client=True, max_message_size=16 << 20)
+        self.reader = reader
+        self.writer = writer
+        self.messages: list[Any] = []
+        self.close_code: int | None = None
+        self.n_pings = 0
+
+    async def read(self, size: int = 65536) -> bool:
+        """Take in what comes next; False at the end of the stream."""
+        data = await self.reader.read(size)
+        for event in self.frames.feed(data):
+            if event[0] == "message":
+                self.messages.append(json.loads(event[3]))
+            elif event[0] == "close":
+                self.close_code = event[1]
+            elif event[0] == "ping":
+                self.n_pings += 1
+            else:
+                assert event[0] == "pong", event
+        return bool(data)
+
+    async def next(self) -> Any:
+        """The next message."""
+        async with asyncio.timeout(10):
+            while not self.messages:
+                assert await self.read(), "the connection ended"
+        return self.messages.pop(0)
+
+    async def drain(self) -> None:
+        """Read until a message sent now has come back, so that all before it is here."""
+        self.send({"mark": 1})
+        async with asyncio.timeout(10):
+            while not any("echo" in message for message in self.messages):
+                assert await self.read(), "the connection ended"
+        self.messages = [message for message in self.messages if "echo" not in message]
+
+    def send(self, message: object) -> None:
+        self.send_raw(build_frame(OP_TEXT, json.dumps(message).encode(), mask=MASK))
+
+    def send_raw(self, data: bytes) -> None:
+        self.writer.write(data)
+
+
+def updates(messages: list[Any]) -> list[Any]:
+    """The updates in messages, those of batches taken out; snapshots and other messages left out."""
+    found = []
+    for message in messages:
+        if message.get("type") == "batch":
+            if not message.get("snapshot"):
+                found += message["messages"]
+        elif "seq" in message:
+            found.append(message)
+    return found
+
+
+class Bench:
+    """The hub, its channels by name, and a way to connect."""
+
+    def __init__(self, hub: Hub, server: asyncio.Server) -> None:
+        self.hub = hub
+        self.server = server
+        self.handler = Handler(self)
+        self.channels: dict[str, Channel] = {}
+        self.clients: list[Client] = []
+
+    def channel(self, name: str, market: str = "M") -> Channel:
+        if name not in self.channels:
+            topics = (self.hub.topic("stock", name), self.hub.topic("market", market))
+            self.channels[name] = self.hub.channel(name, "price", topics, bit=CHANNEL_PRICE, numbered=True)
+        return self.channels[name]
+
+    def publish(self, name: str, value: int) -> int:
+        return self.hub.publish(self.channel(name), value)
+
+    def topic(self, name: str) -> Topic:
+        self.channel(name)
+        return self.hub.topic("stock", name)
+
+    def subscribe(self, client: Client, *names: str, **options: Any) -> dict[Topic, Options]:
+        wanted = {self.topic(name): self.hub.options(**options) for name in names}
+        client.connection.set_subscriptions(wanted)
+        return wanted
+
+    async def connect(self, *, receive_buffer: int = 0) -> Client:
+        n_open = len(self.handler.opened)
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self.server.sockets[0].getsockname())
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 16)
+        async with asyncio.timeout(10):
+            while len(self.handler.opened) == n_open:
+                await asyncio.sleep(0)
+        client = Client(self.handler.opened[-1], reader, writer)
+        self.clients.append(client)
+        return client
+
+    def check_ledger(self) -> dict[str, int]:
+        """The conservation law holds; returns it."""
+        ledger = self.hub.ledger()
+        parts = ("delivered", "conflated", "lost", "undelivered", "waiting")
+        assert ledger["published"] == sum(ledger[part] for part in parts), ledger
+        assert all(value >= 0 for value in ledger.values()), ledger
+        return ledger
+
+
+@contextlib.asynccontextmanager
+async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
+    loop = asyncio.get_running_loop()
+    hub = Hub(loop, epoch="test", **settings)
+
+    class Front(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            if send_buffer:
+                transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer
+                )
+            Connection(hub, transport, made.handler, DIALECT, max_message_size=65536).open()  # type: ignore[arg-type]
+
+    server = await loop.create_server(Front, "127.0.0.1", 0)
+    made = Bench(hub, server)
+    try:
+        yield made
+        made.check_ledger()
+    finally:
+        for client in made.clients:
+            client.writer.close()
+        async with asyncio.timeout(10):
+            while hub.n_connections:
+                await asyncio.sleep(0.001)
+        made.check_ledger()
+        assert hub.cohorts == {}
+        hub.stop()
+        server.close()
+        await server.wait_closed()

@@ -1,0 +1,306 @@
+"""The HTTP endpoints over a real socket: bodies, parameters, errors, and their one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from listening import Client, Response, listening, scenario, until, upgrade
+
+from fastws._core import Hub
+from fastws._market import BookUpdate, Instrument, PriceUpdate
+from fastws.market.instruments import Instruments
+from fastws.market.market import Market
+from fastws.server.http import MAX_BODY_SIZE, make_app
+from fastws.server.listener import Listener
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SAMSUNG = Instrument("005930", "Samsung Electronics", "KOSPI", "Tech", 72000, "KRW")
+APPLE = Instrument("AAPL", "Apple", "NASDAQ", "Tech", "150.00", "USD")
+
+
+class View:
+    """A server as the routes see it, with a real market."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self.n_connections = 12
+        self.hub = Hub(asyncio.get_running_loop(), epoch="test")
+        self.market = Market(self.hub, Instruments([SAMSUNG, APPLE]))
+        self.feeds: dict[str, str] = {}
+        self.is_broken = False
+
+    def stats(self) -> Mapping[str, Any]:
+        if self.is_broken:
+            raise RuntimeError("this text is not for clients")
+        return {"active_connections": 12, "subscriptions_by_type": {"stock": 1}}
+
+
+class Site:
+    """The routes, asked over one kept-alive connection, so that an answer out of step would be seen."""
+
+    def __init__(self, view: View, listener: Listener, client: Client) -> None:
+        self.view = view
+        self.listener = listener
+        self.client = client
+
+    async def ask(self, path: str, method: str = "GET", body: bytes = b"") -> Response:
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        if body:
+            head += f"Content-Length: {len(body)}\r\n"
+        self.client.send(f"{head}\r\n".encode() + body)
+        return await self.client.response(has_body=method != "HEAD")
+
+    async def json(self, path: str, status: int = 200) -> Any:
+        response = await self.ask(path)
+        assert response.status == status
+        assert response.headers["content-type"] == "application/json; charset=utf-8"
+        return json.loads(response.body)
+
+    async def error(self, path: str, status: int) -> str:
+        body = await self.json(path, status)
+        assert set(body) == {"error"}
+        assert set(body["error"]) == {"code", "message"}
+        assert body["error"]["message"]
+        code: str = body["error"]["code"]
+        return code
+
+
+@contextlib.asynccontextmanager
+async def site() -> AsyncIterator[Site]:
+    view = View()
+    try:
+        async with listening(make_app(view)) as harness:
+            yield Site(view, harness.listener, await harness.connect())
+    finally:
+        view.hub.stop()
+
+
+@scenario
+async def test_health() -> None:
+    async with site() as server:
+        body = await server.json("/health")
+        assert TIMESTAMP.fullmatch(body.pop("timestamp"))
+        assert body == {"status": "ok", "price_feed_running": False, "active_connections": 12}
+        for status, is_running in (
+            ("live", True),
+            ("stale", True),
+            ("reconnecting", False),
+            ("stopped", False),
+        ):
+            server.view.market.set_feed_status("kis", status)
+            server.view.feeds = server.view.market.feeds
+            assert (await server.json("/health"))["price_feed_running"] is is_running
+
+
+@scenario
+async def test_ready_until_draining() -> None:
+    async with site() as server:
+        assert (await server.json("/ready"))["status"] == "ready"
+        server.view.is_draining = True
+        assert (await server.json("/ready", 503))["status"] == "draining"
+        assert (await server.json("/health"))["status"] == "ok"
+
+
+@scenario
+async def test_stats() -> None:
+    async with site() as server:
+        assert await server.json("/v1/ws/stats") == {
+            "active_connections": 12,
+            "subscriptions_by_type": {"stock": 1},
+        }
+
+
+@scenario
+async def test_the_last_price_with_the_digits_of_its_source() -> None:
+    async with site() as server:
+        assert await server.error("/v1/stocks/AAPL", 404) == "NO_DATA"
+        server.view.market.publish_price(PriceUpdate(APPLE, "150.250", change="-0.50", volume=50_000_000))
+        response = await server.ask("/v1/stocks/AAPL")
+        assert b'"price":150.250,"change":-0.50,"volume":50000000' in response.body
+        body = json.loads(response.body)
+        assert (body["type"], body["code"], body["name"]) == ("price_update", "AAPL", "Apple")
+        assert TIMESTAMP.fullmatch(body["timestamp"])
+
+
+@scenario
+async def test_the_last_books() -> None:
+    async with site() as server:
+        path = "/v1/stocks/005930/orderbook"
+        assert await server.error(path, 404) == "NO_DATA"
+        for index in range(5):
+            server.view.market.publish_book(
+                BookUpdate(
+                    SAMSUNG,
+                    [(72900 - level, index * 100 + level) for level in range(10)],
+                    [(73000 + level, index * 100 + level) for level in range(10)],
+                )
+            )
+        body = await server.json(path)
+        assert body["code"] == "005930"
+        assert body["bids"][0] == {"price": 72900, "quantity": 400}
+        assert (len(body["bids"]), len(body["asks"]), len(body["history"])) == (10, 10, 1)
+        body = await server.json(f"{path}?depth=3&history=4")
+        assert (len(body["bids"]), len(body["asks"])) == (3, 3)
+        assert [book["bids"][0]["quantity"] for book in body["history"]] == [100, 200, 300, 400]
+        assert {len(book["asks"]) for book in body["history"]} == {3}
+        assert len((await server.json(f"{path}?history=1000"))["history"]) == 5
+        assert "history" not in await server.json(f"{path}?history=0")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["depth=0", "depth=11", "depth=-1", "depth=x", "depth=", "depth=1.5", "depth=%EF%BC%91",
+     "depth=" + "1" * 5000, "history=-1", "history=1001", "history=x"],
+)  # fmt: skip
+@scenario
+async def test_wrong_parameters(query: str) -> None:
+    async with site() as server:
+        path = f"/v1/stocks/005930/orderbook?{query}"
+        body = await server.json(path, 400)
+        assert body["error"]["code"] == "INVALID_PARAMETER"
+        assert body["error"]["message"].startswith(query.partition("=")[0] + " must be a whole number from ")
+
+
+@scenario
+async def test_unknown_symbols() -> None:
+    async with site() as server:
+        for code in ("999999", "%EC%82%BC", "%FF", "a%20b", "x" * 300, "%3Cscript%3E"):
+            assert await server.error(f"/v1/stocks/{code}", 404) == "UNKNOWN_SYMBOL"
+            assert await server.error(f"/v1/stocks/{code}/orderbook", 404) == "UNKNOWN_SYMBOL"
+
+
+@scenario
+async def test_a_trailing_slash_changes_nothing() -> None:
+    async with site() as server:
+        server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
+        for path in ("/health", "/ready", "/v1/ws/stats", "/v1/stocks/005930"):
+            for variant in (path, path + "/"):
+                assert (await server.ask(variant)).status == 200
+
+
+@scenario
+async def test_head_answers_like_get_without_a_body() -> None:
+    async with site() as server:
+        for path, status in (("/health", 200), ("/health/", 200), ("/nothing", 404), ("/v1/stocks/1", 404)):
+            get = await server.ask(path)
+            head = await server.ask(path, "HEAD")
+            assert (head.status, get.status) == (status, status)
+            assert head.headers["content-length"] == get.headers["content-length"]
+            assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@scenario
+async def test_every_error_is_json_of_one_shape() -> None:
+    async with site() as server:
+        for path in (
+            "/",
+            "/nothing",
+            "/v1",
+            "/v1/ws/stats/x",
+            "/health//",
+            "/%2e%2e/etc/passwd",
+            "/static/x",
+        ):
+            assert await server.error(path, 404) == "NOT_FOUND"
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
+            response = await server.ask("/health", method, b"x" * 10)
+            if method == "BREW":  # unknown to aiohttp's parser, which closes
+                assert response.status == 400
+                break
+            assert response.status == 405
+            assert response.headers["allow"] == "GET,HEAD"
+            assert json.loads(response.body)["error"]["code"] == "METHOD_NOT_ALLOWED"
+
+
+@scenario
+async def test_a_failing_route_tells_nothing_of_its_failure() -> None:
+    async with site() as server:
+        server.view.is_broken = True
+        response = await server.ask("/v1/ws/stats")
+        assert response.status == 500
+        assert json.loads(response.body) == {
+            "error": {"code": "INTERNAL_SERVER_ERROR", "message": "internal error"}
+        }
+        assert response.headers["server"] == "fastws"
+
+
+@scenario
+async def test_no_answer_tells_versions() -> None:
+    async with site() as server:
+        for path in ("/health", "/nothing"):
+            headers = (await server.ask(path)).headers
+            assert headers["server"] == "fastws"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "no-store"
+
+
+@scenario
+async def test_large_bodies_are_read_away_and_too_large_ones_refused() -> None:
+    async with site() as server:
+        response = await server.ask("/nothing", "POST", b"x" * 500_000)
+        assert response.status == 404
+        assert (await server.ask("/health")).status == 200
+
+    async def read(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    view = View()
+    app = make_app(view)
+    app.router.add_post("/read", read)
+    async with listening(app) as harness:
+        server = Site(view, harness.listener, await harness.connect())
+        assert (await server.ask("/read", "POST", b"x" * MAX_BODY_SIZE)).body == str(MAX_BODY_SIZE).encode()
+        response = await server.ask("/read", "POST", b"x" * (MAX_BODY_SIZE + 1))
+        assert response.status == 413
+        assert json.loads(response.body)["error"]["message"] == f"the body is over {MAX_BODY_SIZE} bytes"
+        assert (await server.ask("/health")).status == 200
+    view.hub.stop()
+
+
+@scenario
+async def test_a_websocket_after_health_on_the_same_connection() -> None:
+    async with site() as server:
+        assert (await server.ask("/health")).status == 200
+        server.client.send(upgrade() + b"frame")
+        assert (await server.client.response()).status == 101
+        assert await server.client.reader.readexactly(5) == b"frame"
+        await until(lambda: server.listener.n_http == 0)
+
+
+@scenario
+async def test_aiohttp_and_the_standard_library_as_clients() -> None:
+    async with site() as server:
+        port = server.listener.port
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            for _ in range(3):
+                async with session.get("/health") as response:
+                    assert (await response.json())["status"] == "ok"
+            async with session.post("/health", data=b"x" * 500_000) as refused:
+                assert refused.status == 405
+
+        def ask() -> list[int]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            statuses = []
+            for method, path in (
+                ("GET", "/health"),
+                ("HEAD", "/health"),
+                ("GET", "/nothing"),
+                ("GET", "/ready"),
+            ):
+                connection.request(method, path)
+                answer = connection.getresponse()
+                answer.read()
+                statuses.append(answer.status)
+            connection.close()
+            return statuses
+
+        assert await asyncio.to_thread(ask) == [200, 200, 404, 200]

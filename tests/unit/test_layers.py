@@ -1,0 +1,119 @@
+"""Keeps imports in the directions of the architecture, and each outside package in the one place that may use it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "fastws"
+
+# A module may import those of its own rank and of lower ranks. The longest matching name counts.
+RANKS = {
+    "fastws._frames": 0,
+    "fastws.errors": 0,
+    "fastws.clock": 0,
+    "fastws._version": 0,
+    "fastws.data": 0,
+    "fastws._core": 1,
+    "fastws._market": 1,
+    "fastws._rings": 1,
+    "fastws.settings": 1,
+    "fastws.messages": 1,
+    "fastws.logs": 1,
+    "fastws.market": 2,
+    "fastws._kis": 2,
+    "fastws._simulator": 2,
+    "fastws.feeds": 3,
+    "fastws.dialects": 3,
+    "fastws.server": 4,
+    "fastws.bench": 4,
+    "fastws.cli": 5,
+    "fastws.__main__": 6,
+    "fastws": 6,
+}
+# Where an outside package may be imported.
+HOMES = {
+    "aiohttp": {"fastws.server"},
+    "structlog": {"fastws.logs", "fastws.feeds", "fastws.server", "fastws.cli"},
+    "uvloop": {"fastws.server.lifecycle", "fastws.cli"},
+    "orjson": {"fastws.server.http", "fastws.feeds"},
+}
+# Bytes or values in, values out: no event loop in these.
+SANS_IO = {
+    "fastws._frames",
+    "fastws._kis",
+    "fastws._market",
+    "fastws._rings",
+    "fastws.messages",
+    "fastws.errors",
+    "fastws.settings",
+    "fastws.dialects.screener",
+    "fastws.server.handshake",
+    "fastws.market.market",
+    "fastws.market.instruments",
+}
+_CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*")):
+        if path.suffix in {".py", ".pyx"}:
+            name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    if path.suffix == ".pyx":
+        texts = [path.read_text()]
+        texts += [part.read_text() for part in sorted((path.parent / f"{path.stem}_impl").glob("*.pxi"))]
+        for match in _CIMPORT.finditer("\n".join(texts)):
+            yield match.group(1) or match.group(2)
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rank(name: str) -> int:
+    while name not in RANKS:
+        assert "." in name, f"{name} has no place in the layers"
+        name = name.rpartition(".")[0]
+    return RANKS[name]
+
+
+def lies_in(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(place + ".") for place in places)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_point_inwards(name: str) -> None:
+    for other in imported(modules()[name]):
+        if other == "fastws._version" or not other.startswith("fastws."):
+            continue
+        assert rank(other) <= rank(name), f"{name} must not import {other}"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_outside_packages_stay_in_their_place(name: str) -> None:
+    for other in imported(modules()[name]):
+        package = other.partition(".")[0]
+        assert package not in HOMES or lies_in(name, HOMES[package]), f"{name} must not import {package}"
+        assert package != "asyncio" or name not in SANS_IO, f"{name} is sans-IO and must not import asyncio"
+
+
+def test_the_core_knows_no_field_of_a_market_message() -> None:
+    """Only the envelopes `batch` and `overflow` are the core's own."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "_core_impl").glob("*.pxi")))
+    for field in ("price", "change_percent", "volume", "bids", "quantity"):
+        assert f'"{field}"' not in text

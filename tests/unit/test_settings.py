@@ -1,0 +1,298 @@
+"""Where settings come from, which one wins, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastws.errors import SettingsError
+from fastws.settings import SETTINGS, FeedSpec, Settings, load, parse_feed
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str) -> str:
+        path = tmp_path / "fastws.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def message(*arguments: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# Values.
+
+
+def test_defaults() -> None:
+    settings = load(None, {}, {})
+    assert settings == Settings()
+    assert settings.sources == {}
+    assert (settings.host, settings.port, settings.feed) == ("127.0.0.1", 8000, "none")
+    assert (settings.batch_interval_ms, settings.rate_limit, settings.subscription_limit) == (30, 100, 50)
+    assert (settings.message_bytes, settings.outbox_soft_bytes, settings.outbox_hard_bytes) == (
+        65536,
+        262144,
+        1048576,
+    )
+    assert (settings.handshake_timeout, settings.ping_interval, settings.pong_timeout) == (10, 25, 60)
+    assert (settings.stall_timeout, settings.idle_timeout, settings.control_rate_limit) == (30, 300, 200)
+    assert (settings.flush_share, settings.book_history, settings.unknown_symbols) == (0.75, 64, "reject")
+    assert settings.allowed_origins == ()
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(toml: Callable[[str], str]) -> None:
+    path = toml("port = 1\nrate_limit = 1\nbook_history = 1\n")
+    settings = load(path, {"FASTWS_PORT": "2", "FASTWS_RATE_LIMIT": "2"}, {"port": "3"})
+    assert (settings.port, settings.rate_limit, settings.book_history) == (3, 2, 1)
+    assert settings.sources == {"port": "--port", "rate_limit": "FASTWS_RATE_LIMIT", "book_history": path}
+
+
+def test_the_file_can_be_named_by_a_variable(toml: Callable[[str], str]) -> None:
+    assert load(None, {"FASTWS_CONFIG": toml("port = 7")}, {}).port == 7
+
+
+def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp_path: Path) -> None:
+    file = tmp_path / "symbols.csv"
+    file.touch()
+    other = {
+        "host": "0.0.0.0",
+        "feed": "sim",
+        "symbols_file": str(file),
+        "unknown_symbols": "accept",
+        "replay_speed": "max",
+        "replay_loop": True,
+        "simulator_seed": 5,
+        "log_level": "debug",
+        "log_format": "json",
+        "allowed_origins": ["https://a.example", "http://b.example:81"],
+        "flush_share": 0.5,
+        "simulator_book_share": 0.25,
+    }
+    for name, setting in SETTINGS.items():
+        value = other.get(name, setting.default + 1 if isinstance(setting.default, (int, float)) else None)
+        assert value is not None, name
+        text = (
+            ", ".join(value)
+            if isinstance(value, list)
+            else str(value).lower()
+            if value is True
+            else str(value)
+        )
+        line = _toml_line(name, value)
+        for settings, source in (
+            (load(path := toml(line), {}, {}), path),
+            (load(None, {setting.variable: text}, {}), setting.variable),
+            (load(None, {}, {name: text}), setting.flag),
+        ):
+            got = getattr(settings, name)
+            assert got == (tuple(value) if isinstance(value, list) else value)
+            assert got != setting.default
+            assert settings.sources == {name: source}
+
+
+def _toml_line(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{name} = {str(value).lower()}"
+    return f"{name} = {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("TRUE", True), ("on", True), ("no", False), ("0", False)]
+)
+def test_switches(text: str, value: bool) -> None:
+    assert load(None, {"FASTWS_REPLAY_LOOP": text}, {}).replay_loop is value
+    assert load(None, {}, {"replay_loop": value}).replay_loop is value
+
+
+def test_an_empty_variable_counts_as_absent() -> None:
+    assert (
+        load(None, {"FASTWS_PORT": "", "FASTWS_SYMBOLS_FILE": "", "WEBSOCKET_TIMEOUT": ""}, {}).sources == {}
+    )
+
+
+def test_the_older_name_of_the_idle_timeout() -> None:
+    settings = load(None, {"WEBSOCKET_TIMEOUT": "120"}, {})
+    assert settings.idle_timeout == 120
+    assert settings.sources == {"idle_timeout": "WEBSOCKET_TIMEOUT"}
+    assert load(None, {"WEBSOCKET_TIMEOUT": "120", "FASTWS_IDLE_TIMEOUT": "60"}, {}).idle_timeout == 60
+
+
+def test_variables_of_the_build_and_of_others_are_let_be() -> None:
+    environ = {"FASTWS_DEBUG": "1", "FASTWS_SANITIZE": "address", "PATH": "/bin", "REALTIME_BATCH_SIZE": "50"}
+    assert load(None, environ, {}).sources == {}
+
+
+@pytest.mark.parametrize(("text", "speed"), [("2", 2.0), ("0.5", 0.5), ("max", "max")])
+def test_replay_speed(text: str, speed: float | str) -> None:
+    assert load(None, {}, {"replay_speed": text}).replay_speed == speed
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("port", "70000", "a whole number from 0 to 65535"),
+        ("port", "-1", "a whole number from 0 to 65535"),
+        ("port", "80.5", "a whole number from 0 to 65535"),
+        ("port", "http", "a whole number from 0 to 65535"),
+        ("host", " ", "a text that is not empty"),
+        ("flush_share", "0.99", "a number from 0.05 to 0.95"),
+        ("idle_timeout", "0", "a number above 0 and up to 86400"),
+        ("idle_timeout", "nan", "a number above 0 and up to 86400"),
+        ("idle_timeout", "inf", "a number above 0 and up to 86400"),
+        ("replay_speed", "0", "a number above 0, or max"),
+        ("replay_speed", "inf", "a number above 0, or max"),
+        ("replay_speed", "fast", "a number above 0, or max"),
+        ("replay_loop", "maybe", "true or false"),
+        ("unknown_symbols", "ignore", "one of reject, accept"),
+        ("log_level", "trace", "one of debug, info, warning, error"),
+        ("simulator_seed", "x", "a whole number from 0 to 4294967295"),
+        ("simulator_seed", "-1", "a whole number from 0 to 4294967295"),
+    ],
+)
+def test_a_wrong_value_names_setting_source_and_what_is_expected(name: str, text: str, expected: str) -> None:
+    setting = SETTINGS[name]
+    for environ, flags, source in (
+        ({setting.variable: text}, {}, setting.variable),
+        ({}, {name: text}, setting.flag),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load(None, environ, flags)
+        assert str(caught.value).startswith(f"{name}: ")
+        assert str(caught.value).endswith(f" (from {source}) is not usable; expected {expected}")
+        assert (caught.value.setting, caught.value.source) == (name, source)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ('port = "8000"', "port"),
+        ("port = true", "port"),
+        ("port = 8000.0", "port"),
+        ("replay_loop = 1", "replay_loop"),
+        ('allowed_origins = "https://a.example"', "allowed_origins"),
+        ("allowed_origins = [1]", "allowed_origins"),
+        ("host = 5", "host"),
+        ('replay_speed = "2"', "replay_speed"),
+    ],
+)
+def test_the_file_has_types(toml: Callable[[str], str], line: str, name: str) -> None:
+    path = toml(line)
+    assert message(path, {}, {}).startswith(f"{name}: ")
+    assert f"(from {path})" in message(path, {}, {})
+
+
+def test_unknown_names_come_with_the_likely_one(toml: Callable[[str], str]) -> None:
+    text = message(None, {"FASTWS_BATCH_INTERVL_MS": "30"}, {})
+    assert text.startswith("FASTWS_BATCH_INTERVL_MS: unknown setting, did you mean FASTWS_BATCH_INTERVAL_MS?")
+    assert "did you mean FASTWS_PORT?" in message(None, {"FASTWS_Port": "30"}, {})
+    assert "did you mean batch_interval_ms?" in message(toml("batch-interval-ms = 30"), {}, {})
+    assert "did you mean" not in message(toml("zzz = 30"), {}, {})
+    assert "outside of tables" in message(toml("[server]\nport = 1"), {}, {})
+
+
+def test_a_file_that_cannot_be_read(toml: Callable[[str], str], tmp_path: Path) -> None:
+    assert message(str(tmp_path / "no.toml"), {}, {}).startswith("config: cannot read ")
+    assert "line 2" in message(toml("port = 1\nport x"), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("none", FeedSpec("none")),
+        ("sim", FeedSpec("sim")),
+        ("replay:day.txt", FeedSpec("replay", "day.txt")),
+        ("replay:C:/day.txt", FeedSpec("replay", "C:/day.txt")),
+    ],
+)
+def test_feeds(text: str, spec: FeedSpec) -> None:
+    assert parse_feed(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("kis", "the feed 'kis' is not available in this version; available: none, sim, replay:FILE"),
+        ("poll:yahoo", "the feed 'poll' is not available in this version; available: none, sim, replay:FILE"),
+        ("replay", "replay:FILE"),
+        ("replay:", "replay:FILE"),
+        ("sim:5", "takes no argument"),
+        ("replai:x", "did you mean replay?"),
+        ("", "available: none, sim, replay:FILE"),
+    ],
+)
+def test_feeds_that_do_not_exist(text: str, part: str) -> None:
+    error = message(None, {}, {"feed": text})
+    assert error.startswith("feed: ")
+    assert part in error
+    assert "(from --feed)" in error
+
+
+def test_files_must_exist(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    assert message(None, {}, {"feed": f"replay:{missing}"}) == (
+        f"feed: there is no file {missing} (from --feed); check the path"
+    )
+    assert message(None, {"FASTWS_SYMBOLS_FILE": missing}, {}).startswith("symbols_file: there is no file ")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "a.example",
+        "https://a.example/",
+        "https://a.example/x",
+        "ftp://a.example",
+        "https://u@a",
+        "https://a:x",
+    ],
+)
+def test_what_is_no_origin(origin: str) -> None:
+    assert message(None, {"FASTWS_ALLOWED_ORIGINS": origin}, {}).startswith("allowed_origins: ")
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(None, {"FASTWS_OUTBOX_HARD_BYTES": "100000"}, {})
+    assert caught.value.source == "FASTWS_OUTBOX_HARD_BYTES"
+    assert "outbox_soft_bytes (262144) must not be over outbox_hard_bytes (100000)" in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        load(None, {"FASTWS_PING_INTERVAL": "60"}, {})
+    assert (caught.value.setting, caught.value.source) == ("ping_interval", "FASTWS_PING_INTERVAL")
+
+
+# What help and documentation show.
+
+
+def test_every_setting_is_described() -> None:
+    assert set(SETTINGS) == set(Settings.__struct_fields__) - {"sources"}
+    for setting in SETTINGS.values():
+        assert setting.description, setting.name
+        assert len(setting.description) <= 110, setting.name
+        assert setting.expects, setting.name
+        assert setting.name.isascii()
+    assert SETTINGS["batch_interval_ms"].default_text == "30 ms"
+    assert SETTINGS["symbols_file"].default_text == "unset"
+    assert SETTINGS["replay_loop"].default_text == "off"
+    assert (SETTINGS["rate_limit"].flag, SETTINGS["rate_limit"].variable) == (
+        "--rate-limit",
+        "FASTWS_RATE_LIMIT",
+    )
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
