@@ -36,7 +36,7 @@ $(VENV)/.dev: $(VENV)/.build
 	@touch $@
 
 node_modules/.ready: package.json
-	npm install --no-audit --no-fund --silent
+	npm install --no-audit --no-fund --no-package-lock --silent
 	@touch $@
 
 # Real programs that the tests drive. Installed where this is root on a Debian; elsewhere the tests say what is missing.
@@ -54,7 +54,7 @@ lint: $(VENV)/.installed $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint fastws
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastws
 	$(BIN)/python -m mypy.stubtest $$(ls fastws/*.pyi fastws/bench/*.pyi | sed 's/\.pyi$$//; s,/,.,g') --concise --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt
 
 bench: $(VENV)/.installed $(VENV)/.dev

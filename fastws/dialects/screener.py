@@ -134,7 +134,9 @@ class ScreenerDialect:
     def _subscribe(self, connection: Connection, request: messages.Subscribe) -> None:
         if request.mode == "all" and request.max_rate is not UNSET:
             self._invalid(
-                connection, 'max_rate implies mode "latest": leave out one of the two - at `$.max_rate`', request.id
+                connection,
+                'max_rate implies mode "latest": leave out one of the two - at `$.max_rate`',
+                request.id,
             )
             return
         held = connection.subscriptions()
@@ -191,7 +193,9 @@ class ScreenerDialect:
         if added and not connection.is_paused:
             connection.send_snapshot(added)
 
-    def _list(self, connection: Connection, rejected: list[Rejected], request_id: RequestId | UnsetType) -> None:
+    def _list(
+        self, connection: Connection, rejected: list[Rejected], request_id: RequestId | UnsetType
+    ) -> None:
         by_kind: dict[str, list[str]] = {}
         for topic in connection.subscriptions():
             by_kind.setdefault(topic.kind, []).append(topic.name)

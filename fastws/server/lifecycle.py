@@ -46,8 +46,7 @@ def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
             book_share=settings.simulator_book_share,
             opening_burst=settings.simulator_opening_burst,
         )
-    if spec.kind == "replay":
-        assert spec.path is not None
+    if spec.path is not None:
         return ReplayFeed(spec.path, speed=settings.replay_speed, loop=settings.replay_loop)
     return None
 

@@ -1,4 +1,6 @@
-"""An echo endpoint of the real connection class, for protocol suites: ``python -m tests.conformance.echo_server --port N``.
+"""An echo endpoint of the real connection class, for protocol suites.
+
+``python -m tests.conformance.echo_server --port N``
 
 Echo stands in place of a dialect. Binary messages are allowed, there is no rate limit, a message may have 32 MiB and
 an outbox 128 MiB.
@@ -13,6 +15,7 @@ import signal
 import uvloop
 from aiohttp import web
 
+from fastws import logs
 from fastws._core import Connection, Dialect, Hub
 from fastws.server.handshake import Request
 from fastws.server.listener import Listener
@@ -75,4 +78,5 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9001)
     arguments = parser.parse_args()
+    logs.configure("warning")
     uvloop.run(main(arguments.host, arguments.port))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Options, Topic
+from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Options, Topic, debug_counters
 from fastws._frames import OP_TEXT, FrameReader, build_frame
 
 MASK = b"\x01\x02\x03\x04"
@@ -150,6 +151,13 @@ class Bench:
         self.clients.append(client)
         return client
 
+    def forget(self) -> None:
+        """Let go of everything that keeps the hub's objects alive."""
+        self.clients.clear()
+        self.channels.clear()
+        self.handler.opened.clear()
+        del self.hub
+
     def check_ledger(self) -> dict[str, int]:
         """The conservation law holds; returns it."""
         ledger = self.hub.ledger()
@@ -162,6 +170,8 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
     loop = asyncio.get_running_loop()
+    gc.collect()
+    live = debug_counters()
     hub = Hub(loop, epoch="test", **settings)
 
     class Front(asyncio.Protocol):
@@ -188,3 +198,8 @@ async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
         hub.stop()
         server.close()
         await server.wait_closed()
+        # In a debug build: nothing of the core outlives its hub.
+        made.forget()
+        del hub
+        gc.collect()
+        assert debug_counters() == live

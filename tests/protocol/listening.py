@@ -47,7 +47,7 @@ def scenario(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for `condition`; fail when it does not come true in time."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event to offer
+        while not condition():
             await asyncio.sleep(0.005)
 
 

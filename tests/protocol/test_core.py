@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import Any
 
@@ -137,7 +138,7 @@ async def test_max_rate_is_kept_and_the_last_value_comes() -> None:
             made.publish("A", value)
             await asyncio.sleep(0.005)
         await reading
-        gaps = [after[0] - before[0] for before, after in zip(arrivals, arrivals[1:], strict=False)]
+        gaps = [after[0] - before[0] for before, after in itertools.pairwise(arrivals)]
         assert arrivals[0][1] == 0
         assert len(arrivals) <= (arrivals[-1][0] / 0.1) + 2
         # Arrival is seen late now and then; publication is never early.

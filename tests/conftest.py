@@ -1,0 +1,52 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Server
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers with ``server("--feed", "sim", rate_limit=5)``; each is ended, and checked, with the test."""
+    yield from _servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Like `server`, for the tests of a module: the same flags and settings give the same server."""
+    started: dict[tuple[object, ...], Server] = {}
+    starting = _servers(tmp_path_factory.mktemp("servers"))
+    start = next(starting)
+
+    def shared(*flags: str, **settings: object) -> Server:
+        key = (flags, tuple(sorted(settings.items())))
+        if key not in started:
+            started[key] = start(*flags, **settings)
+        return started[key]
+
+    yield shared
+    next(starting, None)
+
+
+def _servers(directory: Path) -> Iterator[StartServer]:
+    started: list[Server] = []
+
+    def start(*flags: str, **settings: object) -> Server:
+        started.append(Server(directory, *flags, **settings))
+        return started[-1]
+
+    yield start
+    failures = []
+    for server in started:
+        try:
+            server.end()
+        except (AssertionError, pytest.fail.Exception) as failure:
+            failures.append(str(failure))
+    assert not failures, "\n".join(failures)
