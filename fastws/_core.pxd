@@ -198,12 +198,12 @@ cdef class Hub:
     cdef readonly dict topics
     cdef readonly dict cohorts
     cdef list kinds
+    cdef list channels
     cdef object options_table
     cdef object logger
     cdef int64_t subscriptions_by_kind[8]
     cdef uint64_t mark
     cdef uint32_t n_topics
-    cdef list dialects
     # Limits shared by all connections.
     cdef readonly Py_ssize_t outbox_soft_size
     cdef readonly Py_ssize_t outbox_hard_size

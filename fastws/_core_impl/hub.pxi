@@ -45,7 +45,7 @@ cdef class Hub:
         self.topics = {}
         self.cohorts = {}
         self.kinds = []
-        self.dialects = []
+        self.channels = []
         self.closes = {}
         self.options_table = weakref.WeakValueDictionary()
         self.flusher = Flusher.__new__(Flusher, self, flush_share)
@@ -56,8 +56,13 @@ cdef class Hub:
         free(self.connections)
 
     def stop(self):
-        """End all timers. Connections stay as they are and get nothing more."""
+        """End all timers and forget what was published last. Connections stay as they are and get nothing more."""
+        cdef Channel channel
         self.flusher.stop()
+        # An update and its channel refer to each other, and the collector does not see updates.
+        for channel in self.channels:
+            channel.last = None
+        self.snapshot_frame = None
         if self.sweep_timer is not None:
             self.sweep_timer.cancel()
             self.sweep_timer = None
@@ -87,6 +92,7 @@ cdef class Hub:
         cdef Topic topic
         for topic in topics:
             topic.channels.append(channel)
+        self.channels.append(channel)
         return channel
 
     def options(self, *, bint latest=False, double max_rate=0.0, int channels=CHANNEL_PRICE | CHANNEL_ORDERBOOK):

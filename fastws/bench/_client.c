@@ -4279,7 +4279,7 @@ static __pyx_mstatetype * const __pyx_mstate_global = &__pyx_mstate_global_stati
 #define __pyx_kp_b_iso88591_1HA_uCx_c_c_uCx_d_r_iq_a_A_XXYY __pyx_string_tab[267]
 #define __pyx_kp_b_iso88591_A_O1 __pyx_string_tab[268]
 #define __pyx_kp_b_iso88591_A_a_t_b_A_hb_G1Cq_1IT_1M_1Jd_q_1 __pyx_string_tab[269]
-#define __pyx_kp_b_iso88591_A_a_4t1_1A_q_4_Cq_q_Q_Jhb_Ba_3a __pyx_string_tab[270]
+#define __pyx_kp_b_iso88591_A_a_4t1_1A_q_4_Cq_q_1N_Q_Q_Jhb_B __pyx_string_tab[270]
 #define __pyx_kp_b_iso88591_A_a_E_aq_1AV1D_1_1AQfARz_q_a_A_a __pyx_string_tab[271]
 #define __pyx_kp_b_iso88591_A_4r_HD_A_6aq_q_BfAQ_E_at1_AT_uH __pyx_string_tab[272]
 #define __pyx_kp_b_iso88591_a __pyx_string_tab[273]
@@ -25870,7 +25870,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
  *         until_us = monotonic_us()
  *         if self._started_us == 0:             # <<<<<<<<<<<<<<
  *             self._started_us = until_us
- *             c.next_ping_us = until_us
+ *         if c.next_ping_us == 0:
 */
   __pyx_t_1 = (__pyx_v_self->_started_us == 0);
 
@@ -25881,31 +25881,52 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
  *         until_us = monotonic_us()
  *         if self._started_us == 0:
  *             self._started_us = until_us             # <<<<<<<<<<<<<<
+ *         if c.next_ping_us == 0:
  *             c.next_ping_us = until_us
- *         until_us += <int64_t>(seconds * 1e6)
 */
     __pyx_v_self->_started_us = __pyx_v_until_us;
-
-    /* "fastws/bench/_client.pyx":251
- *         if self._started_us == 0:
- *             self._started_us = until_us
- *             c.next_ping_us = until_us             # <<<<<<<<<<<<<<
- *         until_us += <int64_t>(seconds * 1e6)
- *         while True:
-*/
-    __pyx_v_c->next_ping_us = __pyx_v_until_us;
 
     /* "fastws/bench/_client.pyx":249
  *         delay_ns = _run_delay_ns()
  *         until_us = monotonic_us()
  *         if self._started_us == 0:             # <<<<<<<<<<<<<<
  *             self._started_us = until_us
- *             c.next_ping_us = until_us
+ *         if c.next_ping_us == 0:
 */
   }
 
-  /* "fastws/bench/_client.pyx":252
+  /* "fastws/bench/_client.pyx":251
+ *         if self._started_us == 0:
  *             self._started_us = until_us
+ *         if c.next_ping_us == 0:             # <<<<<<<<<<<<<<
+ *             c.next_ping_us = until_us
+ *         until_us += <int64_t>(seconds * 1e6)
+*/
+  __pyx_t_1 = (__pyx_v_c->next_ping_us == 0);
+
+  if (__pyx_t_1) {
+
+
+    /* "fastws/bench/_client.pyx":252
+ *             self._started_us = until_us
+ *         if c.next_ping_us == 0:
+ *             c.next_ping_us = until_us             # <<<<<<<<<<<<<<
+ *         until_us += <int64_t>(seconds * 1e6)
+ *         while True:
+*/
+    __pyx_v_c->next_ping_us = __pyx_v_until_us;
+
+    /* "fastws/bench/_client.pyx":251
+ *         if self._started_us == 0:
+ *             self._started_us = until_us
+ *         if c.next_ping_us == 0:             # <<<<<<<<<<<<<<
+ *             c.next_ping_us = until_us
+ *         until_us += <int64_t>(seconds * 1e6)
+*/
+  }
+
+  /* "fastws/bench/_client.pyx":253
+ *         if c.next_ping_us == 0:
  *             c.next_ping_us = until_us
  *         until_us += <int64_t>(seconds * 1e6)             # <<<<<<<<<<<<<<
  *         while True:
@@ -25913,7 +25934,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
   __pyx_v_until_us = (__pyx_v_until_us + ((int64_t)(__pyx_v_seconds * 1e6)));
 
-  /* "fastws/bench/_client.pyx":253
+  /* "fastws/bench/_client.pyx":254
  *             c.next_ping_us = until_us
  *         until_us += <int64_t>(seconds * 1e6)
  *         while True:             # <<<<<<<<<<<<<<
@@ -25922,7 +25943,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
   while (1) {
 
-    /* "fastws/bench/_client.pyx":254
+    /* "fastws/bench/_client.pyx":255
  *         until_us += <int64_t>(seconds * 1e6)
  *         while True:
  *             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)             # <<<<<<<<<<<<<<
@@ -25946,7 +25967,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
     __pyx_v_slice_us = __pyx_t_8;
 
 
-    /* "fastws/bench/_client.pyx":255
+    /* "fastws/bench/_client.pyx":256
  *         while True:
  *             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)
  *             with nogil:             # <<<<<<<<<<<<<<
@@ -25959,7 +25980,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
         __Pyx_FastGIL_Remember();
         /*try:*/ {
 
-          /* "fastws/bench/_client.pyx":256
+          /* "fastws/bench/_client.pyx":257
  *             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)
  *             with nogil:
  *                 status = run_until(c, slice_us)             # <<<<<<<<<<<<<<
@@ -25969,7 +25990,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
           __pyx_v_status = __pyx_f_6fastws_5bench_7_client_run_until(__pyx_v_c, __pyx_v_slice_us);
         }
 
-        /* "fastws/bench/_client.pyx":255
+        /* "fastws/bench/_client.pyx":256
  *         while True:
  *             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)
  *             with nogil:             # <<<<<<<<<<<<<<
@@ -25980,23 +26001,23 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
           /*normal exit:*/{
             __Pyx_FastGIL_Forget();
             PyEval_RestoreThread(_save);
-            goto __pyx_L11;
+            goto __pyx_L12;
           }
-          __pyx_L11:;
+          __pyx_L12:;
         }
     }
 
-    /* "fastws/bench/_client.pyx":257
+    /* "fastws/bench/_client.pyx":258
  *             with nogil:
  *                 status = run_until(c, slice_us)
  *             PyErr_CheckSignals()             # <<<<<<<<<<<<<<
  *             if status < 0 or c.n_live == 0 or self._is_stopped or monotonic_us() >= until_us:
  *                 break
 */
-    __pyx_t_9 = PyErr_CheckSignals(); if (unlikely(__pyx_t_9 == ((int)-1))) __PYX_ERR(0, 257, __pyx_L1_error)
+    __pyx_t_9 = PyErr_CheckSignals(); if (unlikely(__pyx_t_9 == ((int)-1))) __PYX_ERR(0, 258, __pyx_L1_error)
 
 
-    /* "fastws/bench/_client.pyx":258
+    /* "fastws/bench/_client.pyx":259
  *                 status = run_until(c, slice_us)
  *             PyErr_CheckSignals()
  *             if status < 0 or c.n_live == 0 or self._is_stopped or monotonic_us() >= until_us:             # <<<<<<<<<<<<<<
@@ -26011,7 +26032,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 
       __pyx_t_1 = __pyx_t_10;
 
-      goto __pyx_L13_bool_binop_done;
+      goto __pyx_L14_bool_binop_done;
     }
     __pyx_t_10 = (__pyx_v_c->n_live == 0);
 
@@ -26021,7 +26042,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 
       __pyx_t_1 = __pyx_t_10;
 
-      goto __pyx_L13_bool_binop_done;
+      goto __pyx_L14_bool_binop_done;
     }
     __pyx_t_10 = (__pyx_v_self->_is_stopped != 0);
 
@@ -26031,27 +26052,27 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 
       __pyx_t_1 = __pyx_t_10;
 
-      goto __pyx_L13_bool_binop_done;
+      goto __pyx_L14_bool_binop_done;
     }
     __pyx_t_10 = (__pyx_f_6fastws_5bench_7_client_monotonic_us() >= __pyx_v_until_us);
 
 
     __pyx_t_1 = __pyx_t_10;
 
-    __pyx_L13_bool_binop_done:;
+    __pyx_L14_bool_binop_done:;
     if (__pyx_t_1) {
 
 
-      /* "fastws/bench/_client.pyx":259
+      /* "fastws/bench/_client.pyx":260
  *             PyErr_CheckSignals()
  *             if status < 0 or c.n_live == 0 or self._is_stopped or monotonic_us() >= until_us:
  *                 break             # <<<<<<<<<<<<<<
  *         self._is_stopped = False
  *         self._ended_us = monotonic_us()
 */
-      goto __pyx_L6_break;
+      goto __pyx_L7_break;
 
-      /* "fastws/bench/_client.pyx":258
+      /* "fastws/bench/_client.pyx":259
  *                 status = run_until(c, slice_us)
  *             PyErr_CheckSignals()
  *             if status < 0 or c.n_live == 0 or self._is_stopped or monotonic_us() >= until_us:             # <<<<<<<<<<<<<<
@@ -26060,9 +26081,9 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
     }
   }
-  __pyx_L6_break:;
+  __pyx_L7_break:;
 
-  /* "fastws/bench/_client.pyx":260
+  /* "fastws/bench/_client.pyx":261
  *             if status < 0 or c.n_live == 0 or self._is_stopped or monotonic_us() >= until_us:
  *                 break
  *         self._is_stopped = False             # <<<<<<<<<<<<<<
@@ -26071,7 +26092,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
   __pyx_v_self->_is_stopped = 0;
 
-  /* "fastws/bench/_client.pyx":261
+  /* "fastws/bench/_client.pyx":262
  *                 break
  *         self._is_stopped = False
  *         self._ended_us = monotonic_us()             # <<<<<<<<<<<<<<
@@ -26080,7 +26101,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
   __pyx_v_self->_ended_us = __pyx_f_6fastws_5bench_7_client_monotonic_us();
 
-  /* "fastws/bench/_client.pyx":262
+  /* "fastws/bench/_client.pyx":263
  *         self._is_stopped = False
  *         self._ended_us = monotonic_us()
  *         self._cpu_us += fastws_clock_us(CLOCK_THREAD_CPUTIME_ID) - cpu_us             # <<<<<<<<<<<<<<
@@ -26089,18 +26110,18 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
 */
   __pyx_v_self->_cpu_us = (__pyx_v_self->_cpu_us + (fastws_clock_us(CLOCK_THREAD_CPUTIME_ID) - __pyx_v_cpu_us));
 
-  /* "fastws/bench/_client.pyx":263
+  /* "fastws/bench/_client.pyx":264
  *         self._ended_us = monotonic_us()
  *         self._cpu_us += fastws_clock_us(CLOCK_THREAD_CPUTIME_ID) - cpu_us
  *         self._delay_ns += _run_delay_ns() - delay_ns             # <<<<<<<<<<<<<<
  *         if status < 0:
  *             raise LoadError(f"epoll failed: {os.strerror(errno)}")
 */
-  __pyx_t_8 = __pyx_f_6fastws_5bench_7_client__run_delay_ns(); if (unlikely(__pyx_t_8 == ((int64_t)-1L))) __PYX_ERR(0, 263, __pyx_L1_error)
+  __pyx_t_8 = __pyx_f_6fastws_5bench_7_client__run_delay_ns(); if (unlikely(__pyx_t_8 == ((int64_t)-1L))) __PYX_ERR(0, 264, __pyx_L1_error)
   __pyx_v_self->_delay_ns = (__pyx_v_self->_delay_ns + (__pyx_t_8 - __pyx_v_delay_ns));
 
 
-  /* "fastws/bench/_client.pyx":264
+  /* "fastws/bench/_client.pyx":265
  *         self._cpu_us += fastws_clock_us(CLOCK_THREAD_CPUTIME_ID) - cpu_us
  *         self._delay_ns += _run_delay_ns() - delay_ns
  *         if status < 0:             # <<<<<<<<<<<<<<
@@ -26112,7 +26133,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
   if (unlikely(__pyx_t_1)) {
 
 
-    /* "fastws/bench/_client.pyx":265
+    /* "fastws/bench/_client.pyx":266
  *         self._delay_ns += _run_delay_ns() - delay_ns
  *         if status < 0:
  *             raise LoadError(f"epoll failed: {os.strerror(errno)}")             # <<<<<<<<<<<<<<
@@ -26120,15 +26141,15 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
  *     def stop(self):
 */
     __pyx_t_4 = NULL;
-    __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_LoadError); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_LoadError); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_3);
     __pyx_t_12 = NULL;
-    __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_os); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_os); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_13);
-    __pyx_t_14 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_strerror); if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __pyx_t_14 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_strerror); if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_14);
     __Pyx_DECREF(__pyx_t_13); __pyx_t_13 = 0;
-    __pyx_t_13 = __Pyx_PyLong_From_int(errno); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __pyx_t_13 = __Pyx_PyLong_From_int(errno); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_13);
     __pyx_t_5 = 1;
     #if CYTHON_UNPACK_METHODS
@@ -26148,13 +26169,13 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
       __Pyx_XDECREF(__pyx_t_12); __pyx_t_12 = 0;
       __Pyx_DECREF(__pyx_t_13); __pyx_t_13 = 0;
       __Pyx_DECREF(__pyx_t_14); __pyx_t_14 = 0;
-      if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 265, __pyx_L1_error)
+      if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 266, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_11);
     }
-    __pyx_t_14 = __Pyx_PyObject_FormatSimple(__pyx_t_11, __pyx_mstate_global->__pyx_empty_unicode); if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __pyx_t_14 = __Pyx_PyObject_FormatSimple(__pyx_t_11, __pyx_mstate_global->__pyx_empty_unicode); if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_14);
     __Pyx_DECREF(__pyx_t_11); __pyx_t_11 = 0;
-    __pyx_t_11 = __Pyx_PyUnicode_Concat(__pyx_mstate_global->__pyx_kp_u_epoll_failed, __pyx_t_14); if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 265, __pyx_L1_error)
+    __pyx_t_11 = __Pyx_PyUnicode_Concat(__pyx_mstate_global->__pyx_kp_u_epoll_failed, __pyx_t_14); if (unlikely(!__pyx_t_11)) __PYX_ERR(0, 266, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_11);
     __Pyx_DECREF(__pyx_t_14); __pyx_t_14 = 0;
     __pyx_t_5 = 1;
@@ -26175,14 +26196,14 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
       __Pyx_XDECREF(__pyx_t_4); __pyx_t_4 = 0;
       __Pyx_DECREF(__pyx_t_11); __pyx_t_11 = 0;
       __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
-      if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 265, __pyx_L1_error)
+      if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 266, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_2);
     }
     __Pyx_Raise(__pyx_t_2, 0, 0, 0);
     __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
-    __PYX_ERR(0, 265, __pyx_L1_error)
+    __PYX_ERR(0, 266, __pyx_L1_error)
 
-    /* "fastws/bench/_client.pyx":264
+    /* "fastws/bench/_client.pyx":265
  *         self._cpu_us += fastws_clock_us(CLOCK_THREAD_CPUTIME_ID) - cpu_us
  *         self._delay_ns += _run_delay_ns() - delay_ns
  *         if status < 0:             # <<<<<<<<<<<<<<
@@ -26224,7 +26245,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6run(struct __pyx
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":267
+/* "fastws/bench/_client.pyx":268
  *             raise LoadError(f"epoll failed: {os.strerror(errno)}")
  * 
  *     def stop(self):             # <<<<<<<<<<<<<<
@@ -26280,7 +26301,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_8stop(struct __py
   __Pyx_RefNannyDeclarations
   __Pyx_RefNannySetupContext("stop", 0);
 
-  /* "fastws/bench/_client.pyx":269
+  /* "fastws/bench/_client.pyx":270
  *     def stop(self):
  *         """Make this or the next `run` return within 0.2 s; may be called from any thread."""
  *         self._is_stopped = True             # <<<<<<<<<<<<<<
@@ -26289,7 +26310,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_8stop(struct __py
 */
   __pyx_v_self->_is_stopped = 1;
 
-  /* "fastws/bench/_client.pyx":267
+  /* "fastws/bench/_client.pyx":268
  *             raise LoadError(f"epoll failed: {os.strerror(errno)}")
  * 
  *     def stop(self):             # <<<<<<<<<<<<<<
@@ -26304,7 +26325,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_8stop(struct __py
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":271
+/* "fastws/bench/_client.pyx":272
  *         self._is_stopped = True
  * 
  *     def reset(self):             # <<<<<<<<<<<<<<
@@ -26371,7 +26392,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   uint32_t __pyx_t_7;
   __Pyx_RefNannySetupContext("reset", 0);
 
-  /* "fastws/bench/_client.pyx":274
+  /* "fastws/bench/_client.pyx":275
  *         """Forget what was counted, as at the end of a warm-up. Numbering goes on: what is missing by now is
  *         not counted again."""
  *         cdef Client* c = &self.c             # <<<<<<<<<<<<<<
@@ -26380,7 +26401,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
   __pyx_v_c = (&__pyx_v_self->c);
 
-  /* "fastws/bench/_client.pyx":278
+  /* "fastws/bench/_client.pyx":279
  *         cdef int i
  *         cdef uint32_t k
  *         for i in range(2):             # <<<<<<<<<<<<<<
@@ -26390,7 +26411,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   for (__pyx_t_1 = 0; __pyx_t_1 < 2; __pyx_t_1+=1) {
     __pyx_v_i = __pyx_t_1;
 
-    /* "fastws/bench/_client.pyx":279
+    /* "fastws/bench/_client.pyx":280
  *         cdef uint32_t k
  *         for i in range(2):
  *             memset(&c.stats[i], 0, sizeof(Stats))             # <<<<<<<<<<<<<<
@@ -26399,7 +26420,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
     (void)(memset((&(__pyx_v_c->stats[__pyx_v_i])), 0, (sizeof(struct __pyx_t_6fastws_5bench_7_client_Stats))));
 
-    /* "fastws/bench/_client.pyx":280
+    /* "fastws/bench/_client.pyx":281
  *         for i in range(2):
  *             memset(&c.stats[i], 0, sizeof(Stats))
  *             histogram_clear(&c.stats[i].latency, 100)             # <<<<<<<<<<<<<<
@@ -26409,7 +26430,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
     __pyx_f_6fastws_5bench_7_client_histogram_clear((&(__pyx_v_c->stats[__pyx_v_i]).latency), 0x64);
   }
 
-  /* "fastws/bench/_client.pyx":281
+  /* "fastws/bench/_client.pyx":282
  *             memset(&c.stats[i], 0, sizeof(Stats))
  *             histogram_clear(&c.stats[i].latency, 100)
  *         histogram_clear(&c.ping_time, 10)             # <<<<<<<<<<<<<<
@@ -26418,7 +26439,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
   __pyx_f_6fastws_5bench_7_client_histogram_clear((&__pyx_v_c->ping_time), 10);
 
-  /* "fastws/bench/_client.pyx":282
+  /* "fastws/bench/_client.pyx":283
  *             histogram_clear(&c.stats[i].latency, 100)
  *         histogram_clear(&c.ping_time, 10)
  *         c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0             # <<<<<<<<<<<<<<
@@ -26430,7 +26451,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   __pyx_v_c->n_wakeups = 0;
   __pyx_v_c->blocked_us = 0;
 
-  /* "fastws/bench/_client.pyx":283
+  /* "fastws/bench/_client.pyx":284
  *         histogram_clear(&c.ping_time, 10)
  *         c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0
  *         for i in range(c.n_conns):             # <<<<<<<<<<<<<<
@@ -26444,7 +26465,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   for (__pyx_t_3 = 0; __pyx_t_3 < __pyx_t_2; __pyx_t_3+=1) {
     __pyx_v_i = __pyx_t_3;
 
-    /* "fastws/bench/_client.pyx":284
+    /* "fastws/bench/_client.pyx":285
  *         c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]             # <<<<<<<<<<<<<<
@@ -26453,7 +26474,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
     __pyx_v_conn = (&(__pyx_v_c->conns[__pyx_v_i]));
 
-    /* "fastws/bench/_client.pyx":285
+    /* "fastws/bench/_client.pyx":286
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]
  *             conn.n_messages = conn.n_lost = conn.n_declared = 0             # <<<<<<<<<<<<<<
@@ -26464,7 +26485,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
     __pyx_v_conn->n_lost = 0;
     __pyx_v_conn->n_declared = 0;
 
-    /* "fastws/bench/_client.pyx":286
+    /* "fastws/bench/_client.pyx":287
  *             conn = &c.conns[i]
  *             conn.n_messages = conn.n_lost = conn.n_declared = 0
  *             if conn.stream.holes is not NULL:             # <<<<<<<<<<<<<<
@@ -26476,7 +26497,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
     if (__pyx_t_4) {
 
 
-      /* "fastws/bench/_client.pyx":287
+      /* "fastws/bench/_client.pyx":288
  *             conn.n_messages = conn.n_lost = conn.n_declared = 0
  *             if conn.stream.holes is not NULL:
  *                 conn.stream.holes.n = 0             # <<<<<<<<<<<<<<
@@ -26485,7 +26506,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
       __pyx_v_conn->stream.holes->n = 0;
 
-      /* "fastws/bench/_client.pyx":286
+      /* "fastws/bench/_client.pyx":287
  *             conn = &c.conns[i]
  *             conn.n_messages = conn.n_lost = conn.n_declared = 0
  *             if conn.stream.holes is not NULL:             # <<<<<<<<<<<<<<
@@ -26494,7 +26515,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
     }
 
-    /* "fastws/bench/_client.pyx":288
+    /* "fastws/bench/_client.pyx":289
  *             if conn.stream.holes is not NULL:
  *                 conn.stream.holes.n = 0
  *             for k in range(conn.stream_slots):             # <<<<<<<<<<<<<<
@@ -26508,7 +26529,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
     for (__pyx_t_7 = 0; __pyx_t_7 < __pyx_t_6; __pyx_t_7+=1) {
       __pyx_v_k = __pyx_t_7;
 
-      /* "fastws/bench/_client.pyx":289
+      /* "fastws/bench/_client.pyx":290
  *                 conn.stream.holes.n = 0
  *             for k in range(conn.stream_slots):
  *                 if conn.streams[k].stream.holes is not NULL:             # <<<<<<<<<<<<<<
@@ -26520,7 +26541,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
       if (__pyx_t_4) {
 
 
-        /* "fastws/bench/_client.pyx":290
+        /* "fastws/bench/_client.pyx":291
  *             for k in range(conn.stream_slots):
  *                 if conn.streams[k].stream.holes is not NULL:
  *                     conn.streams[k].stream.holes.n = 0             # <<<<<<<<<<<<<<
@@ -26529,7 +26550,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
         (__pyx_v_conn->streams[__pyx_v_k]).stream.holes->n = 0;
 
-        /* "fastws/bench/_client.pyx":289
+        /* "fastws/bench/_client.pyx":290
  *                 conn.stream.holes.n = 0
  *             for k in range(conn.stream_slots):
  *                 if conn.streams[k].stream.holes is not NULL:             # <<<<<<<<<<<<<<
@@ -26538,7 +26559,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
 */
       }
 
-      /* "fastws/bench/_client.pyx":291
+      /* "fastws/bench/_client.pyx":292
  *                 if conn.streams[k].stream.holes is not NULL:
  *                     conn.streams[k].stream.holes.n = 0
  *                 conn.streams[k].n_messages = 0             # <<<<<<<<<<<<<<
@@ -26551,7 +26572,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   }
 
 
-  /* "fastws/bench/_client.pyx":292
+  /* "fastws/bench/_client.pyx":293
  *                     conn.streams[k].stream.holes.n = 0
  *                 conn.streams[k].n_messages = 0
  *         self._started_us = self._ended_us = self._cpu_us = self._delay_ns = 0             # <<<<<<<<<<<<<<
@@ -26563,7 +26584,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   __pyx_v_self->_cpu_us = 0;
   __pyx_v_self->_delay_ns = 0;
 
-  /* "fastws/bench/_client.pyx":271
+  /* "fastws/bench/_client.pyx":272
  *         self._is_stopped = True
  * 
  *     def reset(self):             # <<<<<<<<<<<<<<
@@ -26582,7 +26603,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_10reset(struct __
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":294
+/* "fastws/bench/_client.pyx":295
  *         self._started_us = self._ended_us = self._cpu_us = self._delay_ns = 0
  * 
  *     def close(self, *, double timeout=2.0):             # <<<<<<<<<<<<<<
@@ -26630,26 +26651,26 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_timeout,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 294, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 295, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, 0, __pyx_kwds_len, "close", 0) < (0)) __PYX_ERR(0, 294, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, 0, __pyx_kwds_len, "close", 0) < (0)) __PYX_ERR(0, 295, __pyx_L3_error)
     } else if (unlikely(__pyx_nargs != 0)) {
       goto __pyx_L5_argtuple_error;
     } else {
     }
     if (values[0]) {
-      __pyx_v_timeout = __Pyx_PyFloat_AsDouble(values[0]); if (unlikely((__pyx_v_timeout == (double)-1) && PyErr_Occurred())) __PYX_ERR(0, 294, __pyx_L3_error)
+      __pyx_v_timeout = __Pyx_PyFloat_AsDouble(values[0]); if (unlikely((__pyx_v_timeout == (double)-1) && PyErr_Occurred())) __PYX_ERR(0, 295, __pyx_L3_error)
     } else {
       __pyx_v_timeout = ((double)2.0);
     }
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("close", 1, 0, 0, __pyx_nargs); __PYX_ERR(0, 294, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("close", 1, 0, 0, __pyx_nargs); __PYX_ERR(0, 295, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -26679,7 +26700,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
   int __pyx_t_1;
   __Pyx_RefNannySetupContext("close", 0);
 
-  /* "fastws/bench/_client.pyx":297
+  /* "fastws/bench/_client.pyx":298
  *         """Close every connection with code 1000 (the slow ones without a word); what the server has not
  *         ended after `timeout` seconds is cut. Figures stay."""
  *         cdef Client* c = &self.c             # <<<<<<<<<<<<<<
@@ -26688,7 +26709,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
 */
   __pyx_v_c = (&__pyx_v_self->c);
 
-  /* "fastws/bench/_client.pyx":298
+  /* "fastws/bench/_client.pyx":299
  *         ended after `timeout` seconds is cut. Figures stay."""
  *         cdef Client* c = &self.c
  *         cdef int64_t until_us = monotonic_us() + <int64_t>(timeout * 1e6)             # <<<<<<<<<<<<<<
@@ -26697,7 +26718,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
 */
   __pyx_v_until_us = (__pyx_f_6fastws_5bench_7_client_monotonic_us() + ((int64_t)(__pyx_v_timeout * 1e6)));
 
-  /* "fastws/bench/_client.pyx":299
+  /* "fastws/bench/_client.pyx":300
  *         cdef Client* c = &self.c
  *         cdef int64_t until_us = monotonic_us() + <int64_t>(timeout * 1e6)
  *         with nogil:             # <<<<<<<<<<<<<<
@@ -26710,7 +26731,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
       __Pyx_FastGIL_Remember();
       /*try:*/ {
 
-        /* "fastws/bench/_client.pyx":300
+        /* "fastws/bench/_client.pyx":301
  *         cdef int64_t until_us = monotonic_us() + <int64_t>(timeout * 1e6)
  *         with nogil:
  *             close_until(c, until_us)             # <<<<<<<<<<<<<<
@@ -26720,7 +26741,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
         (void)(__pyx_f_6fastws_5bench_7_client_close_until(__pyx_v_c, __pyx_v_until_us));
       }
 
-      /* "fastws/bench/_client.pyx":299
+      /* "fastws/bench/_client.pyx":300
  *         cdef Client* c = &self.c
  *         cdef int64_t until_us = monotonic_us() + <int64_t>(timeout * 1e6)
  *         with nogil:             # <<<<<<<<<<<<<<
@@ -26737,7 +26758,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
       }
   }
 
-  /* "fastws/bench/_client.pyx":301
+  /* "fastws/bench/_client.pyx":302
  *         with nogil:
  *             close_until(c, until_us)
  *         if c.epoll_fd >= 0:             # <<<<<<<<<<<<<<
@@ -26749,7 +26770,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
   if (__pyx_t_1) {
 
 
-    /* "fastws/bench/_client.pyx":302
+    /* "fastws/bench/_client.pyx":303
  *             close_until(c, until_us)
  *         if c.epoll_fd >= 0:
  *             close(c.epoll_fd)             # <<<<<<<<<<<<<<
@@ -26758,7 +26779,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
 */
     (void)(close(__pyx_v_c->epoll_fd));
 
-    /* "fastws/bench/_client.pyx":303
+    /* "fastws/bench/_client.pyx":304
  *         if c.epoll_fd >= 0:
  *             close(c.epoll_fd)
  *             c.epoll_fd = -1             # <<<<<<<<<<<<<<
@@ -26767,7 +26788,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
 */
     __pyx_v_c->epoll_fd = -1;
 
-    /* "fastws/bench/_client.pyx":301
+    /* "fastws/bench/_client.pyx":302
  *         with nogil:
  *             close_until(c, until_us)
  *         if c.epoll_fd >= 0:             # <<<<<<<<<<<<<<
@@ -26776,7 +26797,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
 */
   }
 
-  /* "fastws/bench/_client.pyx":294
+  /* "fastws/bench/_client.pyx":295
  *         self._started_us = self._ended_us = self._cpu_us = self._delay_ns = 0
  * 
  *     def close(self, *, double timeout=2.0):             # <<<<<<<<<<<<<<
@@ -26793,7 +26814,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_12close(struct __
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":305
+/* "fastws/bench/_client.pyx":306
  *             c.epoll_fd = -1
  * 
  *     @property             # <<<<<<<<<<<<<<
@@ -26825,14 +26846,14 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6n_open___get__(s
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("__get__", 0);
 
-  /* "fastws/bench/_client.pyx":308
+  /* "fastws/bench/_client.pyx":309
  *     def n_open(self):
  *         """Connections whose socket is open now."""
  *         return self.c.n_live             # <<<<<<<<<<<<<<
  * 
  *     def result(self):
 */
-  __pyx_t_1 = __Pyx_PyLong_From_int(__pyx_v_self->c.n_live); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 308, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyLong_From_int(__pyx_v_self->c.n_live); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 309, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   {
     PyObject *__pyx_temp;
@@ -26845,7 +26866,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6n_open___get__(s
   __pyx_t_1 = 0;
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":305
+  /* "fastws/bench/_client.pyx":306
  *             c.epoll_fd = -1
  * 
  *     @property             # <<<<<<<<<<<<<<
@@ -26864,7 +26885,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_6n_open___get__(s
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":310
+/* "fastws/bench/_client.pyx":311
  *         return self.c.n_live
  * 
  *     def result(self):             # <<<<<<<<<<<<<<
@@ -26936,7 +26957,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("result", 0);
 
-  /* "fastws/bench/_client.pyx":312
+  /* "fastws/bench/_client.pyx":313
  *     def result(self):
  *         """The figures as a dictionary; see `fastws.bench.LoadResult`."""
  *         cdef Client* c = &self.c             # <<<<<<<<<<<<<<
@@ -26945,7 +26966,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 */
   __pyx_v_c = (&__pyx_v_self->c);
 
-  /* "fastws/bench/_client.pyx":313
+  /* "fastws/bench/_client.pyx":314
  *         """The figures as a dictionary; see `fastws.bench.LoadResult`."""
  *         cdef Client* c = &self.c
  *         cdef int64_t wall_us = self._ended_us - self._started_us             # <<<<<<<<<<<<<<
@@ -26954,7 +26975,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 */
   __pyx_v_wall_us = (__pyx_v_self->_ended_us - __pyx_v_self->_started_us);
 
-  /* "fastws/bench/_client.pyx":314
+  /* "fastws/bench/_client.pyx":315
  *         cdef Client* c = &self.c
  *         cdef int64_t wall_us = self._ended_us - self._started_us
  *         cdef double seconds = wall_us / 1e6             # <<<<<<<<<<<<<<
@@ -26963,19 +26984,19 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 */
   __pyx_v_seconds = (((double)__pyx_v_wall_us) / 1e6);
 
-  /* "fastws/bench/_client.pyx":315
+  /* "fastws/bench/_client.pyx":316
  *         cdef int64_t wall_us = self._ended_us - self._started_us
  *         cdef double seconds = wall_us / 1e6
  *         cdef dict out = self._group(0, seconds)             # <<<<<<<<<<<<<<
  *         out["url"] = self.url
  *         out["seconds"] = seconds
 */
-  __pyx_t_1 = ((struct __pyx_vtabstruct_6fastws_5bench_7_client_LoadClient *)__pyx_v_self->__pyx_vtab)->_group(__pyx_v_self, 0, __pyx_v_seconds); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 315, __pyx_L1_error)
+  __pyx_t_1 = ((struct __pyx_vtabstruct_6fastws_5bench_7_client_LoadClient *)__pyx_v_self->__pyx_vtab)->_group(__pyx_v_self, 0, __pyx_v_seconds); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 316, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_out = ((PyObject*)__pyx_t_1);
   __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":316
+  /* "fastws/bench/_client.pyx":317
  *         cdef double seconds = wall_us / 1e6
  *         cdef dict out = self._group(0, seconds)
  *         out["url"] = self.url             # <<<<<<<<<<<<<<
@@ -26986,28 +27007,28 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   __Pyx_INCREF(__pyx_t_1);
   if (unlikely(__pyx_v_out == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 316, __pyx_L1_error)
+    __PYX_ERR(0, 317, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_url, __pyx_t_1) < 0))) __PYX_ERR(0, 316, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_url, __pyx_t_1) < 0))) __PYX_ERR(0, 317, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":317
+  /* "fastws/bench/_client.pyx":318
  *         cdef dict out = self._group(0, seconds)
  *         out["url"] = self.url
  *         out["seconds"] = seconds             # <<<<<<<<<<<<<<
  *         out["slow"] = self._group(1, seconds) if c.n_slow else None
  *         ping = histogram_summary(&c.ping_time)
 */
-  __pyx_t_1 = PyFloat_FromDouble(__pyx_v_seconds); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 317, __pyx_L1_error)
+  __pyx_t_1 = PyFloat_FromDouble(__pyx_v_seconds); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 318, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   if (unlikely(__pyx_v_out == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 317, __pyx_L1_error)
+    __PYX_ERR(0, 318, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_seconds, __pyx_t_1) < 0))) __PYX_ERR(0, 317, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_seconds, __pyx_t_1) < 0))) __PYX_ERR(0, 318, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":318
+  /* "fastws/bench/_client.pyx":319
  *         out["url"] = self.url
  *         out["seconds"] = seconds
  *         out["slow"] = self._group(1, seconds) if c.n_slow else None             # <<<<<<<<<<<<<<
@@ -27017,7 +27038,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   __pyx_t_2 = (__pyx_v_c->n_slow != 0);
 
   if (__pyx_t_2) {
-    __pyx_t_3 = ((struct __pyx_vtabstruct_6fastws_5bench_7_client_LoadClient *)__pyx_v_self->__pyx_vtab)->_group(__pyx_v_self, 1, __pyx_v_seconds); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 318, __pyx_L1_error)
+    __pyx_t_3 = ((struct __pyx_vtabstruct_6fastws_5bench_7_client_LoadClient *)__pyx_v_self->__pyx_vtab)->_group(__pyx_v_self, 1, __pyx_v_seconds); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 319, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_3);
     __pyx_t_1 = __pyx_t_3;
     __pyx_t_3 = 0;
@@ -27028,56 +27049,56 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 
   if (unlikely(__pyx_v_out == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 318, __pyx_L1_error)
+    __PYX_ERR(0, 319, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_slow, __pyx_t_1) < 0))) __PYX_ERR(0, 318, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_slow, __pyx_t_1) < 0))) __PYX_ERR(0, 319, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":319
+  /* "fastws/bench/_client.pyx":320
  *         out["seconds"] = seconds
  *         out["slow"] = self._group(1, seconds) if c.n_slow else None
  *         ping = histogram_summary(&c.ping_time)             # <<<<<<<<<<<<<<
  *         ping["sent"] = c.n_pings
  *         ping["skipped"] = c.n_pings_skipped
 */
-  __pyx_t_1 = __pyx_f_6fastws_5bench_7_client_histogram_summary((&__pyx_v_c->ping_time)); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 319, __pyx_L1_error)
+  __pyx_t_1 = __pyx_f_6fastws_5bench_7_client_histogram_summary((&__pyx_v_c->ping_time)); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 320, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_ping = ((PyObject*)__pyx_t_1);
   __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":320
+  /* "fastws/bench/_client.pyx":321
  *         out["slow"] = self._group(1, seconds) if c.n_slow else None
  *         ping = histogram_summary(&c.ping_time)
  *         ping["sent"] = c.n_pings             # <<<<<<<<<<<<<<
  *         ping["skipped"] = c.n_pings_skipped
  *         out["ping"] = ping if c.n_ping else None
 */
-  __pyx_t_1 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_pings); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 320, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_pings); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 321, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   if (unlikely(__pyx_v_ping == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 320, __pyx_L1_error)
+    __PYX_ERR(0, 321, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_ping, __pyx_mstate_global->__pyx_n_u_sent, __pyx_t_1) < 0))) __PYX_ERR(0, 320, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_ping, __pyx_mstate_global->__pyx_n_u_sent, __pyx_t_1) < 0))) __PYX_ERR(0, 321, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":321
+  /* "fastws/bench/_client.pyx":322
  *         ping = histogram_summary(&c.ping_time)
  *         ping["sent"] = c.n_pings
  *         ping["skipped"] = c.n_pings_skipped             # <<<<<<<<<<<<<<
  *         out["ping"] = ping if c.n_ping else None
  *         out["client"] = {
 */
-  __pyx_t_1 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_pings_skipped); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 321, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_pings_skipped); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 322, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   if (unlikely(__pyx_v_ping == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 321, __pyx_L1_error)
+    __PYX_ERR(0, 322, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_ping, __pyx_mstate_global->__pyx_n_u_skipped, __pyx_t_1) < 0))) __PYX_ERR(0, 321, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_ping, __pyx_mstate_global->__pyx_n_u_skipped, __pyx_t_1) < 0))) __PYX_ERR(0, 322, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":322
+  /* "fastws/bench/_client.pyx":323
  *         ping["sent"] = c.n_pings
  *         ping["skipped"] = c.n_pings_skipped
  *         out["ping"] = ping if c.n_ping else None             # <<<<<<<<<<<<<<
@@ -27096,26 +27117,26 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 
   if (unlikely(__pyx_v_out == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 322, __pyx_L1_error)
+    __PYX_ERR(0, 323, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_ping, __pyx_t_1) < 0))) __PYX_ERR(0, 322, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_ping, __pyx_t_1) < 0))) __PYX_ERR(0, 323, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":324
+  /* "fastws/bench/_client.pyx":325
  *         out["ping"] = ping if c.n_ping else None
  *         out["client"] = {
  *             "cpu_seconds": self._cpu_us / 1e6,             # <<<<<<<<<<<<<<
  *             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,
  *             "busy_share": max(0.0, 1.0 - c.blocked_us / 1e6 / seconds) if wall_us else 0.0,
 */
-  __pyx_t_1 = __Pyx_PyDict_NewPresized(5); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 324, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyDict_NewPresized(5); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  __pyx_t_3 = PyFloat_FromDouble((((double)__pyx_v_self->_cpu_us) / 1e6)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 324, __pyx_L1_error)
+  __pyx_t_3 = PyFloat_FromDouble((((double)__pyx_v_self->_cpu_us) / 1e6)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_cpu_seconds, __pyx_t_3) < (0)) __PYX_ERR(0, 324, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_cpu_seconds, __pyx_t_3) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
 
-  /* "fastws/bench/_client.pyx":325
+  /* "fastws/bench/_client.pyx":326
  *         out["client"] = {
  *             "cpu_seconds": self._cpu_us / 1e6,
  *             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,             # <<<<<<<<<<<<<<
@@ -27125,7 +27146,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   __pyx_t_2 = (__pyx_v_wall_us != 0);
 
   if (__pyx_t_2) {
-    __pyx_t_4 = PyFloat_FromDouble(((((double)__pyx_v_self->_cpu_us) / 1e6) / __pyx_v_seconds)); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 325, __pyx_L1_error)
+    __pyx_t_4 = PyFloat_FromDouble(((((double)__pyx_v_self->_cpu_us) / 1e6) / __pyx_v_seconds)); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 326, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
     __pyx_t_3 = __pyx_t_4;
     __pyx_t_4 = 0;
@@ -27134,10 +27155,10 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
     __pyx_t_3 = __pyx_mstate_global->__pyx_float_0_0;
   }
 
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_cpu_share, __pyx_t_3) < (0)) __PYX_ERR(0, 324, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_cpu_share, __pyx_t_3) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
 
-  /* "fastws/bench/_client.pyx":326
+  /* "fastws/bench/_client.pyx":327
  *             "cpu_seconds": self._cpu_us / 1e6,
  *             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,
  *             "busy_share": max(0.0, 1.0 - c.blocked_us / 1e6 / seconds) if wall_us else 0.0,             # <<<<<<<<<<<<<<
@@ -27161,7 +27182,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
       __pyx_t_7 = __pyx_t_6;
     }
 
-    __pyx_t_4 = PyFloat_FromDouble(__pyx_t_7); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 326, __pyx_L1_error)
+    __pyx_t_4 = PyFloat_FromDouble(__pyx_t_7); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 327, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
 
     __pyx_t_3 = __pyx_t_4;
@@ -27171,34 +27192,34 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
     __pyx_t_3 = __pyx_mstate_global->__pyx_float_0_0;
   }
 
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_busy_share, __pyx_t_3) < (0)) __PYX_ERR(0, 324, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_busy_share, __pyx_t_3) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
 
-  /* "fastws/bench/_client.pyx":327
+  /* "fastws/bench/_client.pyx":328
  *             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,
  *             "busy_share": max(0.0, 1.0 - c.blocked_us / 1e6 / seconds) if wall_us else 0.0,
  *             "run_delay_seconds": self._delay_ns / 1e9,             # <<<<<<<<<<<<<<
  *             "wakeups": c.n_wakeups,
  *         }
 */
-  __pyx_t_3 = PyFloat_FromDouble((((double)__pyx_v_self->_delay_ns) / 1e9)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 327, __pyx_L1_error)
+  __pyx_t_3 = PyFloat_FromDouble((((double)__pyx_v_self->_delay_ns) / 1e9)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 328, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_run_delay_seconds, __pyx_t_3) < (0)) __PYX_ERR(0, 324, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_run_delay_seconds, __pyx_t_3) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
 
-  /* "fastws/bench/_client.pyx":328
+  /* "fastws/bench/_client.pyx":329
  *             "busy_share": max(0.0, 1.0 - c.blocked_us / 1e6 / seconds) if wall_us else 0.0,
  *             "run_delay_seconds": self._delay_ns / 1e9,
  *             "wakeups": c.n_wakeups,             # <<<<<<<<<<<<<<
  *         }
  *         return out
 */
-  __pyx_t_3 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_wakeups); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 328, __pyx_L1_error)
+  __pyx_t_3 = __Pyx_PyLong_From_int64_t(__pyx_v_c->n_wakeups); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 329, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_wakeups, __pyx_t_3) < (0)) __PYX_ERR(0, 324, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_wakeups, __pyx_t_3) < (0)) __PYX_ERR(0, 325, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
 
-  /* "fastws/bench/_client.pyx":323
+  /* "fastws/bench/_client.pyx":324
  *         ping["skipped"] = c.n_pings_skipped
  *         out["ping"] = ping if c.n_ping else None
  *         out["client"] = {             # <<<<<<<<<<<<<<
@@ -27207,12 +27228,12 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
 */
   if (unlikely(__pyx_v_out == Py_None)) {
     PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not subscriptable");
-    __PYX_ERR(0, 323, __pyx_L1_error)
+    __PYX_ERR(0, 324, __pyx_L1_error)
   }
-  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_client, __pyx_t_1) < 0))) __PYX_ERR(0, 323, __pyx_L1_error)
+  if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_mstate_global->__pyx_n_u_client, __pyx_t_1) < 0))) __PYX_ERR(0, 324, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":330
+  /* "fastws/bench/_client.pyx":331
  *             "wakeups": c.n_wakeups,
  *         }
  *         return out             # <<<<<<<<<<<<<<
@@ -27230,7 +27251,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   }
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":310
+  /* "fastws/bench/_client.pyx":311
  *         return self.c.n_live
  * 
  *     def result(self):             # <<<<<<<<<<<<<<
@@ -27256,7 +27277,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_14result(struct _
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":332
+/* "fastws/bench/_client.pyx":333
  *         return out
  * 
  *     cdef dict _group(self, int group, double seconds):             # <<<<<<<<<<<<<<
@@ -27294,7 +27315,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("_group", 0);
 
-  /* "fastws/bench/_client.pyx":333
+  /* "fastws/bench/_client.pyx":334
  * 
  *     cdef dict _group(self, int group, double seconds):
  *         cdef Client* c = &self.c             # <<<<<<<<<<<<<<
@@ -27303,7 +27324,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
   __pyx_v_c = (&__pyx_v_self->c);
 
-  /* "fastws/bench/_client.pyx":334
+  /* "fastws/bench/_client.pyx":335
  *     cdef dict _group(self, int group, double seconds):
  *         cdef Client* c = &self.c
  *         cdef Stats* stats = &c.stats[group]             # <<<<<<<<<<<<<<
@@ -27312,7 +27333,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
   __pyx_v_stats = (&(__pyx_v_c->stats[__pyx_v_group]));
 
-  /* "fastws/bench/_client.pyx":337
+  /* "fastws/bench/_client.pyx":338
  *         cdef Conn* conn
  *         cdef int i
  *         cdef int64_t undeclared = 0, fewest = -1, most = 0, n = 0, n_open = 0             # <<<<<<<<<<<<<<
@@ -27325,19 +27346,19 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   __pyx_v_n = 0;
   __pyx_v_n_open = 0;
 
-  /* "fastws/bench/_client.pyx":338
+  /* "fastws/bench/_client.pyx":339
  *         cdef int i
  *         cdef int64_t undeclared = 0, fewest = -1, most = 0, n = 0, n_open = 0
  *         cdef dict closes = {}             # <<<<<<<<<<<<<<
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]
 */
-  __pyx_t_1 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 338, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 339, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_closes = ((PyObject*)__pyx_t_1);
   __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":339
+  /* "fastws/bench/_client.pyx":340
  *         cdef int64_t undeclared = 0, fewest = -1, most = 0, n = 0, n_open = 0
  *         cdef dict closes = {}
  *         for i in range(c.n_conns):             # <<<<<<<<<<<<<<
@@ -27351,7 +27372,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   for (__pyx_t_4 = 0; __pyx_t_4 < __pyx_t_3; __pyx_t_4+=1) {
     __pyx_v_i = __pyx_t_4;
 
-    /* "fastws/bench/_client.pyx":340
+    /* "fastws/bench/_client.pyx":341
  *         cdef dict closes = {}
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]             # <<<<<<<<<<<<<<
@@ -27360,7 +27381,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     __pyx_v_conn = (&(__pyx_v_c->conns[__pyx_v_i]));
 
-    /* "fastws/bench/_client.pyx":341
+    /* "fastws/bench/_client.pyx":342
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]
  *             if conn.group != group:             # <<<<<<<<<<<<<<
@@ -27372,7 +27393,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     if (__pyx_t_5) {
 
 
-      /* "fastws/bench/_client.pyx":342
+      /* "fastws/bench/_client.pyx":343
  *             conn = &c.conns[i]
  *             if conn.group != group:
  *                 continue             # <<<<<<<<<<<<<<
@@ -27381,7 +27402,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
       goto __pyx_L3_continue;
 
-      /* "fastws/bench/_client.pyx":341
+      /* "fastws/bench/_client.pyx":342
  *         for i in range(c.n_conns):
  *             conn = &c.conns[i]
  *             if conn.group != group:             # <<<<<<<<<<<<<<
@@ -27390,7 +27411,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     }
 
-    /* "fastws/bench/_client.pyx":343
+    /* "fastws/bench/_client.pyx":344
  *             if conn.group != group:
  *                 continue
  *             n += 1             # <<<<<<<<<<<<<<
@@ -27399,7 +27420,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     __pyx_v_n = (__pyx_v_n + 1);
 
-    /* "fastws/bench/_client.pyx":344
+    /* "fastws/bench/_client.pyx":345
  *                 continue
  *             n += 1
  *             n_open += conn.fd >= 0             # <<<<<<<<<<<<<<
@@ -27408,7 +27429,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     __pyx_v_n_open = (__pyx_v_n_open + (__pyx_v_conn->fd >= 0));
 
-    /* "fastws/bench/_client.pyx":345
+    /* "fastws/bench/_client.pyx":346
  *             n += 1
  *             n_open += conn.fd >= 0
  *             if conn.n_lost > conn.n_declared:             # <<<<<<<<<<<<<<
@@ -27420,7 +27441,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     if (__pyx_t_5) {
 
 
-      /* "fastws/bench/_client.pyx":346
+      /* "fastws/bench/_client.pyx":347
  *             n_open += conn.fd >= 0
  *             if conn.n_lost > conn.n_declared:
  *                 undeclared += conn.n_lost - conn.n_declared             # <<<<<<<<<<<<<<
@@ -27429,7 +27450,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
       __pyx_v_undeclared = (__pyx_v_undeclared + (__pyx_v_conn->n_lost - __pyx_v_conn->n_declared));
 
-      /* "fastws/bench/_client.pyx":345
+      /* "fastws/bench/_client.pyx":346
  *             n += 1
  *             n_open += conn.fd >= 0
  *             if conn.n_lost > conn.n_declared:             # <<<<<<<<<<<<<<
@@ -27438,7 +27459,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     }
 
-    /* "fastws/bench/_client.pyx":347
+    /* "fastws/bench/_client.pyx":348
  *             if conn.n_lost > conn.n_declared:
  *                 undeclared += conn.n_lost - conn.n_declared
  *             if fewest < 0 or conn.n_messages < fewest:             # <<<<<<<<<<<<<<
@@ -27464,7 +27485,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     if (__pyx_t_5) {
 
 
-      /* "fastws/bench/_client.pyx":348
+      /* "fastws/bench/_client.pyx":349
  *                 undeclared += conn.n_lost - conn.n_declared
  *             if fewest < 0 or conn.n_messages < fewest:
  *                 fewest = conn.n_messages             # <<<<<<<<<<<<<<
@@ -27475,7 +27496,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 
       __pyx_v_fewest = __pyx_t_7;
 
-      /* "fastws/bench/_client.pyx":347
+      /* "fastws/bench/_client.pyx":348
  *             if conn.n_lost > conn.n_declared:
  *                 undeclared += conn.n_lost - conn.n_declared
  *             if fewest < 0 or conn.n_messages < fewest:             # <<<<<<<<<<<<<<
@@ -27484,7 +27505,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     }
 
-    /* "fastws/bench/_client.pyx":349
+    /* "fastws/bench/_client.pyx":350
  *             if fewest < 0 or conn.n_messages < fewest:
  *                 fewest = conn.n_messages
  *             if conn.n_messages > most:             # <<<<<<<<<<<<<<
@@ -27496,7 +27517,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     if (__pyx_t_5) {
 
 
-      /* "fastws/bench/_client.pyx":350
+      /* "fastws/bench/_client.pyx":351
  *                 fewest = conn.n_messages
  *             if conn.n_messages > most:
  *                 most = conn.n_messages             # <<<<<<<<<<<<<<
@@ -27507,7 +27528,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 
       __pyx_v_most = __pyx_t_7;
 
-      /* "fastws/bench/_client.pyx":349
+      /* "fastws/bench/_client.pyx":350
  *             if fewest < 0 or conn.n_messages < fewest:
  *                 fewest = conn.n_messages
  *             if conn.n_messages > most:             # <<<<<<<<<<<<<<
@@ -27516,7 +27537,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
 */
     }
 
-    /* "fastws/bench/_client.pyx":351
+    /* "fastws/bench/_client.pyx":352
  *             if conn.n_messages > most:
  *                 most = conn.n_messages
  *             if conn.close_code:             # <<<<<<<<<<<<<<
@@ -27528,28 +27549,28 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     if (__pyx_t_5) {
 
 
-      /* "fastws/bench/_client.pyx":352
+      /* "fastws/bench/_client.pyx":353
  *                 most = conn.n_messages
  *             if conn.close_code:
  *                 closes[conn.close_code] = closes.get(conn.close_code, 0) + 1             # <<<<<<<<<<<<<<
  *         return {
  *             "connections": n,
 */
-      __pyx_t_1 = __Pyx_PyLong_From_uint16_t(__pyx_v_conn->close_code); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 352, __pyx_L1_error)
+      __pyx_t_1 = __Pyx_PyLong_From_uint16_t(__pyx_v_conn->close_code); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 353, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_1);
-      __pyx_t_8 = __Pyx_PyDict_GetItemDefault(__pyx_v_closes, __pyx_t_1, __pyx_mstate_global->__pyx_int_0); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 352, __pyx_L1_error)
+      __pyx_t_8 = __Pyx_PyDict_GetItemDefault(__pyx_v_closes, __pyx_t_1, __pyx_mstate_global->__pyx_int_0); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 353, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_8);
       __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
-      __pyx_t_1 = __Pyx_PyLong_AddObjC(__pyx_t_8, __pyx_mstate_global->__pyx_int_1, 1, 0, 0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 352, __pyx_L1_error)
+      __pyx_t_1 = __Pyx_PyLong_AddObjC(__pyx_t_8, __pyx_mstate_global->__pyx_int_1, 1, 0, 0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 353, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_1);
       __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
-      __pyx_t_8 = __Pyx_PyLong_From_uint16_t(__pyx_v_conn->close_code); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 352, __pyx_L1_error)
+      __pyx_t_8 = __Pyx_PyLong_From_uint16_t(__pyx_v_conn->close_code); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 353, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_8);
-      if (unlikely((PyDict_SetItem(__pyx_v_closes, __pyx_t_8, __pyx_t_1) < 0))) __PYX_ERR(0, 352, __pyx_L1_error)
+      if (unlikely((PyDict_SetItem(__pyx_v_closes, __pyx_t_8, __pyx_t_1) < 0))) __PYX_ERR(0, 353, __pyx_L1_error)
       __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
       __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-      /* "fastws/bench/_client.pyx":351
+      /* "fastws/bench/_client.pyx":352
  *             if conn.n_messages > most:
  *                 most = conn.n_messages
  *             if conn.close_code:             # <<<<<<<<<<<<<<
@@ -27561,54 +27582,54 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   }
 
 
-  /* "fastws/bench/_client.pyx":354
+  /* "fastws/bench/_client.pyx":355
  *                 closes[conn.close_code] = closes.get(conn.close_code, 0) + 1
  *         return {
  *             "connections": n,             # <<<<<<<<<<<<<<
  *             "open": n_open,
  *             "closes": closes,
 */
-  __pyx_t_1 = __Pyx_PyDict_NewPresized(29); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 354, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyDict_NewPresized(29); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_n); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 354, __pyx_L1_error)
+  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_n); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_8);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_connections, __pyx_t_8) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_connections, __pyx_t_8) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
 
-  /* "fastws/bench/_client.pyx":355
+  /* "fastws/bench/_client.pyx":356
  *         return {
  *             "connections": n,
  *             "open": n_open,             # <<<<<<<<<<<<<<
  *             "closes": closes,
  *             "messages": stats.n_messages,
 */
-  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_n_open); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 355, __pyx_L1_error)
+  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_n_open); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 356, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_8);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_open, __pyx_t_8) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_open, __pyx_t_8) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
 
-  /* "fastws/bench/_client.pyx":356
+  /* "fastws/bench/_client.pyx":357
  *             "connections": n,
  *             "open": n_open,
  *             "closes": closes,             # <<<<<<<<<<<<<<
  *             "messages": stats.n_messages,
  *             "messages_per_second": stats.n_messages / seconds if seconds else 0.0,
 */
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_closes, __pyx_v_closes) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_closes, __pyx_v_closes) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
 
-  /* "fastws/bench/_client.pyx":357
+  /* "fastws/bench/_client.pyx":358
  *             "open": n_open,
  *             "closes": closes,
  *             "messages": stats.n_messages,             # <<<<<<<<<<<<<<
  *             "messages_per_second": stats.n_messages / seconds if seconds else 0.0,
  *             "messages_per_connection": (max(fewest, 0), most),
 */
-  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_messages); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 357, __pyx_L1_error)
+  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_messages); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 358, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_8);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_2, __pyx_t_8) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_2, __pyx_t_8) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
 
-  /* "fastws/bench/_client.pyx":358
+  /* "fastws/bench/_client.pyx":359
  *             "closes": closes,
  *             "messages": stats.n_messages,
  *             "messages_per_second": stats.n_messages / seconds if seconds else 0.0,             # <<<<<<<<<<<<<<
@@ -27618,7 +27639,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   __pyx_t_5 = (__pyx_v_seconds != 0);
 
   if (__pyx_t_5) {
-    __pyx_t_9 = PyFloat_FromDouble((((double)__pyx_v_stats->n_messages) / __pyx_v_seconds)); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 358, __pyx_L1_error)
+    __pyx_t_9 = PyFloat_FromDouble((((double)__pyx_v_stats->n_messages) / __pyx_v_seconds)); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 359, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_9);
     __pyx_t_8 = __pyx_t_9;
     __pyx_t_9 = 0;
@@ -27627,12 +27648,12 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     __pyx_t_8 = __pyx_mstate_global->__pyx_float_0_0;
   }
 
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_per_second, __pyx_t_8) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_per_second, __pyx_t_8) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
 
   __pyx_t_10 = 0;
 
-  /* "fastws/bench/_client.pyx":359
+  /* "fastws/bench/_client.pyx":360
  *             "messages": stats.n_messages,
  *             "messages_per_second": stats.n_messages / seconds if seconds else 0.0,
  *             "messages_per_connection": (max(fewest, 0), most),             # <<<<<<<<<<<<<<
@@ -27651,95 +27672,95 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     __pyx_t_11 = __pyx_t_7;
   }
 
-  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_t_11); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 359, __pyx_L1_error)
+  __pyx_t_8 = __Pyx_PyLong_From_int64_t(__pyx_t_11); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 360, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_8);
 
-  __pyx_t_9 = __Pyx_PyLong_From_int64_t(__pyx_v_most); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 359, __pyx_L1_error)
+  __pyx_t_9 = __Pyx_PyLong_From_int64_t(__pyx_v_most); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 360, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_9);
-  __pyx_t_12 = PyTuple_New(2); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 359, __pyx_L1_error)
+  __pyx_t_12 = PyTuple_New(2); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 360, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
   __Pyx_GIVEREF(__pyx_t_8);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_12, 0, __pyx_t_8) != (0)) __PYX_ERR(0, 359, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_12, 0, __pyx_t_8) != (0)) __PYX_ERR(0, 360, __pyx_L1_error);
   __Pyx_GIVEREF(__pyx_t_9);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_12, 1, __pyx_t_9) != (0)) __PYX_ERR(0, 359, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_12, 1, __pyx_t_9) != (0)) __PYX_ERR(0, 360, __pyx_L1_error);
   __pyx_t_8 = 0;
   __pyx_t_9 = 0;
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_per_connection, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_per_connection, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":360
+  /* "fastws/bench/_client.pyx":361
  *             "messages_per_second": stats.n_messages / seconds if seconds else 0.0,
  *             "messages_per_connection": (max(fewest, 0), most),
  *             "snapshots": stats.n_snapshots,             # <<<<<<<<<<<<<<
  *             "snapshot_messages": stats.n_snapshot_messages,
  *             "control_messages": stats.n_control,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_snapshots); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 360, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_snapshots); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 361, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_snapshots, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_snapshots, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":361
+  /* "fastws/bench/_client.pyx":362
  *             "messages_per_connection": (max(fewest, 0), most),
  *             "snapshots": stats.n_snapshots,
  *             "snapshot_messages": stats.n_snapshot_messages,             # <<<<<<<<<<<<<<
  *             "control_messages": stats.n_control,
  *             "binary_messages": stats.n_binary,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_snapshot_messages); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 361, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_snapshot_messages); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 362, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_snapshot_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_snapshot_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":362
+  /* "fastws/bench/_client.pyx":363
  *             "snapshots": stats.n_snapshots,
  *             "snapshot_messages": stats.n_snapshot_messages,
  *             "control_messages": stats.n_control,             # <<<<<<<<<<<<<<
  *             "binary_messages": stats.n_binary,
  *             "frames": stats.n_frames,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_control); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 362, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_control); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 363, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_control_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_control_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":363
+  /* "fastws/bench/_client.pyx":364
  *             "snapshot_messages": stats.n_snapshot_messages,
  *             "control_messages": stats.n_control,
  *             "binary_messages": stats.n_binary,             # <<<<<<<<<<<<<<
  *             "frames": stats.n_frames,
  *             "bytes": stats.n_bytes,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_binary); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 363, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_binary); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 364, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_binary_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_binary_messages, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":364
+  /* "fastws/bench/_client.pyx":365
  *             "control_messages": stats.n_control,
  *             "binary_messages": stats.n_binary,
  *             "frames": stats.n_frames,             # <<<<<<<<<<<<<<
  *             "bytes": stats.n_bytes,
  *             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_frames); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 364, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_frames); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 365, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_frames, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_frames, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":365
+  /* "fastws/bench/_client.pyx":366
  *             "binary_messages": stats.n_binary,
  *             "frames": stats.n_frames,
  *             "bytes": stats.n_bytes,             # <<<<<<<<<<<<<<
  *             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,
  *             "receives": stats.n_receives,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_bytes); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 365, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_bytes); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 366, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_bytes, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_bytes, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":366
+  /* "fastws/bench/_client.pyx":367
  *             "frames": stats.n_frames,
  *             "bytes": stats.n_bytes,
  *             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,             # <<<<<<<<<<<<<<
@@ -27749,7 +27770,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   __pyx_t_5 = (__pyx_v_seconds != 0);
 
   if (__pyx_t_5) {
-    __pyx_t_9 = PyFloat_FromDouble((((double)__pyx_v_stats->n_bytes) / __pyx_v_seconds)); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 366, __pyx_L1_error)
+    __pyx_t_9 = PyFloat_FromDouble((((double)__pyx_v_stats->n_bytes) / __pyx_v_seconds)); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 367, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_9);
     __pyx_t_12 = __pyx_t_9;
     __pyx_t_9 = 0;
@@ -27758,199 +27779,199 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
     __pyx_t_12 = __pyx_mstate_global->__pyx_float_0_0;
   }
 
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_bytes_per_second, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_bytes_per_second, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":367
+  /* "fastws/bench/_client.pyx":368
  *             "bytes": stats.n_bytes,
  *             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,
  *             "receives": stats.n_receives,             # <<<<<<<<<<<<<<
  *             "lost": stats.n_lost,
  *             "declared_lost": stats.n_declared,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_receives); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 367, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_receives); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 368, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_receives, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_receives, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":368
+  /* "fastws/bench/_client.pyx":369
  *             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,
  *             "receives": stats.n_receives,
  *             "lost": stats.n_lost,             # <<<<<<<<<<<<<<
  *             "declared_lost": stats.n_declared,
  *             "undeclared_lost": undeclared,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_lost); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 368, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_lost); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 369, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":369
+  /* "fastws/bench/_client.pyx":370
  *             "receives": stats.n_receives,
  *             "lost": stats.n_lost,
  *             "declared_lost": stats.n_declared,             # <<<<<<<<<<<<<<
  *             "undeclared_lost": undeclared,
  *             "overflows": stats.n_overflows,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_declared); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 369, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_declared); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 370, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_declared_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_declared_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":370
+  /* "fastws/bench/_client.pyx":371
  *             "lost": stats.n_lost,
  *             "declared_lost": stats.n_declared,
  *             "undeclared_lost": undeclared,             # <<<<<<<<<<<<<<
  *             "overflows": stats.n_overflows,
  *             "duplicates": stats.n_duplicates,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_undeclared); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 370, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_undeclared); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 371, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_undeclared_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_undeclared_lost, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":371
+  /* "fastws/bench/_client.pyx":372
  *             "declared_lost": stats.n_declared,
  *             "undeclared_lost": undeclared,
  *             "overflows": stats.n_overflows,             # <<<<<<<<<<<<<<
  *             "duplicates": stats.n_duplicates,
  *             "reordered": stats.n_reordered,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_overflows); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 371, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_overflows); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 372, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_overflows, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_overflows, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":372
+  /* "fastws/bench/_client.pyx":373
  *             "undeclared_lost": undeclared,
  *             "overflows": stats.n_overflows,
  *             "duplicates": stats.n_duplicates,             # <<<<<<<<<<<<<<
  *             "reordered": stats.n_reordered,
  *             "conflated": stats.n_conflated,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_duplicates); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 372, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_duplicates); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 373, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_duplicates, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_duplicates, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":373
+  /* "fastws/bench/_client.pyx":374
  *             "overflows": stats.n_overflows,
  *             "duplicates": stats.n_duplicates,
  *             "reordered": stats.n_reordered,             # <<<<<<<<<<<<<<
  *             "conflated": stats.n_conflated,
  *             "sequence_backwards": stats.n_sequence_backwards,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_reordered); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 373, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_reordered); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 374, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_reordered, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_reordered, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":374
+  /* "fastws/bench/_client.pyx":375
  *             "duplicates": stats.n_duplicates,
  *             "reordered": stats.n_reordered,
  *             "conflated": stats.n_conflated,             # <<<<<<<<<<<<<<
  *             "sequence_backwards": stats.n_sequence_backwards,
  *             "errors": stats.n_errors,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_conflated); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 374, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_conflated); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 375, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_conflated, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_conflated, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":375
+  /* "fastws/bench/_client.pyx":376
  *             "reordered": stats.n_reordered,
  *             "conflated": stats.n_conflated,
  *             "sequence_backwards": stats.n_sequence_backwards,             # <<<<<<<<<<<<<<
  *             "errors": stats.n_errors,
  *             "first_error": _sample(stats.error_text, stats.error_size),
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_sequence_backwards); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 375, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_sequence_backwards); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 376, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_sequence_backwards, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_sequence_backwards, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":376
+  /* "fastws/bench/_client.pyx":377
  *             "conflated": stats.n_conflated,
  *             "sequence_backwards": stats.n_sequence_backwards,
  *             "errors": stats.n_errors,             # <<<<<<<<<<<<<<
  *             "first_error": _sample(stats.error_text, stats.error_size),
  *             "unparsed": stats.n_unparsed,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_errors); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 376, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_errors); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 377, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_errors, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_errors, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":377
+  /* "fastws/bench/_client.pyx":378
  *             "sequence_backwards": stats.n_sequence_backwards,
  *             "errors": stats.n_errors,
  *             "first_error": _sample(stats.error_text, stats.error_size),             # <<<<<<<<<<<<<<
  *             "unparsed": stats.n_unparsed,
  *             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),
 */
-  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client__sample(__pyx_v_stats->error_text, __pyx_v_stats->error_size); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 377, __pyx_L1_error)
+  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client__sample(__pyx_v_stats->error_text, __pyx_v_stats->error_size); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 378, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_first_error, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_first_error, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":378
+  /* "fastws/bench/_client.pyx":379
  *             "errors": stats.n_errors,
  *             "first_error": _sample(stats.error_text, stats.error_size),
  *             "unparsed": stats.n_unparsed,             # <<<<<<<<<<<<<<
  *             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),
  *             "untimed": stats.n_untimed,
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_unparsed); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 378, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_unparsed); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 379, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_unparsed, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_unparsed, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":379
+  /* "fastws/bench/_client.pyx":380
  *             "first_error": _sample(stats.error_text, stats.error_size),
  *             "unparsed": stats.n_unparsed,
  *             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),             # <<<<<<<<<<<<<<
  *             "untimed": stats.n_untimed,
  *             "protocol_violations": stats.n_violations,
 */
-  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client__sample(__pyx_v_stats->unparsed_text, __pyx_v_stats->unparsed_size); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 379, __pyx_L1_error)
+  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client__sample(__pyx_v_stats->unparsed_text, __pyx_v_stats->unparsed_size); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 380, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_first_unparsed, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_first_unparsed, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":380
+  /* "fastws/bench/_client.pyx":381
  *             "unparsed": stats.n_unparsed,
  *             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),
  *             "untimed": stats.n_untimed,             # <<<<<<<<<<<<<<
  *             "protocol_violations": stats.n_violations,
  *             "latency": histogram_summary(&stats.latency),
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_untimed); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 380, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_untimed); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 381, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_untimed, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_untimed, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":381
+  /* "fastws/bench/_client.pyx":382
  *             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),
  *             "untimed": stats.n_untimed,
  *             "protocol_violations": stats.n_violations,             # <<<<<<<<<<<<<<
  *             "latency": histogram_summary(&stats.latency),
  *         }
 */
-  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_violations); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 381, __pyx_L1_error)
+  __pyx_t_12 = __Pyx_PyLong_From_int64_t(__pyx_v_stats->n_violations); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 382, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_protocol_violations, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_protocol_violations, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
 
-  /* "fastws/bench/_client.pyx":382
+  /* "fastws/bench/_client.pyx":383
  *             "untimed": stats.n_untimed,
  *             "protocol_violations": stats.n_violations,
  *             "latency": histogram_summary(&stats.latency),             # <<<<<<<<<<<<<<
  *         }
  * 
 */
-  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client_histogram_summary((&__pyx_v_stats->latency)); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 382, __pyx_L1_error)
+  __pyx_t_12 = __pyx_f_6fastws_5bench_7_client_histogram_summary((&__pyx_v_stats->latency)); if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 383, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_12);
-  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_latency, __pyx_t_12) < (0)) __PYX_ERR(0, 354, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_latency, __pyx_t_12) < (0)) __PYX_ERR(0, 355, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
   {
     PyObject *__pyx_temp;
@@ -27963,7 +27984,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   __pyx_t_1 = 0;
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":332
+  /* "fastws/bench/_client.pyx":333
  *         return out
  * 
  *     cdef dict _group(self, int group, double seconds):             # <<<<<<<<<<<<<<
@@ -27995,7 +28016,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client_10LoadClient__group(struct __py
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":385
+/* "fastws/bench/_client.pyx":386
  *         }
  * 
  *     def latencies(self, *, bint slow=False):             # <<<<<<<<<<<<<<
@@ -28043,26 +28064,26 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_slow,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 385, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 386, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, 0, __pyx_kwds_len, "latencies", 0) < (0)) __PYX_ERR(0, 385, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, 0, __pyx_kwds_len, "latencies", 0) < (0)) __PYX_ERR(0, 386, __pyx_L3_error)
     } else if (unlikely(__pyx_nargs != 0)) {
       goto __pyx_L5_argtuple_error;
     } else {
     }
     if (values[0]) {
-      __pyx_v_slow = __Pyx_PyObject_IsTrue(values[0]); if (unlikely((__pyx_v_slow == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 385, __pyx_L3_error)
+      __pyx_v_slow = __Pyx_PyObject_IsTrue(values[0]); if (unlikely((__pyx_v_slow == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 386, __pyx_L3_error)
     } else {
       __pyx_v_slow = ((int)0);
     }
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("latencies", 1, 0, 0, __pyx_nargs); __PYX_ERR(0, 385, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("latencies", 1, 0, 0, __pyx_nargs); __PYX_ERR(0, 386, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -28103,7 +28124,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("latencies", 0);
 
-  /* "fastws/bench/_client.pyx":388
+  /* "fastws/bench/_client.pyx":389
  *         """The latency histogram: (upper edge in ms, number of messages) per bucket that is not empty,
  *         rising."""
  *         return [(us / 1000.0, n) for us, n in histogram_buckets(&self.c.stats[1 if slow else 0].latency)]             # <<<<<<<<<<<<<<
@@ -28111,7 +28132,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
  *     def streams(self, int index):
 */
   { /* enter inner scope */
-    __pyx_t_1 = PyList_New(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 388, __pyx_L5_error)
+    __pyx_t_1 = PyList_New(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 389, __pyx_L5_error)
     __Pyx_GOTREF(__pyx_t_1);
     if (__pyx_v_slow) {
 
@@ -28120,12 +28141,12 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
 
       __pyx_t_2 = 0;
     }
-    __pyx_t_3 = __pyx_f_6fastws_5bench_7_client_histogram_buckets((&(__pyx_v_self->c.stats[__pyx_t_2]).latency)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 388, __pyx_L5_error)
+    __pyx_t_3 = __pyx_f_6fastws_5bench_7_client_histogram_buckets((&(__pyx_v_self->c.stats[__pyx_t_2]).latency)); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 389, __pyx_L5_error)
     __Pyx_GOTREF(__pyx_t_3);
 
     if (unlikely(__pyx_t_3 == Py_None)) {
       PyErr_SetString(PyExc_TypeError, "\047NoneType\047 object is not iterable");
-      __PYX_ERR(0, 388, __pyx_L5_error)
+      __PYX_ERR(0, 389, __pyx_L5_error)
     }
     __pyx_t_4 = __pyx_t_3; __Pyx_INCREF(__pyx_t_4);
     __pyx_t_5 = 0;
@@ -28134,13 +28155,13 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
       {
         Py_ssize_t __pyx_temp = __Pyx_PyList_GET_SIZE(__pyx_t_4);
         #if !CYTHON_ASSUME_SAFE_SIZE
-        if (unlikely((__pyx_temp < 0))) __PYX_ERR(0, 388, __pyx_L5_error)
+        if (unlikely((__pyx_temp < 0))) __PYX_ERR(0, 389, __pyx_L5_error)
         #endif
         if (__pyx_t_5 >= __pyx_temp) break;
       }
       __pyx_t_3 = __Pyx_PyList_GET_ITEM_REF(__pyx_t_4, __pyx_t_5, __Pyx_ReferenceSharing_OwnStrongReference);
       ++__pyx_t_5;
-      if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 388, __pyx_L5_error)
+      if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 389, __pyx_L5_error)
       __Pyx_GOTREF(__pyx_t_3);
       if ((likely(PyTuple_CheckExact(__pyx_t_3))) || (PyList_CheckExact(__pyx_t_3))) {
         PyObject* sequence = __pyx_t_3;
@@ -28148,7 +28169,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
         if (unlikely(size != 2)) {
           if (size > 2) __Pyx_RaiseTooManyValuesError(2);
           else if (size >= 0) __Pyx_RaiseNeedMoreValuesError(size);
-          __PYX_ERR(0, 388, __pyx_L5_error)
+          __PYX_ERR(0, 389, __pyx_L5_error)
         }
         #if CYTHON_ASSUME_SAFE_MACROS && !CYTHON_AVOID_BORROWED_REFS
         if (likely(PyTuple_CheckExact(sequence))) {
@@ -28158,22 +28179,22 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
           __Pyx_INCREF(__pyx_t_7);
         } else {
           __pyx_t_6 = __Pyx_PyList_GET_ITEM_REF(sequence, 0, __Pyx_ReferenceSharing_SharedReference);
-          if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 388, __pyx_L5_error)
+          if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 389, __pyx_L5_error)
           __Pyx_XGOTREF(__pyx_t_6);
           __pyx_t_7 = __Pyx_PyList_GET_ITEM_REF(sequence, 1, __Pyx_ReferenceSharing_SharedReference);
-          if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 388, __pyx_L5_error)
+          if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 389, __pyx_L5_error)
           __Pyx_XGOTREF(__pyx_t_7);
         }
         #else
-        __pyx_t_6 = __Pyx_PySequence_ITEM(sequence, 0); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 388, __pyx_L5_error)
+        __pyx_t_6 = __Pyx_PySequence_ITEM(sequence, 0); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 389, __pyx_L5_error)
         __Pyx_GOTREF(__pyx_t_6);
-        __pyx_t_7 = __Pyx_PySequence_ITEM(sequence, 1); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 388, __pyx_L5_error)
+        __pyx_t_7 = __Pyx_PySequence_ITEM(sequence, 1); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 389, __pyx_L5_error)
         __Pyx_GOTREF(__pyx_t_7);
         #endif
         __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
       } else {
         Py_ssize_t index = -1;
-        __pyx_t_8 = PyObject_GetIter(__pyx_t_3); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 388, __pyx_L5_error)
+        __pyx_t_8 = PyObject_GetIter(__pyx_t_3); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 389, __pyx_L5_error)
         __Pyx_GOTREF(__pyx_t_8);
         __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
         __pyx_t_9 = (CYTHON_COMPILING_IN_LIMITED_API) ? PyIter_Next : __Pyx_PyObject_GetIterNextFunc(__pyx_t_8);
@@ -28181,7 +28202,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
         __Pyx_GOTREF(__pyx_t_6);
         index = 1; __pyx_t_7 = __pyx_t_9(__pyx_t_8); if (unlikely(!__pyx_t_7)) goto __pyx_L8_unpacking_failed;
         __Pyx_GOTREF(__pyx_t_7);
-        if (__Pyx_IternextUnpackEndCheck(__pyx_t_9(__pyx_t_8), 2) < (0)) __PYX_ERR(0, 388, __pyx_L5_error)
+        if (__Pyx_IternextUnpackEndCheck(__pyx_t_9(__pyx_t_8), 2) < (0)) __PYX_ERR(0, 389, __pyx_L5_error)
         __pyx_t_9 = NULL;
         __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
         goto __pyx_L9_unpacking_done;
@@ -28189,25 +28210,25 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
         __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
         __pyx_t_9 = NULL;
         if (__Pyx_IterFinish() == 0) __Pyx_RaiseNeedMoreValuesError(index);
-        __PYX_ERR(0, 388, __pyx_L5_error)
+        __PYX_ERR(0, 389, __pyx_L5_error)
         __pyx_L9_unpacking_done:;
       }
       __Pyx_XDECREF_SET(__pyx_8genexpr1__pyx_v_us, __pyx_t_6);
       __pyx_t_6 = 0;
       __Pyx_XDECREF_SET(__pyx_8genexpr1__pyx_v_n, __pyx_t_7);
       __pyx_t_7 = 0;
-      __pyx_t_3 = __Pyx_PyFloat_TrueDivideObjC(__pyx_8genexpr1__pyx_v_us, __pyx_mstate_global->__pyx_float_1000_0, 1000.0, 0, 0); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 388, __pyx_L5_error)
+      __pyx_t_3 = __Pyx_PyFloat_TrueDivideObjC(__pyx_8genexpr1__pyx_v_us, __pyx_mstate_global->__pyx_float_1000_0, 1000.0, 0, 0); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 389, __pyx_L5_error)
       __Pyx_GOTREF(__pyx_t_3);
-      __pyx_t_7 = PyTuple_New(2); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 388, __pyx_L5_error)
+      __pyx_t_7 = PyTuple_New(2); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 389, __pyx_L5_error)
       __Pyx_GOTREF(__pyx_t_7);
       __Pyx_GIVEREF(__pyx_t_3);
-      if (__Pyx_PyTuple_SET_ITEM(__pyx_t_7, 0, __pyx_t_3) != (0)) __PYX_ERR(0, 388, __pyx_L5_error);
+      if (__Pyx_PyTuple_SET_ITEM(__pyx_t_7, 0, __pyx_t_3) != (0)) __PYX_ERR(0, 389, __pyx_L5_error);
       __Pyx_INCREF(__pyx_8genexpr1__pyx_v_n);
       __Pyx_GIVEREF(__pyx_8genexpr1__pyx_v_n);
-      if (__Pyx_PyTuple_SET_ITEM(__pyx_t_7, 1, __pyx_8genexpr1__pyx_v_n) != (0)) __PYX_ERR(0, 388, __pyx_L5_error);
+      if (__Pyx_PyTuple_SET_ITEM(__pyx_t_7, 1, __pyx_8genexpr1__pyx_v_n) != (0)) __PYX_ERR(0, 389, __pyx_L5_error);
       __pyx_t_3 = 0;
       __Pyx_GIVEREF(__pyx_t_7);
-      if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_1, __pyx_t_7))) __PYX_ERR(0, 388, __pyx_L5_error)
+      if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_1, __pyx_t_7))) __PYX_ERR(0, 389, __pyx_L5_error)
       __pyx_t_7 = 0;
     }
     __Pyx_DECREF(__pyx_t_4); __pyx_t_4 = 0;
@@ -28231,7 +28252,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
   __pyx_t_1 = 0;
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":385
+  /* "fastws/bench/_client.pyx":386
  *         }
  * 
  *     def latencies(self, *, bint slow=False):             # <<<<<<<<<<<<<<
@@ -28257,7 +28278,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_16latencies(struc
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":390
+/* "fastws/bench/_client.pyx":391
  *         return [(us / 1000.0, n) for us, n in histogram_buckets(&self.c.stats[1 if slow else 0].latency)]
  * 
  *     def streams(self, int index):             # <<<<<<<<<<<<<<
@@ -28305,32 +28326,32 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_index,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 390, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 391, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  1:
         values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 390, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 391, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
       const Py_ssize_t kwd_pos_args = __pyx_nargs;
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "streams", 0) < (0)) __PYX_ERR(0, 390, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "streams", 0) < (0)) __PYX_ERR(0, 391, __pyx_L3_error)
       for (Py_ssize_t i = __pyx_nargs; i < 1; i++) {
-        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("streams", 1, 1, 1, i); __PYX_ERR(0, 390, __pyx_L3_error) }
+        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("streams", 1, 1, 1, i); __PYX_ERR(0, 391, __pyx_L3_error) }
       }
     } else if (unlikely(__pyx_nargs != 1)) {
       goto __pyx_L5_argtuple_error;
     } else {
       values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 390, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 391, __pyx_L3_error)
     }
-    __pyx_v_index = __Pyx_PyLong_As_int(values[0]); if (unlikely((__pyx_v_index == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 390, __pyx_L3_error)
+    __pyx_v_index = __Pyx_PyLong_As_int(values[0]); if (unlikely((__pyx_v_index == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 391, __pyx_L3_error)
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("streams", 1, 1, 1, __pyx_nargs); __PYX_ERR(0, 390, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("streams", 1, 1, 1, __pyx_nargs); __PYX_ERR(0, 391, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -28376,19 +28397,19 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("streams", 0);
 
-  /* "fastws/bench/_client.pyx":398
+  /* "fastws/bench/_client.pyx":399
  *         cdef Symbol* symbol
  *         cdef uint32_t k
  *         cdef dict out = {}             # <<<<<<<<<<<<<<
  *         if not 0 <= index < self.c.n_conns:
  *             raise IndexError(f"there is no connection {index}")
 */
-  __pyx_t_1 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 398, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyDict_NewPresized(0); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 399, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __pyx_v_out = ((PyObject*)__pyx_t_1);
   __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":399
+  /* "fastws/bench/_client.pyx":400
  *         cdef uint32_t k
  *         cdef dict out = {}
  *         if not 0 <= index < self.c.n_conns:             # <<<<<<<<<<<<<<
@@ -28405,7 +28426,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
   if (unlikely(__pyx_t_3)) {
 
 
-    /* "fastws/bench/_client.pyx":400
+    /* "fastws/bench/_client.pyx":401
  *         cdef dict out = {}
  *         if not 0 <= index < self.c.n_conns:
  *             raise IndexError(f"there is no connection {index}")             # <<<<<<<<<<<<<<
@@ -28413,9 +28434,9 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
  *         for k in range(conn.stream_slots):
 */
     __pyx_t_4 = NULL;
-    __pyx_t_5 = __Pyx_PyUnicode_From_int(__pyx_v_index, 0, ' ', 'd'); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 400, __pyx_L1_error)
+    __pyx_t_5 = __Pyx_PyUnicode_From_int(__pyx_v_index, 0, ' ', 'd'); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 401, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_5);
-    __pyx_t_6 = __Pyx_PyUnicode_Concat(__pyx_mstate_global->__pyx_kp_u_there_is_no_connection, __pyx_t_5); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 400, __pyx_L1_error)
+    __pyx_t_6 = __Pyx_PyUnicode_Concat(__pyx_mstate_global->__pyx_kp_u_there_is_no_connection, __pyx_t_5); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 401, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_6);
     __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
     __pyx_t_7 = 1;
@@ -28424,14 +28445,14 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
       __pyx_t_1 = __Pyx_PyObject_FastCall((PyObject*)(((PyTypeObject*)PyExc_IndexError)), __pyx_callargs+__pyx_t_7, (2-__pyx_t_7) | (__pyx_t_7*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
       __Pyx_XDECREF(__pyx_t_4); __pyx_t_4 = 0;
       __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
-      if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 400, __pyx_L1_error)
+      if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 401, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_1);
     }
     __Pyx_Raise(__pyx_t_1, 0, 0, 0);
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
-    __PYX_ERR(0, 400, __pyx_L1_error)
+    __PYX_ERR(0, 401, __pyx_L1_error)
 
-    /* "fastws/bench/_client.pyx":399
+    /* "fastws/bench/_client.pyx":400
  *         cdef uint32_t k
  *         cdef dict out = {}
  *         if not 0 <= index < self.c.n_conns:             # <<<<<<<<<<<<<<
@@ -28440,7 +28461,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
   }
 
-  /* "fastws/bench/_client.pyx":401
+  /* "fastws/bench/_client.pyx":402
  *         if not 0 <= index < self.c.n_conns:
  *             raise IndexError(f"there is no connection {index}")
  *         conn = &self.c.conns[index]             # <<<<<<<<<<<<<<
@@ -28449,7 +28470,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
   __pyx_v_conn = (&(__pyx_v_self->c.conns[__pyx_v_index]));
 
-  /* "fastws/bench/_client.pyx":402
+  /* "fastws/bench/_client.pyx":403
  *             raise IndexError(f"there is no connection {index}")
  *         conn = &self.c.conns[index]
  *         for k in range(conn.stream_slots):             # <<<<<<<<<<<<<<
@@ -28463,7 +28484,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
   for (__pyx_t_10 = 0; __pyx_t_10 < __pyx_t_9; __pyx_t_10+=1) {
     __pyx_v_k = __pyx_t_10;
 
-    /* "fastws/bench/_client.pyx":403
+    /* "fastws/bench/_client.pyx":404
  *         conn = &self.c.conns[index]
  *         for k in range(conn.stream_slots):
  *             entry = &conn.streams[k]             # <<<<<<<<<<<<<<
@@ -28472,7 +28493,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
     __pyx_v_entry = (&(__pyx_v_conn->streams[__pyx_v_k]));
 
-    /* "fastws/bench/_client.pyx":404
+    /* "fastws/bench/_client.pyx":405
  *         for k in range(conn.stream_slots):
  *             entry = &conn.streams[k]
  *             if entry.symbol < 0:             # <<<<<<<<<<<<<<
@@ -28484,7 +28505,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
     if (__pyx_t_3) {
 
 
-      /* "fastws/bench/_client.pyx":405
+      /* "fastws/bench/_client.pyx":406
  *             entry = &conn.streams[k]
  *             if entry.symbol < 0:
  *                 continue             # <<<<<<<<<<<<<<
@@ -28493,7 +28514,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
       goto __pyx_L4_continue;
 
-      /* "fastws/bench/_client.pyx":404
+      /* "fastws/bench/_client.pyx":405
  *         for k in range(conn.stream_slots):
  *             entry = &conn.streams[k]
  *             if entry.symbol < 0:             # <<<<<<<<<<<<<<
@@ -28502,7 +28523,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
     }
 
-    /* "fastws/bench/_client.pyx":406
+    /* "fastws/bench/_client.pyx":407
  *             if entry.symbol < 0:
  *                 continue
  *             symbol = &self.c.symbols[entry.symbol]             # <<<<<<<<<<<<<<
@@ -28511,45 +28532,45 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
 */
     __pyx_v_symbol = (&(__pyx_v_self->c.symbols[__pyx_v_entry->symbol]));
 
-    /* "fastws/bench/_client.pyx":407
+    /* "fastws/bench/_client.pyx":408
  *                 continue
  *             symbol = &self.c.symbols[entry.symbol]
  *             key = symbol.key[:symbol.key_size].decode("utf-8", "replace")             # <<<<<<<<<<<<<<
  *             out[tuple(key.split("\0", 1))] = {
  *                 "seq": entry.stream.last_seq,
 */
-    __pyx_t_1 = __Pyx_decode_c_string(__pyx_v_symbol->key, 0, __pyx_v_symbol->key_size, NULL, __pyx_k_replace, PyUnicode_DecodeUTF8); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 407, __pyx_L1_error)
+    __pyx_t_1 = __Pyx_decode_c_string(__pyx_v_symbol->key, 0, __pyx_v_symbol->key_size, NULL, __pyx_k_replace, PyUnicode_DecodeUTF8); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 408, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_1);
     __Pyx_XDECREF_SET(__pyx_v_key, ((PyObject*)__pyx_t_1));
     __pyx_t_1 = 0;
 
-    /* "fastws/bench/_client.pyx":409
+    /* "fastws/bench/_client.pyx":410
  *             key = symbol.key[:symbol.key_size].decode("utf-8", "replace")
  *             out[tuple(key.split("\0", 1))] = {
  *                 "seq": entry.stream.last_seq,             # <<<<<<<<<<<<<<
  *                 "messages": entry.n_messages,
  *                 "price": entry.price[:entry.price_size].decode() if entry.price_size else None,
 */
-    __pyx_t_1 = __Pyx_PyDict_NewPresized(4); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 409, __pyx_L1_error)
+    __pyx_t_1 = __Pyx_PyDict_NewPresized(4); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_1);
-    __pyx_t_6 = __Pyx_PyLong_From_int64_t(__pyx_v_entry->stream.last_seq); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 409, __pyx_L1_error)
+    __pyx_t_6 = __Pyx_PyLong_From_int64_t(__pyx_v_entry->stream.last_seq); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_6);
-    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_seq_2, __pyx_t_6) < (0)) __PYX_ERR(0, 409, __pyx_L1_error)
+    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_seq_2, __pyx_t_6) < (0)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
 
-    /* "fastws/bench/_client.pyx":410
+    /* "fastws/bench/_client.pyx":411
  *             out[tuple(key.split("\0", 1))] = {
  *                 "seq": entry.stream.last_seq,
  *                 "messages": entry.n_messages,             # <<<<<<<<<<<<<<
  *                 "price": entry.price[:entry.price_size].decode() if entry.price_size else None,
  *                 "digest": entry.digest,
 */
-    __pyx_t_6 = __Pyx_PyLong_From_int64_t(__pyx_v_entry->n_messages); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 410, __pyx_L1_error)
+    __pyx_t_6 = __Pyx_PyLong_From_int64_t(__pyx_v_entry->n_messages); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 411, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_6);
-    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_2, __pyx_t_6) < (0)) __PYX_ERR(0, 409, __pyx_L1_error)
+    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_messages_2, __pyx_t_6) < (0)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
 
-    /* "fastws/bench/_client.pyx":411
+    /* "fastws/bench/_client.pyx":412
  *                 "seq": entry.stream.last_seq,
  *                 "messages": entry.n_messages,
  *                 "price": entry.price[:entry.price_size].decode() if entry.price_size else None,             # <<<<<<<<<<<<<<
@@ -28559,7 +28580,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
     __pyx_t_3 = (__pyx_v_entry->price_size != 0);
 
     if (__pyx_t_3) {
-      __pyx_t_4 = __Pyx_decode_c_string(__pyx_v_entry->price, 0, __pyx_v_entry->price_size, NULL, NULL, NULL); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 411, __pyx_L1_error)
+      __pyx_t_4 = __Pyx_decode_c_string(__pyx_v_entry->price, 0, __pyx_v_entry->price_size, NULL, NULL, NULL); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 412, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_4);
       __pyx_t_6 = __pyx_t_4;
       __pyx_t_4 = 0;
@@ -28568,42 +28589,42 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
       __pyx_t_6 = Py_None;
     }
 
-    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_price, __pyx_t_6) < (0)) __PYX_ERR(0, 409, __pyx_L1_error)
+    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_price, __pyx_t_6) < (0)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
 
-    /* "fastws/bench/_client.pyx":412
+    /* "fastws/bench/_client.pyx":413
  *                 "messages": entry.n_messages,
  *                 "price": entry.price[:entry.price_size].decode() if entry.price_size else None,
  *                 "digest": entry.digest,             # <<<<<<<<<<<<<<
  *             }
  *         return out
 */
-    __pyx_t_6 = __Pyx_PyLong_From_uint64_t(__pyx_v_entry->digest); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 412, __pyx_L1_error)
+    __pyx_t_6 = __Pyx_PyLong_From_uint64_t(__pyx_v_entry->digest); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 413, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_6);
-    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_digest, __pyx_t_6) < (0)) __PYX_ERR(0, 409, __pyx_L1_error)
+    if (PyDict_SetItem(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_digest, __pyx_t_6) < (0)) __PYX_ERR(0, 410, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
 
-    /* "fastws/bench/_client.pyx":408
+    /* "fastws/bench/_client.pyx":409
  *             symbol = &self.c.symbols[entry.symbol]
  *             key = symbol.key[:symbol.key_size].decode("utf-8", "replace")
  *             out[tuple(key.split("\0", 1))] = {             # <<<<<<<<<<<<<<
  *                 "seq": entry.stream.last_seq,
  *                 "messages": entry.n_messages,
 */
-    __pyx_t_6 = PyUnicode_Split(__pyx_v_key, __pyx_mstate_global->__pyx_kp_u__13, 1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 408, __pyx_L1_error)
+    __pyx_t_6 = PyUnicode_Split(__pyx_v_key, __pyx_mstate_global->__pyx_kp_u__13, 1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 409, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_6);
-    if (!(likely(PyList_CheckExact(__pyx_t_6)) || __Pyx_RaiseUnexpectedTypeError("list", __pyx_t_6))) __PYX_ERR(0, 408, __pyx_L1_error)
-    __pyx_t_4 = PyList_AsTuple(((PyObject*)__pyx_t_6)); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 408, __pyx_L1_error)
+    if (!(likely(PyList_CheckExact(__pyx_t_6)) || __Pyx_RaiseUnexpectedTypeError("list", __pyx_t_6))) __PYX_ERR(0, 409, __pyx_L1_error)
+    __pyx_t_4 = PyList_AsTuple(((PyObject*)__pyx_t_6)); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 409, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
     __Pyx_DECREF(__pyx_t_6); __pyx_t_6 = 0;
-    if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_t_4, __pyx_t_1) < 0))) __PYX_ERR(0, 408, __pyx_L1_error)
+    if (unlikely((PyDict_SetItem(__pyx_v_out, __pyx_t_4, __pyx_t_1) < 0))) __PYX_ERR(0, 409, __pyx_L1_error)
     __Pyx_DECREF(__pyx_t_4); __pyx_t_4 = 0;
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
     __pyx_L4_continue:;
   }
 
 
-  /* "fastws/bench/_client.pyx":414
+  /* "fastws/bench/_client.pyx":415
  *                 "digest": entry.digest,
  *             }
  *         return out             # <<<<<<<<<<<<<<
@@ -28621,7 +28642,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_18streams(struct 
   }
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":390
+  /* "fastws/bench/_client.pyx":391
  *         return [(us / 1000.0, n) for us, n in histogram_buckets(&self.c.stats[1 if slow else 0].latency)]
  * 
  *     def streams(self, int index):             # <<<<<<<<<<<<<<
@@ -28920,7 +28941,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client_10LoadClient_22__setstate_cyth
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":417
+/* "fastws/bench/_client.pyx":418
  * 
  * 
  * cdef list _payloads_for(subscribe, int n):             # <<<<<<<<<<<<<<
@@ -28952,7 +28973,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("_payloads_for", 0);
 
-  /* "fastws/bench/_client.pyx":419
+  /* "fastws/bench/_client.pyx":420
  * cdef list _payloads_for(subscribe, int n):
  *     """One payload for all, one for each, or none."""
  *     if subscribe is None:             # <<<<<<<<<<<<<<
@@ -28963,14 +28984,14 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   if (__pyx_t_1) {
 
 
-    /* "fastws/bench/_client.pyx":420
+    /* "fastws/bench/_client.pyx":421
  *     """One payload for all, one for each, or none."""
  *     if subscribe is None:
  *         return []             # <<<<<<<<<<<<<<
  *     if isinstance(subscribe, (bytes, str)):
  *         items = [subscribe]
 */
-    __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 420, __pyx_L1_error)
+    __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 421, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     {
       PyObject *__pyx_temp;
@@ -28983,7 +29004,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
     __pyx_t_2 = 0;
     goto __pyx_L0;
 
-    /* "fastws/bench/_client.pyx":419
+    /* "fastws/bench/_client.pyx":420
  * cdef list _payloads_for(subscribe, int n):
  *     """One payload for all, one for each, or none."""
  *     if subscribe is None:             # <<<<<<<<<<<<<<
@@ -28992,7 +29013,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
 */
   }
 
-  /* "fastws/bench/_client.pyx":421
+  /* "fastws/bench/_client.pyx":422
  *     if subscribe is None:
  *         return []
  *     if isinstance(subscribe, (bytes, str)):             # <<<<<<<<<<<<<<
@@ -29016,22 +29037,22 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   if (__pyx_t_1) {
 
 
-    /* "fastws/bench/_client.pyx":422
+    /* "fastws/bench/_client.pyx":423
  *         return []
  *     if isinstance(subscribe, (bytes, str)):
  *         items = [subscribe]             # <<<<<<<<<<<<<<
  *     elif callable(subscribe):
  *         items = [subscribe(i) for i in range(n)]
 */
-    __pyx_t_2 = PyList_New(1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 422, __pyx_L1_error)
+    __pyx_t_2 = PyList_New(1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 423, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     __Pyx_INCREF(__pyx_v_subscribe);
     __Pyx_GIVEREF(__pyx_v_subscribe);
-    if (__Pyx_PyList_SET_ITEM(__pyx_t_2, 0, __pyx_v_subscribe) != (0)) __PYX_ERR(0, 422, __pyx_L1_error);
+    if (__Pyx_PyList_SET_ITEM(__pyx_t_2, 0, __pyx_v_subscribe) != (0)) __PYX_ERR(0, 423, __pyx_L1_error);
     __pyx_v_items = ((PyObject*)__pyx_t_2);
     __pyx_t_2 = 0;
 
-    /* "fastws/bench/_client.pyx":421
+    /* "fastws/bench/_client.pyx":422
  *     if subscribe is None:
  *         return []
  *     if isinstance(subscribe, (bytes, str)):             # <<<<<<<<<<<<<<
@@ -29041,18 +29062,18 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
     goto __pyx_L4;
   }
 
-  /* "fastws/bench/_client.pyx":423
+  /* "fastws/bench/_client.pyx":424
  *     if isinstance(subscribe, (bytes, str)):
  *         items = [subscribe]
  *     elif callable(subscribe):             # <<<<<<<<<<<<<<
  *         items = [subscribe(i) for i in range(n)]
  *     else:
 */
-  __pyx_t_1 = __Pyx_PyCallable_Check(__pyx_v_subscribe); if (unlikely(__pyx_t_1 == ((int)-1))) __PYX_ERR(0, 423, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyCallable_Check(__pyx_v_subscribe); if (unlikely(__pyx_t_1 == ((int)-1))) __PYX_ERR(0, 424, __pyx_L1_error)
   if (__pyx_t_1) {
 
 
-    /* "fastws/bench/_client.pyx":424
+    /* "fastws/bench/_client.pyx":425
  *         items = [subscribe]
  *     elif callable(subscribe):
  *         items = [subscribe(i) for i in range(n)]             # <<<<<<<<<<<<<<
@@ -29060,7 +29081,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
  *         items = list(subscribe)
 */
     { /* enter inner scope */
-      __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 424, __pyx_L1_error)
+      __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 425, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_2);
 
       __pyx_t_4 = __pyx_v_n;
@@ -29071,7 +29092,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
         __pyx_t_8 = NULL;
         __Pyx_INCREF(__pyx_v_subscribe);
         __pyx_t_9 = __pyx_v_subscribe; 
-        __pyx_t_10 = __Pyx_PyLong_From_int(__pyx_8genexpr2__pyx_v_i); if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 424, __pyx_L1_error)
+        __pyx_t_10 = __Pyx_PyLong_From_int(__pyx_8genexpr2__pyx_v_i); if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 425, __pyx_L1_error)
         __Pyx_GOTREF(__pyx_t_10);
         __pyx_t_11 = 1;
         #if CYTHON_UNPACK_METHODS
@@ -29091,11 +29112,11 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
           __Pyx_XDECREF(__pyx_t_8); __pyx_t_8 = 0;
           __Pyx_DECREF(__pyx_t_10); __pyx_t_10 = 0;
           __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
-          if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 424, __pyx_L1_error)
+          if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 425, __pyx_L1_error)
           __Pyx_GOTREF(__pyx_t_7);
         }
         __Pyx_GIVEREF(__pyx_t_7);
-        if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_2, __pyx_t_7))) __PYX_ERR(0, 424, __pyx_L1_error)
+        if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_2, __pyx_t_7))) __PYX_ERR(0, 425, __pyx_L1_error)
         __pyx_t_7 = 0;
       }
 
@@ -29103,7 +29124,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
     __pyx_v_items = ((PyObject*)__pyx_t_2);
     __pyx_t_2 = 0;
 
-    /* "fastws/bench/_client.pyx":423
+    /* "fastws/bench/_client.pyx":424
  *     if isinstance(subscribe, (bytes, str)):
  *         items = [subscribe]
  *     elif callable(subscribe):             # <<<<<<<<<<<<<<
@@ -29113,7 +29134,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
     goto __pyx_L4;
   }
 
-  /* "fastws/bench/_client.pyx":426
+  /* "fastws/bench/_client.pyx":427
  *         items = [subscribe(i) for i in range(n)]
  *     else:
  *         items = list(subscribe)             # <<<<<<<<<<<<<<
@@ -29121,26 +29142,26 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
  *             raise ValueError(f"subscribe has {len(items)} payloads for {n} connections")
 */
   /*else*/ {
-    __pyx_t_2 = PySequence_List(__pyx_v_subscribe); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 426, __pyx_L1_error)
+    __pyx_t_2 = PySequence_List(__pyx_v_subscribe); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 427, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     __pyx_v_items = ((PyObject*)__pyx_t_2);
     __pyx_t_2 = 0;
 
-    /* "fastws/bench/_client.pyx":427
+    /* "fastws/bench/_client.pyx":428
  *     else:
  *         items = list(subscribe)
  *         if len(items) != n:             # <<<<<<<<<<<<<<
  *             raise ValueError(f"subscribe has {len(items)} payloads for {n} connections")
  *     return [item.encode() if isinstance(item, str) else bytes(item) for item in items]
 */
-    __pyx_t_12 = __Pyx_PyList_GET_SIZE(__pyx_v_items); if (unlikely(__pyx_t_12 == ((Py_ssize_t)-1))) __PYX_ERR(0, 427, __pyx_L1_error)
+    __pyx_t_12 = __Pyx_PyList_GET_SIZE(__pyx_v_items); if (unlikely(__pyx_t_12 == ((Py_ssize_t)-1))) __PYX_ERR(0, 428, __pyx_L1_error)
     __pyx_t_1 = (__pyx_t_12 != __pyx_v_n);
 
 
     if (unlikely(__pyx_t_1)) {
 
 
-      /* "fastws/bench/_client.pyx":428
+      /* "fastws/bench/_client.pyx":429
  *         items = list(subscribe)
  *         if len(items) != n:
  *             raise ValueError(f"subscribe has {len(items)} payloads for {n} connections")             # <<<<<<<<<<<<<<
@@ -29148,11 +29169,11 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
  * 
 */
       __pyx_t_7 = NULL;
-      __pyx_t_12 = __Pyx_PyList_GET_SIZE(__pyx_v_items); if (unlikely(__pyx_t_12 == ((Py_ssize_t)-1))) __PYX_ERR(0, 428, __pyx_L1_error)
-      __pyx_t_9 = __Pyx_PyUnicode_From_Py_ssize_t(__pyx_t_12, 0, ' ', 'd'); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 428, __pyx_L1_error)
+      __pyx_t_12 = __Pyx_PyList_GET_SIZE(__pyx_v_items); if (unlikely(__pyx_t_12 == ((Py_ssize_t)-1))) __PYX_ERR(0, 429, __pyx_L1_error)
+      __pyx_t_9 = __Pyx_PyUnicode_From_Py_ssize_t(__pyx_t_12, 0, ' ', 'd'); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 429, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_9);
 
-      __pyx_t_10 = __Pyx_PyUnicode_From_int(__pyx_v_n, 0, ' ', 'd'); if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 428, __pyx_L1_error)
+      __pyx_t_10 = __Pyx_PyUnicode_From_int(__pyx_v_n, 0, ' ', 'd'); if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 429, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_10);
       __pyx_t_13[0] = __pyx_mstate_global->__pyx_kp_u_subscribe_has;
       __pyx_t_13[1] = __pyx_t_9;
@@ -29165,7 +29186,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
       #endif
       __pyx_t_4 = 0;
       __pyx_t_8 = __Pyx_PyUnicode_Join(__pyx_t_13, 5, __pyx_t_12, __pyx_t_4);
-      if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 428, __pyx_L1_error)
+      if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 429, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_8);
       __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
       __Pyx_DECREF(__pyx_t_10); __pyx_t_10 = 0;
@@ -29175,14 +29196,14 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
         __pyx_t_2 = __Pyx_PyObject_FastCall((PyObject*)(((PyTypeObject*)PyExc_ValueError)), __pyx_callargs+__pyx_t_11, (2-__pyx_t_11) | (__pyx_t_11*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
         __Pyx_XDECREF(__pyx_t_7); __pyx_t_7 = 0;
         __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
-        if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 428, __pyx_L1_error)
+        if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 429, __pyx_L1_error)
         __Pyx_GOTREF(__pyx_t_2);
       }
       __Pyx_Raise(__pyx_t_2, 0, 0, 0);
       __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
-      __PYX_ERR(0, 428, __pyx_L1_error)
+      __PYX_ERR(0, 429, __pyx_L1_error)
 
-      /* "fastws/bench/_client.pyx":427
+      /* "fastws/bench/_client.pyx":428
  *     else:
  *         items = list(subscribe)
  *         if len(items) != n:             # <<<<<<<<<<<<<<
@@ -29193,7 +29214,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   }
   __pyx_L4:;
 
-  /* "fastws/bench/_client.pyx":429
+  /* "fastws/bench/_client.pyx":430
  *         if len(items) != n:
  *             raise ValueError(f"subscribe has {len(items)} payloads for {n} connections")
  *     return [item.encode() if isinstance(item, str) else bytes(item) for item in items]             # <<<<<<<<<<<<<<
@@ -29201,7 +29222,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
  * 
 */
   { /* enter inner scope */
-    __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 429, __pyx_L12_error)
+    __pyx_t_2 = PyList_New(0); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 430, __pyx_L12_error)
     __Pyx_GOTREF(__pyx_t_2);
     __pyx_t_8 = __pyx_v_items; __Pyx_INCREF(__pyx_t_8);
     __pyx_t_12 = 0;
@@ -29209,13 +29230,13 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
       {
         Py_ssize_t __pyx_temp = __Pyx_PyList_GET_SIZE(__pyx_t_8);
         #if !CYTHON_ASSUME_SAFE_SIZE
-        if (unlikely((__pyx_temp < 0))) __PYX_ERR(0, 429, __pyx_L12_error)
+        if (unlikely((__pyx_temp < 0))) __PYX_ERR(0, 430, __pyx_L12_error)
         #endif
         if (__pyx_t_12 >= __pyx_temp) break;
       }
       __pyx_t_7 = __Pyx_PyList_GET_ITEM_REF(__pyx_t_8, __pyx_t_12, __Pyx_ReferenceSharing_OwnStrongReference);
       ++__pyx_t_12;
-      if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 429, __pyx_L12_error)
+      if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 430, __pyx_L12_error)
       __Pyx_GOTREF(__pyx_t_7);
       __Pyx_XDECREF_SET(__pyx_8genexpr3__pyx_v_item, __pyx_t_7);
       __pyx_t_7 = 0;
@@ -29228,7 +29249,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
           PyObject *__pyx_callargs[2] = {__pyx_t_9, NULL};
           __pyx_t_10 = __Pyx_PyObject_FastCallMethod((PyObject*)__pyx_mstate_global->__pyx_n_u_encode, __pyx_callargs+__pyx_t_11, (1-__pyx_t_11) | (1*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
           __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
-          if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 429, __pyx_L12_error)
+          if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 430, __pyx_L12_error)
           __Pyx_GOTREF(__pyx_t_10);
         }
         __pyx_t_7 = __pyx_t_10;
@@ -29240,7 +29261,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
           PyObject *__pyx_callargs[2] = {__pyx_t_9, __pyx_8genexpr3__pyx_v_item};
           __pyx_t_10 = __Pyx_PyObject_FastCall((PyObject*)(&PyBytes_Type), __pyx_callargs+__pyx_t_11, (2-__pyx_t_11) | (__pyx_t_11*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
           __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
-          if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 429, __pyx_L12_error)
+          if (unlikely(!__pyx_t_10)) __PYX_ERR(0, 430, __pyx_L12_error)
           __Pyx_GOTREF(__pyx_t_10);
         }
         __pyx_t_7 = __pyx_t_10;
@@ -29248,7 +29269,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
       }
 
       __Pyx_GIVEREF(__pyx_t_7);
-      if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_2, __pyx_t_7))) __PYX_ERR(0, 429, __pyx_L12_error)
+      if (unlikely(__Pyx_ListComp_AppendAndDecref(__pyx_t_2, __pyx_t_7))) __PYX_ERR(0, 430, __pyx_L12_error)
       __pyx_t_7 = 0;
     }
     __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
@@ -29270,7 +29291,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   __pyx_t_2 = 0;
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":417
+  /* "fastws/bench/_client.pyx":418
  * 
  * 
  * cdef list _payloads_for(subscribe, int n):             # <<<<<<<<<<<<<<
@@ -29296,7 +29317,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__payloads_for(PyObject *__pyx_v
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":432
+/* "fastws/bench/_client.pyx":433
  * 
  * 
  * cdef void _fill_address(Client* c, bint is_v6, bytes packed, int port):             # <<<<<<<<<<<<<<
@@ -29308,7 +29329,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
   struct sockaddr_in *__pyx_v_v4;
   struct sockaddr_in6 *__pyx_v_v6;
 
-  /* "fastws/bench/_client.pyx":433
+  /* "fastws/bench/_client.pyx":434
  * 
  * cdef void _fill_address(Client* c, bint is_v6, bytes packed, int port):
  *     cdef sockaddr_in* v4 = <sockaddr_in*>&c.address             # <<<<<<<<<<<<<<
@@ -29317,7 +29338,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
   __pyx_v_v4 = ((struct sockaddr_in *)(&__pyx_v_c->address));
 
-  /* "fastws/bench/_client.pyx":434
+  /* "fastws/bench/_client.pyx":435
  * cdef void _fill_address(Client* c, bint is_v6, bytes packed, int port):
  *     cdef sockaddr_in* v4 = <sockaddr_in*>&c.address
  *     cdef sockaddr_in6* v6 = <sockaddr_in6*>&c.address             # <<<<<<<<<<<<<<
@@ -29326,7 +29347,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
   __pyx_v_v6 = ((struct sockaddr_in6 *)(&__pyx_v_c->address));
 
-  /* "fastws/bench/_client.pyx":435
+  /* "fastws/bench/_client.pyx":436
  *     cdef sockaddr_in* v4 = <sockaddr_in*>&c.address
  *     cdef sockaddr_in6* v6 = <sockaddr_in6*>&c.address
  *     if is_v6:             # <<<<<<<<<<<<<<
@@ -29335,7 +29356,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
   if (__pyx_v_is_v6) {
 
-    /* "fastws/bench/_client.pyx":436
+    /* "fastws/bench/_client.pyx":437
  *     cdef sockaddr_in6* v6 = <sockaddr_in6*>&c.address
  *     if is_v6:
  *         v6.sin6_family = AF_INET6             # <<<<<<<<<<<<<<
@@ -29344,7 +29365,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     __pyx_v_v6->sin6_family = AF_INET6;
 
-    /* "fastws/bench/_client.pyx":437
+    /* "fastws/bench/_client.pyx":438
  *     if is_v6:
  *         v6.sin6_family = AF_INET6
  *         v6.sin6_port = htons(<uint16_t>port)             # <<<<<<<<<<<<<<
@@ -29353,7 +29374,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     __pyx_v_v6->sin6_port = htons(((uint16_t)__pyx_v_port));
 
-    /* "fastws/bench/_client.pyx":438
+    /* "fastws/bench/_client.pyx":439
  *         v6.sin6_family = AF_INET6
  *         v6.sin6_port = htons(<uint16_t>port)
  *         memcpy(&v6.sin6_addr, PyBytes_AS_STRING(packed), 16)             # <<<<<<<<<<<<<<
@@ -29362,7 +29383,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     (void)(memcpy((&__pyx_v_v6->sin6_addr), PyBytes_AS_STRING(__pyx_v_packed), 16));
 
-    /* "fastws/bench/_client.pyx":439
+    /* "fastws/bench/_client.pyx":440
  *         v6.sin6_port = htons(<uint16_t>port)
  *         memcpy(&v6.sin6_addr, PyBytes_AS_STRING(packed), 16)
  *         c.address_size = sizeof(sockaddr_in6)             # <<<<<<<<<<<<<<
@@ -29371,7 +29392,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     __pyx_v_c->address_size = (sizeof(struct sockaddr_in6));
 
-    /* "fastws/bench/_client.pyx":435
+    /* "fastws/bench/_client.pyx":436
  *     cdef sockaddr_in* v4 = <sockaddr_in*>&c.address
  *     cdef sockaddr_in6* v6 = <sockaddr_in6*>&c.address
  *     if is_v6:             # <<<<<<<<<<<<<<
@@ -29381,7 +29402,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
     goto __pyx_L3;
   }
 
-  /* "fastws/bench/_client.pyx":441
+  /* "fastws/bench/_client.pyx":442
  *         c.address_size = sizeof(sockaddr_in6)
  *     else:
  *         v4.sin_family = AF_INET             # <<<<<<<<<<<<<<
@@ -29391,7 +29412,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
   /*else*/ {
     __pyx_v_v4->sin_family = AF_INET;
 
-    /* "fastws/bench/_client.pyx":442
+    /* "fastws/bench/_client.pyx":443
  *     else:
  *         v4.sin_family = AF_INET
  *         v4.sin_port = htons(<uint16_t>port)             # <<<<<<<<<<<<<<
@@ -29400,7 +29421,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     __pyx_v_v4->sin_port = htons(((uint16_t)__pyx_v_port));
 
-    /* "fastws/bench/_client.pyx":443
+    /* "fastws/bench/_client.pyx":444
  *         v4.sin_family = AF_INET
  *         v4.sin_port = htons(<uint16_t>port)
  *         memcpy(&v4.sin_addr, PyBytes_AS_STRING(packed), 4)             # <<<<<<<<<<<<<<
@@ -29409,7 +29430,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 */
     (void)(memcpy((&__pyx_v_v4->sin_addr), PyBytes_AS_STRING(__pyx_v_packed), 4));
 
-    /* "fastws/bench/_client.pyx":444
+    /* "fastws/bench/_client.pyx":445
  *         v4.sin_port = htons(<uint16_t>port)
  *         memcpy(&v4.sin_addr, PyBytes_AS_STRING(packed), 4)
  *         c.address_size = sizeof(sockaddr_in)             # <<<<<<<<<<<<<<
@@ -29420,7 +29441,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
   }
   __pyx_L3:;
 
-  /* "fastws/bench/_client.pyx":432
+  /* "fastws/bench/_client.pyx":433
  * 
  * 
  * cdef void _fill_address(Client* c, bint is_v6, bytes packed, int port):             # <<<<<<<<<<<<<<
@@ -29434,7 +29455,7 @@ static void __pyx_f_6fastws_5bench_7_client__fill_address(struct __pyx_t_6fastws
 
 }
 
-/* "fastws/bench/_client.pyx":447
+/* "fastws/bench/_client.pyx":448
  * 
  * 
  * cdef object _sample(const char* text, int size):             # <<<<<<<<<<<<<<
@@ -29453,7 +29474,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__sample(char const *__pyx_v_tex
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("_sample", 0);
 
-  /* "fastws/bench/_client.pyx":448
+  /* "fastws/bench/_client.pyx":449
  * 
  * cdef object _sample(const char* text, int size):
  *     return text[:size].decode("utf-8", "replace") if size else None             # <<<<<<<<<<<<<<
@@ -29463,7 +29484,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__sample(char const *__pyx_v_tex
   __pyx_t_2 = (__pyx_v_size != 0);
 
   if (__pyx_t_2) {
-    __pyx_t_3 = __Pyx_decode_c_string(__pyx_v_text, 0, __pyx_v_size, NULL, __pyx_k_replace, PyUnicode_DecodeUTF8); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 448, __pyx_L1_error)
+    __pyx_t_3 = __Pyx_decode_c_string(__pyx_v_text, 0, __pyx_v_size, NULL, __pyx_k_replace, PyUnicode_DecodeUTF8); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 449, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_3);
     __pyx_t_1 = __pyx_t_3;
     __pyx_t_3 = 0;
@@ -29483,7 +29504,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__sample(char const *__pyx_v_tex
   __pyx_t_1 = 0;
   goto __pyx_L0;
 
-  /* "fastws/bench/_client.pyx":447
+  /* "fastws/bench/_client.pyx":448
  * 
  * 
  * cdef object _sample(const char* text, int size):             # <<<<<<<<<<<<<<
@@ -29503,7 +29524,7 @@ static PyObject *__pyx_f_6fastws_5bench_7_client__sample(char const *__pyx_v_tex
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":451
+/* "fastws/bench/_client.pyx":452
  * 
  * 
  * def _need_descriptors(int n):             # <<<<<<<<<<<<<<
@@ -29551,32 +29572,32 @@ PyObject *__pyx_args, PyObject *__pyx_kwds
   {
     PyObject ** const __pyx_pyargnames[] = {&__pyx_mstate_global->__pyx_n_u_n,0};
     const Py_ssize_t __pyx_kwds_len = (__pyx_kwds) ? __Pyx_NumKwargs_FASTCALL(__pyx_kwds) : 0;
-    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 451, __pyx_L3_error)
+    if (unlikely(__pyx_kwds_len < 0)) __PYX_ERR(0, 452, __pyx_L3_error)
     if (__pyx_kwds_len > 0) {
       switch (__pyx_nargs) {
         case  1:
         values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 451, __pyx_L3_error)
+        if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 452, __pyx_L3_error)
         CYTHON_FALLTHROUGH;
         case  0: break;
         default: goto __pyx_L5_argtuple_error;
       }
       const Py_ssize_t kwd_pos_args = __pyx_nargs;
-      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "_need_descriptors", 0) < (0)) __PYX_ERR(0, 451, __pyx_L3_error)
+      if (__Pyx_ParseKeywords(__pyx_kwds, __pyx_kwvalues, __pyx_pyargnames, 0, values, kwd_pos_args, __pyx_kwds_len, "_need_descriptors", 0) < (0)) __PYX_ERR(0, 452, __pyx_L3_error)
       for (Py_ssize_t i = __pyx_nargs; i < 1; i++) {
-        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("_need_descriptors", 1, 1, 1, i); __PYX_ERR(0, 451, __pyx_L3_error) }
+        if (unlikely(!values[i])) { __Pyx_RaiseArgtupleInvalid("_need_descriptors", 1, 1, 1, i); __PYX_ERR(0, 452, __pyx_L3_error) }
       }
     } else if (unlikely(__pyx_nargs != 1)) {
       goto __pyx_L5_argtuple_error;
     } else {
       values[0] = __Pyx_ArgRef_FASTCALL(__pyx_args, 0);
-      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 451, __pyx_L3_error)
+      if (!CYTHON_ASSUME_SAFE_MACROS && unlikely(!values[0])) __PYX_ERR(0, 452, __pyx_L3_error)
     }
-    __pyx_v_n = __Pyx_PyLong_As_int(values[0]); if (unlikely((__pyx_v_n == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 451, __pyx_L3_error)
+    __pyx_v_n = __Pyx_PyLong_As_int(values[0]); if (unlikely((__pyx_v_n == (int)-1) && PyErr_Occurred())) __PYX_ERR(0, 452, __pyx_L3_error)
   }
   goto __pyx_L6_skip;
   __pyx_L5_argtuple_error:;
-  __Pyx_RaiseArgtupleInvalid("_need_descriptors", 1, 1, 1, __pyx_nargs); __PYX_ERR(0, 451, __pyx_L3_error)
+  __Pyx_RaiseArgtupleInvalid("_need_descriptors", 1, 1, 1, __pyx_nargs); __PYX_ERR(0, 452, __pyx_L3_error)
   __pyx_L6_skip:;
   goto __pyx_L4_argument_unpacking_done;
   __pyx_L3_error:;
@@ -29621,7 +29642,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("_need_descriptors", 0);
 
-  /* "fastws/bench/_client.pyx":453
+  /* "fastws/bench/_client.pyx":454
  * def _need_descriptors(int n):
  *     """Raise the soft limit of open files as far as needed and allowed."""
  *     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)             # <<<<<<<<<<<<<<
@@ -29629,14 +29650,14 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
  *         return
 */
   __pyx_t_2 = NULL;
-  __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 453, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 454, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
-  __pyx_t_4 = __Pyx_PyObject_GetAttrStr(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_getrlimit); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 453, __pyx_L1_error)
+  __pyx_t_4 = __Pyx_PyObject_GetAttrStr(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_getrlimit); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 454, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_4);
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
-  __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 453, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 454, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
-  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_RLIMIT_NOFILE); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 453, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_3, __pyx_mstate_global->__pyx_n_u_RLIMIT_NOFILE); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 454, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
   __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
   __pyx_t_6 = 1;
@@ -29657,7 +29678,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     __Pyx_XDECREF(__pyx_t_2); __pyx_t_2 = 0;
     __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
     __Pyx_DECREF(__pyx_t_4); __pyx_t_4 = 0;
-    if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 453, __pyx_L1_error)
+    if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 454, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_1);
   }
   if ((likely(PyTuple_CheckExact(__pyx_t_1))) || (PyList_CheckExact(__pyx_t_1))) {
@@ -29666,7 +29687,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     if (unlikely(size != 2)) {
       if (size > 2) __Pyx_RaiseTooManyValuesError(2);
       else if (size >= 0) __Pyx_RaiseNeedMoreValuesError(size);
-      __PYX_ERR(0, 453, __pyx_L1_error)
+      __PYX_ERR(0, 454, __pyx_L1_error)
     }
     #if CYTHON_ASSUME_SAFE_MACROS && !CYTHON_AVOID_BORROWED_REFS
     if (likely(PyTuple_CheckExact(sequence))) {
@@ -29676,22 +29697,22 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
       __Pyx_INCREF(__pyx_t_5);
     } else {
       __pyx_t_4 = __Pyx_PyList_GET_ITEM_REF(sequence, 0, __Pyx_ReferenceSharing_SharedReference);
-      if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 453, __pyx_L1_error)
+      if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 454, __pyx_L1_error)
       __Pyx_XGOTREF(__pyx_t_4);
       __pyx_t_5 = __Pyx_PyList_GET_ITEM_REF(sequence, 1, __Pyx_ReferenceSharing_SharedReference);
-      if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 453, __pyx_L1_error)
+      if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 454, __pyx_L1_error)
       __Pyx_XGOTREF(__pyx_t_5);
     }
     #else
-    __pyx_t_4 = __Pyx_PySequence_ITEM(sequence, 0); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 453, __pyx_L1_error)
+    __pyx_t_4 = __Pyx_PySequence_ITEM(sequence, 0); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 454, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
-    __pyx_t_5 = __Pyx_PySequence_ITEM(sequence, 1); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 453, __pyx_L1_error)
+    __pyx_t_5 = __Pyx_PySequence_ITEM(sequence, 1); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 454, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_5);
     #endif
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
   } else {
     Py_ssize_t index = -1;
-    __pyx_t_2 = PyObject_GetIter(__pyx_t_1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 453, __pyx_L1_error)
+    __pyx_t_2 = PyObject_GetIter(__pyx_t_1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 454, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
     __pyx_t_7 = (CYTHON_COMPILING_IN_LIMITED_API) ? PyIter_Next : __Pyx_PyObject_GetIterNextFunc(__pyx_t_2);
@@ -29699,7 +29720,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     __Pyx_GOTREF(__pyx_t_4);
     index = 1; __pyx_t_5 = __pyx_t_7(__pyx_t_2); if (unlikely(!__pyx_t_5)) goto __pyx_L3_unpacking_failed;
     __Pyx_GOTREF(__pyx_t_5);
-    if (__Pyx_IternextUnpackEndCheck(__pyx_t_7(__pyx_t_2), 2) < (0)) __PYX_ERR(0, 453, __pyx_L1_error)
+    if (__Pyx_IternextUnpackEndCheck(__pyx_t_7(__pyx_t_2), 2) < (0)) __PYX_ERR(0, 454, __pyx_L1_error)
     __pyx_t_7 = NULL;
     __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
     goto __pyx_L4_unpacking_done;
@@ -29707,7 +29728,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
     __pyx_t_7 = NULL;
     if (__Pyx_IterFinish() == 0) __Pyx_RaiseNeedMoreValuesError(index);
-    __PYX_ERR(0, 453, __pyx_L1_error)
+    __PYX_ERR(0, 454, __pyx_L1_error)
     __pyx_L4_unpacking_done:;
   }
   __pyx_v_soft = __pyx_t_4;
@@ -29715,19 +29736,19 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
   __pyx_v_hard = __pyx_t_5;
   __pyx_t_5 = 0;
 
-  /* "fastws/bench/_client.pyx":454
+  /* "fastws/bench/_client.pyx":455
  *     """Raise the soft limit of open files as far as needed and allowed."""
  *     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
  *     if soft == resource.RLIM_INFINITY or soft >= n:             # <<<<<<<<<<<<<<
  *         return
  *     if hard != resource.RLIM_INFINITY and hard < n:
 */
-  __Pyx_GetModuleGlobalName(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 454, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 455, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_RLIM_INFINITY); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 454, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_1, __pyx_mstate_global->__pyx_n_u_RLIM_INFINITY); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 455, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
-  __pyx_t_9 = __Pyx_PyObject_CompareBoolEq_object_object(__pyx_v_soft, __pyx_t_5, Py_EQ); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 454, __pyx_L1_error)
+  __pyx_t_9 = __Pyx_PyObject_CompareBoolEq_object_object(__pyx_v_soft, __pyx_t_5, Py_EQ); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 455, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
   if (!__pyx_t_9) {
 
@@ -29737,9 +29758,9 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
 
     goto __pyx_L6_bool_binop_done;
   }
-  __pyx_t_5 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 454, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 455, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
-  __pyx_t_9 = __Pyx_PyObject_CompareBoolGe_object_int(__pyx_v_soft, __pyx_t_5, Py_GE); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 454, __pyx_L1_error)
+  __pyx_t_9 = __Pyx_PyObject_CompareBoolGe_object_int(__pyx_v_soft, __pyx_t_5, Py_GE); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 455, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
 
   __pyx_t_8 = __pyx_t_9;
@@ -29748,7 +29769,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
   if (__pyx_t_8) {
 
 
-    /* "fastws/bench/_client.pyx":455
+    /* "fastws/bench/_client.pyx":456
  *     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
  *     if soft == resource.RLIM_INFINITY or soft >= n:
  *         return             # <<<<<<<<<<<<<<
@@ -29765,7 +29786,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     }
     goto __pyx_L0;
 
-    /* "fastws/bench/_client.pyx":454
+    /* "fastws/bench/_client.pyx":455
  *     """Raise the soft limit of open files as far as needed and allowed."""
  *     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
  *     if soft == resource.RLIM_INFINITY or soft >= n:             # <<<<<<<<<<<<<<
@@ -29774,19 +29795,19 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
 */
   }
 
-  /* "fastws/bench/_client.pyx":456
+  /* "fastws/bench/_client.pyx":457
  *     if soft == resource.RLIM_INFINITY or soft >= n:
  *         return
  *     if hard != resource.RLIM_INFINITY and hard < n:             # <<<<<<<<<<<<<<
  *         raise LoadError(
  *             f"{n} open files are needed and {hard} allowed: raise the limit (ulimit -Hn {n})"
 */
-  __Pyx_GetModuleGlobalName(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 456, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 457, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
-  __pyx_t_1 = __Pyx_PyObject_GetAttrStr(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_RLIM_INFINITY); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 456, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyObject_GetAttrStr(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_RLIM_INFINITY); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 457, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
-  __pyx_t_9 = __Pyx_PyObject_CompareBoolNe_object_object(__pyx_v_hard, __pyx_t_1, Py_NE); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 456, __pyx_L1_error)
+  __pyx_t_9 = __Pyx_PyObject_CompareBoolNe_object_object(__pyx_v_hard, __pyx_t_1, Py_NE); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 457, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
   if (__pyx_t_9) {
 
@@ -29796,9 +29817,9 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
 
     goto __pyx_L9_bool_binop_done;
   }
-  __pyx_t_1 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 456, __pyx_L1_error)
+  __pyx_t_1 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 457, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_1);
-  __pyx_t_9 = __Pyx_PyObject_CompareBoolLt_object_int(__pyx_v_hard, __pyx_t_1, Py_LT); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 456, __pyx_L1_error)
+  __pyx_t_9 = __Pyx_PyObject_CompareBoolLt_object_int(__pyx_v_hard, __pyx_t_1, Py_LT); if (unlikely((__pyx_t_9 < 0))) __PYX_ERR(0, 457, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
   __pyx_t_8 = __pyx_t_9;
@@ -29807,7 +29828,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
   if (unlikely(__pyx_t_8)) {
 
 
-    /* "fastws/bench/_client.pyx":457
+    /* "fastws/bench/_client.pyx":458
  *         return
  *     if hard != resource.RLIM_INFINITY and hard < n:
  *         raise LoadError(             # <<<<<<<<<<<<<<
@@ -29815,19 +29836,19 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
  *             " or use fewer connections"
 */
     __pyx_t_5 = NULL;
-    __Pyx_GetModuleGlobalName(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_LoadError); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 457, __pyx_L1_error)
+    __Pyx_GetModuleGlobalName(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_LoadError); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 458, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_4);
 
-    /* "fastws/bench/_client.pyx":458
+    /* "fastws/bench/_client.pyx":459
  *     if hard != resource.RLIM_INFINITY and hard < n:
  *         raise LoadError(
  *             f"{n} open files are needed and {hard} allowed: raise the limit (ulimit -Hn {n})"             # <<<<<<<<<<<<<<
  *             " or use fewer connections"
  *         )
 */
-    __pyx_t_2 = __Pyx_PyUnicode_From_int(__pyx_v_n, 0, ' ', 'd'); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 458, __pyx_L1_error)
+    __pyx_t_2 = __Pyx_PyUnicode_From_int(__pyx_v_n, 0, ' ', 'd'); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 459, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_2);
-    __pyx_t_3 = __Pyx_PyObject_FormatSimple(__pyx_v_hard, __pyx_mstate_global->__pyx_empty_unicode); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 458, __pyx_L1_error)
+    __pyx_t_3 = __Pyx_PyObject_FormatSimple(__pyx_v_hard, __pyx_mstate_global->__pyx_empty_unicode); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 459, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_3);
     __pyx_t_10[0] = __pyx_t_2;
     __pyx_t_10[1] = __pyx_mstate_global->__pyx_kp_u_open_files_are_needed_and;
@@ -29844,7 +29865,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     __pyx_t_12 |= __Pyx_PyUnicode_KIND_04(__pyx_t_10[2]);
     #endif
     __pyx_t_13 = __Pyx_PyUnicode_Join(__pyx_t_10, 6, __pyx_t_11, __pyx_t_12);
-    if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 458, __pyx_L1_error)
+    if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 459, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_13);
     __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
     __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
@@ -29866,14 +29887,14 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
       __Pyx_XDECREF(__pyx_t_5); __pyx_t_5 = 0;
       __Pyx_DECREF(__pyx_t_13); __pyx_t_13 = 0;
       __Pyx_DECREF(__pyx_t_4); __pyx_t_4 = 0;
-      if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 457, __pyx_L1_error)
+      if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 458, __pyx_L1_error)
       __Pyx_GOTREF(__pyx_t_1);
     }
     __Pyx_Raise(__pyx_t_1, 0, 0, 0);
     __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
-    __PYX_ERR(0, 457, __pyx_L1_error)
+    __PYX_ERR(0, 458, __pyx_L1_error)
 
-    /* "fastws/bench/_client.pyx":456
+    /* "fastws/bench/_client.pyx":457
  *     if soft == resource.RLIM_INFINITY or soft >= n:
  *         return
  *     if hard != resource.RLIM_INFINITY and hard < n:             # <<<<<<<<<<<<<<
@@ -29882,7 +29903,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
 */
   }
 
-  /* "fastws/bench/_client.pyx":461
+  /* "fastws/bench/_client.pyx":462
  *             " or use fewer connections"
  *         )
  *     resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))             # <<<<<<<<<<<<<<
@@ -29890,25 +29911,25 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
  * 
 */
   __pyx_t_4 = NULL;
-  __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_13);
-  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_setrlimit); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_setrlimit); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
   __Pyx_DECREF(__pyx_t_13); __pyx_t_13 = 0;
-  __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __Pyx_GetModuleGlobalName(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_resource); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_13);
-  __pyx_t_3 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_RLIMIT_NOFILE); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __pyx_t_3 = __Pyx_PyObject_GetAttrStr(__pyx_t_13, __pyx_mstate_global->__pyx_n_u_RLIMIT_NOFILE); if (unlikely(!__pyx_t_3)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_3);
   __Pyx_DECREF(__pyx_t_13); __pyx_t_13 = 0;
-  __pyx_t_13 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __pyx_t_13 = __Pyx_PyLong_From_int(__pyx_v_n); if (unlikely(!__pyx_t_13)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_13);
-  __pyx_t_2 = PyTuple_New(2); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 461, __pyx_L1_error)
+  __pyx_t_2 = PyTuple_New(2); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 462, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   __Pyx_GIVEREF(__pyx_t_13);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_2, 0, __pyx_t_13) != (0)) __PYX_ERR(0, 461, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_2, 0, __pyx_t_13) != (0)) __PYX_ERR(0, 462, __pyx_L1_error);
   __Pyx_INCREF(__pyx_v_hard);
   __Pyx_GIVEREF(__pyx_v_hard);
-  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_2, 1, __pyx_v_hard) != (0)) __PYX_ERR(0, 461, __pyx_L1_error);
+  if (__Pyx_PyTuple_SET_ITEM(__pyx_t_2, 1, __pyx_v_hard) != (0)) __PYX_ERR(0, 462, __pyx_L1_error);
   __pyx_t_13 = 0;
   __pyx_t_6 = 1;
   #if CYTHON_UNPACK_METHODS
@@ -29929,12 +29950,12 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
     __Pyx_DECREF(__pyx_t_3); __pyx_t_3 = 0;
     __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
     __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
-    if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 461, __pyx_L1_error)
+    if (unlikely(!__pyx_t_1)) __PYX_ERR(0, 462, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_t_1);
   }
   __Pyx_DECREF(__pyx_t_1); __pyx_t_1 = 0;
 
-  /* "fastws/bench/_client.pyx":451
+  /* "fastws/bench/_client.pyx":452
  * 
  * 
  * def _need_descriptors(int n):             # <<<<<<<<<<<<<<
@@ -29962,7 +29983,7 @@ static PyObject *__pyx_pf_6fastws_5bench_7_client__need_descriptors(CYTHON_UNUSE
   return __pyx_r;
 }
 
-/* "fastws/bench/_client.pyx":464
+/* "fastws/bench/_client.pyx":465
  * 
  * 
  * cdef int64_t _run_delay_ns() except -1:             # <<<<<<<<<<<<<<
@@ -29996,7 +30017,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
   int __pyx_clineno = 0;
   __Pyx_RefNannySetupContext("_run_delay_ns", 0);
 
-  /* "fastws/bench/_client.pyx":467
+  /* "fastws/bench/_client.pyx":468
  *     """How long this thread has waited for a processor while it could run; 0 where the kernel does not tell.
  *     """
  *     try:             # <<<<<<<<<<<<<<
@@ -30012,7 +30033,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
     __Pyx_XGOTREF(__pyx_t_3);
     /*try:*/ {
 
-      /* "fastws/bench/_client.pyx":468
+      /* "fastws/bench/_client.pyx":469
  *     """
  *     try:
  *         with open("/proc/thread-self/schedstat") as file:             # <<<<<<<<<<<<<<
@@ -30026,13 +30047,13 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
           PyObject *__pyx_callargs[2] = {__pyx_t_5, __pyx_mstate_global->__pyx_kp_u_proc_thread_self_schedstat};
           __pyx_t_4 = __Pyx_PyObject_FastCall((PyObject*)__pyx_builtin_open, __pyx_callargs+__pyx_t_6, (2-__pyx_t_6) | (__pyx_t_6*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
           __Pyx_XDECREF(__pyx_t_5); __pyx_t_5 = 0;
-          if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 468, __pyx_L3_error)
+          if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 469, __pyx_L3_error)
           __Pyx_GOTREF(__pyx_t_4);
         }
-        __pyx_t_7 = __Pyx_PyObject_LookupSpecial(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_exit); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 468, __pyx_L3_error)
+        __pyx_t_7 = __Pyx_PyObject_LookupSpecial(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_exit); if (unlikely(!__pyx_t_7)) __PYX_ERR(0, 469, __pyx_L3_error)
         __Pyx_GOTREF(__pyx_t_7);
         __pyx_t_8 = NULL;
-        __pyx_t_9 = __Pyx_PyObject_LookupSpecial(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_enter); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 468, __pyx_L9_error)
+        __pyx_t_9 = __Pyx_PyObject_LookupSpecial(__pyx_t_4, __pyx_mstate_global->__pyx_n_u_enter); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 469, __pyx_L9_error)
         __Pyx_GOTREF(__pyx_t_9);
         __pyx_t_6 = 1;
         #if CYTHON_UNPACK_METHODS
@@ -30051,7 +30072,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
           __pyx_t_5 = __Pyx_PyObject_FastCall((PyObject*)__pyx_t_9, __pyx_callargs+__pyx_t_6, (1-__pyx_t_6) | (__pyx_t_6*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
           __Pyx_XDECREF(__pyx_t_8); __pyx_t_8 = 0;
           __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
-          if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 468, __pyx_L9_error)
+          if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 469, __pyx_L9_error)
           __Pyx_GOTREF(__pyx_t_5);
         }
         __pyx_t_9 = __pyx_t_5;
@@ -30069,7 +30090,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
               __pyx_v_file = __pyx_t_9;
               __pyx_t_9 = 0;
 
-              /* "fastws/bench/_client.pyx":469
+              /* "fastws/bench/_client.pyx":470
  *     try:
  *         with open("/proc/thread-self/schedstat") as file:
  *             return int(file.read().split()[1])             # <<<<<<<<<<<<<<
@@ -30083,7 +30104,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
                 PyObject *__pyx_callargs[2] = {__pyx_t_8, NULL};
                 __pyx_t_5 = __Pyx_PyObject_FastCallMethod((PyObject*)__pyx_mstate_global->__pyx_n_u_read, __pyx_callargs+__pyx_t_6, (1-__pyx_t_6) | (1*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
                 __Pyx_XDECREF(__pyx_t_8); __pyx_t_8 = 0;
-                if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 469, __pyx_L13_error)
+                if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 470, __pyx_L13_error)
                 __Pyx_GOTREF(__pyx_t_5);
               }
               __pyx_t_4 = __pyx_t_5;
@@ -30094,23 +30115,23 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
                 __pyx_t_9 = __Pyx_PyObject_FastCallMethod((PyObject*)__pyx_mstate_global->__pyx_n_u_split, __pyx_callargs+__pyx_t_6, (1-__pyx_t_6) | (1*__Pyx_PY_VECTORCALL_ARGUMENTS_OFFSET));
                 __Pyx_XDECREF(__pyx_t_4); __pyx_t_4 = 0;
                 __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
-                if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 469, __pyx_L13_error)
+                if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 470, __pyx_L13_error)
                 __Pyx_GOTREF(__pyx_t_9);
               }
-              __pyx_t_5 = __Pyx_GetItemInt(__pyx_t_9, 1, long, 1, __Pyx_PyLong_From_long, 0, 0, 1, __Pyx_ReferenceSharing_OwnStrongReference); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 469, __pyx_L13_error)
+              __pyx_t_5 = __Pyx_GetItemInt(__pyx_t_9, 1, long, 1, __Pyx_PyLong_From_long, 0, 0, 1, __Pyx_ReferenceSharing_OwnStrongReference); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 470, __pyx_L13_error)
               __Pyx_GOTREF(__pyx_t_5);
               __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
-              __pyx_t_9 = __Pyx_PyNumber_Int(__pyx_t_5); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 469, __pyx_L13_error)
+              __pyx_t_9 = __Pyx_PyNumber_Int(__pyx_t_5); if (unlikely(!__pyx_t_9)) __PYX_ERR(0, 470, __pyx_L13_error)
               __Pyx_GOTREF(__pyx_t_9);
               __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
-              __pyx_t_13 = __Pyx_PyLong_As_int64_t(__pyx_t_9); if (unlikely((__pyx_t_13 == ((int64_t)-1)) && PyErr_Occurred())) __PYX_ERR(0, 469, __pyx_L13_error)
+              __pyx_t_13 = __Pyx_PyLong_As_int64_t(__pyx_t_9); if (unlikely((__pyx_t_13 == ((int64_t)-1)) && PyErr_Occurred())) __PYX_ERR(0, 470, __pyx_L13_error)
               __Pyx_DECREF(__pyx_t_9); __pyx_t_9 = 0;
               {
                 __pyx_r = __pyx_t_13;
               }
               goto __pyx_L17_try_return;
 
-              /* "fastws/bench/_client.pyx":468
+              /* "fastws/bench/_client.pyx":469
  *     """
  *     try:
  *         with open("/proc/thread-self/schedstat") as file:             # <<<<<<<<<<<<<<
@@ -30125,23 +30146,23 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
             __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
             /*except:*/ {
               __Pyx_AddTraceback("fastws.bench._client._run_delay_ns", __pyx_clineno, __pyx_lineno, __pyx_filename);
-              if (__Pyx_GetException(&__pyx_t_9, &__pyx_t_5, &__pyx_t_4) < 0) __PYX_ERR(0, 468, __pyx_L15_except_error)
+              if (__Pyx_GetException(&__pyx_t_9, &__pyx_t_5, &__pyx_t_4) < 0) __PYX_ERR(0, 469, __pyx_L15_except_error)
               __Pyx_XGOTREF(__pyx_t_9);
               __Pyx_XGOTREF(__pyx_t_5);
               __Pyx_XGOTREF(__pyx_t_4);
               {
                 PyObject* __pyx_temp[3] = {__pyx_t_9, __pyx_t_5, __pyx_t_4};
-                __pyx_t_8 = __Pyx_PyTuple_FromArray(__pyx_temp, 3); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 468, __pyx_L15_except_error)
+                __pyx_t_8 = __Pyx_PyTuple_FromArray(__pyx_temp, 3); if (unlikely(!__pyx_t_8)) __PYX_ERR(0, 469, __pyx_L15_except_error)
                 __Pyx_GOTREF(__pyx_t_8);
               }
               __pyx_t_14 = __Pyx_PyObject_Call(__pyx_t_7, __pyx_t_8, NULL);
               __Pyx_DECREF(__pyx_t_7); __pyx_t_7 = 0;
               __Pyx_DECREF(__pyx_t_8); __pyx_t_8 = 0;
-              if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 468, __pyx_L15_except_error)
+              if (unlikely(!__pyx_t_14)) __PYX_ERR(0, 469, __pyx_L15_except_error)
               __Pyx_GOTREF(__pyx_t_14);
               __pyx_t_15 = __Pyx_PyObject_IsTrue(__pyx_t_14);
               __Pyx_DECREF(__pyx_t_14); __pyx_t_14 = 0;
-              if (__pyx_t_15 < (0)) __PYX_ERR(0, 468, __pyx_L15_except_error)
+              if (__pyx_t_15 < (0)) __PYX_ERR(0, 469, __pyx_L15_except_error)
               __pyx_t_16 = (!__pyx_t_15);
 
 
@@ -30152,7 +30173,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
                 __Pyx_XGIVEREF(__pyx_t_4);
                 __Pyx_ErrRestoreWithState(__pyx_t_9, __pyx_t_5, __pyx_t_4);
                 __pyx_t_9 = 0;  __pyx_t_5 = 0;  __pyx_t_4 = 0; 
-                __PYX_ERR(0, 468, __pyx_L15_except_error)
+                __PYX_ERR(0, 469, __pyx_L15_except_error)
               }
               __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
               __Pyx_XDECREF(__pyx_t_5); __pyx_t_5 = 0;
@@ -30183,7 +30204,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
             if (__pyx_t_7) {
               __pyx_t_12 = __Pyx_PyObject_Call(__pyx_t_7, __pyx_mstate_global->__pyx_tuple[8], NULL);
               __Pyx_DECREF(__pyx_t_7); __pyx_t_7 = 0;
-              if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 468, __pyx_L3_error)
+              if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 469, __pyx_L3_error)
               __Pyx_GOTREF(__pyx_t_12);
               __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
             }
@@ -30194,7 +30215,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
             if (__pyx_t_7) {
               __pyx_t_12 = __Pyx_PyObject_Call(__pyx_t_7, __pyx_mstate_global->__pyx_tuple[8], NULL);
               __Pyx_DECREF(__pyx_t_7); __pyx_t_7 = 0;
-              if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 468, __pyx_L3_error)
+              if (unlikely(!__pyx_t_12)) __PYX_ERR(0, 469, __pyx_L3_error)
               __Pyx_GOTREF(__pyx_t_12);
               __Pyx_DECREF(__pyx_t_12); __pyx_t_12 = 0;
             }
@@ -30210,7 +30231,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
         __pyx_L22:;
       }
 
-      /* "fastws/bench/_client.pyx":467
+      /* "fastws/bench/_client.pyx":468
  *     """How long this thread has waited for a processor while it could run; 0 where the kernel does not tell.
  *     """
  *     try:             # <<<<<<<<<<<<<<
@@ -30228,7 +30249,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
     __Pyx_XDECREF(__pyx_t_8); __pyx_t_8 = 0;
     __Pyx_XDECREF(__pyx_t_9); __pyx_t_9 = 0;
 
-    /* "fastws/bench/_client.pyx":470
+    /* "fastws/bench/_client.pyx":471
  *         with open("/proc/thread-self/schedstat") as file:
  *             return int(file.read().split()[1])
  *     except OSError:             # <<<<<<<<<<<<<<
@@ -30238,7 +30259,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
     if (__pyx_t_17) {
       __Pyx_ErrRestore(0,0,0);
 
-      /* "fastws/bench/_client.pyx":471
+      /* "fastws/bench/_client.pyx":472
  *             return int(file.read().split()[1])
  *     except OSError:
  *         return 0             # <<<<<<<<<<<<<<
@@ -30251,7 +30272,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
     }
     goto __pyx_L5_except_error;
 
-    /* "fastws/bench/_client.pyx":467
+    /* "fastws/bench/_client.pyx":468
  *     """How long this thread has waited for a processor while it could run; 0 where the kernel does not tell.
  *     """
  *     try:             # <<<<<<<<<<<<<<
@@ -30279,7 +30300,7 @@ static int64_t __pyx_f_6fastws_5bench_7_client__run_delay_ns(void) {
     __pyx_L8_try_end:;
   }
 
-  /* "fastws/bench/_client.pyx":464
+  /* "fastws/bench/_client.pyx":465
  * 
  * 
  * cdef int64_t _run_delay_ns() except -1:             # <<<<<<<<<<<<<<
@@ -31444,104 +31465,104 @@ __Pyx_RefNannySetupContext("PyInit__client", 0);
   if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_run, __pyx_t_2) < (0)) __PYX_ERR(0, 238, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "fastws/bench/_client.pyx":267
+  /* "fastws/bench/_client.pyx":268
  *             raise LoadError(f"epoll failed: {os.strerror(errno)}")
  * 
  *     def stop(self):             # <<<<<<<<<<<<<<
  *         """Make this or the next `run` return within 0.2 s; may be called from any thread."""
  *         self._is_stopped = True
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_9stop, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_stop, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[4])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 267, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_9stop, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_stop, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[4])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 268, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_stop, __pyx_t_2) < (0)) __PYX_ERR(0, 267, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_stop, __pyx_t_2) < (0)) __PYX_ERR(0, 268, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "fastws/bench/_client.pyx":271
+  /* "fastws/bench/_client.pyx":272
  *         self._is_stopped = True
  * 
  *     def reset(self):             # <<<<<<<<<<<<<<
  *         """Forget what was counted, as at the end of a warm-up. Numbering goes on: what is missing by now is
  *         not counted again."""
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_11reset, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_reset, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[5])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 271, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_11reset, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_reset, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[5])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 272, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_reset, __pyx_t_2) < (0)) __PYX_ERR(0, 271, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_reset, __pyx_t_2) < (0)) __PYX_ERR(0, 272, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "fastws/bench/_client.pyx":294
+  /* "fastws/bench/_client.pyx":295
  *         self._started_us = self._ended_us = self._cpu_us = self._delay_ns = 0
  * 
  *     def close(self, *, double timeout=2.0):             # <<<<<<<<<<<<<<
  *         """Close every connection with code 1000 (the slow ones without a word); what the server has not
  *         ended after `timeout` seconds is cut. Figures stay."""
 */
-  __pyx_t_2 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 294, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 295, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
-  if (PyDict_SetItem(__pyx_t_2, __pyx_mstate_global->__pyx_n_u_timeout, __pyx_mstate_global->__pyx_float_2_0) < (0)) __PYX_ERR(0, 294, __pyx_L1_error)
-  __pyx_t_5 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_13close, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_close, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[6])); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 294, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_2, __pyx_mstate_global->__pyx_n_u_timeout, __pyx_mstate_global->__pyx_float_2_0) < (0)) __PYX_ERR(0, 295, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_13close, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_close, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[6])); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 295, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_5);
   #endif
   __Pyx_CyFunction_SetDefaultsKwDict(__pyx_t_5, __pyx_t_2);
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_close, __pyx_t_5) < (0)) __PYX_ERR(0, 294, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_close, __pyx_t_5) < (0)) __PYX_ERR(0, 295, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
 
-  /* "fastws/bench/_client.pyx":310
+  /* "fastws/bench/_client.pyx":311
  *         return self.c.n_live
  * 
  *     def result(self):             # <<<<<<<<<<<<<<
  *         """The figures as a dictionary; see `fastws.bench.LoadResult`."""
  *         cdef Client* c = &self.c
 */
-  __pyx_t_5 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_15result, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_result, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[7])); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 310, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_15result, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_result, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[7])); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 311, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_5);
   #endif
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_result, __pyx_t_5) < (0)) __PYX_ERR(0, 310, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_result, __pyx_t_5) < (0)) __PYX_ERR(0, 311, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
 
-  /* "fastws/bench/_client.pyx":385
+  /* "fastws/bench/_client.pyx":386
  *         }
  * 
  *     def latencies(self, *, bint slow=False):             # <<<<<<<<<<<<<<
  *         """The latency histogram: (upper edge in ms, number of messages) per bucket that is not empty,
  *         rising."""
 */
-  __pyx_t_5 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 385, __pyx_L1_error)
+  __pyx_t_5 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_5)) __PYX_ERR(0, 386, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_5);
-  if (PyDict_SetItem(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_slow, Py_False) < (0)) __PYX_ERR(0, 385, __pyx_L1_error)
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_17latencies, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_latencies, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[8])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 385, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_t_5, __pyx_mstate_global->__pyx_n_u_slow, Py_False) < (0)) __PYX_ERR(0, 386, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_17latencies, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_latencies, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[8])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 386, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
   __Pyx_CyFunction_SetDefaultsKwDict(__pyx_t_2, __pyx_t_5);
   __Pyx_DECREF(__pyx_t_5); __pyx_t_5 = 0;
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_latencies, __pyx_t_2) < (0)) __PYX_ERR(0, 385, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_latencies, __pyx_t_2) < (0)) __PYX_ERR(0, 386, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "fastws/bench/_client.pyx":390
+  /* "fastws/bench/_client.pyx":391
  *         return [(us / 1000.0, n) for us, n in histogram_buckets(&self.c.stats[1 if slow else 0].latency)]
  * 
  *     def streams(self, int index):             # <<<<<<<<<<<<<<
  *         """What the full check knows of connection `index`, by (message type, code): `seq` of the newest
  *         message, how many came since the last reset (`messages`), its `price` as text or None, and a
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_19streams, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_streams, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[9])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 390, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_10LoadClient_19streams, __Pyx_CYFUNCTION_CCLASS, __pyx_mstate_global->__pyx_n_u_LoadClient_streams, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[9])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 391, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
-  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_streams, __pyx_t_2) < (0)) __PYX_ERR(0, 390, __pyx_L1_error)
+  if (__Pyx_SetItemOnTypeDict(__pyx_mstate_global->__pyx_ptype_6fastws_5bench_7_client_LoadClient, __pyx_mstate_global->__pyx_n_u_streams, __pyx_t_2) < (0)) __PYX_ERR(0, 391, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
   /* "(tree fragment)":1
@@ -31571,19 +31592,19 @@ __Pyx_RefNannySetupContext("PyInit__client", 0);
   if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_mstate_global->__pyx_n_u_setstate_cython, __pyx_t_2) < (0)) __PYX_ERR(2, 3, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
-  /* "fastws/bench/_client.pyx":451
+  /* "fastws/bench/_client.pyx":452
  * 
  * 
  * def _need_descriptors(int n):             # <<<<<<<<<<<<<<
  *     """Raise the soft limit of open files as far as needed and allowed."""
  *     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 */
-  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_1_need_descriptors, 0, __pyx_mstate_global->__pyx_n_u_need_descriptors, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[12])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 451, __pyx_L1_error)
+  __pyx_t_2 = __Pyx_CyFunction_New(&__pyx_mdef_6fastws_5bench_7_client_1_need_descriptors, 0, __pyx_mstate_global->__pyx_n_u_need_descriptors, NULL, __pyx_mstate_global->__pyx_n_u_fastws_bench__client, __pyx_mstate_global->__pyx_d, ((PyObject *)__pyx_mstate_global->__pyx_codeobj_tab[12])); if (unlikely(!__pyx_t_2)) __PYX_ERR(0, 452, __pyx_L1_error)
   __Pyx_GOTREF(__pyx_t_2);
   #if CYTHON_COMPILING_IN_CPYTHON && PY_VERSION_HEX >= 0x030E0000
   PyUnstable_Object_EnableDeferredRefcount(__pyx_t_2);
   #endif
-  if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_mstate_global->__pyx_n_u_need_descriptors, __pyx_t_2) < (0)) __PYX_ERR(0, 451, __pyx_L1_error)
+  if (PyDict_SetItem(__pyx_mstate_global->__pyx_d, __pyx_mstate_global->__pyx_n_u_need_descriptors, __pyx_t_2) < (0)) __PYX_ERR(0, 452, __pyx_L1_error)
   __Pyx_DECREF(__pyx_t_2); __pyx_t_2 = 0;
 
   /* "fastws/bench/_client.pyx":1
@@ -31640,7 +31661,7 @@ static int __Pyx_InitCachedBuiltins(__pyx_mstatetype *__pyx_mstate) {
   CYTHON_UNUSED_VAR(__pyx_mstate);
   __pyx_builtin_round = __Pyx_GetBuiltinName(__pyx_mstate->__pyx_n_u_round); if (!__pyx_builtin_round) __PYX_ERR(1, 115, __pyx_L1_error)
   __pyx_builtin_min = __Pyx_GetBuiltinName(__pyx_mstate->__pyx_n_u_min); if (!__pyx_builtin_min) __PYX_ERR(0, 172, __pyx_L1_error)
-  __pyx_builtin_open = __Pyx_GetBuiltinName(__pyx_mstate->__pyx_n_u_open); if (!__pyx_builtin_open) __PYX_ERR(0, 468, __pyx_L1_error)
+  __pyx_builtin_open = __Pyx_GetBuiltinName(__pyx_mstate->__pyx_n_u_open); if (!__pyx_builtin_open) __PYX_ERR(0, 469, __pyx_L1_error)
 
   /* Cached unbound methods */
   __pyx_mstate->__pyx_umethod_PyDict_Type_get.type = (PyObject*)&PyDict_Type;
@@ -31747,7 +31768,7 @@ static int __Pyx_InitCachedConstants(__pyx_mstatetype *__pyx_mstate) {
   }
   __Pyx_GIVEREF(__pyx_mstate_global->__pyx_tuple[7]);
 
-  /* "fastws/bench/_client.pyx":468
+  /* "fastws/bench/_client.pyx":469
  *     """
  *     try:
  *         with open("/proc/thread-self/schedstat") as file:             # <<<<<<<<<<<<<<
@@ -31756,7 +31777,7 @@ static int __Pyx_InitCachedConstants(__pyx_mstatetype *__pyx_mstate) {
 */
   {
     PyObject* __pyx_temp[3] = {Py_None, Py_None, Py_None};
-    __pyx_mstate_global->__pyx_tuple[8] = __Pyx_PyTuple_FromArray(__pyx_temp, 3); if (unlikely(!__pyx_mstate_global->__pyx_tuple[8])) __PYX_ERR(0, 468, __pyx_L1_error)
+    __pyx_mstate_global->__pyx_tuple[8] = __Pyx_PyTuple_FromArray(__pyx_temp, 3); if (unlikely(!__pyx_mstate_global->__pyx_tuple[8])) __PYX_ERR(0, 469, __pyx_L1_error)
     __Pyx_GOTREF(__pyx_mstate_global->__pyx_tuple[8]);
   }
   __Pyx_GIVEREF(__pyx_mstate_global->__pyx_tuple[8]);
@@ -31798,30 +31819,30 @@ static int __Pyx_InitConstants(__pyx_mstatetype *__pyx_mstate) {
   CYTHON_UNUSED_VAR(__pyx_mstate);
   {
     const struct { const unsigned int length: 8; } str_length_index[] = {{0},{1},{2},{31},{9},{7},{38},{12},{10},{71},{21},{21},{31},{12},{22},{17},{18},{37},{47},{4},{27},{14},{55},{15},{26},{2},{6},{1},{1},{27},{2},{2},{1},{19},{4},{6},{4},{179},{19},{25},{71},{18},{22},{8},{18},{21},{28},{35},{7},{6},{22},{14},{24},{2},{9},{37},{7},{32},{50},{39},{14},{12},{35},{23},{48},{8},{7},{8},{11},{10},{28},{30},{37},{36},{16},{18},{20},{16},{17},{14},{15},{18},{9},{13},{13},{11},{7},{15},{20},{12},{7},{9},{8},{8},{12},{8},{13},{10},{15},{8},{11},{11},{14},{12},{10},{17},{13},{12},{12},{19},{8},{13},{17},{18},{9},{6},{15},{10},{5},{16},{1},{5},{6},{18},{5},{6},{9},{4},{7},{11},{16},{5},{11},{9},{6},{13},{8},{6},{10},{5},{6},{5},{6},{20},{13},{11},{14},{6},{10},{4},{1},{8},{7},{3},{11},{9},{4},{7},{7},{8},{1},{5},{9},{4},{5},{1},{3},{9},{7},{6},{4},{13},{6},{7},{8},{23},{19},{3},{1},{6},{6},{4},{6},{6},{4},{4},{4},{2},{3},{9},{6},{6},{7},{6},{5},{9},{4},{4},{16},{12},{3},{4},{5},{19},{5},{7},{7},{4},{8},{9},{5},{8},{6},{5},{3},{17},{6},{7},{4},{4},{4},{3},{18},{10},{9},{4},{7},{8},{4},{19},{17},{9},{6},{13},{4},{5},{8},{6},{4},{7},{8},{9},{10},{6},{4},{5},{7},{4},{15},{8},{8},{7},{7},{3},{6},{12},{8},{2},{5},{6},{8},{7},{7},{2}};
-    const struct { const unsigned int length: 9; } bytes_length_index[] = {{36},{15},{9},{102},{9},{228},{247},{243},{205},{2},{15},{52},{72},{315}};
+    const struct { const unsigned int length: 9; } bytes_length_index[] = {{36},{15},{9},{102},{9},{228},{258},{243},{205},{2},{15},{52},{72},{315}};
     #ifndef CYTHON_COMPRESS_STRINGS
       #define CYTHON_COMPRESS_STRINGS 90
     #endif
-    #if (CYTHON_COMPRESS_STRINGS) == 1 /* compression: zlib (2792 bytes) */
-static const char cstring[] = "x\332}VK[\333\326\026\r\ti\235\326\t\220\307\315\243I{\240\217@o0qJ\036\220\364a\014IH\023\022\300i\036m>]Y:\306*\262$\353H\200\357\375\322\233\241\207\032j\250\241\206\036z\350!C\r=\314O\350O\350\332G\002L\333{\371\214\316{?\326^{\237s\344\344Gl\322\020\314\253s&\270\273\305]\346\372\226eX\0334\345\362\357\247\330\303J\345\331L\261Pdj\315\3032SM\323\336\346\372<sUCpy\3224\032\206\307&\375\264\235~ha\227\2453KqH\020\372b\033\262\364\201\336\266\341\325m\337\223\247]c\243\356\261u\256M\277\340\325u[\333\344\336tI\323\270\343\3153\313f\373\223\231\201w\031\253\362\232\355r\006]\333\252`\266\303-Lj\252e\331\036\326\230\313\205mn\221\211L3m\001u*\323l\313\342\232g\330\226\324\215\261\316\331\300\2548\324\047#\245\\\246\333\214\244\326\240\313\260<\233\261:4\302\252-\3254t\346\330.\315\013\217\253:\263k\360\217\371\316\206\253B\2667`9\2543\344\251m1?3\303\236\257=\276\233\342f\343\230f\032\334\202s\016W7\345\246\312\343u\222\225\352\257\031&\027L\2059\026\347:\271\002`\231\243\266\350\254`\300\20111?\030?\212\246m3\201(\221\021\252D\222a\237ns!\235I\2430\351\271\234\263\232\253n4\240\177j\212\266\370\010h\215cq\020\215k\354\232<V\230\231q\\[\233\361\352.\334\235\026\334\254\315\010\255\316u\341\251\010\325]\366}y\377\320<{\236\342\360`\251\302\036\332\002\353+\266\305Wl\217\030\243z\254\334\002\001,2V\347\246Q\345\256\352q\263\305\204\347\032\032\321\014\233,\366l\351\331\364\354\235Y\351\263\313\177\205h\301\204_\325LU\010\370\002\220\252\276az\206\305\274\226\303E\201-\327X\313\366%T\344\273\203}\203\007\200\222\005\230R\332]\225|Q\311Z\005\307\301\324\253L7\\\262\177K\206\357\276j\n^8\314\313\037yk\376OT\375\211\273Bz\\\374\246\262\037S\3337u\226\321\221\024\372N\032q\217\357 \324j\013\024#\024j*\302\233\306T\216\241U\267\013\031t\363\240aUH%*\023-\220\254\001\222\233fvj\236\251\272\256@\007\317\230\237\205\214\204 *\332&k\370B\032\000\340\t\253l}r\n\275\006\320\310\262\010\371>95H\376\275cEbD\003[\322\360\353\206P\253&\347\226\374:6\0149H9\020\007\006\245\263{\346""\325T\341m\213\231*\267\264\372\214\222\322\274\340\264v64\324\r)Eo\250;\212a)5S\226\200\377\241\330R$\227-\325Q\374\003\353\256\223\237s\362/\333\006\354xM\365M\217)\nj\214\257qEa\272/ci\331\3264\250\265e\250&V5\3032<EV\047\250\007\335\220\315J\343@\266c\013\203X\220\n\006\201\204\346\202\2432\367)\212u\020\232\020\225Y\227\256:ii\301\206C5.\255\242Y\366\017\324 \257\216\251,\363\351P\266\204SiT\356\262\206\272\311Q\267,\276M\361\273g\252\215\252\256~W\272\257,\257,U\262\346\326}\t\361\222\353\332\356c\360\256,\005\036\364\n\373@h2\335\024\345\320\032\210I\251\373\367\253Y\021-\3343m\220N|W\3303\341\377n\332\340\026\337q\006\214)\310\n<8N=\035\2301a\202\245\031\\\014\314A0\367\016\217\021\330\301\t\337\032\030\t\317v\016\rQ\241\032R\236\304f\355\361\362\223\345\212\262\362\364\376\362\343%\032\000\275\373\313+\313\225W\353O\313?*\353\225\265\245\322\023\245\374p\251\374\343\272\362bi\201f\227*\312\203\347\313\213\212\362\254\265\203\377E\224%e\005\331\273\306k\212\222\225\016\020LQt[\243\206\023\217dg\207\270\245(5\337\222\013\033{(\343\257\241\202\355\324\"\245eQ\222\003[\367\315t\331\265I\216\013,hh\251\r9\355\270\334\301\r \2730&\223F\335-\217\322\210\026\232\276j\356\355\337#\377_\242\277?\301wh\000\210\367u\210\001+\377\302\013E\361\270 \247\014\241h\266\213\213\333\260\270BUV\321y\312~\333\025\252h!\214va\177\207\250\336\232Edq\323VU\301o\315V\rKu[p^\010u\003\253\276h)\242\016\317\252-\310\227\037\305\001\210\202\203$\272&\213X\232#\370B!\260\363\\U\2034\232\007\255\344G`s\2158\244\023\2652z\r\3243t=\3276\367\325\2426C\240\343gj\204\354\222\025\324\361\205\016\251\030\350\nd{\270\233\324\226b\t\335\300AO\367\035\323\320\240\t\305\016\343\3245\212W\213\023\313DZ\360\n\262\340\025\262\202\227\315e\033\014\0270\312~\332\365-\004\026\322p\013\303\274\232k7\024\tC\3157\315\215\r\325\220[\263\234\002\217\360C\315w\r\253f\243\353\312\347\026,\327Q\227\352\270D\353\270\226q\031Qu\242\260\032\206\245\203\214\026\242\214\370\240\342\361\006\375\213\315M\336\332\317""\271\264\3232\r\31739\271|\250$\323\240!\032\\\265d\223\002\270\327\312X\035\000}h:\305\266aXV\372\010Lk8Y\225\226q\030\205\222\001\277<TfN/\035[\20046\03605l\024\316\315\353\320\350\314\245\337\271\271\264\241/\341\205\217g\220NG\365\352$\376\317\225\\\2163\203\034\333\241g\232\203\207\005\307\373\305\2635\220a\313\260My\365\213\246\317\335\026\340\207UN\332\010z\336\200\016\0347\000\372\266\253S9\227\025\211\352\235\357j<-G\240\271\245\243\020\341\247\244L\311(E\257\"h\317\006x\047\201+:\376=\301\233\370\371@\234+\304\342m\004\017\033\274\354\342\022{A\005\037\213b\323p\034<\256@9\016\243\010?\372W2\313\224\252_\253!\332\300\023\021\367\366\351\2757!\322\227C\372\315j\214\260k\236\000\207)\275]\217\204\"\315\351k;Y\311\244FRu\357\316\333\357\350\242\325\250\332&=`\360\000\264\267=\243\301\0211zx\001\205\301\244\331#5\322\3140\241\204\332\006\206.\2369v\303wM\374\300\326\364[\220{\321\227v\371\002\361\363\271\374\210m\025\205\024\227\3416nB\337\301\320$i\333\342\306\315;K\245\373\245\233\323Ks\305\331\351\331\333\213\245\351\271\233\345\322t\371fi\341\372b\371\316\315\205b\361?\023d\330\304\374\0041a\342\355\273\241\376\360G\355\177\006\253\357\206\336\243s5\270\020^\212\212\321\303\270\324\037\376\360\235\337.\267w\202\377FZ|.\326:c\375\334\211\301Y=\3762vi\366T\333\010\232\375\374\251\266\232\214\\\213K\311\364\313\344\345\253\344\325\353\337?8r\374d\373Q\240\006;\311g\327;\307:\305w\245\367\271|\373i(;\027\303\261\360\213P\355\347>\013\275\350n\\\355\014wJ\375\334\247a=\252\306C\375\334\205p8|\000[\312Q\263\237\373\270]l/\007\225p,\355>\331\353<\n\364\360j4\026}\036\375\322\031\353Lw\261u$\031a\321\020\346\306\243b\037\332J\355\327A3\034J\273o\302\361\260\270w\264\036\252\341[x*\207\245~\376\223p6l\305G\343\361~\376bx6|\005;\206\343\205x\263{\245\247\366\363\227`,\217f#7\036\213\257u\252\335\341\356B\327\334\235N^\274\354\347\307\243\263\321\317\235\243\035\234<O\312\336\347F\332\315w%\000p\342R\352\345\373\334\245p\2344\315\266\275\240\330\317\237\016\246\302b""\010\335c\301gdm?w&\3706\032\242\346^\330L7\276\r\313\350\346G\203\021jN&\047\257\204\253\375\334\331\340\321\036D\047\310\252\361p\036\316\237\351,t\324\376\330\351\376\350\305\360\"\\\377&\202\311\237\002\335\374H{;\250\206G\303\317\303U\234\323\342\323\3617\261\016\250D\357\332\256\226\254V\222\312\363\376\350X?\215\0135O\302\313\321*u\036\207#Q3\231,\365N\367\344\302J8\035\211x\"E\354v0\021\2242?\222\313\010{\274\026\267\272C\335\261Cn\377\236;r\342d{)8\007\0224i\367xP\014J\301O\360}1:\206\000\001t\300\000\323jQ)Z\213\376M|\222\020\342\3745\370\220;\321\376$(%\347&\343\241\370JG\355\374\326\223\246e\022\021\326\374\231}\211%\302\352T\250G_\307\213\235S]\351\273\027\334\006A\316\003\255\321\263\301\203\360Vt\216\200\031\r\216\007\317\201\334,\200\035=\023\314\006;a3:\032]\215\317w>\3544\373g/\2049\004\345tt;\376\252s\274\263Jg\037\302\312\265\360\267x5Ej\026\314Y\354|\334\235\355\276\335-\301\345\321#\047.\022\311(nnp\006\333\027!p\234\\\376:,%Wn\301v\"g\273\031\014\007\013A\215|>p\304\003\362\371\263p\243\022^ \346\222\345>d, \200\210M\376\\\260\n\242O\204\017\001\322\363XJ\375\n\351\261\000\324\036\305\033\235\325\216\001\346\347I\370q\354\324\302\177\300\235\017\340\350\350\371\300\247$\352\217^\016\227@2\220\343\034\316,D<\276\327\331\356\326zK\311\362\353\344\365\317\375\321K\341\227aS\322\266\255\202\034^\257\330+\367\204\244w2\374e\264J1\035\225\236- o4\360\275\022\237K\n\337w\233\275\241\336\331\336Zokwu\227\047\353o\2227J\242\374+\031\376*R\007x\320\317\261(\037\227Q/.u\357\364n \210\047O\245\271r\354 \0375du~,\030#\222\200\357\224\254\311\360d2\371C\362\003\261\364\367S\003\342\276\355\276\356\355\354\272\311\352Z\377 \263\232\003y\365q\373\273\360tX\334\017\300b\257D\324\241\2423\036\316\001\002\311\255\313\301\233\264N\244\026T\211P\031\245g;\245\316Z\247\005\367(9\222\274L\276,;\317\004s\000\377\3278\047s\036\005p#XG\212\3012\024\220c\361\215\270\202j4\325\275\321]\355\032=o\367^\362\002(\377\222\374\362\346\357\023\366J\244\"\261\276\356<\355\315""\357\256\246i+3\354\363`\215\250\021.G\353(K_\304*2\354X\267\330\005\321O\022\227<\230Q\n_\246\331z\037\260\335!0e9\016\207\376\000\250\260C\227";
-    PyObject *data = __Pyx_DecompressString(cstring, 2792, 1);
+    #if (CYTHON_COMPRESS_STRINGS) == 1 /* compression: zlib (2796 bytes) */
+static const char cstring[] = "x\332}VK[\333\326\026\r\ti\235\326\t\220\307\315\243I{\240\217\220\336`\342\224< \351\303\030HH\023\022\300i\036m>]Y:\306*\262$\353H\200\357\375\322\233\241\207\032j\250\241\206\036z\350!C\r=\314O\350O\350\332G\002L\333{\371\214\316{?\326^{\237s\344\344Gl\322\020\314\253s&\270\273\305]\346\372\226eX\0334\345\362\357\257\261\207\225\312\263\351b\241\310\324\232\207e\246\232\246\275\315\3659\346\252\206\340\362\244i4\014\217M\372i;\365\320\302.Kg\226\342\220 \364\3056d\351\003\275m\303\253\333\276\047O\273\306F\335c\353\\\233z\301\253\353\266\266\311\275\251\222\246q\307\233c\226\315\366\0473\003\3571V\3455\333\345\014\272\266U\301l\207[\230\324T\313\262=\2541\227\013\333\334\"\023\231f\332\002\352T\246\331\226\3055\317\260-\251\033c\235\263\201Yq\250OFJ\271L\267\031I\255A\227ay6cuh\204U[\252i\350\314\261]\232\027\036Wuf\327\340\037\363\235\rW\205lo\300rXg\310S\333bnz\232=_{|/\305\315\3061\3154\270\005\347\034\256n\312M\225\307\353$+\325_3L.\230\ns,\316ur\005\3002Gm\321Y\301\200\003cbn0~\024M\333f\002Q\"#T\211$\303>\335\346B:\223Fa\322s9g5W\335h@\377\265k\264\305G@k\034\213\203h\\g\327\345\261\302\364\264\343\332\332\264Ww\341\356\224\340fmZhu\256\013OE\250\356\261\357\313\373\207\346\330\363\024\207\007\213\025\366\320\026X_\261-\276b{\304\030\325c\345\026\010`\221\261:7\215*wU\217\233-&<\327\320\210f\330d\261g\213\317\246f\356\316H\237]\376+D\013&\374\252f\252B\300\027\200T\365\r\3233,\346\265\034.\nl\271\306Z\266/\241\"\337\035\354\033<\000\224,\300\224\322\356\252\344\213J\326*8\016\246^e\272\341\222\375[2|K\252)x\3410/\177\344\255\271?Q\365\047\356\n\351q\361\233\312~Lm\337\324YFGR\350;i\304=\276\203P\253-P\214P\250\251\010o\032S9\206V\335.d\320\315\201\206U!\225\250L\264@\262\006Hn\232\331\2519\246\352\272\002\035<c~\0262\022\202\250h\233\254\341\013i\000\200\047\254\262\365\311k\3505\200F\226E\310\367\311k\203\344\337;V$F4\260%\r\277n\010\265jrn\311\257c\303\220\203\224\003q`P:\273g^M\025\336\266\230\256rK\253O+)\315\013NkgCC\335\220R\364\206\272\243\030\226R3e""\t\370\037\212-Er\331R\035\305?\260\356\006\3719+\377\262m\300\216\327T\337\364\230\242\240\306\370\032W\024\246\3732\226\226mM\201Z[\206jbU3,\303Sdu\202z\320\r\331\2544\016d;\2660\210\005\251`\020Hh.8*s\237\242X\007\241\tQ\231u\351\252\223\226\026l8T\343\322*\232e\377@\r\362\352\230\3122\237\016eK8\225F\345\036k\250\233\034u\313\342\333\024\277\373\246\332\250\352\352w\245%eye\261\2225\267\227$\304\213\256k\273\217\301\273\262\024x\320+\354\003\241\311tS\224Ck &\245\356\337\257fE\264p\337\264A:\361]a\317\204\377\273i\203[|\307\0310\246 +\360\3408\365t`\306\204\t\226fp10\007\301\334;<F`\007\047|k`$<\33394D\205jHy\022\233\265\307\313O\226+\312\312\323\245\345\307\2134\000zK\313+\313\225W\353O\313?*\353\225\265\305\322\023\245\374p\261\374\343\272\362bq\236f\027+\312\203\347\313\013\212\362\254\265\203\377\005\224%e\005\331\273\306k\212\222\225\016\020LQt[\243\206\023\217dg\207\270\245(5\337\222\013\033{(\343\257\241\202\355\324\"\245eQ\222\003[\367\315t\331\265I\216\013,hh\251\r9\355\270\334\301\r \2730&\223F\335-\217\322\210\026\232\276j\356\355\337#\377_\242\277?\301wh\000\210\367u\210\001+\377\302\013E\361\270 \247\014\241h\266\213\213\333\260\270BUV\321y\312~\333\025\252h!\214va\177\207\250\336\236Adq\323VU\301o\317T\rKu[p^\010u\003\253\276h)\242\016\317\252-\310\227\037\305\001\210\202\203$\272&\213X\232#\370B!\260\363\\U\2034\232\007\255\344G`s\2158\244\023\2652z\r\3243t=\3276\367\325\2426C\240\343gj\204\354\222\025\324\361\205\016\251\030\350\nd{\270\233\324\226b\t\335\300AO\367\035\323\320\240\t\305\016\343\3245\212W\213\023\313DZ\360\n\262\340\025\262\202\227\315e\033\014\0270\312~\332\365-\004\026\322p\013\303\274\232k7\024\tC\3157\315\215\r\325\220[\263\234\002\217\360C\315w\r\253f\243\353\312\347\026,\327Q\227\352\270D\353\270\226q\031Qu\242\260\032\206\245\203\214\026\242\214\370\240\342\361\006\375\213\315M\336\332\317\271\264\3232\r\31739\271|\250$\323\240!\032\\\265d\223\002\270\327\312X\035\000}h:\305\266aXV\372\010Lk8Y\225\226q\030\205\222\001\277<T""fN/\035[\20046\03605l\024\316\255\033\320\350\314\246\337\331\331\264\241/\341\205\217g\220NG\365\352$\376\317\225\\\2163\203\034\333\241g\232\203\207\005\307\373\305\2635\220a\313\260My\365\213\246\317\335\026\340\207UN\332\010z\336\200\016\0347\000\372\266\253S9\227\025\211\352\235\357j<-G\240\271\245\243\020\341\247\244L\311(E\257\"h\317\006x\047\201+:\376=\301\233\370\371@\234+\304\342m\004\017\033\274\354\342\022{A\005\037\213b\323p\034<\256@9\016\243\010?\372W2\313\224\252_\253!\332\300\023\021\367\366\351\2757!\322\227C\372\315j\214\260k\236\000\207)\275]\217\204\"\315\351k;Y\311\244FRu\357\316\333\357\350\242\325\250\332&=`\360\000\264\267=\243\301\0211zx\001\205\301\244\331#5\322\3140\241\204\332\006\206.\2369v\303wM\374\300\326\364[\220{\321\227v\371\002\361\363\271\374\210m\025\205\024\227\3416nB\337\301\320$i\333\342\346\255\273\213\245\245\322\255\251\305\331\342\314\324\314\235\205\322\324\354\255ri\252|\2534\177c\241|\367\326|\261\370\237\t2lbn\202\2300\361\366\335P\177\370\243\366?\203\325wC\357\321\271\032\\\010/E\305\350a\\\352\017\177\370\316o\227\333;\301\177#->\027k\235\261~\356\304\340\254\036\177\031\2734{\252m\004\315~\376T[MF\256\307\245d\352e\362\362U\362\352\365\357\037\0349~\262\375(P\203\235\344\263\033\235c\235\342\273\322\373\\\276\3754\224\235\213\341X\370E\250\366s\237\205^t/\256v\206;\245~\356\323\260\036U\343\241~\356B8\034>\200-\345\250\331\317}\334.\266\227\203J8\226v\237\354u\036\005zx5\032\213>\217~\351\214u\246\272\330:\222\214\260h\010s\343Q\261\017m\245\366\353\240\031\016\245\3357\341xX\334;Z\017\325\360-<\225\303R?\377I8\023\266\342\243\361x?\1771<\033\276\202\035\303\361|\274\331\275\322S\373\371K0\226G3\221\033\217\305\327;\325\356pw\276k\356N%/^\366\363\343\321\331\350\347\316\321\016N\236\047e\357s#\355\346\273\022\0008q)\365\362}\356R8N\232f\332^P\354\347O\007\327\302b\010\335c\301gdm?w&\3706\032\242\346~\330L7\276\r\313\350\346G\203\2210\203`%\374<\\\355\347O&\047\257\240\315\235\r\036\355\241u\202\014\034\017\347""\200\303\231\316|G\355\217\235\356\217^\014/\002\205o\"X\377)\200\316\217\264\267\203jx\224\204\340\234\026\237\216\277\211u\240&z\327w\265d\265\222T\236\367G\307\372i\210\250y\022^\216V\251\3638\034\211\232\311d\251w\272\047\027V\302\251H\304\023)xw\202\211\240\224\271\224\\\006\003\342\265\270\325\035\352\216\035B\340\367\334\221\023\047\333\213\3019\360\241I\273\307\203bP\n~\002\014\013\3211\304\n\370\003\021\230V\213J\321Z\364o\242\226D\023\347\257\303\207\334\211\366\047A)97\031\017\305W:j\347\267\2364-\223\210\010\347\317\354K,\021l\247B=\372:^\350\234\352J\337\275\340\016\270r\036h\215\236\r\036\204\267\243s\004\314hp<x\016\344f\200\361\350\231`&\330\t\233\321\321\350j|\276\363a\247\331?{!\314!>\247\243;\361W\235\343\235U:\373\020V\256\205\277\305\253)R3 \321B\347\343\356L\367\355n\t.\217\0369q\221\370F!t\2033\330\276\000\201\343\344\362\327a)\271r\033\266\023O\333\315`8\230\017j\344\363\201#\036\220\317\237\205\033\225\360\002\221\230,\367!c\036\001Dl\362\347\202Up~\"|\010\220\236\307R\352W\310\224y\240\366(\336\350\254v\014$A\236\204\037\307N-\374\007\334\371\000\216\216\236\017|\312\247\376\350\345p\021|\0039\316\341\314|\304\343\373\235\355n\255\267\230,\277N^\377\334\037\275\024~\0316%\203\333*\310\341\365\212\275rOH\246\047\303_F\253\024\323Q\351\331<RH\003\365+\361\271\244\360}\267\331\033\352\235\355\255\365\266vWwy\262\376&y\243$\312\277\222\341\257\"u\200\007\375\034\213\362q\031\245\343R\367n\357&\202x\362T\2326\307\016RSC\202\347\307\2021\"\t\370Ny\233\014O&\223?$?\020K\177?5 \356\333\356\353\336\316\256\233\254\256\365\017\222\2549\220b\037\267\277\013O\207\305\375\000,\364JD\035\252?\343\341, \220\334\272\034\274IKFjA\225\010\225Qz\246S\352\254uZp\217\222#\311\313\344\313\022\365L0\013\360\177\215s2\375Q\0137\202u\244\030,C-9\026\337\214+(L\327\2727\273\253]\243\347\355\336O^\000\345_\222_\336\374}\302^\211T$\326\327\235\247\275\271\335\3254me\206}\036\254\0215\302\345h\035\025\352\213XE\206\035\353\026\273 \372I\342\222\0073J\341\3134[\227\000""\333]\002SV\346p\350\017NDG\265";
+    PyObject *data = __Pyx_DecompressString(cstring, 2796, 1);
     #define __Pyx_DecompressString_LZSS_UNUSED
     if (unlikely(!data)) __PYX_ERR(0, 1, __pyx_L1_error)
     const char* const bytes = __Pyx_PyBytes_AsString(data);
     #if !CYTHON_ASSUME_SAFE_MACROS
     if (likely(bytes)); else { Py_DECREF(data); __PYX_ERR(0, 1, __pyx_L1_error) }
     #endif
-    #elif (CYTHON_COMPRESS_STRINGS) > 0 && (CYTHON_COMPRESS_STRINGS) <= 90 /* compression: lzss (3757 bytes) */
-static const char cstring[] = "\377\000\r\n (is \377the serv\377er runni\373ng\017\001re?) \377HTTP/1.1\357 aft\034\000 al\377lowed: r\357aise5\002lim\337it (u\002\003-H\377n  and n\363_pE\001\t\000swer\367ed \000\007with\367outs\002righ\377t Sec-We\377bSocket-\377Accept: \347no \014\006\232\004;  \177before q\000\377was open~\022\000cannot\031\000\177 resolv\237\001\337 closv\000a \377connecti\347on x\001\r\000de \312\013\010s\000\t \253\001S\002 d\335o\201\000t f\335\000in\237to  ho\000\223\000v\377alid por\377t instea\357d of\363\000 up\027graY\000t\257\010\260\000\341 \376\311\000ws:// U\327RL;\262#o4\000cl\377ient spewaks\355\001TLSH\001\376z\003files a\236\353\000need\307\001\326  opayl9\000s \205 \317  s:\264I\312Aoo\253 s\243@ \256\000a\305\" cor\310\000G\000\237!an\214A\377(tree fr\267agm}\000))\037\001u\346\316@fe\252@\216), ,\376\377\002.//proc\357/thr\354\000-se\377lf/sched\367sta\250@; ?C\356\334&: U\202#GET\357 Hos\310@Non\357eNot\256aat \333Cy\376@n \370`de\377liberate\377ly stric\376\343athan PE\337P-484\310bre\375j\275@s subc\317lass\223 \356 bu\377iltin ty\377pes. If Oyou \247!\370\001p%\000\376%\tthen se\252\361c\047\253ba\217a_<\000i\177ng\047 dir\241a\373ve\266!False\275.\212\204\013Key:\234\204\014V\367ers\324`: 13\317The \224A\353`ul\263d \210\204\004m\001up\354Ct\373ex\350@ays w-h\203 fa\334@d\250\205\002\013\002\356\336`do.\264$: w\367ebs\213\205\002a sy\376\342`m call \3760\003: add_n\340\317 \363\204\004\334\204\004\361A\223@ck \207mus\213\205\002\366 \231\204\001\374\204\004(\237) com\322`\277\205\004r\257un()\225\205\007s.\0061\336\261amore\371Cdi\177sableen\001\002\343po\206\000\351\205\007\266`d: \371e\021\002\227\005fastw\377s/bench/\375_\341\204\003.pyxgc\373is@\003dmax_\037in_fl\376\206\002\250\005j\014\373n_\307\204\002nap_u:\224\0070\331\204\001999\000\000\231\204\003\377no defau\377lt __red\377uce__ du\336\307Bnon-\330`vi\373al\033\000cinit\371_\231\210\002|\000terva\367l_m\360\007posi\347tiv\362\004\357`scrgibe\367\206\002\246\211\001ho\326 [of\260\211\003ub""\032\001p\325\207\003\223as\326\210\013\300\211\003 \370\206\003\371\207\010t\217his \363\206\004\300\210\001\230\210\004e\375d\325\210\004; make\377 a new o\377ne<lambd\377a>AF_INE\355T\000\0046F\336\"Err\177orLoadC\306\207\002j\000\007.\200&c\352\205\002__\017\n7set\267\206\001e_\n\021\276\211\004\357.<lo\362`s>.\370{\005S\t\024\016genex\205p\202\010.\375\211\002\210\010\202\212\004\232\010l\273at\240`ies\256\010r\217eset\002\013\326@\025\tu\275n\335\010stop\002\nr\347eamK\002\227\"RLI\377MIT_NOFI\363LE\t\001\302 FINI\377TYSOCK_S\377TREAM_CH\377ECKS_WEB\376\022\001ET_GUID\337__Pyx\001\000Di\377ct_NextR\317ef__\264\207\004\336`__\377doc____e\257nter\004\002x\330a_/_fun\024\002g\336%#\000\357main)\001metya\301\210\002\010\002odulF\002\227mroD\001r\211 O\001n\373am]\002prepa\261r\005\003\212\000\256C_p\225\000vyt\217\206\001{\001qual(\005\330\365\204\005\355N\217\205\006ex\257\001se\313t_\\\005s\233\010\207n__\357test\343\000is_\377coroutin\273e_\215\214\001_de\370\204\003o\377rsasynci\373o.\031\006sb64e\377ncodebas\377e64binar\377y_messag\377esbusy_s?hareby]\000\000\002\373_p\302 secon\263dc\300\210\002\230\215\003clm\001i\277n_tracK\000c\371k\324\216\002\331\216\002sconf\342\300ad\340\216\001\341\216\004\305\210\010con\357troln\006cou\277ntcpu_a\003s\370\006\002\202\001\020\001usdec\377lared_lo\377stdelay_\357nsdi\255\000tdu\337plica\211 ed\264\275\000\325\003e[\000ye\376\205\001s\212\353\210\003.\354\210\002.\352\210\004\r\004\032\004iir\304 (\002f\006\002un\326@\337sedfr\350@sf\357rom_\207\"ful\037lggaiS\002\315\205\004\305`\376\310`addrinf\345o\323`r\362\221\002\275 dha\377shlibhea\317ders\232\210\001\267aii\357ndex\247@t_p\177tonitem\000\001\237skkey\353\205\006\367\205\003y?little\357\001\206\212\n\376\234\212\001msmean_\200\003\001\262C\270E\247B\316\221\007\n\n\275Cm\207inn\377\222\003\276\212\003\315\204\001\301\212\003n\377etlocnex\337tnone\276\222\001os\377outoverf\377lowsp50_omsp9\000\00399\010\002n\001\002ars\212\205\001ti\310\222\001\017path\340\223""\001\344\223\001\276\212\t\013\002\356\341dpop\243\222\001pri\377ceprotoc\336\212`viol\366\216\002sq\357uery\374 p_u\365p\001\003s\333\220\001rece\267ive\t\000or\322 e\371d\215\210\002\326\223\001urcer\357esul\323`und\177runrun_\244c\354\314d\222\221\001me\005\005elf\377sendsent\367seq\000\000uenc\377e_backwa\277rdsset\262\214\004s\373et\317Csha1s\177kippeds\360`Oe_us\314\222\001\320\222\001_\223\004\377_buffers\227nap\357@t\315\205\006\t\005s\354\264\217\003\272\217\003_m\337\207\002sof\367tsp\351@star\335tQ\001tatX\000to\207pst\256\211\002\003\001\307\204\002\320\214\003b\375e\364\214\006dsymbo\375l\275\220\001throwt?imeout\365\221\001\203 \374\251\205\t\315\204\005until_\373us\004\001medur\377andomurl.\000\000lib\000\003.\374\204\002\022\000\376\223\002usvalue\376\000\002swait_f\377orwakeup\372\014\000lJ\001ws258\377EAFA5-E9\37714-47DA-\37795CA-C5A\377B0DC85B1w1{\"\216\223\001\":\"\376\227\001\377\"}\200\001\330\004\n\210\277+\220Q\200\001\340\006\000\047\377\220\030\230\032\2401\240H\377\250A\330\004\007\200u\210\377C\210x\220\177\240c\250\377\025\250c\260\021\330\010\t\276\n\td\250%\250r\022\001\016\377\210i\220q\330\014\016\210\377a\320\017,\250A\320-\377X\320XY\320YZ\360\377\006\000\005\r\210J\220a\377\220x\320\0370\260\003\260\3771\200A\340\010\014\210O\375\230\004\002\031\230\021\230$\230\377a\330\010\037\230t\240;\377\250b\260\004\260A\330\010\377\036\230h\240b\250\001\330\277\010\030\230\004\230G\211\000C\377\240q\330\010\013\2101\210_I\220T\230\021\005\003M\001\005\377J\220d\230\047\240\021\240\377#\240\\\260\021\260-\270~(\000\017\320\017 \240\001\021\000\357!\2401\330k\000A\210Z\357\220q\230\001\005\003]\230!\373\2301I\003J\220h\230a\363\230}\347\000Y\002A\330\014\033\377\2304\230y\250\002\250!\177\330\014\031\230\024\230Y\205\000\377\004\250B\250k\270\035\300\357a\330\014\032\252\000e\2404\377\240r\250\021\250,\260b\377\270\004\270B\270l\310-\377\320WX\330\014!\240\024_\240[\260\002\2607\000\027i\001\177\340\010\017\210q\200A\376\000\373\t\032\340""\003\340\010\032\230!\376\304\0014\210t\2201\330\014\277\022\220)\2301\230\355\000\021\373\220\037\252\001\330\010\023\220=\275\240\364\000\023\220<\230\354\0024\357\210}\230C\010\000\014\020\220\375\017\003\001\r\320\r\035\230Q_\330\010\024\220J\233%\t\222\001\367!\230:\372\000\023\260B\260\377a\330\021\022\330\020\031\230\277\031\240!\2403\240\260\000\036\376\333 \014\017\210w\220b\230\337\002\230#\230Q\330 c\250\337\022\2503\250d\250 s\300\377,\310c\320QT\320T\307U\330\020\331@\223B\255!M\230\373\034\240e\000\014\210L\230\017\377\240q\320(A\300\022\300\376\305\"N\230-\240s\250\"\276\254#7\220\"\220A\301\004\320\375\034\364@\250R\250y\270\001\373\270\021\352\n\360\010\000\t\r\317\210E\220\025\202`\240`\022\220\177!\2201\220A\220V\371\000\207D\240\003\236@\362 \204 \230\000f?\240A\240R\240z\342a\276\"\372\232`,\301\000\010\t\210\033\220\377A\320\025(\250\001\250\035\037\260a\260~\300\226\002K\004\324@\363\014\023I\006\300@\020\220\016\230\377d\240*\250D\260\016\270\252\261@\017\352 7\236`\027\316`\020\177\024\220G\2306\240\025\225!_\020\220\005\220U\210`4\350 \377\020\023\2204\220x\230q\377\240\002\240\047\250\027\260\007\177\260q\330\024\030\230\010\300`\377\022\2407\250&\260\005\260\373Q\3309\000H\230A\230RW\230~\250\225\"O\247`}b\000\177\013\2704\270}\310A\347@\357\020\000\t\031\341a\013\2104\377\210r\220\023\220H\230D\374N\000\307`\022\220*\230A\320\363\0356\271\000\231\204\001\210q\220\004\317\220B\220fK\000\276\010t\230\272\220`\024\226 T\230\030\266\204\001\330\272\263@uA\000B\230a\230A\014\377\025\220Q\220d\230\"\230\365H\242 U\234\204\001\022\220&\230\377\004\230B\230f\240J\250\177g\260Q\260i\270q0\001}q\325\000Q\220c\230\026\314\000\275\006\377@\020\027\220u\301\205\001\330\277\020\034\230E\240\021\231a\025\3761\000B\240e\250<\260w\377\270f\300E\320IZ\320\377Z[\330\020\032\230%\230\375q\262\204\002\210a\260-\270t\277\3001\300C\300s\332\204\002\320\257\004%\240Q\307\204\001\020\325\002B\377\220h\230c\240\024\240T\377\250\025\320.?\270q\300\377\001\300\024""\300R\300v\310\377Q\310e\320S]\320]\377_\320_`\320\004&\240\375a\364\204\010\330\010 \240\014\250\377C\250r\260\032\2708\300\2752\302@\r\016\330\014\250\205\001\003\376\206\206\007c\230\021\330\014\021\220\375\021\241a\330\014\r\210]\230\377!\320\004(\320(@\320\335@\242\204\001\360\016\000\306\205\005\330\010\377=\270Z\300x\310r\320\327QR\330\320\205\007q\315\205\010\013\210\347>\230\022\323!\372$D\300A|\267a\361\207\001!\2309\240B\326c\317\034\220]\240\243\207\002\335\207\001J\220\371b\315a\226\206\002\320\0344\260A\317\260R\260y\334\000\231\205\001\320\014\334\370\205\002\227\206\004\023\2209\372 j\250\375\010\357\206\002\010\016\210g\220S\373\230\002\312\210\001\230y\250\003\250\3772\250T\260\021\260)\270\3772\270Q\270i\300t\310\367<\320W\343 \\\320\\]\376\233\206\023\035\240a\240s\250*\377\260O\300:\310Q\330\014\376\263\206\001\010\013\2107\220#\220\373R\220\230`\230I\240S\250\377\002\250$\250a\250y\270\337\003\2701\270A\233 \330\010\276\331\204\0019\230A\230X\250\206\003F\317\220!\2208\331\210\001\212\212\002\230\001";
-    PyObject *data = __Pyx_DecompressString_LZSS(cstring, 3757, 4802);
+    #elif (CYTHON_COMPRESS_STRINGS) > 0 && (CYTHON_COMPRESS_STRINGS) <= 90 /* compression: lzss (3764 bytes) */
+static const char cstring[] = "\377\000\r\n (is \377the serv\377er runni\373ng\017\001re?) \377HTTP/1.1\357 aft\034\000 al\377lowed: r\357aise5\002lim\337it (u\002\003-H\377n  and n\363_pE\001\t\000swer\367ed \000\007with\367outs\002righ\377t Sec-We\377bSocket-\377Accept: \347no \014\006\232\004;  \177before q\000\377was open~\022\000cannot\031\000\177 resolv\237\001\337 closv\000a \377connecti\347on x\001\r\000de \312\013\010s\000\t \253\001S\002 d\335o\201\000t f\335\000in\237to  ho\000\223\000v\377alid por\377t instea\357d of\363\000 up\027graY\000t\257\010\260\000\341 \376\311\000ws:// U\327RL;\262#o4\000cl\377ient spewaks\355\001TLSH\001\376z\003files a\236\353\000need\307\001\326  opayl9\000s \205 \317  s:\264I\312Aoo\253 s\243@ \256\000a\305\" cor\310\000G\000\237!an\214A\377(tree fr\267agm}\000))\037\001u\346\316@fe\252@\216), ,\376\377\002.//proc\357/thr\354\000-se\377lf/sched\367sta\250@; ?C\356\334&: U\202#GET\357 Hos\310@Non\357eNot\256aat \333Cy\376@n \370`de\377liberate\377ly stric\376\343athan PE\337P-484\310bre\375j\275@s subc\317lass\223 \356 bu\377iltin ty\377pes. If Oyou \247!\370\001p%\000\376%\tthen se\252\361c\047\253ba\217a_<\000i\177ng\047 dir\241a\373ve\266!False\275.\212\204\013Key:\234\204\014V\367ers\324`: 13\317The \224A\353`ul\263d \210\204\004m\001up\354Ct\373ex\350@ays w-h\203 fa\334@d\250\205\002\013\002\356\336`do.\264$: w\367ebs\213\205\002a sy\376\342`m call \3760\003: add_n\340\317 \363\204\004\334\204\004\361A\223@ck \207mus\213\205\002\366 \231\204\001\374\204\004(\237) com\322`\277\205\004r\257un()\225\205\007s.\0061\336\261amore\371Cdi\177sableen\001\002\343po\206\000\351\205\007\266`d: \371e\021\002\227\005fastw\377s/bench/\375_\341\204\003.pyxgc\373is@\003dmax_\037in_fl\376\206\002\250\005j\014\373n_\307\204\002nap_u:\224\0070\331\204\001999\000\000\231\204\003\377no defau\377lt __red\377uce__ du\336\307Bnon-\330`vi\373al\033\000cinit\371_\231\210\002|\000terva\367l_m\360\007posi\347tiv\362\004\357`scrgibe\367\206\002\246\211\001ho\326 [of\260\211\003ub""\032\001p\325\207\003\223as\326\210\013\300\211\003 \370\206\003\371\207\010t\217his \363\206\004\300\210\001\230\210\004e\375d\325\210\004; make\377 a new o\377ne<lambd\377a>AF_INE\355T\000\0046F\336\"Err\177orLoadC\306\207\002j\000\007.\200&c\352\205\002__\017\n7set\267\206\001e_\n\021\276\211\004\357.<lo\362`s>.\370{\005S\t\024\016genex\205p\202\010.\375\211\002\210\010\202\212\004\232\010l\273at\240`ies\256\010r\217eset\002\013\326@\025\tu\275n\335\010stop\002\nr\347eamK\002\227\"RLI\377MIT_NOFI\363LE\t\001\302 FINI\377TYSOCK_S\377TREAM_CH\377ECKS_WEB\376\022\001ET_GUID\337__Pyx\001\000Di\377ct_NextR\317ef__\264\207\004\336`__\377doc____e\257nter\004\002x\330a_/_fun\024\002g\336%#\000\357main)\001metya\301\210\002\010\002odulF\002\227mroD\001r\211 O\001n\373am]\002prepa\261r\005\003\212\000\256C_p\225\000vyt\217\206\001{\001qual(\005\330\365\204\005\355N\217\205\006ex\257\001se\313t_\\\005s\233\010\207n__\357test\343\000is_\377coroutin\273e_\215\214\001_de\370\204\003o\377rsasynci\373o.\031\006sb64e\377ncodebas\377e64binar\377y_messag\377esbusy_s?hareby]\000\000\002\373_p\302 secon\263dc\300\210\002\230\215\003clm\001i\277n_tracK\000c\371k\324\216\002\331\216\002sconf\342\300ad\340\216\001\341\216\004\305\210\010con\357troln\006cou\277ntcpu_a\003s\370\006\002\202\001\020\001usdec\377lared_lo\377stdelay_\357nsdi\255\000tdu\337plica\211 ed\264\275\000\325\003e[\000ye\376\205\001s\212\353\210\003.\354\210\002.\352\210\004\r\004\032\004iir\304 (\002f\006\002un\326@\337sedfr\350@sf\357rom_\207\"ful\037lggaiS\002\315\205\004\305`\376\310`addrinf\345o\323`r\362\221\002\275 dha\377shlibhea\317ders\232\210\001\267aii\357ndex\247@t_p\177tonitem\000\001\237skkey\353\205\006\367\205\003y?little\357\001\206\212\n\376\234\212\001msmean_\200\003\001\262C\270E\247B\316\221\007\n\n\275Cm\207inn\377\222\003\276\212\003\315\204\001\301\212\003n\377etlocnex\337tnone\276\222\001os\377outoverf\377lowsp50_omsp9\000\00399\010\002n\001\002ars\212\205\001ti\310\222\001\017path\340\223""\001\344\223\001\276\212\t\013\002\356\341dpop\243\222\001pri\377ceprotoc\336\212`viol\366\216\002sq\357uery\374 p_u\365p\001\003s\333\220\001rece\267ive\t\000or\322 e\371d\215\210\002\326\223\001urcer\357esul\323`und\177runrun_\244c\354\314d\222\221\001me\005\005elf\377sendsent\367seq\000\000uenc\377e_backwa\277rdsset\262\214\004s\373et\317Csha1s\177kippeds\360`Oe_us\314\222\001\320\222\001_\223\004\377_buffers\227nap\357@t\315\205\006\t\005s\354\264\217\003\272\217\003_m\337\207\002sof\367tsp\351@star\335tQ\001tatX\000to\207pst\256\211\002\003\001\307\204\002\320\214\003b\375e\364\214\006dsymbo\375l\275\220\001throwt?imeout\365\221\001\203 \374\251\205\t\315\204\005until_\373us\004\001medur\377andomurl.\000\000lib\000\003.\374\204\002\022\000\376\223\002usvalue\376\000\002swait_f\377orwakeup\372\014\000lJ\001ws258\377EAFA5-E9\37714-47DA-\37795CA-C5A\377B0DC85B1w1{\"\216\223\001\":\"\376\227\001\377\"}\200\001\330\004\n\210\277+\220Q\200\001\340\006\000\047\377\220\030\230\032\2401\240H\377\250A\330\004\007\200u\210\377C\210x\220\177\240c\250\377\025\250c\260\021\330\010\t\276\n\td\250%\250r\022\001\016\377\210i\220q\330\014\016\210\377a\320\017,\250A\320-\377X\320XY\320YZ\360\377\006\000\005\r\210J\220a\377\220x\320\0370\260\003\260\3771\200A\340\010\014\210O\375\230\004\002\031\230\021\230$\230\377a\330\010\037\230t\240;\377\250b\260\004\260A\330\010\377\036\230h\240b\250\001\330\277\010\030\230\004\230G\211\000C\377\240q\330\010\013\2101\210_I\220T\230\021\005\003M\001\005\377J\220d\230\047\240\021\240\377#\240\\\260\021\260-\270~(\000\017\320\017 \240\001\021\000\357!\2401\330k\000A\210Z\357\220q\230\001\005\003]\230!\373\2301I\003J\220h\230a\363\230}\347\000Y\002A\330\014\033\377\2304\230y\250\002\250!\177\330\014\031\230\024\230Y\205\000\377\004\250B\250k\270\035\300\357a\330\014\032\252\000e\2404\377\240r\250\021\250,\260b\377\270\004\270B\270l\310-\377\320WX\330\014!\240\024_\240[\260\002\2607\000\027i\001\177\340\010\017\210q\200A\376\000\373\t\032\340""\003\340\010\032\230!\376\304\0014\210t\2201\330\014\277\022\220)\2301\230\355\000\021\373\220\037\252\001\330\010\023\220=\275\240\364\000\023\220<\230\354\0024\357\210}\230C\010\000\014\020\220\375\017\014\0031\210N\230#\230\177Q\330\014\r\320\r\035\005\000\257\010\024\220J\246%\t\235\001!\373\230:\205 \023\260B\260a\377\330\021\022\330\020\031\230\031_\240!\2403\240\273\000\036\346 \377\014\017\210w\220b\230\002\374A\001\343 c\250\022\2503\250\375d\263 s\300,\310c\320\177QT\320TU\330\020\344@|\236B\270!M\230\034\240Q\301!\377L\230\017\240q\320(A\367\300\022\300\320\"N\230-\240\367s\250\"\267#7\220\"\220\355A\314\004\320\034\377@\250R\250\337y\270\001\270\021\365\n\360\010\177\000\t\r\210E\220\025\215`\376\253`\022\220!\2201\220A;\220V\204 D\240\003\251@\375 \376\217 \230Q\230f\240A\240GR\240z\355a\311\"\245`,\301\000\377\010\t\210\033\220A\320\025\377(\250\001\250\035\260a\260c~\300\226\002K\004\337@\014\023I\006\376\313@\020\220\016\230d\240*_\250D\260\016\270\274@\017\365 \3657\251`\027\331`\020\024\220G\357\2306\240\025\225!\020\220\005\353\220U\223`4\363 \020\023\220\3774\220x\230q\240\002\240\377\047\250\027\260\007\260q\330\357\024\030\230\010\313`\022\2407\177\250&\260\005\260Q\3309\000\377H\230A\230R\230~\250\352\225\"O\262`}b\000\013\2704\357\270}\310A\362@\020\000\t\375\031\354a\013\2104\210r\220\237\023\220H\230DN\000\322`\022\177\220*\230A\320\0356\271\000\376\244\204\001\210q\220\004\220B\220YfK\000\276\010t\230\233`\024\226 WT\230\030\301\204\001\330\263@uA\000\367B\230a\230A\014\025\220Q\277\220d\230\"\230H\242 U\376\247\204\001\022\220&\230\004\230B\376\263 J\250g\260Q\260i\353\270q0\001q\325\000Q\220c\353\230\026\314\000\006\377@\020\027\220\375u\314\205\001\330\020\034\230E\240\365\021\231a\025\347 B\240e\250\377<\260w\270f\300E\320\377IZ\320Z[\330\020\032\357\230%\230q\275\204\002\210a\260\377-\270t\3001\300C\300}s\345\204\002\320\004%\240Q\322\204\001\375\020\325\002B\220h\230c\240\377\024\240T\250\025\320.?\377\270q\300\001\300\024\300R\377""\300v\310Q\310e\320S\377]\320]_\320_`\320\357\004&\240a\377\204\010\330\010 \377\240\014\250C\250r\260\032\357\2708\3002\302@\r\016\330\365\014\263\205\001\003\221\206\007c\230\021\330\357\014\021\220\021\241a\330\014\r\377\210]\230!\320\004(\320\357(@\320@\242\204\001\360\016\000\376\321\205\005\330\010=\270Z\300x\277\310r\320QR\330\333\205\007q>\330\205\010\013\210>\230\022\323!\372$\347D\300A\267a\374\207\001!\2309{\240B\326c\034\220]\240\256\207\002\316\350\207\001J\220b\315a\241\206\002\320\034\1774\260A\260R\260y\334\000\346\231\205\001\320\014\370\205\002\242\206\004\023\2209\356\372 j\250\010\372\206\002\010\016\210\337g\220S\230\002\325\210\001\230y\377\250\003\2502\250T\260\021\377\260)\2702\270Q\270i\277\300t\310<\320W\343 \\\367\320\\]\233\206\023\035\240a\240\377s\250*\260O\300:\310\367Q\330\014\263\206\001\010\013\2107\337\220#\220R\220\230`\230I\377\240S\250\002\250$\250a\377\250y\270\003\2701\270A\337\330\014\r\330\010\331\204\0019\230\367A\230X\250\206\003F\220!\220\0318\344\210\001\225\212\002\230\001";
+    PyObject *data = __Pyx_DecompressString_LZSS(cstring, 3764, 4813);
     #define __Pyx_DecompressString_UNUSED
     if (unlikely(!data)) __PYX_ERR(0, 1, __pyx_L1_error)
     const char* const bytes = __Pyx_PyBytes_AsString(data);
     #if !CYTHON_ASSUME_SAFE_MACROS
     if (likely(bytes)); else { Py_DECREF(data); __PYX_ERR(0, 1, __pyx_L1_error) }
     #endif
-    #else /* compression: none (4802 bytes) */
-static const char bytes[] = "\000\r\n (is the server running there?) HTTP/1.1 after  allowed: raise the limit (ulimit -Hn  and n_ping  answered  answered without the right Sec-WebSocket-Accept: no WebSocket server;  before it was open;  cannot be resolved:  closed a connection with code  connections connections were open do not fit into  has no valid port instead of an upgrade to WebSocket;  is no ws:// URL; the load client speaks no TLS of  open files are needed and  payloads for  s: the server is too slow to accept or does not answer(tree fragment)) or use fewer connections, , not .//proc/thread-self/schedstat: ; ?Connection: UpgradeGET Host: NoneNote that Cython is deliberately stricter than PEP-484 and rejects subclasses of builtin types. If you need to pass subclasses then set the \047annotation_typing\047 directive to False.Sec-WebSocket-Key: Sec-WebSocket-Version: 13The load could not be set up; the text says what failed and what to do.Upgrade: websocketa system call failed: add_notecannot connect to check must be one of connect() comes before run()connections must be 1 or more, not disableenableepoll cannot be used: epoll failed: fastws/bench/_client.pyxgcisenabledmax_in_flight must be 1 or more, not n_slow nap_us must be 0 to 999999, not no default __reduce__ due to non-trivial __cinit__ping_interval_ms must be positive, not subscribe has the host of the subscription was answered with there is no connection this client was connected before; make a new one<lambda>AF_INETAF_INET6FastwsErrorLoadClientLoadClient.__reduce_cython__LoadClient.__setstate_cython__LoadClient._resolve.<locals>.<lambda>LoadClient._resolve.<locals>.genexprLoadClient.closeLoadClient.connectLoadClient.latenciesLoadClient.resetLoadClient.resultLoadClient.runLoadClient.stopLoadClient.streamsLoadErrorRLIMIT_NOFILERLIM_INFINITYSOCK_STREAM_CHECKS_WEBSOCKET_GUID__Pyx_PyDict_NextRef__annotate____doc____enter____exit____func____getstate____main____metaclass____module____mro_entries____name____prepare____pyx_state__pyx_vtable""____qualname____reduce____reduce_cython____reduce_ex____set_name____setstate____setstate_cython____test___is_coroutine_need_descriptorsasyncio.coroutinesb64encodebase64binary_messagesbusy_sharebytesbytes_per_secondccheckclientcline_in_tracebackcloseclosesconflatedconnconnectconnectionscontrol_messagescountcpu_secondscpu_sharecpu_usdeclared_lostdelay_nsdigestduplicatesedgesencodeentryerrorsfastws.bench._clientfastws.errorsfirst_errorfirst_unparsedframesfrom_bytesfullggaierrorgenexprgetgetaddrinfogetrlimithardhashlibheadershostnameiindexinet_ptonitemitemskkeylatencieslatencylittlelostmax_in_flightmax_msmean_msmessagesmessages_per_connectionmessages_per_secondminnn_pingn_slownamenap_usnetlocnextnoneopenosoutoverflowsp50_msp90_msp999_msp99_msparsepartitionpathpingping_interval_msping_messagepopportpriceprotocol_violationsqueryramp_upramp_usreadreceivesreorderedresetresourceresultroundrunrun_delay_secondsschemesecondsselfsendsentseqsequence_backwardssetdefaultsetrlimitsha1skippedslice_usslowslow_receive_buffersnapshot_messagessnapshotssocketsocket_modulesoftsplitstart_usstatusstopstreamsstrerrorsubscribesubscribedsymboltextthrowtimeouttypeundeclared_lostunparseduntil_usuntimedurandomurlurlliburllib.parseurlsplitusvaluevalueswait_forwakeupswall_usws258EAFA5-E914-47DA-95CA-C5AB0DC85B11{\"type\":\"ping\"}\200\001\330\004\n\210+\220Q\200\001\340\004\n\210\047\220\030\230\032\2401\240H\250A\330\004\007\200u\210C\210x\220\177\240c\250\025\250c\260\021\330\010\t\330\004\007\200u\210C\210x\220\177\240d\250%\250r\260\021\330\010\016\210i\220q\330\014\016\210a\320\017,\250A\320-X\320XY\320YZ\360\006\000\005\r\210J\220a\220x\320\0370\260\003\2601\200A\340\010\014\210O\2301\200A\340\010\031\230\021\230$\230a\330\010\037\230t\240;\250b\260\004\260A\330\010\036\230h\240b\250\001\330\010\030\230\004\230G\2401\240C\240q\330\010\013\2101\210I\220T\230\021\330\010\013\2101\210M\230\021\330\010\013\2101\210J\220d\230\047\240\021\240#\240\\\260\021\260-\270q\330\010\017\320\017 \240\001""\240\021\240!\2401\330\010\014\210A\210Z\220q\230\001\330\010\014\210A\210]\230!\2301\330\010\013\2101\210J\220h\230a\230}\250A\330\010\013\2101\210A\330\014\033\2304\230y\250\002\250!\330\014\031\230\024\230Y\240b\250\004\250B\250k\270\035\300a\330\014\032\230$\230e\2404\240r\250\021\250,\260b\270\004\270B\270l\310-\320WX\330\014!\240\024\240[\260\002\260!\330\014\027\220q\230\001\340\010\017\210q\200A\360\006\000\t\032\230\021\230$\230a\340\010\032\230!\330\010\013\2104\210t\2201\330\014\022\220)\2301\230A\330\010\021\220\037\240\001\240\021\330\010\023\220=\240\001\330\010\023\220<\230q\330\010\013\2104\210}\230C\230q\330\014\020\220\017\230q\330\014\r\320\r\035\230Q\330\010\024\220J\230h\240b\250\001\330\010\t\330\014\032\230!\230:\240\\\260\023\260B\260a\330\021\022\330\020\031\230\031\240!\2403\240a\330\014\036\230a\330\014\017\210w\220b\230\002\230#\230Q\230h\240c\250\022\2503\250d\260-\270s\300,\310c\320QT\320TU\330\020\021\330\010\014\210O\2301\330\010\014\210M\230\034\240Q\330\010\014\210L\230\017\240q\320(A\300\022\3001\330\010\014\210N\230-\240s\250\"\250A\330\010\013\2107\220\"\220A\330\014\022\220)\2301\320\034,\250A\250R\250y\270\001\270\021\200A\360\006\000\t\032\230\021\230$\230a\360\010\000\t\r\210E\220\025\220a\220q\330\014\022\220!\2201\220A\220V\2301\230D\240\003\2401\330\014\033\2301\230A\230Q\230f\240A\240R\240z\260\021\330\010\027\220q\230\001\230\021\230,\240a\330\010\t\210\033\220A\320\025(\250\001\250\035\260a\260~\300Q\330\010\014\210E\220\025\220a\220q\230\001\330\014\023\2201\220A\220V\2301\230A\330\014\020\220\016\230d\240*\250D\260\016\270a\330\014\017\210t\2207\230\047\240\027\250\001\330\020\024\220G\2306\240\025\240a\330\014\020\220\005\220U\230!\2304\230q\330\020\023\2204\220x\230q\240\002\240\047\250\027\260\007\260q\330\024\030\230\010\240\001\240\022\2407\250&\260\005\260Q\330\020\024\220H\230A\230R\230~\250Q\330\010\014\210O\2304\230}\250D\260\013\2704\270}\310A\200A\360\020\000\t\031\230\001\330\010\013\2104\210r\220\023\220H""\230D\240\002\240!\330\014\022\220*\230A\320\0356\260a\260q\330\010\017\210q\220\004\220B\220f\230A\230Q\330\010\014\210E\220\025\220a\220t\2301\330\014\024\220A\220T\230\030\240\021\240!\330\014\017\210u\220H\230B\230a\330\020\021\330\014\025\220Q\220d\230\"\230H\240A\240U\250!\330\014\022\220&\230\004\230B\230f\240J\250g\260Q\260i\270q\330\014\017\210q\220\005\220Q\220c\230\026\230q\240\006\240a\330\020\027\220u\230G\2401\330\020\034\230E\240\021\330\020\031\230\025\230f\240B\240e\250<\260w\270f\300E\320IZ\320Z[\330\020\032\230%\230q\340\010\017\210q\210a\260-\270t\3001\300C\300s\310-\320WX\320\004%\240Q\360\006\000\t\020\210r\220\023\220B\220h\230c\240\024\240T\250\025\320.?\270q\300\001\300\024\300R\300v\310Q\310e\320S]\320]_\320_`\320\004&\240a\360\006\000\t\032\230\021\230$\230a\330\010 \240\014\250C\250r\260\032\2708\3002\300Q\330\r\016\330\014\027\220q\230\003\2301\330\010\013\2101\210J\220c\230\021\330\014\021\220\021\220!\2201\330\014\r\210]\230!\320\004(\320(@\320@T\320TU\360\016\000\t\032\230\021\230$\230a\330\010=\270Z\300x\310r\320QR\330\010\032\230!\330\010\013\2104\210q\330\014\022\220)\2301\230A\330\010\013\210>\230\022\2301\330\014\022\220*\230A\320\035D\300A\300Q\330\010\031\230\021\230!\2309\240B\240a\330\010\t\210\034\220]\240!\2401\330\010\013\2101\210J\220b\230\001\330\014\022\220)\2301\320\0344\260A\260R\260y\300\001\300\021\330\010\014\320\014\035\230Q\330\010\023\220<\230q\330\010\023\2209\230B\230j\250\010\260\002\260!\330\010\016\210g\220S\230\002\230$\230a\230y\250\003\2502\250T\260\021\260)\2702\270Q\270i\300t\310<\320WZ\320Z\\\320\\]\330\014\032\230!\230:\240\\\260\023\260B\260a\330\021\022\330\020\031\230\035\240a\240s\250*\260O\300:\310Q\330\014\036\230a\330\010\013\2107\220#\220R\220t\2301\230I\240S\250\002\250$\250a\250y\270\003\2701\270A\330\014\r\330\010\017\210t\2209\230A\230X\240Q\330\010\014\210F\220!\2208\2301\330\010\016\210i\220q\230\001";
+    #else /* compression: none (4813 bytes) */
+static const char bytes[] = "\000\r\n (is the server running there?) HTTP/1.1 after  allowed: raise the limit (ulimit -Hn  and n_ping  answered  answered without the right Sec-WebSocket-Accept: no WebSocket server;  before it was open;  cannot be resolved:  closed a connection with code  connections connections were open do not fit into  has no valid port instead of an upgrade to WebSocket;  is no ws:// URL; the load client speaks no TLS of  open files are needed and  payloads for  s: the server is too slow to accept or does not answer(tree fragment)) or use fewer connections, , not .//proc/thread-self/schedstat: ; ?Connection: UpgradeGET Host: NoneNote that Cython is deliberately stricter than PEP-484 and rejects subclasses of builtin types. If you need to pass subclasses then set the \047annotation_typing\047 directive to False.Sec-WebSocket-Key: Sec-WebSocket-Version: 13The load could not be set up; the text says what failed and what to do.Upgrade: websocketa system call failed: add_notecannot connect to check must be one of connect() comes before run()connections must be 1 or more, not disableenableepoll cannot be used: epoll failed: fastws/bench/_client.pyxgcisenabledmax_in_flight must be 1 or more, not n_slow nap_us must be 0 to 999999, not no default __reduce__ due to non-trivial __cinit__ping_interval_ms must be positive, not subscribe has the host of the subscription was answered with there is no connection this client was connected before; make a new one<lambda>AF_INETAF_INET6FastwsErrorLoadClientLoadClient.__reduce_cython__LoadClient.__setstate_cython__LoadClient._resolve.<locals>.<lambda>LoadClient._resolve.<locals>.genexprLoadClient.closeLoadClient.connectLoadClient.latenciesLoadClient.resetLoadClient.resultLoadClient.runLoadClient.stopLoadClient.streamsLoadErrorRLIMIT_NOFILERLIM_INFINITYSOCK_STREAM_CHECKS_WEBSOCKET_GUID__Pyx_PyDict_NextRef__annotate____doc____enter____exit____func____getstate____main____metaclass____module____mro_entries____name____prepare____pyx_state__pyx_vtable""____qualname____reduce____reduce_cython____reduce_ex____set_name____setstate____setstate_cython____test___is_coroutine_need_descriptorsasyncio.coroutinesb64encodebase64binary_messagesbusy_sharebytesbytes_per_secondccheckclientcline_in_tracebackcloseclosesconflatedconnconnectconnectionscontrol_messagescountcpu_secondscpu_sharecpu_usdeclared_lostdelay_nsdigestduplicatesedgesencodeentryerrorsfastws.bench._clientfastws.errorsfirst_errorfirst_unparsedframesfrom_bytesfullggaierrorgenexprgetgetaddrinfogetrlimithardhashlibheadershostnameiindexinet_ptonitemitemskkeylatencieslatencylittlelostmax_in_flightmax_msmean_msmessagesmessages_per_connectionmessages_per_secondminnn_pingn_slownamenap_usnetlocnextnoneopenosoutoverflowsp50_msp90_msp999_msp99_msparsepartitionpathpingping_interval_msping_messagepopportpriceprotocol_violationsqueryramp_upramp_usreadreceivesreorderedresetresourceresultroundrunrun_delay_secondsschemesecondsselfsendsentseqsequence_backwardssetdefaultsetrlimitsha1skippedslice_usslowslow_receive_buffersnapshot_messagessnapshotssocketsocket_modulesoftsplitstart_usstatusstopstreamsstrerrorsubscribesubscribedsymboltextthrowtimeouttypeundeclared_lostunparseduntil_usuntimedurandomurlurlliburllib.parseurlsplitusvaluevalueswait_forwakeupswall_usws258EAFA5-E914-47DA-95CA-C5AB0DC85B11{\"type\":\"ping\"}\200\001\330\004\n\210+\220Q\200\001\340\004\n\210\047\220\030\230\032\2401\240H\250A\330\004\007\200u\210C\210x\220\177\240c\250\025\250c\260\021\330\010\t\330\004\007\200u\210C\210x\220\177\240d\250%\250r\260\021\330\010\016\210i\220q\330\014\016\210a\320\017,\250A\320-X\320XY\320YZ\360\006\000\005\r\210J\220a\220x\320\0370\260\003\2601\200A\340\010\014\210O\2301\200A\340\010\031\230\021\230$\230a\330\010\037\230t\240;\250b\260\004\260A\330\010\036\230h\240b\250\001\330\010\030\230\004\230G\2401\240C\240q\330\010\013\2101\210I\220T\230\021\330\010\013\2101\210M\230\021\330\010\013\2101\210J\220d\230\047\240\021\240#\240\\\260\021\260-\270q\330\010\017\320\017 \240\001""\240\021\240!\2401\330\010\014\210A\210Z\220q\230\001\330\010\014\210A\210]\230!\2301\330\010\013\2101\210J\220h\230a\230}\250A\330\010\013\2101\210A\330\014\033\2304\230y\250\002\250!\330\014\031\230\024\230Y\240b\250\004\250B\250k\270\035\300a\330\014\032\230$\230e\2404\240r\250\021\250,\260b\270\004\270B\270l\310-\320WX\330\014!\240\024\240[\260\002\260!\330\014\027\220q\230\001\340\010\017\210q\200A\360\006\000\t\032\230\021\230$\230a\340\010\032\230!\330\010\013\2104\210t\2201\330\014\022\220)\2301\230A\330\010\021\220\037\240\001\240\021\330\010\023\220=\240\001\330\010\023\220<\230q\330\010\013\2104\210}\230C\230q\330\014\020\220\017\230q\330\010\013\2101\210N\230#\230Q\330\014\r\320\r\035\230Q\330\010\024\220J\230h\240b\250\001\330\010\t\330\014\032\230!\230:\240\\\260\023\260B\260a\330\021\022\330\020\031\230\031\240!\2403\240a\330\014\036\230a\330\014\017\210w\220b\230\002\230#\230Q\230h\240c\250\022\2503\250d\260-\270s\300,\310c\320QT\320TU\330\020\021\330\010\014\210O\2301\330\010\014\210M\230\034\240Q\330\010\014\210L\230\017\240q\320(A\300\022\3001\330\010\014\210N\230-\240s\250\"\250A\330\010\013\2107\220\"\220A\330\014\022\220)\2301\320\034,\250A\250R\250y\270\001\270\021\200A\360\006\000\t\032\230\021\230$\230a\360\010\000\t\r\210E\220\025\220a\220q\330\014\022\220!\2201\220A\220V\2301\230D\240\003\2401\330\014\033\2301\230A\230Q\230f\240A\240R\240z\260\021\330\010\027\220q\230\001\230\021\230,\240a\330\010\t\210\033\220A\320\025(\250\001\250\035\260a\260~\300Q\330\010\014\210E\220\025\220a\220q\230\001\330\014\023\2201\220A\220V\2301\230A\330\014\020\220\016\230d\240*\250D\260\016\270a\330\014\017\210t\2207\230\047\240\027\250\001\330\020\024\220G\2306\240\025\240a\330\014\020\220\005\220U\230!\2304\230q\330\020\023\2204\220x\230q\240\002\240\047\250\027\260\007\260q\330\024\030\230\010\240\001\240\022\2407\250&\260\005\260Q\330\020\024\220H\230A\230R\230~\250Q\330\010\014\210O\2304\230}\250D\260\013\2704\270}\310A\200A\360\020\000\t\031\230\001""\330\010\013\2104\210r\220\023\220H\230D\240\002\240!\330\014\022\220*\230A\320\0356\260a\260q\330\010\017\210q\220\004\220B\220f\230A\230Q\330\010\014\210E\220\025\220a\220t\2301\330\014\024\220A\220T\230\030\240\021\240!\330\014\017\210u\220H\230B\230a\330\020\021\330\014\025\220Q\220d\230\"\230H\240A\240U\250!\330\014\022\220&\230\004\230B\230f\240J\250g\260Q\260i\270q\330\014\017\210q\220\005\220Q\220c\230\026\230q\240\006\240a\330\020\027\220u\230G\2401\330\020\034\230E\240\021\330\020\031\230\025\230f\240B\240e\250<\260w\270f\300E\320IZ\320Z[\330\020\032\230%\230q\340\010\017\210q\210a\260-\270t\3001\300C\300s\310-\320WX\320\004%\240Q\360\006\000\t\020\210r\220\023\220B\220h\230c\240\024\240T\250\025\320.?\270q\300\001\300\024\300R\300v\310Q\310e\320S]\320]_\320_`\320\004&\240a\360\006\000\t\032\230\021\230$\230a\330\010 \240\014\250C\250r\260\032\2708\3002\300Q\330\r\016\330\014\027\220q\230\003\2301\330\010\013\2101\210J\220c\230\021\330\014\021\220\021\220!\2201\330\014\r\210]\230!\320\004(\320(@\320@T\320TU\360\016\000\t\032\230\021\230$\230a\330\010=\270Z\300x\310r\320QR\330\010\032\230!\330\010\013\2104\210q\330\014\022\220)\2301\230A\330\010\013\210>\230\022\2301\330\014\022\220*\230A\320\035D\300A\300Q\330\010\031\230\021\230!\2309\240B\240a\330\010\t\210\034\220]\240!\2401\330\010\013\2101\210J\220b\230\001\330\014\022\220)\2301\320\0344\260A\260R\260y\300\001\300\021\330\010\014\320\014\035\230Q\330\010\023\220<\230q\330\010\023\2209\230B\230j\250\010\260\002\260!\330\010\016\210g\220S\230\002\230$\230a\230y\250\003\2502\250T\260\021\260)\2702\270Q\270i\300t\310<\320WZ\320Z\\\320\\]\330\014\032\230!\230:\240\\\260\023\260B\260a\330\021\022\330\020\031\230\035\240a\240s\250*\260O\300:\310Q\330\014\036\230a\330\010\013\2107\220#\220R\220t\2301\230I\240S\250\002\250$\250a\250y\270\003\2701\270A\330\014\r\330\010\017\210t\2209\230A\230X\240Q\330\010\014\210F\220!\2208\2301\330\010\016\210i\220q\230\001";
     PyObject *data = NULL;
     #define __Pyx_DecompressString_UNUSED
     #define __Pyx_DecompressString_LZSS_UNUSED
@@ -31969,35 +31990,35 @@ static int __Pyx_CreateCodeObjects(__pyx_mstatetype *__pyx_mstate) {
   {
     const __Pyx_PyCode_New_function_description descr = {2, 0, 0, 8, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 238};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_seconds, __pyx_mstate->__pyx_n_u_c, __pyx_mstate->__pyx_n_u_until_us, __pyx_mstate->__pyx_n_u_slice_us, __pyx_mstate->__pyx_n_u_cpu_us, __pyx_mstate->__pyx_n_u_delay_ns, __pyx_mstate->__pyx_n_u_status};
-    __pyx_mstate_global->__pyx_codeobj_tab[3] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_run, __pyx_mstate->__pyx_kp_b_iso88591_A_a_4t1_1A_q_4_Cq_q_Q_Jhb_Ba_3a, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[3])) goto bad;
+    __pyx_mstate_global->__pyx_codeobj_tab[3] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_run, __pyx_mstate->__pyx_kp_b_iso88591_A_a_4t1_1A_q_4_Cq_q_1N_Q_Q_Jhb_B, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[3])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 1, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 267};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 1, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 268};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self};
     __pyx_mstate_global->__pyx_codeobj_tab[4] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_stop, __pyx_mstate->__pyx_kp_b_iso88591_A_O1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[4])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 5, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 271};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 5, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 272};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_c, __pyx_mstate->__pyx_n_u_conn, __pyx_mstate->__pyx_n_u_i, __pyx_mstate->__pyx_n_u_k};
     __pyx_mstate_global->__pyx_codeobj_tab[5] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_reset, __pyx_mstate->__pyx_kp_b_iso88591_A_a_E_aq_1AV1D_1_1AQfARz_q_a_A_a, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[5])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 1, 4, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 294};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 1, 4, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 295};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_timeout, __pyx_mstate->__pyx_n_u_c, __pyx_mstate->__pyx_n_u_until_us};
     __pyx_mstate_global->__pyx_codeobj_tab[6] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_close, __pyx_mstate->__pyx_kp_b_iso88591_a_a_Cr_82Q_q_1_1Jc_1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[6])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 6, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 310};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 6, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 311};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_c, __pyx_mstate->__pyx_n_u_wall_us, __pyx_mstate->__pyx_n_u_seconds, __pyx_mstate->__pyx_n_u_out, __pyx_mstate->__pyx_n_u_ping};
     __pyx_mstate_global->__pyx_codeobj_tab[7] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_result, __pyx_mstate->__pyx_kp_b_iso88591_A_a_t_b_A_hb_G1Cq_1IT_1M_1Jd_q_1, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[7])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 1, 4, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 385};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 1, 4, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 386};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_slow, __pyx_mstate->__pyx_n_u_us, __pyx_mstate->__pyx_n_u_n};
     __pyx_mstate_global->__pyx_codeobj_tab[8] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_latencies, __pyx_mstate->__pyx_kp_b_iso88591_Q_r_Bhc_T_q_RvQeS, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[8])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {2, 0, 0, 8, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 390};
+    const __Pyx_PyCode_New_function_description descr = {2, 0, 0, 8, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 391};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_self, __pyx_mstate->__pyx_n_u_index, __pyx_mstate->__pyx_n_u_conn, __pyx_mstate->__pyx_n_u_entry, __pyx_mstate->__pyx_n_u_symbol, __pyx_mstate->__pyx_n_u_k, __pyx_mstate->__pyx_n_u_out, __pyx_mstate->__pyx_n_u_key};
     __pyx_mstate_global->__pyx_codeobj_tab[9] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_streams, __pyx_mstate->__pyx_kp_b_iso88591_A_4r_HD_A_6aq_q_BfAQ_E_at1_AT_uH, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[9])) goto bad;
   }
@@ -32012,7 +32033,7 @@ static int __Pyx_CreateCodeObjects(__pyx_mstatetype *__pyx_mstate) {
     __pyx_mstate_global->__pyx_codeobj_tab[11] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_tree_fragment, __pyx_mstate->__pyx_n_u_setstate_cython, __pyx_mstate->__pyx_kp_b_iso88591_Q, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[11])) goto bad;
   }
   {
-    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 3, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 451};
+    const __Pyx_PyCode_New_function_description descr = {1, 0, 0, 3, (unsigned int)(CO_OPTIMIZED|CO_NEWLOCALS), 452};
     PyObject* const varnames[] = {__pyx_mstate->__pyx_n_u_n, __pyx_mstate->__pyx_n_u_soft, __pyx_mstate->__pyx_n_u_hard};
     __pyx_mstate_global->__pyx_codeobj_tab[12] = __Pyx_PyCode_New(descr, varnames, __pyx_mstate->__pyx_kp_u_fastws_bench__client_pyx, __pyx_mstate->__pyx_n_u_need_descriptors, __pyx_mstate->__pyx_kp_b_iso88591_1HA_uCx_c_c_uCx_d_r_iq_a_A_XXYY, tuple_dedup_map); if (unlikely(!__pyx_mstate_global->__pyx_codeobj_tab[12])) goto bad;
   }

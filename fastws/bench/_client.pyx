@@ -248,6 +248,7 @@ cdef class LoadClient:
         until_us = monotonic_us()
         if self._started_us == 0:
             self._started_us = until_us
+        if c.next_ping_us == 0:
             c.next_ping_us = until_us
         until_us += <int64_t>(seconds * 1e6)
         while True:

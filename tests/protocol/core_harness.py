@@ -152,7 +152,9 @@ class Bench:
         return client
 
     def forget(self) -> None:
-        """Let go of everything that keeps the hub's objects alive."""
+        """Let go of everything that keeps the hub's objects alive, also through the variables of a test."""
+        for client in self.clients:
+            del client.connection
         self.clients.clear()
         self.channels.clear()
         self.handler.opened.clear()
