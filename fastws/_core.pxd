@@ -209,10 +209,10 @@ cdef class Hub:
     cdef readonly Py_ssize_t outbox_hard_size
     cdef readonly int rate_limit
     cdef readonly int control_rate_limit
-    cdef readonly int64_t stall_ns
-    cdef readonly int64_t ping_interval_ns
-    cdef readonly int64_t pong_timeout_ns
-    cdef readonly int64_t idle_timeout_ns
+    cdef int64_t stall_ns
+    cdef int64_t ping_interval_ns
+    cdef int64_t pong_timeout_ns
+    cdef int64_t idle_timeout_ns
     # Live connections, for the sweep; borrowed, a connection leaves the array in connection_lost.
     cdef PyObject** connections
     cdef readonly uint32_t n_connections

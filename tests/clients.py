@@ -146,7 +146,9 @@ class Stream:
     def _take_snapshot(self, message: Message) -> None:
         sequences = [update["sequence"] for update in message["messages"]]
         assert sequences == sorted(sequences)
-        assert message["sequence"] >= max([self.sequence, *sequences]), "a snapshot older than what came before it"
+        assert message["sequence"] >= max([self.sequence, *sequences]), (
+            "a snapshot older than what came before it"
+        )
         self.sequence = message["sequence"]
         for update in message["messages"]:
             if "seq" in update:

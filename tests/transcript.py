@@ -71,7 +71,10 @@ def load(name: str) -> Transcript:
     """Read a transcript. Its header names flags, settings, and the state of the feed to wait for."""
     lines = (DIRECTORY / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     header, *rest = [_decode(line) for line in lines if line]
-    flags = [str(DIRECTORY / flag[1:]).join(("replay:", "")) if flag[0] == "@" else flag for flag in header["flags"]]
+    flags = [
+        str(DIRECTORY / flag[1:]).join(("replay:", "")) if flag[0] == "@" else flag
+        for flag in header["flags"]
+    ]
     steps = []
     for line in rest:
         ((kind, value),) = line.items()
@@ -104,9 +107,10 @@ def match(expected: str, text: str, known: dict[str, int], where: str) -> None:
 def compact(value: Any) -> str:
     """JSON without spaces, numbers with the digits they were read with."""
     if isinstance(value, dict):
-        return "{%s}" % ",".join(f"{compact(key)}:{compact(item)}" for key, item in value.items())
+        members = ",".join(f"{compact(key)}:{compact(item)}" for key, item in value.items())
+        return f"{{{members}}}"
     if isinstance(value, list):
-        return "[%s]" % ",".join(map(compact, value))
+        return f"[{','.join(map(compact, value))}]"
     return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
 
 

@@ -1,6 +1,7 @@
 # Shared by all files of the unit: imports, constants, clocks, debug counters.
 import json
 import logging
+import operator
 import weakref
 
 cimport cython

@@ -95,7 +95,7 @@ cdef class Connection(FrameParser):
         self.is_blocked = 0
         self.drain()
 
-    def connection_lost(self, error):
+    def connection_lost(self, exc):
         cdef int code = self.close_code
         if self.state == CLOSED:
             return
@@ -172,7 +172,7 @@ cdef class Connection(FrameParser):
         if wanted:
             self.has_subscribed = 1
         self.hub.leave(self)
-        self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=topic_order))
+        self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=_topic_number))
 
     def send_snapshot(self, topics):
         """One batch marked `snapshot` with the last update of every channel of `topics` ((Topic, Options) pairs)."""
@@ -467,7 +467,7 @@ cdef class Connection(FrameParser):
             return 0
         updates = [((<Update>item).sequence, 1, item) for item in self.backlog.values()]
         updates += [((<Update>item).sequence, 0, item) for item in self.backlog_all]
-        updates.sort(key=first_of)
+        updates.sort(key=_first)
         entries = <uintptr_t*>malloc(len(updates) * sizeof(uintptr_t))
         if entries is NULL:
             raise MemoryError
@@ -584,11 +584,10 @@ cdef class Connection(FrameParser):
         return 0
 
 
-def first_of(pair):
-    return pair[0]
+_first = operator.itemgetter(0)
 
 
-def topic_order(pair):
+def _topic_number(pair):
     return (<Topic>pair[0]).number
 
 

@@ -170,7 +170,7 @@ cdef class Hub:
                 if channel.bit & (options.channels | STATUS_BIT):
                     channel.mark = self.mark
                     updates.append((update.sequence, update))
-        updates.sort(key=first_of)
+        updates.sort(key=_first)
         texts = []
         for _, update in updates:
             try:

@@ -30,6 +30,10 @@ _RESERVED_FDS: Final = 128
 _RESUME_FDS: Final = 32
 _PROBE_SECONDS: Final = 0.1
 
+_UNSENT_SIZE: Final = 64 << 10
+# A peer that acknowledges nothing for so long is gone.
+_UNACKNOWLEDGED_MS: Final = 30_000
+
 _log = structlog.get_logger("fastws.listener")
 
 
@@ -203,6 +207,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 # Otherwise the IPv4 socket of the same host could not be bound.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _bound_queues(sock)
             shared_port = sockets[0].getsockname()[1] if sockets else port
             sock.bind((address[0], shared_port, *address[2:]))
             sock.listen(BACKLOG)
@@ -219,6 +224,18 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise _bind_error(host, port, failure)
     return sockets
+
+
+def _bound_queues(sock: socket.socket) -> None:
+    """Keep little in the kernel for clients that do not read or are gone; accepted sockets inherit it.
+
+    With 64 KiB not yet sent the kernel takes no more: a client that stops reading then holds 160 KB instead of
+    3.9 MB, and what it gets when it reads again is fresh.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_SIZE)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
 
 
 def _bind_error(host: str, port: int, error: OSError) -> SettingsError:

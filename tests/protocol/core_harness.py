@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,10 @@ from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Optio
 from fastws._frames import OP_TEXT, FrameReader, build_frame
 
 MASK = b"\x01\x02\x03\x04"
+
+# The log that pytest captures would keep tracebacks, and with them connections, alive.
+_quiet = logging.getLogger("fastws.tests.core")
+_quiet.disabled = True
 
 
 def encode(payload: int, published_ms: int) -> bytes:
@@ -174,7 +179,7 @@ async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
     loop = asyncio.get_running_loop()
     gc.collect()
     live = debug_counters()
-    hub = Hub(loop, epoch="test", **settings)
+    hub = Hub(loop, epoch="test", logger=_quiet, **settings)
 
     class Front(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -202,6 +207,8 @@ async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
         await server.wait_closed()
         # In a debug build: nothing of the core outlives its hub.
         made.forget()
+        for _ in range(3):
+            await asyncio.sleep(0)  # the loop's own last calls to the connections
         del hub
         gc.collect()
         assert debug_counters() == live

@@ -769,6 +769,26 @@ def test_a_close_is_echoed_and_its_code_counted(connected: Callable[..., Connect
     assert time.monotonic() - started < 5
 
 
+def test_all_that_came_before_the_end_is_read(connected: Callable[..., Connected]) -> None:
+    """Many full receive buffers, the close frame, the end: an edge-triggered reader must not stop halfway."""
+    made = connected()
+    size, n_frames = 200, 40
+    data = b"".join(frame(run_of(1 + size * i, size * (i + 1))) for i in range(n_frames))
+    assert len(data) > 5 * 256 * 1024
+
+    def send() -> None:
+        made.ends[0].sendall(data + frame(struct.pack("!H", 1001), opcode=8))
+        made.ends[0].shutdown(socket.SHUT_WR)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(send)
+        result = made.until(lambda result: result["open"] == 0)
+        done.result(DEADLINE)
+    assert result["messages"] == size * n_frames
+    assert result["closes"] == {1001: 1}
+    assert faults(result) == {}
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -438,21 +438,19 @@ cdef void on_bytes(Client* c, Conn* conn, const char* p, const char* end) noexce
 
 
 cdef void on_readable(Client* c, Conn* conn, bint has_ended) noexcept nogil:
-    """Read until the socket is drained, and to the end of the stream if the peer `has_ended` it: no other
-    event tells."""
+    """Read once. A full buffer, or the end of the stream in sight, may leave data of which no edge tells: then the
+    socket is armed again, which reports it in its turn and starves no other connection."""
     cdef Stats* stats = &c.stats[conn.group]
-    cdef ssize_t n = RECEIVE_SIZE
-    while (n == RECEIVE_SIZE or has_ended) and conn.state != CLOSED:
-        n = recv(conn.fd, c.receive_buffer, RECEIVE_SIZE, MSG_DONTWAIT)
-        if n > 0:
-            stats.n_receives += 1
-            stats.n_bytes += n
-            c.wall_us = fastws_clock_us(CLOCK_REALTIME)
-            on_bytes(c, conn, c.receive_buffer, c.receive_buffer + n)
-        elif n == 0 or (errno != EAGAIN and errno != EINTR):
-            drop(c, conn, 1006)
-        elif errno == EAGAIN:
-            return
+    cdef ssize_t n = recv(conn.fd, c.receive_buffer, RECEIVE_SIZE, MSG_DONTWAIT)
+    if n > 0:
+        stats.n_receives += 1
+        stats.n_bytes += n
+        c.wall_us = fastws_clock_us(CLOCK_REALTIME)
+        on_bytes(c, conn, c.receive_buffer, c.receive_buffer + n)
+        if conn.state != CLOSED and (n == RECEIVE_SIZE or has_ended):
+            watch(c, conn, EPOLL_CTL_MOD)
+    elif n == 0 or errno != EAGAIN:
+        drop(c, conn, 1006)
 
 
 cdef void send_pings(Client* c, int64_t now_us) noexcept nogil:

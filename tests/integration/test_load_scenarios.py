@@ -1,0 +1,142 @@
+"""The load scenarios as they are run by hand: the command, a real server, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+if sys.platform != "linux":
+    pytest.skip("the load client is built on epoll", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+COMMAND = [sys.executable, str(ROOT / "benchmarks" / "load.py")]
+TIMEOUT_S = 60.0
+
+
+def load(path: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    done = subprocess.run(
+        [*COMMAND, *arguments, "--json", str(path / "out.json")],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads((path / "out.json").read_text())
+    document["printed"] = done.stdout
+    return document
+
+
+def test_fanout_accounts_for_every_message(tmp_path: Path) -> None:
+    out = load(
+        tmp_path,
+        "fanout",
+        "--connections",
+        "20",
+        "--rate",
+        "500",
+        "--seconds",
+        "2",
+        "--check",
+        "full",
+        "--ping",
+        "2",
+    )
+    figures = out["run"]["load"]
+    assert figures["open"] == 20
+    assert figures["messages"] == pytest.approx(20 * 500 * 2, rel=0.2)
+    assert figures["latency"]["count"] == figures["messages"]
+    assert figures["ping"]["count"] > 10
+    assert out["faults"] == []
+    assert out["run"]["server"]["cpu_cores"] > 0
+    assert len(out["run"]["timeline"]) >= 2
+    assert "every message is accounted for" in out["printed"]
+    assert out["command"][2:5] == ["benchmarks.load", "fanout", "--connections"]
+
+
+def test_idle_weighs_connections(tmp_path: Path) -> None:
+    out = load(tmp_path, "idle", "--connections", "300", "--seconds", "0.2", "--warm-up", "0.1")
+    assert out["run"]["load"]["open"] == 300
+    assert 0 < out["memory"]["server_bytes_per_connection"] < 64 * 1024
+    assert "server per connection" in out["printed"]
+
+
+def test_slow_compares_with_and_without(tmp_path: Path) -> None:
+    out = load(tmp_path, "slow", "--connections", "10", "--slow", "3", "--rate", "500", "--seconds", "1")
+    without, with_slow = out["runs"].values()
+    assert without["load"]["slow"] is None
+    assert with_slow["load"]["slow"]["connections"] == 3
+    assert with_slow["load"]["slow"]["messages"] == 0
+    assert with_slow["load"]["connections"] == without["load"]["connections"] == 10
+    assert "p99 with / without" in out["printed"]
+
+
+async def test_a_lossy_server_is_found_out(tmp_path: Path) -> None:
+    async def on_connection(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"type":"subscribed","targets":["005930"]}')
+        seq = 0
+        while True:
+            seq += 1
+            if seq % 10:
+                await connection.send(
+                    f'{{"type":"price_update","code":"005930","price":1,"timestamp":"2025-11-11T00:00:00.000Z",'
+                    f'"sequence":{seq},"seq":{seq}}}'
+                )
+            await asyncio.sleep(0)  # a send that does not block lets nothing else run
+
+    async with serve(on_connection, "127.0.0.1", 0, compression=None, close_timeout=0.1) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "fanout", "--connections", "2", "--seconds", "0.5", "--ping", "0", "--warm-up", "0.1",
+            "--url", f"ws://127.0.0.1:{port}/", "--server-pid", str(os.getpid()),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT,
+        )  # fmt: skip
+        out, _ = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+    printed = out.decode()
+    assert process.returncode == 1, printed
+    assert "FAULTS: undeclared_lost" in printed
+
+
+def test_no_server_there(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "fanout", "--url", "ws://127.0.0.1:9/v1/ws"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 2
+    assert "Connection refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminated_run_takes_its_server_with_it() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "fanout", "--connections", "5", "--seconds", "30"],
+        stdout=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    servers: list[psutil.Process] = []
+    # Until it is connected: then the signal meets the loop in C.
+    while not any(len(server.net_connections()) > 5 for server in servers):
+        assert time.monotonic() < deadline
+        servers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM
+    gone, alive = psutil.wait_procs(servers, TIMEOUT_S)
+    assert gone
+    assert not alive

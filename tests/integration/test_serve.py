@@ -1,0 +1,450 @@
+"""``fastws serve`` as a user starts, asks and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.clients import Message, client, updates
+from tests.conftest import StartServer
+from tests.serving import Server, run, until
+
+SHUTDOWN = (signal.SIGTERM, signal.SIGINT)
+
+
+def replay(directory: Path, *lines: str) -> str:
+    path = directory / "feed.replay"
+    path.write_text("\n".join([*lines, ""]))
+    return f"replay:{path}"
+
+
+def price(code: str, value: int) -> str:
+    return json.dumps(
+        {"type": "price_update", "code": code, "price": value, "change": -5, "volume": value * 10}
+    )
+
+
+def book(code: str, best: int, depth: int = 10) -> str:
+    return json.dumps(
+        {
+            "type": "orderbook_update",
+            "code": code,
+            "bids": [{"price": best - level, "quantity": level + 1} for level in range(depth)],
+            "asks": [{"price": best + 1 + level, "quantity": 100 + level} for level in range(depth)],
+        }
+    )
+
+
+# Starting.
+
+
+def test_start_up_lines_name_every_url(server: StartServer) -> None:
+    target = server("--feed", "sim")
+    for line in (
+        "fastws is ready",
+        f"ws://127.0.0.1:{target.port}/v1/ws",
+        f"http://127.0.0.1:{target.port}/health",
+        f"http://127.0.0.1:{target.port}/v1/ws/stats",
+    ):
+        assert line in target.log
+    urls = re.findall(r"http://127\.0\.0\.1:\d+(/\S+)", target.log)
+    for path in urls:
+        until(lambda path=path: target.get(path)[0] == 200, f"{path} of the start-up lines")
+
+
+def test_no_feed_is_said_once_at_start(server: StartServer) -> None:
+    target = server()
+    assert target.log.count("--feed sim") == 1
+    assert target.get_json("/health")["price_feed_running"] is False
+    assert target.stats()["feeds"] == {}
+
+
+def test_a_port_of_ones_own_choice(server: StartServer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # The last one of a flag given twice holds, so this one and not the port 0 of the fixture.
+    assert server("--port", str(port)).port == port
+
+
+def test_environment_and_file_configure_as_flags_do(server: StartServer, tmp_path: Path) -> None:
+    (tmp_path / "fastws.toml").write_text('batch_interval_ms = 70\nrate_limit = 7\nfeed = "sim"\n')
+    target = server(
+        "--config", "fastws.toml", "--batch-interval-ms", "90", rate_limit=8, subscription_limit=9
+    )
+    stats = target.stats()
+    assert (stats["batch_interval_ms"], stats["rate_limit"]) == (90, 8)
+    assert list(stats["feeds"]) == ["simulator"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--feed", "nonsense"), ("feed", "nonsense", "sim", "replay:FILE")),
+        (("--feed", "replay"), ("feed", "replay:FILE")),
+        (("--feed", "replay:nowhere.txt"), ("feed", "nowhere.txt")),
+        (("--feed", "replay:."), ("feed",)),
+        (("--feed", "kis"), ("feed", "kis", "not available")),
+        (("--symbols-file", "nowhere.csv"), ("symbols_file", "nowhere.csv")),
+        (("--port", "99999"), ("port", "99999", "--port")),
+        (("--port", "eight"), ("port", "eight", "--port")),
+        (("--host", "203.0.113.1"), ("host", "203.0.113.1")),
+        (("--batch-interval-ms", "-1"), ("batch_interval_ms", "-1")),
+        (("--replay-speed", "0"), ("replay_speed",)),
+        (("--config", "nowhere.toml"), ("config", "nowhere.toml")),
+        (("--fed", "sim"), ("--fed", "--feed")),
+        (("surplus",), ("surplus",)),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_ends_with_2_and_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    result = run(tmp_path, "serve", "--port", "0", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert all(word in lines[0] for word in named), lines[0]
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    result = run(tmp_path, "serve", "--port", "0", batch_intervall_ms=30)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "FASTWS_BATCH_INTERVALL_MS" in line
+    assert "FASTWS_BATCH_INTERVAL_MS" in line
+
+
+def test_a_port_that_is_taken(server: StartServer, tmp_path: Path) -> None:
+    target = server()
+    result = run(tmp_path, "serve", "--port", str(target.port))
+    assert result.returncode == 2
+    # What was logged before is no error.
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line.lower()]
+    assert str(target.port) in line
+    assert "in use" in line
+    assert "Traceback" not in result.stderr
+    assert target.get_json("/health")["status"] == "ok"
+
+
+# Asking.
+
+
+def test_health_and_readiness(server: StartServer) -> None:
+    target = server("--feed", "sim")
+    target.until_feed_is("live")
+    health = target.get_json("/health")
+    assert list(health) == ["status", "price_feed_running", "active_connections", "timestamp"]
+    assert (health["status"], health["price_feed_running"], health["active_connections"]) == ("ok", True, 0)
+    age = datetime.now(UTC) - datetime.fromisoformat(health["timestamp"])
+    assert abs(age.total_seconds()) < 5
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", health["timestamp"])
+    assert target.get_json("/ready")["status"] == "ready"
+    # A path without its trailing slash behaves like the one with it.
+    assert target.get_json("/health/")["status"] == "ok"
+    assert target.get("/health", "HEAD") == (200, b"")
+
+
+async def test_stats_have_exactly_the_keys_of_the_contract_first(server: StartServer) -> None:
+    target = server("--feed", "sim", "--rate-limit", "250")
+    keys = [
+        "active_connections",
+        "total_subscriptions",
+        "subscriptions_by_type",
+        "messages_sent",
+        "saved_sessions",
+        "batching_enabled",
+        "batch_interval_ms",
+        "queued_messages",
+        "rate_limiting_enabled",
+        "rate_limit",
+    ]
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(client(target.url)) for _ in range(3)]
+        for connection in connections:
+            await connection.subscribe("stock", "005930", "000660")
+            await connection.subscribe("market", "KOSPI")
+            await connection.subscribe("sector", "IT")
+            for _ in range(3):
+                await connection.until_snapshot()
+        stats = target.stats()
+        assert list(stats)[: len(keys)] == keys
+        assert stats["active_connections"] == 3
+        assert target.get_json("/health")["active_connections"] == 3
+        assert stats["subscriptions_by_type"] == {"stock": 6, "market": 3, "sector": 3}
+        assert stats["total_subscriptions"] == 12
+        assert (stats["batching_enabled"], stats["batch_interval_ms"]) == (True, 30)
+        assert (stats["rate_limiting_enabled"], stats["rate_limit"]) == (True, 250)
+        assert stats["saved_sessions"] == 0
+        assert isinstance(stats["queued_messages"], int)
+        # Greeting, three acknowledgements and three snapshots each, at least.
+        assert stats["messages_sent"] >= 3 * 7
+    assert until(lambda: target.stats()["active_connections"] == 0, "the end of the connections")
+    assert target.stats()["subscriptions_by_type"] == {"stock": 0, "market": 0, "sector": 0}
+
+
+async def test_messages_sent_counts_each_message_of_a_batch(server: StartServer, tmp_path: Path) -> None:
+    lines = ["@0 " + price("000660", 1)] + [
+        f"@{1500 + number // 50} " + price("005930", number) for number in range(1, 101)
+    ]
+    target = server("--feed", replay(tmp_path, *lines))
+    async with client(target.url) as connection:
+        await connection.subscribe("stock", "005930")
+        await connection.until_snapshot()
+        before = target.stats()["messages_sent"]
+        n = 0
+        while n < 100:
+            n += sum(update["type"] == "price_update" for update in updates(await connection.receive()))
+        # And the end of the feed, which may have come by now.
+        await connection.until(
+            lambda message: message.get("status") == "stopped" or "stopped" in str(message)
+        )
+    assert target.stats()["messages_sent"] - before == 101
+    ledger = target.stats()["updates"]
+    assert (
+        ledger["published"]
+        == ledger["delivered"]
+        + ledger["conflated"]
+        + ledger["lost"]
+        + ledger["undelivered"]
+        + ledger["waiting"]
+    )
+    assert (ledger["lost"], ledger["waiting"]) == (0, 0)
+
+
+async def test_a_stock_and_its_order_books_are_what_was_published(
+    server: StartServer, tmp_path: Path
+) -> None:
+    lines = [price("005930", 73000), *(book("005930", 72000 + 100 * number) for number in range(5))]
+    target = server("--feed", replay(tmp_path, *lines), "--replay-speed", "max")
+    target.until_feed_is("stopped")
+    async with client(target.url) as connection:
+        await connection.subscribe("stock", "005930")
+        last_price, last_book = (await connection.until_snapshot())["messages"]
+    assert target.get_json("/v1/stocks/005930") == last_price
+    assert last_price["price"] == 73000
+
+    whole = target.get_json("/v1/stocks/005930/orderbook")
+    history = whole.pop("history")
+    assert whole == last_book
+    assert len(history) == 1
+    assert len(last_book["bids"]) == len(last_book["asks"]) == 10
+    assert last_book["bids"][0] == {"price": 72400, "quantity": 1}
+
+    cut = target.get_json("/v1/stocks/005930/orderbook?depth=3&history=4")
+    assert (cut["bids"], cut["asks"]) == (last_book["bids"][:3], last_book["asks"][:3])
+    assert [books["bids"][0]["price"] for books in cut["history"]] == [72100, 72200, 72300, 72400]
+    assert all(len(books["bids"]) == len(books["asks"]) == 3 for books in cut["history"])
+    assert len(target.get_json("/v1/stocks/005930/orderbook?history=1000")["history"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/stocks/999999", 404),
+        ("/v1/stocks/999999/orderbook", 404),
+        ("/v1/stocks/000660", 404),
+        ("/v1/stocks/000660/orderbook", 404),
+        ("/v1/stocks/000660/orderbook?depth=0", 400),
+        ("/v1/stocks/000660/orderbook?depth=11", 400),
+        ("/v1/stocks/000660/orderbook?depth=x", 400),
+        ("/v1/stocks/000660/orderbook?history=-1", 400),
+        ("/v1/stocks/000660/orderbook?history=" + "9" * 3000, 400),
+        ("/v1/stocks/%00", 404),
+        ("/v1/stocks/..%2f..%2fetc%2fpasswd", 404),
+        ("/nowhere", 404),
+        ("/", 404),
+        ("/v1/ws", 426),
+    ],
+)
+def test_http_errors_are_json(shared_server: StartServer, path: str, status: int) -> None:
+    found, body = shared_server("--feed", "none").get(path)
+    assert found == status
+    error = json.loads(body)["error"]
+    assert set(error) >= {"code", "message"}
+    assert all(isinstance(error[name], str) and error[name] for name in ("code", "message"))
+
+
+def test_methods_that_are_not_supported(shared_server: StartServer) -> None:
+    target = shared_server("--feed", "none")
+    for method in ("POST", "DELETE", "PUT"):
+        status, body = target.get("/health", method)
+        assert status == 405
+        assert json.loads(body)["error"]["code"] == "METHOD_NOT_ALLOWED"
+
+
+async def test_origins_of_browsers(server: StartServer) -> None:
+    target = server(allowed_origins="https://app.example,http://localhost:3000")
+    own = f"http://127.0.0.1:{target.port}"
+    for origin in (None, own, "https://app.example", "http://localhost:3000"):
+        async with client(target.url, origin=origin):
+            pass
+    for origin in ("https://evil.example", "http://app.example", "https://app.example.evil", "null"):
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connect(target.url, origin=origin, proxy=None):  # type: ignore[arg-type]
+                pass
+        assert refusal.value.response.status_code == 403
+        assert json.loads(refusal.value.response.body)["error"]["code"] == "ORIGIN_NOT_ALLOWED"
+
+
+# Stopping.
+
+
+async def received_until_close(connection: Any) -> tuple[list[Message], int, str]:
+    """What comes until the server closes, the code and the reason."""
+    received: list[Message] = []
+    async with asyncio.timeout(15):
+        async for text in connection.connection:
+            received.append(json.loads(text))
+    return received, connection.connection.close_code, connection.connection.close_reason
+
+
+@pytest.mark.parametrize("number", SHUTDOWN, ids=lambda number: number.name)
+async def test_a_signal_delivers_the_last_values_and_closes_with_1012(
+    server: StartServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    # Of the day's last updates, the first leaves at once and the others would wait a minute for their flush.
+    lines = [
+        "@0 " + price("000660", 1),
+        *(f"@{1300 + place} " + price("005930", place) for place in range(1, 40)),
+    ]
+    target = server("--feed", replay(tmp_path, *lines), "--batch-interval-ms", "60000")
+    async with AsyncExitStack() as stack:
+        modes = ("all", "all", "latest")
+        connections = [await stack.enter_async_context(client(target.url)) for _ in modes]
+        for connection, mode in zip(connections, modes, strict=True):
+            await connection.subscribe("stock", "005930", mode=mode)
+            await connection.until_snapshot()
+            assert (await connection.receive())["price"] == 1
+        slow = await stack.enter_async_context(client(target.url))
+        await slow.subscribe("stock", "005930", max_rate=0.01)
+        await slow.until_snapshot()
+        idle = await stack.enter_async_context(client(target.url))
+        await asyncio.to_thread(target.until_feed_is, "stopped")
+
+        target.signal(number)
+        for connection, mode in zip(connections, modes, strict=True):
+            received, code, _ = await received_until_close(connection)
+            assert code == 1012
+            prices = [
+                u["price"] for message in received for u in updates(message) if u["type"] == "price_update"
+            ]
+            assert prices == (list(range(2, 40)) if mode == "all" else [39])
+        _, code, reason = await received_until_close(idle)
+        assert (code, reason) == (1012, "server restart")
+        received, code, _ = await received_until_close(slow)
+        assert code == 1012
+        prices = [u["price"] for message in received for u in updates(message) if u["type"] == "price_update"]
+        assert prices[-1:] == [39]
+    assert target.wait() == 0
+    assert "stopped" in target.log.splitlines()[-1]
+
+
+async def test_a_signal_in_the_middle_of_the_day(server: StartServer) -> None:
+    target = server("--feed", "sim", simulator_rate=2000)
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(client(target.url)) for _ in range(20)]
+        for connection in connections:
+            await connection.subscribe("market", "KOSPI", mode="all")
+            await connection.until_snapshot()
+        target.signal(signal.SIGTERM)
+        ends = []
+        for connection in connections:
+            received, code, _ = await received_until_close(connection)
+            assert code == 1012
+            published = [update for message in received for update in updates(message)]
+            sequences = [update["sequence"] for update in published]
+            assert sequences == sorted(set(sequences))
+            ends.append([u["sequence"] for u in published if u["type"] == "price_update"][-1:])
+        # Equal subscribers have got equally far.
+        assert len({str(end) for end in ends if end}) <= 1
+    assert target.wait() == 0
+
+
+async def test_a_client_that_does_not_answer_the_close_holds_nothing_up(server: StartServer) -> None:
+    target = server("--feed", "sim")
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+    writer.write(
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    half = await asyncio.open_connection("127.0.0.1", target.port)
+    half[1].write(b"GET /v1/ws HTTP/1.1\r\n")
+    kept = await asyncio.open_connection("127.0.0.1", target.port)
+    kept[1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    await kept[0].readuntil(b"\r\n\r\n")
+    target.signal(signal.SIGTERM)
+    # Draining takes five seconds at most.
+    assert await asyncio.to_thread(target.process.wait, 8) == 0
+    for _, transport in ((reader, writer), half, kept):
+        transport.close()
+
+
+def test_while_draining_it_is_not_ready_and_takes_nobody(server: StartServer) -> None:
+    target = server("--feed", "none")
+    # A connection from before is still answered while one that does not close holds the drain up.
+    stubborn = socket.create_connection(("127.0.0.1", target.port))
+    stubborn.sendall(
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b" 101 " in stubborn.recv(4096)
+    kept = socket.create_connection(("127.0.0.1", target.port))
+    kept.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b" 200 " in kept.recv(4096)
+    target.signal(signal.SIGTERM)
+    until(lambda: "stopping" in target.log, "the beginning of the end")
+    kept.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = kept.recv(4096)
+    assert b" 503 " in answer
+    assert b'"draining"' in answer
+    with pytest.raises(OSError, match=r"refused|reset"):
+        late = socket.create_connection(("127.0.0.1", target.port), timeout=5)
+        late.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        if late.recv(1) == b"":
+            raise ConnectionResetError("reset")
+    assert target.wait() == 0
+    stubborn.close()
+    kept.close()
+
+
+def test_a_signal_right_at_the_start(tmp_path: Path) -> None:
+    """However early it comes, the process ends by it and leaves no traceback of ours behind."""
+    target = Server(tmp_path, "--feed", "sim")
+    target.signal(signal.SIGINT)
+    target.signal(signal.SIGINT)
+    assert target.wait() == 0
+    target.end()
+
+
+def test_python_m_fastws_and_the_version(tmp_path: Path) -> None:
+    result = run(tmp_path, "--version")
+    assert result.returncode == 0
+    assert re.fullmatch(r"fastws \d+\.\d+\S*\n", result.stdout)
+    help_text = run(tmp_path, "serve", "--help")
+    assert help_text.returncode == 0
+    for flag in (
+        "--host",
+        "--port",
+        "--feed",
+        "--symbols-file",
+        "--replay-speed",
+        "--replay-loop",
+        "--batch-interval-ms",
+    ):
+        assert flag in help_text.stdout
+    assert isinstance(result, subprocess.CompletedProcess)
