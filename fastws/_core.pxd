@@ -112,6 +112,7 @@ cdef class Cohort:
     cdef readonly Hub hub
     cdef readonly Dialect dialect
     cdef readonly bint is_paused
+    cdef int window_bits
     cdef object key
     cdef Lane lane
     cdef list slow_lanes
@@ -123,6 +124,7 @@ cdef class Cohort:
     cdef int64_t claimed_sequence
 
     cdef int open(self, list subscriptions) except -1
+    cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
     cdef int retire(self) except -1
@@ -201,6 +203,9 @@ cdef class Hub:
     cdef list channels
     cdef object options_table
     cdef object logger
+    cdef object compress
+    cdef object inflate
+    cdef Py_ssize_t deflate_threshold
     cdef int64_t subscriptions_by_kind[8]
     cdef uint64_t mark
     cdef uint32_t n_topics
@@ -231,6 +236,12 @@ cdef class Hub:
     cdef readonly int64_t n_messages_received
     cdef readonly int64_t n_accepted
     cdef readonly dict closes
+    # Owned references to the updates from history_start to sequence, each at the place sequence & (places - 1).
+    cdef PyObject** history
+    cdef int64_t history_places
+    cdef readonly int64_t history_start
+    cdef readonly Py_ssize_t history_size
+    cdef Py_ssize_t history_limit
     cdef object snapshot_key
     cdef Frame snapshot_frame
 
@@ -240,7 +251,10 @@ cdef class Hub:
     cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1
     cdef int leave(self, Connection connection) except -1
     cdef int count_close(self, int code) except -1
-    cdef Frame snapshot(self, Dialect dialect, list topics)
+    cdef int remember(self, Update update) except -1
+    cdef int forget(self, int64_t last) noexcept
+    cdef inline Update past(self, int64_t sequence)
+    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits)
 
 
 cdef class Connection(FrameParser):
@@ -257,9 +271,20 @@ cdef class Connection(FrameParser):
     cdef uint8_t state
     cdef uint8_t has_subscribed
     cdef uint8_t abuse_seconds
+    cdef uint8_t window_bits
     cdef int close_code
     cdef int64_t join_sequence
     cdef int64_t assigned_sequence
+    cdef int64_t delivered_sequence
+    # A restored session catches up with history before it joins a cohort.
+    cdef dict replay_wanted
+    cdef dict replay_channels
+    cdef int64_t replay_sequence
+    cdef bint replay_paused
+    # What was held when the connection left its cohort for good, and up to where it was served; -1 is unknown.
+    cdef readonly dict left_subscriptions
+    cdef readonly int64_t left_sequence
+    cdef readonly bint left_paused
     # What waits to be sent, in order: the cut frame (in the transport), outbox, backlog.
     cdef Frame cut
     cdef object outbox
@@ -288,6 +313,7 @@ cdef class Connection(FrameParser):
     cdef int64_t swept_ns
 
     cdef int feed_bytes(self, uint8_t* data, Py_ssize_t size) except -1
+    cdef bytes inflated(self, bytes payload, bint is_text)
     cdef bint take_token(self, int64_t now_ns) noexcept
     cdef int send_ahead(self, bytes data) except -1
     cdef int send_frame(self, Frame frame) except -1
@@ -302,6 +328,9 @@ cdef class Connection(FrameParser):
     cdef int declare_lost(self, Update update) except -1
     cdef int drain(self) except -1
     cdef int settle(self) except -1
+    cdef int leave_for_good(self) except -1
+    cdef int64_t served_until(self) except? -2
+    cdef int end_replay(self) except -1
     cdef int fail(self, int code, str reason) except -1
     cdef int sweep(self, int64_t now_ns) except -1
     cdef bint is_usable(self) except? 0

@@ -32,12 +32,32 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 _SPEED = float | Literal["max"]
+_KEY_TABLE = dict[str, str]
 
 FEEDS: Final = ("none", "sim", "replay:FILE")
 
+JwtAlgorithm = Literal[
+    "HS256",
+    "HS384",
+    "HS512",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+]
 
-def _meta(description: str, unit: str = "", **constraints: Any) -> Meta:
-    return Meta(description=description, extra={"unit": unit}, **constraints)
+HIDDEN: Final = "***"
+"""What stands for a secret wherever a setting is shown."""
+
+
+def _meta(description: str, unit: str = "", *, secret: bool = False, **constraints: Any) -> Meta:
+    return Meta(description=description, extra={"unit": unit, "secret": secret}, **constraints)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +123,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.75
     book_history: Annotated[int, _meta("order books kept per symbol", "books", ge=1, le=65_536)] = 64
 
+    compression: Annotated[bool, _meta("offer permessage-deflate to clients that ask for it")] = True
+    compression_threshold: Annotated[
+        int, _meta("messages under this size are sent plain", "bytes", ge=0, le=1 << 30)
+    ] = 256
+
     rate_limit: Annotated[
         int,
         _meta(
@@ -141,6 +166,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, _meta("a client that never subscribes is closed after this", "s", gt=0, le=86_400)
     ] = 300.0
 
+    allow_anonymous: Annotated[bool, _meta("serve public data to clients without a token")] = True
+    auth_timeout: Annotated[
+        float, _meta("time to authenticate where anonymous clients are not served", "s", gt=0, le=300)
+    ] = 10.0
+    jwt_algorithm: Annotated[
+        JwtAlgorithm, _meta("the one algorithm with which tokens are signed; no token can choose another")
+    ] = "HS256"
+    jwt_secret: Annotated[
+        str | None,
+        _meta(
+            "secret of HS tokens; flags show in lists of processes, so prefer the variable",
+            secret=True,
+            min_length=1,
+        ),
+    ] = None
+    jwt_previous_secret: Annotated[
+        str | None, _meta("secret before the last change, accepted as well", secret=True, min_length=1)
+    ] = None
+    jwt_public_key: Annotated[
+        str | None,
+        _meta("public key of RS, PS, ES and EdDSA tokens: PEM text, or the path of its file", min_length=1),
+    ] = None
+    jwt_keys: Annotated[
+        dict[str, str],
+        _meta("secrets or public keys by key id (kid): a table, or the path of a TOML file", secret=True),
+    ] = {}
+    jwks_url: Annotated[
+        str | None, _meta("where the issuer publishes its keys, as https://id.example/.well-known/jwks.json")
+    ] = None
+    jwt_audience: Annotated[str | None, _meta("audience (aud) that tokens must name", min_length=1)] = None
+    jwt_issuer: Annotated[str | None, _meta("issuer (iss) that tokens must name", min_length=1)] = None
+    jwt_leeway: Annotated[
+        float, _meta("how far clocks may differ when times in tokens are checked", "s", ge=0, le=3600)
+    ] = 0.0
+    require_exp: Annotated[bool, _meta("refuse tokens that never expire")] = False
+    user_id_claim: Annotated[str, _meta("claim of a token that is the user's id", min_length=1)] = "sub"
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _meta("least important log lines written")
     ] = "info"
@@ -158,6 +220,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise self._conflict("outbox_soft_bytes", "must not be over", "outbox_hard_bytes")
         if self.ping_interval >= self.pong_timeout:
             raise self._conflict("ping_interval", "must be under", "pong_timeout")
+        if self.jwks_url is not None:
+            self._check_jwks_url(self.jwks_url)
+
+    def __repr__(self) -> str:
+        values = ((setting, getattr(self, name)) for name, setting in SETTINGS.items())
+        changed = (
+            f"{setting.name}={shown(setting, value)}" for setting, value in values if value != setting.default
+        )
+        return f"Settings({', '.join(changed)})"
+
+    def error(self, setting: str, problem: str, fix: str) -> SettingsError:
+        """Return the error that blames `setting`, whose value came from where `sources` says."""
+        source = self.sources.get(setting, "default")
+        return SettingsError(f"{setting}: {problem} (from {source}); {fix}", setting=setting, source=source)
 
     def _check_origin(self, origin: str) -> None:
         if origin == "*":
@@ -169,7 +245,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             is_origin = False
         # What a browser sends has no path, no query and no credentials, so such an entry could never match.
         if not is_origin or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
-            raise self._error(
+            raise self.error(
                 "allowed_origins",
                 f"{origin!r} is not an origin",
                 "write scheme and host, such as https://app.example:8443, or * for all",
@@ -179,17 +255,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         # The one that was given is to blame, not the other one's default.
         setting = upper if upper in self.sources and lower not in self.sources else lower
         problem = f"{lower} ({getattr(self, lower):.15g}) {rule} {upper} ({getattr(self, upper):.15g})"
-        return self._error(setting, problem, f"lower {lower} or raise {upper}")
+        return self.error(setting, problem, f"lower {lower} or raise {upper}")
 
-    def _error(self, setting: str, problem: str, fix: str) -> SettingsError:
-        source = self.sources.get(setting, "default")
-        return SettingsError(f"{setting}: {problem} (from {source}); {fix}", setting=setting, source=source)
+    def _check_jwks_url(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            is_usable = (
+                parts.scheme in ("http", "https")
+                and bool(parts.hostname)
+                and parts.port != 0
+                and "@" not in parts.netloc
+                and url.isascii()
+                and url.isprintable()
+                and " " not in url
+            )
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            # Not shown, because what is wrong with it may be the password in it.
+            raise self.error(
+                "jwks_url",
+                "the value is not an address of key sets",
+                "write one without user and password, such as https://id.example/.well-known/jwks.json",
+            )
 
 
 class Setting(NamedTuple):
     """What is known of one setting without its value.
 
-    `kind` is its type without None and limits, `expects` completes "expected …".
+    `kind` is its type without None and limits, `expects` completes "expected …". A value of a setting that
+    `is_secret` is never shown.
     """
 
     name: str
@@ -198,6 +293,7 @@ class Setting(NamedTuple):
     description: str
     unit: str
     expects: str
+    is_secret: bool
 
     @property
     def variable(self) -> str:
@@ -210,7 +306,7 @@ class Setting(NamedTuple):
     @property
     def default_text(self) -> str:
         """The default as a user would write it, with its unit; ``unset`` where there is none."""
-        if self.default is None or self.default == ():
+        if self.default is None or self.default in ((), {}):
             return "unset"
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
@@ -280,6 +376,16 @@ def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
     return settings
 
 
+def shown(setting: Setting, value: Any) -> str:
+    """Return a value of `setting` as it may be printed: never a secret, never long."""
+    if setting.is_secret and value:
+        return HIDDEN
+    if isinstance(value, str) and "-----BEGIN" in value:
+        # Even where a public key belongs, somebody may have put the private one.
+        return "PEM text"
+    return _shown(value)
+
+
 def _read_toml(path: str) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
@@ -311,7 +417,24 @@ def _from_toml(name: str, value: Any, path: str) -> Any:
             setting=name,
             source=path,
         )
+    if setting.kind == _KEY_TABLE and isinstance(value, str):
+        value = _read_key_table(setting, value, path)
     return _check(setting, value, path)
+
+
+def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
+    # Neither the path nor what is in the file is shown: either may be a secret in the wrong place.
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
+        raise SettingsError(
+            f"{setting.name}: the file that {source} names cannot be read: {reason}; name a file of lines "
+            'such as key-1 = "…"',
+            setting=setting.name,
+            source=source,
+        ) from None
 
 
 def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
@@ -341,6 +464,8 @@ def _from_text(setting: Setting, text: str, source: str) -> Any:
     try:
         if kind is bool:
             value = True if text.lower() in _TRUE else False if text.lower() in _FALSE else text
+        elif kind == _KEY_TABLE:
+            value = _read_key_table(setting, text, source)
         elif get_origin(kind) is tuple:
             value = tuple(part.strip() for part in text.split(",") if part.strip())
         elif kind is int:
@@ -362,7 +487,8 @@ def _check(setting: Setting, value: Any, source: str) -> Any:
         is_wrong = True
     if is_wrong:
         raise SettingsError(
-            f"{setting.name}: {_shown(value)} (from {source}) is not usable; expected {setting.expects}",
+            f"{setting.name}: {shown(setting, value)} (from {source}) is not usable; "
+            f"expected {setting.expects}",
             setting=setting.name,
             source=source,
         )
@@ -394,6 +520,8 @@ def _expectation(kind: Any, meta: Meta) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
         return "a list of texts (in a variable or flag: separated by commas)"
+    if kind == _KEY_TABLE:
+        return "texts by key id, or the path of a TOML file with them"
     if kind is str:
         return "a text that is not empty" if meta.min_length else "a text"
     if kind == _SPEED:
@@ -418,13 +546,15 @@ def _collect() -> dict[str, Setting]:
             kind = get_args(kind)[0]
             if get_origin(kind) is Annotated:
                 kind, limits = get_args(kind)
+        has_factory = field.default_factory is not msgspec.NODEFAULT
         settings[field.name] = Setting(
             name=field.name,
             kind=kind,
-            default=field.default,
+            default=field.default_factory() if has_factory else field.default,
             description=meta.description,
             unit=meta.extra["unit"],
             expects=_expectation(kind, limits),
+            is_secret=meta.extra["secret"],
         )
     return settings
 

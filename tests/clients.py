@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 Message = dict[str, Any]
 PUBLISHED = ("price_update", "orderbook_update", "market_status", "feed_status")
@@ -77,11 +79,11 @@ class Client:
         await self.until(lambda message: message["type"] == "pong" and message.get("id") == "sync")
 
     async def closed(self, seconds: float = WAIT_SECONDS) -> int:
-        """The close code that ends the connection; what comes before it is taken and dropped."""
-        async with asyncio.timeout(seconds):
-            async for _ in self.connection:
-                pass
-            await self.connection.wait_closed()
+        """Receive until the end of the connection; returns its close code, 1006 where there was none."""
+        with contextlib.suppress(ConnectionClosed):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await self.receive(seconds)
         code = self.connection.close_code
         assert code is not None
         return code
@@ -109,8 +111,11 @@ class Stream:
     1. Live updates have rising sequences, within a batch and from message to message; a batch's own is not lower
        than those inside, and nothing that comes after has one as low.
     2. After a snapshot, only what was published after it.
-    3. Per symbol and message type `seq` goes up by one, also from a snapshot to the first live update; before the
-       first one of a symbol that was never published it is 1. With `from_any` the first one seen may be any.
+    3. Per symbol and message type `seq` goes up by one, also from a snapshot to the first live update; the first one
+       of a symbol that was in no snapshot is 1. With `from_any` it may be any. A symbol subscribed to again goes on
+       from its new snapshot.
+
+    With `has_latest` there may be holes, and only the numbers of each symbol have to rise.
     """
 
     def __init__(self, *, has_latest: bool = False, from_any: bool = False) -> None:
@@ -137,11 +142,6 @@ class Stream:
         elif message["type"] in PUBLISHED:
             self.n_bare += 1
             self._take_update(message)
-
-    def forget(self, code: str) -> None:
-        """Call when `code` is unsubscribed: what is published meanwhile is not missed."""
-        for key in [key for key in self.seqs if key[0] == code]:
-            del self.seqs[key]
 
     def _take_snapshot(self, message: Message) -> None:
         sequences = [update["sequence"] for update in message["messages"]]
@@ -170,8 +170,3 @@ class Stream:
         elif last is not None or not self.from_any:
             assert update["seq"] == (last or 0) + 1, f"{update} after seq {last}"
         self.seqs[key] = update["seq"]
-
-
-def keys_of(stream: Stream) -> Iterator[str]:
-    """The symbols a stream has seen."""
-    return iter(sorted({code for code, _ in stream.seqs}))

@@ -60,7 +60,19 @@ class Transcript(NamedTuple):
         known: dict[str, int] = {}
         for number, (expected, text) in enumerate(zip(self.expected, received, strict=False), 1):
             match(expected, text, known, f"{self.name}, message {number}")
-        assert len(received) == len(self.expected)
+        assert len(received) == len(self.expected), f"{self.name}: {len(received)} messages received"
+
+
+def compare_all(scripts: list[Transcript], received: list[list[str]]) -> None:
+    """Compare what a client received of several, and tell every one that differs."""
+    differences = []
+    for script, texts in zip(scripts, received, strict=False):
+        try:
+            script.compare(texts)
+        except AssertionError as difference:
+            differences.append(str(difference))
+    assert not differences, "\n".join(differences)
+    assert len(received) == len(scripts)
 
 
 def names() -> list[str]:

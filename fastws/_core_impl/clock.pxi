@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from libc.time cimport time_t
 
-from fastws._frames cimport FrameParser, write_header
+from fastws._frames cimport FrameParser, is_valid_utf8, write_header
 
 
 cdef extern from *:
@@ -65,6 +65,7 @@ cdef enum:
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.
     MAX_BATCH_SIZE = 64 * 1024
+    CATCH_UP = 1024                 # updates of history sent between two turns of the loop
     WHEEL_SIZE = 4096               # slots of one millisecond
     SWEEP_SLOTS = 10                # each connection is looked at once a second
     SWEEP_NS = 100 * MS

@@ -86,6 +86,7 @@ cdef class Lane:
         return build_frames(
             self.cohort.hub, self.cohort.dialect, self.pending, self.n_pending,
             self.n_conflated if after_sequence < 0 else 0, after_sequence, self.cohort.hub.sequence,
+            self.cohort.window_bits_now(),
         )
 
     cdef Lane copy(self):
@@ -163,10 +164,11 @@ cdef class Cohort:
     4. A paused cohort keeps its subscriptions for later and hears nothing.
     """
 
-    def __cinit__(self, Hub hub, Dialect dialect, bint is_paused, object key):
+    def __cinit__(self, Hub hub, Dialect dialect, bint is_paused, int window_bits, object key):
         self.hub = hub
         self.dialect = dialect
         self.is_paused = is_paused
+        self.window_bits = window_bits
         self.key = key
         if FASTWS_DEBUG:
             count_live("Cohort", 1)
@@ -202,6 +204,12 @@ cdef class Cohort:
                 self.subs[i].interest_index = topic.add_interest(self, self.lane_for(options), i, options)
             i += 1
         return 0
+
+    cdef int window_bits_now(self) noexcept:
+        """What to compress with. Frames that hardly anyone shares are sent plain while the flusher has no time left."""
+        if self.n_members < 4 and self.hub.flusher.credit_ns < 5.0 * MS:
+            return 0
+        return self.window_bits
 
     cdef Lane lane_for(self, Options options):
         cdef Lane lane

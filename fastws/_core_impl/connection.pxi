@@ -23,11 +23,23 @@ cdef class Connection(FrameParser):
     5. More than `outbox_hard_size` waiting, or nothing taken for `stall_ns`: closed with 4408.
     6. n_published = n_delivered + n_conflated + n_lost + what waits; at the end what waits is undelivered.
 
+    `window_bits` is what permessage-deflate was agreed with, 0 when it was not; see `fastws.deflate`.
+
     `handler` gets ``on_open(connection)``, ``on_message(connection, bytes, is_text)``, ``on_rate_limited(connection)``
     and ``on_close(connection, code)``, all on the loop's thread. `context` is the handler's to use.
     """
 
-    def __init__(self, Hub hub, transport, handler, Dialect dialect, *, int max_message_size, bint allow_binary=False):
+    def __init__(
+        self,
+        Hub hub,
+        transport,
+        handler,
+        Dialect dialect,
+        *,
+        int max_message_size,
+        bint allow_binary=False,
+        int window_bits=0,
+    ):
         cdef int64_t now = monotonic_ns()
         self.hub = hub
         self.transport = transport
@@ -35,6 +47,9 @@ cdef class Connection(FrameParser):
         self.dialect = dialect
         self.max_message_size = max_message_size
         self.allow_binary = allow_binary
+        self.window_bits = window_bits
+        if window_bits:
+            self.rsv_allowed = 0x40
         self.fd = -1
         self.tokens = hub.rate_limit
         self.refilled_ns = self.received_ns = self.heard_ns = self.pinged_ns = self.swept_ns = now
@@ -109,6 +124,8 @@ cdef class Connection(FrameParser):
 
     @property
     def is_paused(self):
+        if self.replay_wanted is not None:
+            return self.replay_paused
         return self.cohort is not None and self.cohort.is_paused
 
     @property
@@ -154,6 +171,8 @@ cdef class Connection(FrameParser):
         """dict[Topic, Options] of what this connection holds."""
         cdef dict held = {}
         cdef uint32_t i
+        if self.replay_wanted is not None:
+            return dict(self.replay_wanted)
         if self.cohort is not None:
             for i in range(self.cohort.n_subs):
                 held[<object>self.cohort.subs[i].topic] = <object>self.cohort.subs[i].options
@@ -168,9 +187,15 @@ cdef class Connection(FrameParser):
         cdef bint paused = self.is_paused if is_paused is None else is_paused
         if self.state != OPEN:
             return
-        self.settle()
         if wanted:
             self.has_subscribed = 1
+        if self.replay_wanted is not None:
+            # What is still to be caught up is that of the new set.
+            self.replay_wanted = wanted
+            self.replay_channels = {}
+            self.replay_paused = paused
+            return
+        self.settle()
         self.hub.leave(self)
         self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=_topic_number))
 
@@ -180,15 +205,13 @@ cdef class Connection(FrameParser):
         if self.state != OPEN:
             return
         self.settle()
-        frame = self.hub.snapshot(self.dialect, list(topics))
+        frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits)
         self.send_frame(frame)
 
     def send(self, bytes data, bint is_text=True):
         """Send one message in its place behind the data already queued, and never drop it."""
-        cdef uint8_t header[10]
-        cdef Py_ssize_t header_size = write_header(header, 0x81 if is_text else 0x82, len(data))
         if self.state == OPEN:
-            self.send_frame(plain_frame(PyBytes_FromStringAndSize(<char*>header, header_size) + data, 1))
+            self.send_frame(plain_frame(pack(self.hub, 1 if is_text else 2, data, self.window_bits), 1))
 
     def send_control(self, bytes data):
         """Send one text message ahead of all data: an acknowledgement, a pong, an error."""
@@ -203,10 +226,10 @@ cdef class Connection(FrameParser):
         self.send_ahead(close_frame_bytes(code, reason))
         if self.state != OPEN:
             return
+        self.leave_for_good()
         self.state = CLOSING
         self.close_code = code
         self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
-        self.hub.leave(self)
 
     def abort(self, int code):
         """Close without a word: the peer does not read."""
@@ -258,11 +281,30 @@ cdef class Connection(FrameParser):
         self.message_count += 1
         self.hub.n_messages_received += 1
         if self.take_token(now):
-            self.handler.on_message(self, PyBytes_FromStringAndSize(<const char*>payload, size), opcode == 1)
+            data = PyBytes_FromStringAndSize(<const char*>payload, size)
+            if compressed:
+                data = self.inflated(data, opcode == 1)
+                if data is None:
+                    return 1
+            self.handler.on_message(self, data, opcode == 1)
         elif now - self.complained_ns >= 1000 * MS:
             self.complained_ns = now
             self.handler.on_rate_limited(self)
         return 0
+
+    cdef bytes inflated(self, bytes payload, bint is_text):
+        """The expanded message, or None after the connection was failed for it."""
+        cdef bytes data
+        try:
+            data = self.hub.inflate(payload, self.max_message_size)
+        except ValueError as error:
+            code, reason = error.args
+            self.fail(code, reason)
+            return None
+        if is_text and not is_valid_utf8(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+            self.fail(1007, "invalid UTF-8")
+            return None
+        return data
 
     cdef int on_ping(self, const uint8_t* payload, Py_ssize_t size) except -1:
         cdef uint8_t frame[127]
@@ -282,9 +324,9 @@ cdef class Connection(FrameParser):
     cdef int on_close_frame(self, int code, const uint8_t* reason, Py_ssize_t size) except -1:
         if self.state == OPEN:
             self.send_ahead(close_frame_bytes(code, "") if code != 1005 else b"\x88\x00")
+            self.leave_for_good()
             self.state = CLOSING
             self.close_code = code
-            self.hub.leave(self)
         if self.state == CLOSING:
             self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
             self.transport.close()
@@ -367,6 +409,8 @@ cdef class Connection(FrameParser):
         """The kernel took `n_sent` bytes of a frame (-2: the socket is broken); give the transport the rest."""
         self.is_blocked = 0
         if n_sent == frame.size():
+            if frame.n_entries:
+                self.delivered_sequence = frame.sequence
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
             return 0
@@ -383,6 +427,8 @@ cdef class Connection(FrameParser):
         cdef Frame frame = self.cut
         if frame is not None:
             self.cut = None
+            if frame.n_entries:
+                self.delivered_sequence = frame.sequence
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
         return 0
@@ -477,7 +523,9 @@ cdef class Connection(FrameParser):
                 n += 1
             if self.outbox is None:
                 self.outbox = []
-            for frame in build_frames(self.hub, self.dialect, entries, n, 0, -1, self.assigned_sequence):
+            for frame in build_frames(
+                self.hub, self.dialect, entries, n, 0, -1, self.assigned_sequence, self.window_bits
+            ):
                 self.outbox.append(frame)
                 self.outbox_size += frame.size()
         finally:
@@ -505,7 +553,136 @@ cdef class Connection(FrameParser):
                 self.move_backlog()
             else:
                 self.outbox = None
+                if self.replay_wanted is not None:
+                    self._catch_up()
                 break
+        return 0
+
+    # Restoration.
+
+    def restore(self, dict wanted, int64_t cursor, bint is_paused=False):
+        """Hold `wanted` (dict[Topic, Options]), and first get what was published since number `cursor`.
+
+        Targets of mode `all` get every update in order, those of `latest` their current value, as fast as the client
+        takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
+        so slow that history ends before it has caught up is closed with 4408.
+
+        :return: False, and nothing was done, when history does not reach back to `cursor`.
+        """
+        if self.state != OPEN:
+            return True
+        if not self.hub.history_limit or not self.hub.history_start - 1 <= cursor <= self.hub.sequence:
+            return False
+        self.settle()
+        self.hub.leave(self)
+        if wanted:
+            self.has_subscribed = 1
+        self.replay_wanted = wanted
+        self.replay_channels = {}
+        self.replay_sequence = cursor
+        self.replay_paused = is_paused
+        self._catch_up()
+        return True
+
+    def _catch_up(self):
+        """Send the next of what was missed; called again when the client has taken it."""
+        cdef Hub hub = self.hub
+        cdef uintptr_t* entries
+        cdef Update update
+        cdef Frame frame
+        cdef uint32_t n = 0
+        cdef Py_ssize_t size = 0
+        cdef int64_t sequence
+        cdef int wish
+        if self.replay_wanted is None or self.state != OPEN or self.is_blocked:
+            return
+        if self.replay_sequence < hub.history_start - 1:
+            self.fail(4408, "fell behind the history while catching up")
+            return
+        entries = <uintptr_t*>malloc(CATCH_UP * sizeof(uintptr_t))
+        if entries is NULL:
+            raise MemoryError
+        try:
+            sequence = self.replay_sequence
+            # No more at a time than a batch holds: the outbox must never have to drop what is being caught up.
+            while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
+                sequence += 1
+                update = hub.past(sequence)
+                wish = wish_for(update.channel, self.replay_wanted, self.replay_channels)
+                if wish == 1 or (wish == 2 and update.channel.last is update):
+                    entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
+                    n += 1
+                    size += PyBytes_GET_SIZE(update.text(self.dialect))
+            if self.replay_paused:
+                sequence = hub.sequence
+            self.replay_sequence = sequence
+            for frame in build_frames(hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits):
+                self.send_frame(frame)
+        finally:
+            free(entries)
+        if self.state != OPEN:
+            return
+        if self.replay_sequence == hub.sequence:
+            self.end_replay()
+        elif not self.is_blocked:
+            hub.loop.call_soon(self._catch_up)
+
+    cdef int end_replay(self) except -1:
+        cdef dict wanted = self.replay_wanted
+        self.replay_wanted = None
+        self.replay_channels = None
+        self.hub.join(self, self.dialect, self.replay_paused, sorted(wanted.items(), key=_topic_number))
+        return 0
+
+    def ping(self):
+        """Ask for a sign of life; `heard_at_ns` tells when one came."""
+        if self.state == OPEN:
+            self.send_ahead(_ping_frame)
+
+    @property
+    def is_restoring(self):
+        """True while the connection catches up with history."""
+        return self.replay_wanted is not None
+
+    @property
+    def heard_at_ns(self):
+        """When anything at all last came from the client: monotonic clock, ns."""
+        return self.heard_ns
+
+    cdef int64_t served_until(self) except? -2:
+        """The number up to which everything of mode `all` was handed to the kernel; -1 when that is not known."""
+        cdef Flusher flusher = self.hub.flusher
+        cdef Frame frame
+        cdef int64_t served = self.hub.sequence
+        if self.replay_wanted is not None and not self.is_blocked:
+            return self.replay_sequence
+        if self.is_blocked or self.outbox is not None:
+            # A snapshot that did not arrive leaves the client without its base.
+            if self.cut is not None and not self.cut.n_entries:
+                return -1
+            if self.outbox is not None:
+                for frame in self.outbox:
+                    if not frame.n_entries:
+                        return -1
+            return max(self.delivered_sequence, self.join_sequence)
+        if self.cohort is None:
+            return -1
+        if flusher.job_cohort is self.cohort and flusher.job_frame < len(flusher.job_frames):
+            frame = <Frame>flusher.job_frames[flusher.job_frame]
+            served = frame.first_sequence - 1
+        elif self.cohort.lane is not None and self.cohort.lane.n_pending:
+            served = (<Update>entry_update(self.cohort.lane.pending[0])).sequence - 1
+        return max(served, self.join_sequence)
+
+    cdef int leave_for_good(self) except -1:
+        """Leave the cohort because the connection ends, and note what a session needs to go on elsewhere."""
+        if self.left_subscriptions is None:
+            self.left_sequence = self.served_until()
+            self.left_paused = self.is_paused
+            self.left_subscriptions = self.subscriptions()
+        self.replay_wanted = None
+        self.replay_channels = None
+        self.hub.leave(self)
         return 0
 
     cdef int settle(self) except -1:
@@ -565,7 +742,7 @@ cdef class Connection(FrameParser):
         """The end, once: leave everything, count what could not be delivered, tell the handler."""
         if self.state == CLOSED:
             return 0
-        self.hub.leave(self)
+        self.leave_for_good()
         self.state = CLOSED
         self.has_failed = True
         self.fd = -1

@@ -362,6 +362,7 @@ cdef class Flusher:
                 connection.n_published += frame.n_entries + frame.n_conflated
                 connection.n_conflated += frame.n_conflated
                 connection.n_delivered += frame.n_entries
+                connection.assigned_sequence = connection.delivered_sequence = frame.sequence
                 self.hub.n_messages_sent += frame.n_messages
             elif items[i].n_sent == -1:
                 connection.send_frame(frame)
@@ -399,7 +400,8 @@ cdef class Flusher:
         elif key in self.job_variants:
             return self.job_variants[key]
         frames = build_frames(
-            self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_sequence, frame.sequence
+            self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_sequence, frame.sequence,
+            self.job_cohort.window_bits,
         )
         found = <Frame>frames[0] if frames else None
         self.job_variants[key] = found

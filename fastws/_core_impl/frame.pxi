@@ -44,10 +44,10 @@ cdef Frame plain_frame(bytes data, uint32_t n_messages):
     return frame
 
 
-cdef bytes frame_text(const char* text, Py_ssize_t size):
-    """One unmasked WebSocket text frame."""
+cdef bytes make_frame(int first_byte, const char* text, Py_ssize_t size):
+    """One unmasked WebSocket frame; `first_byte` is FIN, RSV and opcode."""
     cdef uint8_t header[10]
-    cdef Py_ssize_t header_size = write_header(header, 0x81, size)
+    cdef Py_ssize_t header_size = write_header(header, first_byte, size)
     cdef bytes data = PyBytes_FromStringAndSize(NULL, header_size + size)
     cdef char* out = PyBytes_AS_STRING(data)
     memcpy(out, header, header_size)
@@ -55,9 +55,24 @@ cdef bytes frame_text(const char* text, Py_ssize_t size):
     return data
 
 
-cdef bytes join_messages(list texts, int64_t sequence, bint is_snapshot, bint is_batched):
+cdef bytes frame_text(const char* text, Py_ssize_t size):
+    return make_frame(0x81, text, size)
+
+
+cdef bytes pack(Hub hub, int opcode, bytes payload, int window_bits):
+    """One frame, compressed when that was agreed (`window_bits` is not 0) and the payload is large enough."""
+    if window_bits and PyBytes_GET_SIZE(payload) >= hub.deflate_threshold:
+        payload = hub.compress(payload, window_bits)
+        return make_frame(0xC0 | opcode, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+    return make_frame(0x80 | opcode, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+
+
+cdef bytes join_messages(
+    Hub hub, list texts, int64_t sequence, bint is_snapshot, bint is_batched, int window_bits
+):
     """Frames of one write: the bare message, or a `batch`, or (not batched) each message in a frame of its own."""
     cdef Py_ssize_t n = len(texts), size = 0, head_size, tail_size, header_size, total, text_size
+    cdef bint is_deflated
     cdef bytes text, data
     cdef char head[80]
     cdef char tail[96]
@@ -65,9 +80,8 @@ cdef bytes join_messages(list texts, int64_t sequence, bint is_snapshot, bint is
     cdef uint8_t header[10]
     if not is_snapshot and (n == 1 or not is_batched):
         if n == 1:
-            text = texts[0]
-            return frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-        return b"".join([frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)) for text in texts])
+            return pack(hub, 1, texts[0], window_bits)
+        return b"".join([pack(hub, 1, text, window_bits) for text in texts])
     for text in texts:
         size += PyBytes_GET_SIZE(text)
     memcpy(head, <const char*>b'{"type":"batch","batch_size":', 29)
@@ -85,7 +99,8 @@ cdef bytes join_messages(list texts, int64_t sequence, bint is_snapshot, bint is
     tail[tail_size] = c"}"
     tail_size += 1
     size += head_size + tail_size + (n - 1 if n > 1 else 0)
-    header_size = write_header(header, 0x81, size)
+    is_deflated = window_bits and size >= hub.deflate_threshold
+    header_size = 0 if is_deflated else write_header(header, 0x81, size)
     data = PyBytes_FromStringAndSize(NULL, header_size + size)
     out = PyBytes_AS_STRING(data)
     memcpy(out, header, header_size)
@@ -102,12 +117,12 @@ cdef bytes join_messages(list texts, int64_t sequence, bint is_snapshot, bint is
         out += text_size
         total = 1
     memcpy(out, tail, tail_size)
-    return data
+    return pack(hub, 1, data, window_bits) if is_deflated else data
 
 
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
-    int64_t after_sequence, int64_t sequence,
+    int64_t after_sequence, int64_t sequence, int window_bits,
 ):
     """Frames that hold the entries with a sequence over `after_sequence`, in the order given.
 
@@ -139,7 +154,9 @@ cdef list build_frames(
             text = update.text(dialect)
         if texts and size + PyBytes_GET_SIZE(text) > MAX_BATCH_SIZE:
             frames.append(
-                close_frame(hub, entries, first, i, texts, (<Update>entry_update(entries[i - 1])).sequence)
+                close_frame(
+                    hub, entries, first, i, texts, (<Update>entry_update(entries[i - 1])).sequence, window_bits
+                )
             )
             first = i
             texts = []
@@ -147,7 +164,7 @@ cdef list build_frames(
         texts.append(text)
         size += PyBytes_GET_SIZE(text) + 1
     if texts:
-        frames.append(close_frame(hub, entries, first, n, texts, sequence))
+        frames.append(close_frame(hub, entries, first, n, texts, sequence, window_bits))
     if frames:
         frame = frames[0]
         frame.n_conflated = n_conflated
@@ -155,11 +172,12 @@ cdef list build_frames(
 
 
 cdef Frame close_frame(
-    Hub hub, const uintptr_t* entries, uint32_t first, uint32_t end, list texts, int64_t sequence
+    Hub hub, const uintptr_t* entries, uint32_t first, uint32_t end, list texts, int64_t sequence,
+    int window_bits,
 ):
     cdef Frame frame = Frame.__new__(Frame)
     cdef uint32_t i, n = end - first
-    frame.data = join_messages(texts, sequence, False, hub.interval_ms > 0)
+    frame.data = join_messages(hub, texts, sequence, False, hub.interval_ms > 0, window_bits)
     frame.entries = <uintptr_t*>malloc(n * sizeof(uintptr_t))
     if frame.entries is NULL:
         raise MemoryError

@@ -11,6 +11,11 @@ cdef class Hub:
     :param rate_limit: messages per second and connection, and the burst.
     :param control_rate_limit: control frames and fragments per second and connection, beyond: 4429.
     :param flush_share: the share of time that flushing may take.
+    :param history_size: what is kept of the past for restored sessions; an update counts as 700 bytes, as 2,000
+        when it is an order book.
+    :param compress: ``compress(payload, window_bits) -> bytes`` for connections that agreed to permessage-deflate,
+        called for payloads from `deflate_threshold` bytes on.
+    :param inflate: ``inflate(payload, max_size) -> bytes``; raises ValueError(close code, reason).
     """
 
     def __init__(
@@ -28,6 +33,10 @@ cdef class Hub:
         double pong_timeout=60.0,
         double idle_timeout=300.0,
         double flush_share=0.75,
+        compress=None,
+        inflate=None,
+        Py_ssize_t deflate_threshold=256,
+        Py_ssize_t history_size=64 * 1024 * 1024,
         logger=None,
     ):
         self.loop = loop
@@ -41,6 +50,11 @@ cdef class Hub:
         self.ping_interval_ns = <int64_t>(ping_interval * 1e9)
         self.pong_timeout_ns = <int64_t>(pong_timeout * 1e9)
         self.idle_timeout_ns = <int64_t>(idle_timeout * 1e9)
+        self.compress = compress
+        self.inflate = inflate
+        self.deflate_threshold = deflate_threshold
+        self.history_limit = history_size
+        self.history_start = 1
         self.logger = logger if logger is not None else logging.getLogger("fastws")
         self.topics = {}
         self.cohorts = {}
@@ -53,6 +67,8 @@ cdef class Hub:
         self.sweep_timer = loop.call_later(SWEEP_NS * 1e-9, self._sweep)
 
     def __dealloc__(self):
+        self.forget(self.sequence)
+        free(self.history)
         free(self.connections)
 
     def stop(self):
@@ -62,6 +78,7 @@ cdef class Hub:
         # An update and its channel refer to each other, and the collector does not see updates.
         for channel in self.channels:
             channel.last = None
+        self.forget(self.sequence)
         self.snapshot_frame = None
         if self.sweep_timer is not None:
             self.sweep_timer.cancel()
@@ -127,6 +144,8 @@ cdef class Hub:
         update.seq = channel.seq
         update.published_ms = fastws_wall_ms()
         channel.last = update
+        if self.history_limit:
+            self.remember(update)
         for topic in channel.topics:
             for i in range(topic.n_interests):
                 interest = &topic.interests[i]
@@ -150,14 +169,67 @@ cdef class Hub:
                 cohort.lane.append(channel.last, False)
         return sequence
 
-    cdef Frame snapshot(self, Dialect dialect, list topics):
+    # History: every update since `history_start`, one place each, in a ring that doubles until it is full.
+
+    cdef int remember(self, Update update) except -1:
+        cdef uint32_t size, i
+        cdef int64_t sequence
+        cdef PyObject** grown
+        if self.sequence - self.history_start >= self.history_places:
+            size = 1024 if self.history_places == 0 else self.history_places * 2
+            grown = <PyObject**>malloc(size * sizeof(PyObject*))
+            if grown is NULL:
+                raise MemoryError
+            for sequence in range(self.history_start, self.sequence):
+                grown[sequence & (size - 1)] = self.history[sequence & (self.history_places - 1)]
+            free(self.history)
+            self.history = grown
+            self.history_places = size
+        Py_INCREF(update)
+        self.history[self.sequence & (self.history_places - 1)] = <PyObject*>update
+        self.history_size += history_cost(update)
+        while self.history_size > self.history_limit and self.history_start < self.sequence:
+            self.forget(self.history_start)
+        return 0
+
+    cdef int forget(self, int64_t last) noexcept:
+        """Let go of the updates up to number `last`."""
+        cdef PyObject* update
+        while self.history_start <= last and self.history_places:
+            update = self.history[self.history_start & (self.history_places - 1)]
+            self.history_size -= history_cost(<Update>update)
+            self.history_start += 1
+            Py_DECREF(<object>update)
+        return 0
+
+    cdef inline Update past(self, int64_t sequence):
+        return <Update>self.history[sequence & (self.history_places - 1)]
+
+    def count_missed(self, dict wanted, int64_t cursor):
+        """How many updates since number `cursor` a holder of `wanted` (dict[Topic, Options]) was to get.
+
+        Returns (count, is_complete): is_complete is False when history does not reach back that far, and the count
+        is of what it holds.
+        """
+        cdef dict channels = {}
+        cdef int64_t sequence, n = 0
+        cdef bint is_complete = self.history_start - 1 <= cursor <= self.sequence and self.history_limit > 0
+        if cursor < self.history_start - 1:
+            cursor = self.history_start - 1
+        if self.history_limit:
+            for sequence in range(cursor + 1, self.sequence + 1):
+                if wish_for(self.past(sequence).channel, wanted, channels):
+                    n += 1
+        return n, is_complete
+
+    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits):
         """One batch of the last updates of `topics`, kept for those that ask the same before anything is published."""
         cdef Topic topic
         cdef Options options
         cdef Channel channel
         cdef Update update
         cdef list texts, updates
-        key = (dialect, self.sequence, tuple(topics))
+        key = (dialect, self.sequence, window_bits, tuple(topics))
         if key == self.snapshot_key:
             return self.snapshot_frame
         self.mark += 1
@@ -177,7 +249,9 @@ cdef class Hub:
                 texts.append(update.text(dialect))
             except Exception:
                 self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
-        self.snapshot_frame = plain_frame(join_messages(texts, self.sequence, True, True), len(texts))
+        self.snapshot_frame = plain_frame(
+            join_messages(self, texts, self.sequence, True, True, window_bits), len(texts)
+        )
         self.snapshot_key = key
         return self.snapshot_frame
 
@@ -185,10 +259,10 @@ cdef class Hub:
 
     cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1:
         cdef Cohort cohort
-        key = cohort_key(dialect, is_paused, subscriptions)
+        key = cohort_key(dialect, is_paused, connection.window_bits, subscriptions)
         cohort = self.cohorts.get(key)
         if cohort is None:
-            cohort = Cohort.__new__(Cohort, self, dialect, is_paused, key)
+            cohort = Cohort.__new__(Cohort, self, dialect, is_paused, connection.window_bits, key)
             self.cohorts[key] = cohort
             cohort.open(subscriptions)
         connection.join_sequence = self.sequence
@@ -317,13 +391,38 @@ cdef class Hub:
         }
 
 
-cdef bytes cohort_key(Dialect dialect, bint is_paused, list subscriptions):
+cdef inline Py_ssize_t history_cost(Update update) noexcept:
+    return 2000 if update.channel.bit == 2 else 700
+
+
+cdef int wish_for(Channel channel, dict wanted, dict known) except -1:
+    """What a holder of `wanted` gets of a channel: 0 nothing, 1 every update, 2 the latest. Kept in `known`."""
+    cdef Options options
+    cdef int wish = 0
+    found = known.get(channel)
+    if found is not None:
+        return found
+    if not channel.topics:
+        wish = 1
+    for topic in channel.topics:
+        options = wanted.get(topic)
+        if options is not None:
+            if channel.bit == STATUS_BIT:
+                wish = 1
+            elif options.channels & channel.bit:
+                wish = 2 if options.latest else 1
+            break
+    known[channel] = wish
+    return wish
+
+
+cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list subscriptions):
     """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription."""
     cdef Py_ssize_t i = 2
     cdef bytes key = PyBytes_FromStringAndSize(NULL, (2 + 2 * len(subscriptions)) * sizeof(uintptr_t))
     cdef uintptr_t* out = <uintptr_t*>PyBytes_AS_STRING(key)
     out[0] = <uintptr_t><void*>dialect
-    out[1] = is_paused
+    out[1] = <uintptr_t>(window_bits << 1) | is_paused
     for topic, options in subscriptions:
         out[i] = <uintptr_t><void*>topic
         out[i + 1] = <uintptr_t><void*>options

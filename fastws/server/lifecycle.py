@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from fastws import logs
+from fastws import deflate, logs
 from fastws._core import Connection, Hub
 from fastws.dialects.screener import ScreenerDialect
 from fastws.errors import CloseCode
@@ -81,6 +81,9 @@ class Server:
             pong_timeout=settings.pong_timeout,
             idle_timeout=settings.idle_timeout,
             flush_share=settings.flush_share,
+            compress=deflate.compress,
+            inflate=deflate.inflate,
+            deflate_threshold=settings.compression_threshold,
             logger=logging.getLogger("fastws.core"),
         )
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
@@ -100,6 +103,7 @@ class Server:
             port=settings.port,
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,
+            compression=settings.compression,
         )
 
     async def start(self) -> None:
@@ -169,13 +173,16 @@ class Server:
             "updates": hub.ledger(),
         }
 
-    def _open_screener(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+    def _open_screener(
+        self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
+    ) -> None:
         Connection(
             self.hub,
             transport,
             self.screener,
             self.screener.dialect,
             max_message_size=self.settings.message_bytes,
+            window_bits=window_bits,
         ).open(leftover)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:

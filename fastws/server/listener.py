@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar, cast
 import structlog
 from aiohttp import web
 
+from fastws.deflate import negotiate
 from fastws.logs import log_limited
 from fastws.server.acceptor import Acceptor
 from fastws.server.handover import HttpConnections
@@ -31,10 +32,11 @@ _LINGER_SIZE: Final = 1 << 20
 
 _log = structlog.get_logger("fastws.listener")
 
-OpenConnection = Callable[[asyncio.Transport, Request, bytes], None]
-"""Takes over a transport after the 101: ``(transport, request, leftover)``, leftover being the bytes that
-came right behind the head. It sets the transport's protocol. Where an earlier response of the same connection
-is still on its way, ``transport.get_write_buffer_size()`` is not 0."""
+OpenConnection = Callable[[asyncio.Transport, Request, bytes, int], None]
+"""Takes over a transport after the 101: ``(transport, request, leftover, window_bits)``, leftover being the
+bytes that came right behind the head, window_bits what permessage-deflate was agreed with (0: it was not). It
+sets the transport's protocol. Where an earlier response of the same connection is still on its way,
+``transport.get_write_buffer_size()`` is not 0."""
 
 _NOT_FOUND: Final = Refusal(404, "NOT_FOUND", "there is no WebSocket at this path")
 _DRAINING: Final = Refusal(503, "SHUTTING_DOWN", "the server is stopping", (("Retry-After", "5"),))
@@ -110,6 +112,7 @@ class Listener:
         port: int = 8000,
         handshake_timeout: float = 10.0,
         allowed_origins: Collection[str] = (),
+        compression: bool = True,
     ) -> None:
         """`paths` maps WebSocket paths, with or without trailing slash, to what opens a connection there.
 
@@ -122,6 +125,7 @@ class Listener:
         self._acceptor = Acceptor(lambda: _Head(self), host, port)
         self._handshake_timeout = handshake_timeout
         self._allowed_origins = tuple(allowed_origins)
+        self._compression = compression
         self._http = HttpConnections(app, self)
         self._is_stopped = False
         self.n_accepted = 0
@@ -251,10 +255,17 @@ class Listener:
     def open(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
         """Answer 101 and give `transport` to the handler of the request's path; never raises."""
         try:
-            if not write_now(transport, upgrade_response(request, subprotocol=select_subprotocol(request))):
+            extensions = request.headers.get("sec-websocket-extensions")
+            agreed = negotiate(extensions) if self._compression and extensions is not None else None
+            response = upgrade_response(
+                request,
+                subprotocol=select_subprotocol(request),
+                extensions=None if agreed is None else agreed.response,
+            )
+            if not write_now(transport, response):
                 return
             self.n_upgraded += 1
-            self._paths[request.path](transport, request, leftover)
+            self._paths[request.path](transport, request, leftover, 0 if agreed is None else agreed.window_bits)
         except Exception as error:
             # A mistake of ours costs this connection, and says so, but never the server.
             log_limited(

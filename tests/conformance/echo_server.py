@@ -15,7 +15,7 @@ import signal
 import uvloop
 from aiohttp import web
 
-from fastws import logs
+from fastws import deflate, logs
 from fastws._core import Connection, Dialect, Hub
 from fastws.server.handshake import Request
 from fastws.server.listener import Listener
@@ -53,13 +53,24 @@ async def main(host: str, port: int) -> None:
         rate_limit=0,
         control_rate_limit=0,
         idle_timeout=0,
+        compress=deflate.compress,
+        inflate=deflate.inflate,
+        deflate_threshold=0,
     )
     dialect = Dialect("echo", lambda payload, ms: b"{")
     echo = Echo()
 
-    def open_connection(transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+    def open_connection(
+        transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
+    ) -> None:
         connection = Connection(
-            hub, transport, echo, dialect, max_message_size=MESSAGE_SIZE, allow_binary=True
+            hub,
+            transport,
+            echo,
+            dialect,
+            max_message_size=MESSAGE_SIZE,
+            allow_binary=True,
+            window_bits=window_bits,
         )
         connection.open(leftover)
 

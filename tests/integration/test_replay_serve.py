@@ -95,8 +95,7 @@ def expected() -> list[Expected]:
 async def collect(url: str, n: int, *codes: str, **options: object) -> list[Message]:
     """The first `n` live updates of some stocks, checked to be without a gap."""
     received: list[Message] = []
-    stream = Stream()
-    stream.from_any = True
+    stream = Stream(from_any=True)
     async with client(url) as connection:
         await connection.subscribe("stock", *codes, **options)
         await connection.until_snapshot()

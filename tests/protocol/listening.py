@@ -154,7 +154,9 @@ def plain_app() -> web.Application:
 async def listening(app: web.Application | None = None, **options: Any) -> AsyncIterator[Harness]:
     opened: list[Echo] = []
 
-    def open_connection(transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+    def open_connection(
+        transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
+    ) -> None:
         opened.append(Echo(transport, request, leftover))
 
     listener = Listener(app or plain_app(), {"/v1/ws": open_connection}, port=0, **options)

@@ -43,6 +43,7 @@ async def test_firefox_is_upgraded() -> None:
             "upgrade": "websocket",
             "connection": "Upgrade",
             "sec-websocket-accept": ACCEPT,
+            "sec-websocket-extensions": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
         }
         client.send(b"frame")
         assert await client.reader.readexactly(5) == b"frame"

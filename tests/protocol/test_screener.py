@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -119,7 +120,8 @@ async def test_batches_are_cut_and_carry_the_number_up_to_which_all_was_sent(
         connection.on_message = stream.take
         await connection.subscribe("stock", *codes)
         assert (await connection.until_snapshot())["messages"] == []
-        batches, received = [], []
+        batches: list[Message] = []
+        received: list[Message] = []
         while not received or received[-1]["price"] != 9:
             message = await connection.receive()
             batches += [message] if message["type"] == "batch" else []
@@ -167,8 +169,7 @@ async def test_an_update_comes_once_however_often_it_is_subscribed(
         for kind in order:
             await connection.subscribe(kind, *targets[kind], mode="all")
             await connection.until_snapshot()
-        stream = Stream()
-        stream.from_any = True
+        stream = Stream(from_any=True)
         connection.on_message = stream.take
         while stream.n_updates < 800:
             await connection.receive()
@@ -223,8 +224,7 @@ async def test_subscribing_again_changes_the_options_only_if_it_names_some(busy:
         assert counts["S00"] <= 2 * (time.monotonic() - started) + 2
         await connection.subscribe("stock", "S00", mode="all")
         await connection.until_snapshot()
-        stream = Stream()
-        stream.from_any = True
+        stream = Stream(from_any=True)
         connection.on_message = stream.take
         while stream.n_updates < 300:
             await connection.receive()
@@ -285,10 +285,6 @@ async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy: Server) ->
                     await connection.unsubscribe("stock", *codes)
                     await connection.until_type("unsubscribed")
                     held -= set(codes)
-                    for code in codes:
-                        stream.forget(code)
-                    n_before = Counter(code for code, _ in stream.seqs)
-                    assert set(n_before) <= held
                 for _ in range(rng.randint(0, 3)):
                     await connection.receive()
             await connection.send(type="list_subscriptions")
@@ -302,7 +298,7 @@ async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy: Server) ->
 async def test_storm_of_set_subscriptions_under_a_replay_at_full_speed(
     server: StartServer, tmp_path: Path
 ) -> None:
-    """At full speed a turn of the loop publishes hundreds of updates, so every request falls into the middle of some."""
+    """At full speed a turn of the loop publishes hundreds of updates; every request falls into the middle of some."""
     codes = list(SYMBOLS)
     feed = write_replay(tmp_path, [price(0, code, number) for number in range(1, 200) for code in codes])
     target = server(
@@ -330,13 +326,10 @@ async def test_storm_of_set_subscriptions_under_a_replay_at_full_speed(
                 await connection.send(
                     type="set_subscriptions", subscriptions={"stock": sorted(wanted)}, id="s"
                 )
-                # Acknowledgements overtake data, so what was held before ends with the snapshot or the next batch.
                 answer = await connection.until(lambda message: message.get("id") == "s")
                 assert set(answer["subscriptions"]["stock"]) == wanted
                 if wanted - held:
                     await connection.until_snapshot()
-                for code in held - wanted:
-                    stream.forget(code)
                 held = wanted
                 await connection.receive()
         return stream.n_updates
@@ -380,6 +373,7 @@ async def test_the_first_after_a_quiet_time_comes_at_once_and_what_follows_as_on
         start = 1200 * group - 200
         lines.append(price(start, "005930", group * 100))
         lines += [price(start + offset, "005930", group * 100 + offset) for offset in (100, 150, 151, 350)]
+    lines.append(price(9000, "000660", 2))  # else the end of the feed would be told in the last batch
     target = server("--feed", write_replay(tmp_path, lines), "--batch-interval-ms", "500")
     async with client(target.url) as connection:
         await connection.subscribe("stock", "005930")
@@ -428,16 +422,18 @@ async def test_max_rate_is_kept_and_the_last_value_comes(server: StartServer, tm
     target = server("--feed", write_replay(tmp_path, lines))
 
     async def listen(**options: object) -> list[Message]:
-        received = []
+        received: list[Message] = []
         async with client(target.url) as connection:
             await connection.subscribe("stock", "005930", **options)
             await connection.until_snapshot()
             while not received or received[-1]["price"] != 400:
                 received += [u for u in updates(await connection.receive()) if u["type"] == PRICE]
-            with pytest.raises(TimeoutError):
-                while True:
-                    message = await connection.receive(0.4)
-                    assert PRICE not in [update["type"] for update in updates(message)]
+            # Nothing of it comes after the last: a second is longer than the slowest pace.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    while True:
+                        message = await connection.receive()
+                        assert PRICE not in [update["type"] for update in updates(message)]
         return received
 
     slow, faster, latest, every = await asyncio.gather(
@@ -525,7 +521,7 @@ async def test_latest_conflates_within_a_flush(server: StartServer, tmp_path: Pa
 # Requests.
 
 LONG = "x" * 1000
-WRONG = [
+WRONG: list[tuple[dict[str, object], str]] = [
     ({"type": "subscribe", "subscription_type": "stock", "targets": [LONG]}, "targets[0]"),
     ({"type": "subscribe", "subscription_type": "stock", "targets": ["005930", ""]}, "targets[1]"),
     ({"type": "subscribe", "subscription_type": "stock", "targets": "005930"}, "targets"),

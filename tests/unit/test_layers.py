@@ -16,6 +16,7 @@ RANKS = {
     "fastws._frames": 0,
     "fastws.errors": 0,
     "fastws.clock": 0,
+    "fastws.deflate": 0,
     "fastws._version": 0,
     "fastws.data": 0,
     "fastws._core": 1,
@@ -37,6 +38,7 @@ RANKS = {
 }
 # Where an outside package may be imported.
 HOMES = {
+    "isal": {"fastws.deflate"},
     "aiohttp": {"fastws.server"},
     "structlog": {"fastws.logs", "fastws.feeds", "fastws.server", "fastws.cli"},
     "uvloop": {"fastws.server.lifecycle", "fastws.cli"},

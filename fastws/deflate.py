@@ -1,0 +1,96 @@
+"""permessage-deflate (RFC 7692): what is agreed in the handshake, and the compressor, sans-IO.
+
+Neither side keeps a window from message to message: that is what lets one compressed frame be shared by every
+connection it goes to, and what makes an idle connection cost no memory for it. The compressor is ISA-L's at level 1:
+of zlib, zlib-ng and ISA-L it was the fastest at equal size, by three times (20 prices of 6.5 kB: 14 µs, 78 % saved).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final, NamedTuple
+
+from isal import isal_zlib
+
+LEVEL: Final = 1
+_MEMORY_LEVEL: Final = 8
+_TAIL: Final = b"\x00\x00\xff\xff"
+
+
+class Agreement(NamedTuple):
+    """What was agreed: the value of the response's header, and the window of what we send (9 to 15 bits)."""
+
+    response: str
+    window_bits: int
+
+
+class InflateError(ValueError):
+    """What a peer sent cannot be expanded: ``InflateError(close code, reason)``."""
+
+
+def negotiate(header: str) -> Agreement | None:
+    """Answer a Sec-WebSocket-Extensions header with the first offer that can be taken, None when there is none.
+
+    An offer is declined as a whole when a parameter is unknown, repeated or has a value out of bounds (§7.1), and
+    when it asks for a window of 8 bits, which no compressor in use can keep to.
+    """
+    for offer in header.split(","):
+        name, *fields = (part.strip() for part in offer.split(";"))
+        if name.lower() != "permessage-deflate":
+            continue
+        parameters: dict[str, str] = {}
+        for field in fields:
+            key, separator, value = (part.strip() for part in field.partition("="))
+            if key in parameters or not _is_acceptable(key, value.strip('"'), bool(separator)):
+                break
+            parameters[key] = value.strip('"')
+        else:
+            response = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+            bits = parameters.get("server_max_window_bits")
+            if bits is None:
+                return Agreement(response, 15)
+            return Agreement(f"{response}; server_max_window_bits={bits}", int(bits))
+    return None
+
+
+def _is_acceptable(key: str, value: str, has_value: bool) -> bool:
+    if key in ("server_no_context_takeover", "client_no_context_takeover"):
+        return not has_value
+    if key == "server_max_window_bits":
+        return value in ("9", "10", "11", "12", "13", "14", "15")
+    # We expand with the largest window, so whatever the client keeps to is fine.
+    return key == "client_max_window_bits" and (
+        not has_value or value in ("8", "9", "10", "11", "12", "13", "14", "15")
+    )
+
+
+def compress(payload: bytes, window_bits: int) -> bytes:
+    """The payload of a compressed frame (§7.2.1)."""
+    compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, -window_bits, _MEMORY_LEVEL)
+    return compressor.compress(payload) + compressor.flush(isal_zlib.Z_SYNC_FLUSH)[: -len(_TAIL)]
+
+
+def inflate(payload: bytes, max_size: int) -> bytes:
+    """Expand a message, which may have at most `max_size` bytes; a larger one is not expanded beyond that.
+
+    Raises:
+        InflateError: with 1009 when it is larger, with 1007 when it is not deflate data.
+    """
+    parts = []
+    left = max_size + 1
+    data = payload + _TAIL
+    try:
+        while data:
+            expander = zlib.decompressobj(-15)
+            part = expander.decompress(data, left)
+            parts.append(part)
+            left -= len(part)
+            if left <= 0:
+                raise InflateError(1009, f"message is over {max_size} bytes when expanded")
+            # A final block ends one stream; what follows is another (§7.2.3.4).
+            data = expander.unused_data if expander.eof else b""
+            if data == _TAIL:
+                break
+    except zlib.error:
+        raise InflateError(1007, "compressed data is damaged") from None
+    return b"".join(parts)

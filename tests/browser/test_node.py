@@ -1,0 +1,39 @@
+"""Node's `ws` package gets what the transcripts say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests import transcript
+from tests.conftest import StartServer
+from tests.serving import ROOT, missing, require_program
+
+DIRECTORY = Path(__file__).parent
+
+
+def test_ws_of_node(shared_server: StartServer) -> None:
+    node = require_program("node")
+    if not (ROOT / "node_modules" / "ws" / "package.json").exists():
+        missing(
+            "the npm package ws is not installed; `npm install` in the root of the repository installs it"
+        )
+    scripts = [transcript.load(name) for name in transcript.names()]
+    orders = []
+    for script in scripts:
+        server = shared_server(*script.flags, **script.settings)
+        server.until_feed_is(script.feed_status)
+        orders.append({"url": server.url, "steps": script.for_client()})
+    result = subprocess.run(
+        [node, str(DIRECTORY / "client.mjs")],
+        input=json.dumps(orders),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    outcome = json.loads(result.stdout)
+    assert outcome["failure"] is None
+    transcript.compare_all(scripts, outcome["received"])

@@ -1,0 +1,171 @@
+"""History and restoration in the core: what was missed comes in order, once, before anything live."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from core_harness import Bench, Client, bench, updates
+from listening import scenario, until
+
+
+async def publish(made: Bench, n: int, pause: float, per_turn: int = 5) -> None:
+    for value in range(n):
+        made.publish("ABC"[value % 3], value)
+        if value % per_turn == 0:
+            await asyncio.sleep(pause)
+
+
+async def settled(made: Bench, client: Client) -> None:
+    """Everything published has reached the client."""
+    async with asyncio.timeout(10):
+        while (
+            client.connection.is_restoring
+            or client.connection.queued_messages
+            or not made.hub.flusher.is_idle
+        ):
+            # An answer overtakes data, so reading up to one moves things along without waiting for the end.
+            await client.drain()
+            await asyncio.sleep(0)
+        await client.drain()
+
+
+@scenario
+async def test_what_was_missed_comes_once_and_in_order_before_live() -> None:
+    """A client is cut off again and again while updates flow; it goes on from the last number it has seen."""
+    seed = random.randrange(1 << 30)
+    rng = random.Random(seed)
+    async with bench(interval_ms=5) as made:
+        client = await made.connect()
+        wanted = made.subscribe(client, "A", "B")
+        publishing = asyncio.create_task(publish(made, 6000, 0.001))
+        seqs: dict[str, list[int]] = {"A": [], "B": []}
+        cursor = 0
+
+        def take(messages: list[dict[str, int]]) -> None:
+            nonlocal cursor
+            for message in messages:
+                for update in updates([message]):
+                    seqs["ABC"[update["value"] % 3]].append(update["seq"])
+                cursor = max(cursor, message.get("sequence", 0))
+            messages.clear()
+
+        n_cycles = 0
+        while not publishing.done():
+            for _ in range(rng.randint(0, 5)):
+                await client.read(rng.choice((200, 2000, 60_000)))
+            take(client.messages)
+            client.writer.transport.abort()
+            await asyncio.sleep(rng.choice((0, 0.001, 0.02)))
+            client = await made.connect()
+            missed, is_complete = made.hub.count_missed(wanted, cursor)
+            assert is_complete
+            assert client.connection.restore(wanted, cursor), f"seed {seed}"
+            assert missed == sum(
+                1 for update in range(cursor, made.hub.sequence) if update % 3 != 2
+            ), f"seed {seed}"
+            n_cycles += 1
+        await settled(made, client)
+        take(client.messages)
+        assert n_cycles > 20
+        assert seqs == {name: list(range(1, 2001)) for name in "AB"}, f"seed {seed}"
+
+
+@scenario
+async def test_latest_targets_get_their_current_value() -> None:
+    async with bench(interval_ms=5) as made:
+        for value in range(300):
+            made.publish("ABC"[value % 3], value)
+        client = await made.connect()
+        hub = made.hub
+        wanted = {made.topic("A"): hub.options(), made.topic("B"): hub.options(latest=True)}
+        assert client.connection.restore(wanted, 100)
+        made.publish("B", 301)
+        await settled(made, client)
+        got = [update["value"] for update in updates(client.messages)]
+        assert [value for value in got if value % 3 == 0] == list(range(102, 300, 3))
+        assert [value for value in got if value % 3 == 1] == [298, 301]
+        assert client.connection.subscriptions() == wanted
+
+
+@scenario
+async def test_a_history_that_does_not_reach_back_restores_nothing() -> None:
+    async with bench(history_size=100 * 700) as made:
+        for value in range(300):
+            made.publish("A", value)
+        client = await made.connect()
+        wanted = {made.topic("A"): made.hub.options()}
+        assert made.hub.history_start == 201
+        assert not client.connection.restore(wanted, 199)
+        assert not client.connection.restore(wanted, 301)
+        assert client.connection.subscriptions() == {}
+        assert made.hub.count_missed(wanted, 150) == (100, False)
+        assert client.connection.restore(wanted, 200)
+        await settled(made, client)
+        assert [update["value"] for update in updates(client.messages)] == list(range(200, 300))
+
+
+@scenario
+async def test_a_slow_client_catches_up_at_its_own_pace_and_loses_nothing() -> None:
+    async with bench(send_buffer=8192, interval_ms=5, outbox_soft_size=150_000) as made:
+        for value in range(12_000):
+            made.publish("A", value)
+        client = await made.connect(receive_buffer=4096)
+        assert client.connection.restore({made.topic("A"): made.hub.options()}, 0)
+        for value in range(12_000, 12_500):
+            made.publish("A", value)
+            assert client.connection.queued_bytes < 200_000
+        await settled(made, client)
+        assert [update["value"] for update in updates(client.messages)] == list(range(12_500))
+        assert made.check_ledger()["lost"] == 0
+
+
+@scenario
+async def test_a_client_slower_than_history_is_closed() -> None:
+    async with bench(send_buffer=8192, history_size=2000 * 700) as made:
+        for value in range(2000):
+            made.publish("A", value)
+        client = await made.connect(receive_buffer=4096)
+        assert client.connection.restore({made.topic("A"): made.hub.options()}, 0)
+        for value in range(5000):
+            made.publish("A", value)
+        while await client.read():
+            pass
+        assert client.close_code == 4408
+
+
+@scenario
+async def test_subscriptions_changed_while_catching_up() -> None:
+    async with bench(send_buffer=8192, interval_ms=5) as made:
+        for value in range(9000):
+            made.publish("ABC"[value % 3], value)
+        client = await made.connect(receive_buffer=4096)
+        assert client.connection.restore({made.topic("A"): made.hub.options()}, 0)
+        made.subscribe(client, "B")
+        assert [topic.name for topic in client.connection.subscriptions()] == ["B"]
+        made.publish("B", 9001)
+        await settled(made, client)
+        got = [update["value"] for update in updates(client.messages)]
+        assert got[-1] == 9001
+        assert len(got) == len(set(got))
+
+
+@scenario
+async def test_what_a_connection_leaves_for_its_session() -> None:
+    async with bench(interval_ms=200) as made:
+        client = await made.connect()
+        wanted = made.subscribe(client, "A")
+        made.publish("A", 1)
+        assert (await client.next())["value"] == 1
+        made.publish("A", 2)  # waits for its batch
+        made.publish("B", 3)
+        connection = client.connection
+        client.writer.transport.abort()
+        await until(lambda: made.handler.closed != [])
+        assert connection.left_subscriptions == wanted
+        assert connection.left_sequence == 1
+        assert not connection.left_paused
+        again = await made.connect()
+        assert again.connection.restore(wanted, connection.left_sequence)
+        assert (await again.next())["value"] == 2
+        del connection
