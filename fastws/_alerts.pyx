@@ -71,7 +71,7 @@ cdef inline bint is_nearer(const Entry* first, const Entry* second) noexcept nog
 
 
 cdef struct Heap:
-    Entry* entries              # owned by the Thresholds that holds the heap; the nearest first
+    Entry* entries              # owned by the _Thresholds that holds the heap; the nearest first
     Py_ssize_t size
     Py_ssize_t capacity
 
@@ -124,7 +124,7 @@ cdef int push(Heap* heap, Entry entry) except -1:
 @cython.final
 @cython.no_gc
 @cython.auto_pickle(False)
-cdef class Thresholds:
+cdef class _Thresholds:
     """The thresholds of one instrument."""
 
     cdef Heap[N_KINDS] heaps            # zeroed by the allocator
@@ -155,7 +155,7 @@ cdef int kind_of(str alert_type) except -1:
 @cython.no_gc
 @cython.auto_pickle(False)
 cdef class AlertIndex:
-    cdef dict _by_code                  # str -> Thresholds, none of them empty
+    cdef dict _by_code                  # str -> _Thresholds, none of them empty
     cdef Py_ssize_t _size
 
     def __cinit__(self):
@@ -177,9 +177,9 @@ cdef class AlertIndex:
         entry.whole = SIGNS[kind] * (value.mantissa // power)
         entry.fraction = SIGNS[kind] * (value.mantissa % power) * power_of_ten(MAX_SCALE - value.scale)
         entry.rule_id = rule_id
-        cdef Thresholds found = self._by_code.get(code)
+        cdef _Thresholds found = self._by_code.get(code)
         if found is None:
-            found = Thresholds.__new__(Thresholds)
+            found = _Thresholds.__new__(_Thresholds)
         push(&found.heaps[kind], entry)
         found.size += 1
         self._size += 1
@@ -187,7 +187,7 @@ cdef class AlertIndex:
 
     def remove(self, str code not None, str alert_type not None, int64_t rule_id):
         cdef int kind = kind_of(alert_type)
-        cdef Thresholds found = self._by_code.get(code)
+        cdef _Thresholds found = self._by_code.get(code)
         cdef Heap* heap
         cdef Py_ssize_t i
         if found is None:
@@ -201,7 +201,7 @@ cdef class AlertIndex:
         return False
 
     def take(self, PriceUpdate update not None):
-        cdef Thresholds found
+        cdef _Thresholds found
         cdef PyObject* borrowed
         cdef Heap* heap
         cdef Decimal64 value
@@ -211,7 +211,7 @@ cdef class AlertIndex:
         borrowed = PyDict_GetItemWithError(self._by_code, update.instrument.code)
         if borrowed is NULL:
             return None
-        found = <Thresholds>borrowed
+        found = <_Thresholds>borrowed
         taken = None
         for kind in range(N_KINDS):
             heap = &found.heaps[kind]
@@ -229,7 +229,7 @@ cdef class AlertIndex:
             self._shrink(update.instrument.code, found, len(taken))
         return taken
 
-    cdef int _shrink(self, str code, Thresholds found, Py_ssize_t n) except -1:
+    cdef int _shrink(self, str code, _Thresholds found, Py_ssize_t n) except -1:
         found.size -= n
         self._size -= n
         if found.size == 0:

@@ -273,11 +273,14 @@ cdef class Connection(FrameParser):
     cdef uint8_t abuse_seconds
     cdef uint8_t window_bits
     cdef int close_code
+    cdef readonly str close_reason
     cdef int64_t join_sequence
     cdef int64_t assigned_sequence
     cdef int64_t delivered_sequence
     # A restored session catches up with history before it joins a cohort.
-    cdef dict replay_wanted
+    cdef dict replay_wanted         # what it will hold then
+    cdef dict replay_missed         # of which this is looked for up to replay_began
+    cdef int64_t replay_began
     cdef dict replay_channels
     cdef int64_t replay_sequence
     cdef bint replay_paused
@@ -324,7 +327,7 @@ cdef class Connection(FrameParser):
     cdef int enqueue(self, Frame frame) except -1
     cdef int move_backlog(self) except -1
     cdef int enqueue_backlog(self, Frame frame) except -1
-    cdef int drop_oldest(self) except -1
+    cdef int drop_oldest(self, Py_ssize_t n_kept) except -1
     cdef int declare_lost(self, Update update) except -1
     cdef int drain(self) except -1
     cdef int settle(self) except -1

@@ -130,6 +130,7 @@ class Connection(asyncio.BufferedProtocol):
     handler: Final[Handler]
     dialect: Final[Dialect]
     message_count: Final[int]
+    close_reason: Final[str | None]
     context: Any
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The command line: ``fastws serve`` and ``fastws record``."""
+"""The command line: ``fastws serve``, ``fastws record`` and ``fastws token``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import difflib
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import msgspec
 import structlog
 import uvloop
 
 from fastws import logs
 from fastws._version import __version__
+from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
+from fastws.auth.tokens import sign
 from fastws.errors import FastwsError, InstrumentError, SettingsError
 from fastws.feeds.record import record
 from fastws.server import lifecycle
@@ -38,6 +43,7 @@ SERVE_FLAGS: Final = (
     "simulator_seed",
     "batch_interval_ms",
     "rate_limit",
+    "jwt_secret",
     "log_level",
     "log_format",
 )
@@ -51,7 +57,7 @@ RECORD_FLAGS: Final = (
     "log_level",
     "log_format",
 )
-_METAVARS: Final = {"feed": "FEED", "symbols_file": "FILE", "replay_speed": "FACTOR"}
+_METAVARS: Final = {"feed": "FEED", "symbols_file": "FILE", "replay_speed": "FACTOR", "jwt_secret": "SECRET"}
 
 SERVE_EXAMPLES: Final = """\
 examples:
@@ -67,6 +73,16 @@ examples:
   fastws record --feed sim --output sim.txt --duration 60
       a minute of made-up prices, for `fastws serve --feed replay:sim.txt`
 """
+
+TOKEN_EXAMPLES: Final = """\
+examples:
+  fastws token --sub user-123 --jwt-secret "$SECRET"
+      a token of user-123 for an hour, for `fastws serve --jwt-secret "$SECRET"`
+  fastws token --config fastws.toml --sub user-123 --expires never --tier gold --claim 'topics=["stock:*"]'
+      secret, algorithm, audience and issuer as the server has them
+  fastws token --sub user-123 --algorithm ES256 --key private.pem --kid key-1
+      for a server that has the public key
+"""  # noqa: S105 - no password but a help text
 
 _log = structlog.get_logger("fastws.cli")
 
@@ -136,6 +152,38 @@ def _parser() -> argparse.ArgumentParser:
         help="stop after so long (default: when the feed ends, or at Ctrl-C)",
     )
     recording.set_defaults(run=_record)
+
+    token = _command(commands, "token", "print a token for tests and trials", TOKEN_EXAMPLES)
+    token.add_argument("--sub", metavar="ID", required=True, help="id of the user")
+    token.add_argument(
+        "--expires",
+        metavar="SECONDS",
+        type=_lifetime,
+        default=3600.0,
+        help="how long it is valid; below 0 it has expired, never leaves the expiry out (default: 3600 s)",
+    )
+    token.add_argument("--tier", help="the claim tier")
+    token.add_argument(
+        "--claim",
+        metavar="NAME=VALUE",
+        type=_claim,
+        action="append",
+        default=[],
+        help="a further claim; VALUE is JSON, or else a text; may be given several times",
+    )
+    key = token.add_mutually_exclusive_group()
+    _add_settings(key, ("jwt_secret",))
+    key.add_argument("--key", metavar="FILE", help="file with the private key in PEM, or with the secret")
+    token.add_argument("--kid", metavar="ID", help="key id to write into the token; picks from jwt_keys")
+    token.add_argument(
+        "--algorithm",
+        SETTINGS["jwt_algorithm"].flag,
+        metavar="NAME",
+        dest="jwt_algorithm",
+        default=argparse.SUPPRESS,
+        help=f"algorithm to sign with (default: {SETTINGS['jwt_algorithm'].default_text})",
+    )
+    token.set_defaults(run=_token)
     return parser
 
 
@@ -159,7 +207,7 @@ def _command(
     return command
 
 
-def _add_settings(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
+def _add_settings(command: argparse._ActionsContainer, names: Sequence[str]) -> None:
     for name in names:
         setting = SETTINGS[name]
         text = f"{setting.description} (default: {setting.default_text})".replace("%", "%%")
@@ -206,6 +254,28 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _lifetime(text: str) -> float | None:
+    if text == "never":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("inf")
+    if not abs(seconds) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write seconds, such as 60, or never")
+    return seconds
+
+
+def _claim(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no claim; write NAME=VALUE")
+    try:
+        return name, msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return name, value
+
+
 def _load(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
     flags = {name: value for name, value in vars(options).items() if name in SETTINGS}
     return load(options.config, environ, flags)
@@ -243,3 +313,43 @@ def _record(options: argparse.Namespace) -> int:
 
     uvloop.run(run())
     return 0
+
+
+def _token(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    now = int(time.time())
+    claims: dict[str, Any] = {settings.user_id_claim: options.sub, "iat": now}
+    if options.expires is not None:
+        claims["exp"] = now + round(options.expires)
+    for name, value in (
+        ("tier", options.tier),
+        ("aud", settings.jwt_audience),
+        ("iss", settings.jwt_issuer),
+    ):
+        if value is not None:
+            claims[name] = value
+    claims.update(options.claim)
+    print(sign(claims, _signing_key(options, settings), settings.jwt_algorithm, options.kid))
+    return 0
+
+
+def _signing_key(options: argparse.Namespace, settings: Settings) -> PrivateKey:
+    algorithm = settings.jwt_algorithm
+    if options.key is not None:
+        text, source = Path(options.key).read_text().strip(), "--key"
+    elif not is_symmetric(algorithm):
+        raise SettingsError(f"--key: {algorithm} signs with a private key; give its file: --key FILE")
+    elif options.kid in settings.jwt_keys:
+        text, source = settings.jwt_keys[options.kid], "jwt_keys"
+    elif settings.jwt_secret is not None:
+        text, source = settings.jwt_secret, "jwt_secret"
+    else:
+        raise SettingsError(
+            "jwt_secret: there is nothing to sign with; give --jwt-secret, or a private key with --key FILE "
+            "and --algorithm",
+            setting="jwt_secret",
+        )
+    try:
+        return read_secret(text, algorithm) if is_symmetric(algorithm) else read_private_key(text, algorithm)
+    except KeyMaterialError as error:
+        raise SettingsError(f"{source}: the key {error}") from None

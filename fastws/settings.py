@@ -7,9 +7,12 @@ key ``batch_interval_ms``, the variable ``FASTWS_BATCH_INTERVAL_MS`` and the fla
 from __future__ import annotations
 
 import difflib
+import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -28,13 +31,22 @@ _ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
 # Read by the build, not by the server; a shell that has built fastws may still carry them.
 _FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
 
+# What Kubernetes sets in every container of a namespace with a Service named fastws or fastws-something. A port
+# of that kind has the value tcp://10.0.0.1:8000.
+_SERVICE_LINK: Final = re.compile(
+    r"FASTWS_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_LINKED_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
+
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 _SPEED = float | Literal["max"]
 _KEY_TABLE = dict[str, str]
+_TEXT = Annotated[str, Meta(min_length=1)]
 
 FEEDS: Final = ("none", "sim", "replay:FILE")
+SAMPLE_FEED: Final = "replay:sample"
 
 JwtAlgorithm = Literal[
     "HS256",
@@ -81,7 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, _meta("time from accept to a complete request head", "s", gt=0, le=300)
     ] = 10.0
 
-    feed: Annotated[str, _meta(f"where prices come from: {', '.join(FEEDS)}")] = "none"
+    feed: Annotated[
+        str,
+        _meta(f"where prices come from: {', '.join(FEEDS)}; {SAMPLE_FEED} is the recording that is included"),
+    ] = "none"
     symbols_file: Annotated[
         str | None,
         _meta(
@@ -96,6 +111,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _meta("speed of a replay: 2 is twice as fast as recorded, max is without pauses"),
     ] = 1.0
     replay_loop: Annotated[bool, _meta("start a replay over when it ends")] = False
+    replay_max_gap: Annotated[
+        float, _meta("longest pause of a replay, whatever was recorded; 0 keeps all", "s", ge=0, le=86_400)
+    ] = 0.0
     simulator_rate: Annotated[
         float, _meta("updates of the simulator over all symbols", "updates/s", gt=0, le=100_000)
     ] = 200.0
@@ -111,6 +129,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         _meta("how many times faster the simulator starts, as a market opens; 1 is evenly", ge=1, le=100),
     ] = 5.0
+
+    database: Annotated[
+        str | None,
+        _meta(
+            "SQL database of what outlives the process, a SQLAlchemy URL such as sqlite:///fastws.db; "
+            "unset: in memory"
+        ),
+    ] = None
 
     batch_interval_ms: Annotated[
         int,
@@ -143,6 +169,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     subscription_limit: Annotated[
         int, _meta("subscriptions per connection", "subscriptions", ge=1, le=1_000_000)
     ] = 50
+    alerts_per_user: Annotated[
+        int, _meta("alerts a user may have, fired ones included", "alerts", ge=1, le=1_000_000)
+    ] = 1000
     message_bytes: Annotated[
         int, _meta("largest message accepted from a client", "bytes", ge=1024, le=64 << 20)
     ] = 65_536
@@ -174,29 +203,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         JwtAlgorithm, _meta("the one algorithm with which tokens are signed; no token can choose another")
     ] = "HS256"
     jwt_secret: Annotated[
-        str | None,
+        _TEXT | None,
         _meta(
             "secret of HS tokens; flags show in lists of processes, so prefer the variable",
             secret=True,
-            min_length=1,
         ),
     ] = None
     jwt_previous_secret: Annotated[
-        str | None, _meta("secret before the last change, accepted as well", secret=True, min_length=1)
+        _TEXT | None, _meta("secret before the last change, accepted as well", secret=True)
     ] = None
     jwt_public_key: Annotated[
-        str | None,
-        _meta("public key of RS, PS, ES and EdDSA tokens: PEM text, or the path of its file", min_length=1),
+        _TEXT | None,
+        _meta("public key of RS, PS, ES and EdDSA tokens: PEM text, or the path of its file"),
     ] = None
     jwt_keys: Annotated[
         dict[str, str],
         _meta("secrets or public keys by key id (kid): a table, or the path of a TOML file", secret=True),
     ] = {}
     jwks_url: Annotated[
-        str | None, _meta("where the issuer publishes its keys, as https://id.example/.well-known/jwks.json")
+        _TEXT | None,
+        _meta("where the issuer publishes its keys, as https://id.example/.well-known/jwks.json"),
     ] = None
-    jwt_audience: Annotated[str | None, _meta("audience (aud) that tokens must name", min_length=1)] = None
-    jwt_issuer: Annotated[str | None, _meta("issuer (iss) that tokens must name", min_length=1)] = None
+    jwt_audience: Annotated[_TEXT | None, _meta("audience (aud) that tokens must name")] = None
+    jwt_issuer: Annotated[_TEXT | None, _meta("issuer (iss) that tokens must name")] = None
     jwt_leeway: Annotated[
         float, _meta("how far clocks may differ when times in tokens are checked", "s", ge=0, le=3600)
     ] = 0.0
@@ -324,12 +353,16 @@ class FeedSpec(NamedTuple):
 def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
     """Read a feed specification.
 
+    The file named ``sample`` is the one that ships with fastws; one's own file of that name is ``./sample``.
+
     Raises:
         SettingsError: the feed does not exist; the text names those that do.
     """
     kind, separator, argument = text.partition(":")
     if kind in ("none", "sim") and not separator:
         return FeedSpec(kind)
+    if text == SAMPLE_FEED:
+        return FeedSpec(kind, str(resources.files("fastws.data") / "kis_frames.txt"))
     if kind == "replay" and argument:
         return FeedSpec(kind, argument)
     available = ", ".join(FEEDS)
@@ -349,7 +382,8 @@ def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
 
     `config_path` is a TOML file (None: the variable FASTWS_CONFIG, else no file). `flags` are the options
     given on the command line by setting name; a value is text or already of the setting's type. An
-    environment variable with an empty value counts as absent. Paths are relative to the working directory.
+    environment variable with an empty value counts as absent, and so does a service link of Kubernetes (see
+    :func:`linked_variables`). Paths are relative to the working directory.
 
     Raises:
         SettingsError: naming the setting, the source and what to do.
@@ -376,14 +410,32 @@ def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
     return settings
 
 
-def shown(setting: Setting, value: Any) -> str:
-    """Return a value of `setting` as it may be printed: never a secret, never long."""
+def linked_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables of settings that hold a service link of Kubernetes and therefore do not count.
+
+    Where a Service is named fastws, FASTWS_PORT is tcp://10.0.0.1:8000 in every container.
+    """
+    variables = [setting.variable for setting in SETTINGS.values()]
+    return [variable for variable in variables if _is_linked_port(variable, environ.get(variable, ""))]
+
+
+def _is_linked_port(variable: str, value: str) -> bool:
+    return variable.endswith("_PORT") and _LINKED_PORT.match(value) is not None
+
+
+def shown(setting: Setting, value: Any, *, as_typed: bool = False) -> str:
+    """Return a value of `setting` as it may be printed: never a secret, never long.
+
+    It is spelled as in TOML; `as_typed` is for the text of a flag or a variable.
+    """
     if setting.is_secret and value:
         return HIDDEN
     if isinstance(value, str) and "-----BEGIN" in value:
         # Even where a public key belongs, somebody may have put the private one.
         return "PEM text"
-    return _shown(value)
+    is_plain = as_typed and value and value.isprintable() and " " not in value
+    text = value if is_plain else _spelled(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _read_toml(path: str) -> dict[str, Any]:
@@ -445,6 +497,8 @@ def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable in _FOREIGN_VARIABLES:
             continue
+        if _SERVICE_LINK.fullmatch(variable) or _is_linked_port(variable, environ[variable]):
+            continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in SETTINGS or variable != variable.upper():
             hint = _suggest(variable.upper(), [setting.variable for setting in SETTINGS.values()])
@@ -458,7 +512,7 @@ def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
 
 
 def _from_text(setting: Setting, text: str, source: str) -> Any:
-    text = text.strip()
+    typed, text = text, text.strip()
     kind = setting.kind
     value: Any = text
     try:
@@ -474,10 +528,11 @@ def _from_text(setting: Setting, text: str, source: str) -> Any:
             value = float(text)
     except ValueError:
         value = text  # of the wrong type, which _check reports
-    return _check(setting, value, source)
+    return _check(setting, value, source, typed)
 
 
-def _check(setting: Setting, value: Any, source: str) -> Any:
+def _check(setting: Setting, value: Any, source: str, typed: str | None = None) -> Any:
+    """Return `value` as the setting has it; `typed` is the text that it was read from, if it was."""
     try:
         checked = msgspec.convert(value, _HINTS[setting.name])
         is_wrong = isinstance(checked, float) and (
@@ -486,9 +541,9 @@ def _check(setting: Setting, value: Any, source: str) -> Any:
     except msgspec.ValidationError:
         is_wrong = True
     if is_wrong:
+        given = shown(setting, value) if typed is None else shown(setting, typed, as_typed=True)
         raise SettingsError(
-            f"{setting.name}: {shown(setting, value)} (from {source}) is not usable; "
-            f"expected {setting.expects}",
+            f"{setting.name}: {given} (from {source}) is not usable; expected {setting.expects}",
             setting=setting.name,
             source=source,
         )
@@ -496,16 +551,24 @@ def _check(setting: Setting, value: Any, source: str) -> Any:
 
 
 def _check_file(settings: Settings, name: str, path: str | None) -> None:
-    if path is not None and not Path(path).is_file():
-        source = settings.sources.get(name, "default")
-        raise SettingsError(
-            f"{name}: there is no file {path} (from {source}); check the path", setting=name, source=source
-        )
+    if path is None or (file := Path(path)).is_file():
+        return
+    if file.is_dir():
+        raise settings.error(name, f"{path} is a directory", "name a file")
+    if file.exists():
+        raise settings.error(name, f"{path} is not a regular file", "name one")
+    raise settings.error(name, f"there is no file {path}", "check the path")
 
 
-def _shown(value: Any) -> str:
-    text = str(value) if isinstance(value, (bool, int, float)) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _spelled(value: Any) -> str:
+    """`value` as it is written in TOML."""
+    if isinstance(value, bool | str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_spelled, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {_spelled(item)}' for name, item in value.items())}}}"
+    return str(value)
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:

@@ -191,6 +191,9 @@ cdef class Connection(FrameParser):
             self.has_subscribed = 1
         if self.replay_wanted is not None:
             # What is still to be caught up is that of the new set.
+            self.replay_missed = {
+                topic: options for topic, options in wanted.items() if topic in self.replay_missed
+            }
             self.replay_wanted = wanted
             self.replay_channels = {}
             self.replay_paused = paused
@@ -229,6 +232,7 @@ cdef class Connection(FrameParser):
         self.leave_for_good()
         self.state = CLOSING
         self.close_code = code
+        self.close_reason = reason
         self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
 
     def abort(self, int code):
@@ -442,18 +446,21 @@ cdef class Connection(FrameParser):
             self.outbox = []
         self.outbox.append(frame)
         self.outbox_size += frame.size()
-        while self.outbox_size > self.hub.outbox_soft_size and self.drop_oldest():
+        while self.outbox_size > self.hub.outbox_soft_size and self.drop_oldest(1):
             pass
         if self.queued_size() > self.hub.outbox_hard_size:
             self.abort(4408)
         return 0
 
-    cdef int drop_oldest(self) except -1:
-        """Drop the oldest frame that stands for updates and declare them; returns 0 when there is none."""
+    cdef int drop_oldest(self, Py_ssize_t n_kept) except -1:
+        """Drop the oldest frame that stands for updates, but none of the newest `n_kept`, and declare them.
+
+        Returns 0 when there is none.
+        """
         cdef Frame frame
         cdef uint32_t i
         cdef Py_ssize_t index
-        for index in range(len(self.outbox) - 1):
+        for index in range(len(self.outbox) - n_kept):
             frame = <Frame>self.outbox[index]
             if frame.n_entries:
                 for i in range(frame.n_entries):
@@ -464,16 +471,20 @@ cdef class Connection(FrameParser):
         return 0
 
     cdef int declare_lost(self, Update update) except -1:
-        cdef list range_lost
+        cdef list ranges, newest
         self.n_lost += 1
         if self.overflow is None:
             self.overflow = {}
-        range_lost = self.overflow.get(update.channel)
-        if range_lost is None:
-            self.overflow[update.channel] = [1, update.seq, update.seq]
+        ranges = self.overflow.get(update.channel)
+        if ranges is None:
+            self.overflow[update.channel] = [[1, update.seq, update.seq]]
+            return 0
+        newest = <list>ranges[len(ranges) - 1]
+        if <int64_t>newest[2] + 1 == update.seq:
+            newest[0] += 1
+            newest[2] = update.seq
         else:
-            range_lost[0] += 1
-            range_lost[2] = update.seq
+            ranges.append([1, update.seq, update.seq])
         return 0
 
     cdef int enqueue_backlog(self, Frame frame) except -1:
@@ -493,7 +504,7 @@ cdef class Connection(FrameParser):
                 self.backlog_all.append(update)
                 self.backlog_size += PyBytes_GET_SIZE(update.text(self.dialect))
         while self.outbox_size + self.backlog_size > self.hub.outbox_soft_size and self.backlog_all:
-            if self.outbox is not None and self.outbox and self.drop_oldest():
+            if self.outbox and self.drop_oldest(0):
                 continue
             oldest = self.backlog_all.pop(0)
             self.backlog_size -= PyBytes_GET_SIZE(oldest.text(self.dialect))
@@ -561,11 +572,12 @@ cdef class Connection(FrameParser):
     # Restoration.
 
     def restore(self, dict wanted, int64_t cursor, bint is_paused=False):
-        """Hold `wanted` (dict[Topic, Options]), and first get what was published since number `cursor`.
+        """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
 
         Targets of mode `all` get every update in order, those of `latest` their current value, as fast as the client
         takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
-        so slow that history ends before it has caught up is closed with 4408.
+        so slow that history ends before it has caught up is closed with 4408. What the connection held before goes
+        on from now; its options hold.
 
         :return: False, and nothing was done, when history does not reach back to `cursor`.
         """
@@ -573,12 +585,15 @@ cdef class Connection(FrameParser):
             return True
         if not self.hub.history_limit or not self.hub.history_start - 1 <= cursor <= self.hub.sequence:
             return False
+        held = self.subscriptions()
         self.settle()
         self.hub.leave(self)
         if wanted:
             self.has_subscribed = 1
-        self.replay_wanted = wanted
+        self.replay_missed = {topic: options for topic, options in wanted.items() if topic not in held}
+        self.replay_wanted = wanted | held
         self.replay_channels = {}
+        self.replay_began = self.hub.sequence
         self.replay_sequence = cursor
         self.replay_paused = is_paused
         self._catch_up()
@@ -608,7 +623,13 @@ cdef class Connection(FrameParser):
             while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
                 sequence += 1
                 update = hub.past(sequence)
-                wish = wish_for(update.channel, self.replay_wanted, self.replay_channels)
+                if sequence <= self.replay_began:
+                    wish = wish_for(update.channel, self.replay_missed, self.replay_channels)
+                else:
+                    if self.replay_missed is not self.replay_wanted:
+                        self.replay_missed = self.replay_wanted
+                        self.replay_channels = {}
+                    wish = wish_for(update.channel, self.replay_wanted, self.replay_channels)
                 if wish == 1 or (wish == 2 and update.channel.last is update):
                     entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
                     n += 1
@@ -629,8 +650,7 @@ cdef class Connection(FrameParser):
 
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
-        self.replay_wanted = None
-        self.replay_channels = None
+        self.replay_wanted = self.replay_missed = self.replay_channels = None
         self.hub.join(self, self.dialect, self.replay_paused, sorted(wanted.items(), key=_topic_number))
         return 0
 
@@ -680,8 +700,7 @@ cdef class Connection(FrameParser):
             self.left_sequence = self.served_until()
             self.left_paused = self.is_paused
             self.left_subscriptions = self.subscriptions()
-        self.replay_wanted = None
-        self.replay_channels = None
+        self.replay_wanted = self.replay_missed = self.replay_channels = None
         self.hub.leave(self)
         return 0
 
@@ -778,11 +797,12 @@ cdef bytes overflow_text(dict lost):
     cdef Channel channel
     cdef char stamp[24]
     items = []
-    for channel, (n, first, last) in lost.items():
-        items.append(
-            '{"code":%s,"channel":"%s","dropped":%d,"from_seq":%d,"to_seq":%d}'
-            % (json_text(channel.key), channel.name, n, first, last)
-        )
+    for channel, ranges in lost.items():
+        for n, first, last in ranges:
+            items.append(
+                '{"code":%s,"channel":"%s","dropped":%d,"from_seq":%d,"to_seq":%d}'
+                % (json_text(channel.key), channel.name, n, first, last)
+            )
     write_utc(stamp, fastws_wall_ms())
     return (
         '{"type":"overflow","items":[%s],"timestamp":"%s"}' % (",".join(items), stamp[:24].decode())

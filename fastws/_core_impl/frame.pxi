@@ -145,7 +145,7 @@ cdef list build_frames(
         try:
             text = update.text(dialect)
         except Exception:
-            hub.logger.exception("an update of %r could not be encoded, INTERNAL_ERROR stands in its place", update.channel)
+            hub.logger.exception("an update of %r could not be encoded, an error stands in its place", update.channel)
             update.payload = None
             if dialect.index == 0:
                 update.text0 = b'{"type":"error","code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR"}'

@@ -1,1 +1,7 @@
-"""Who a client is: tokens (JWT, RFC 7519) in, identities out. See :class:`fastws.auth.authenticator.Authenticator`."""
+"""Who a client is: tokens (JWT, RFC 7519) in, identities out."""
+
+from fastws.auth.authenticator import Authenticator
+from fastws.auth.identity import Identity
+from fastws.auth.tokens import AuthError, token_of
+
+__all__ = ["AuthError", "Authenticator", "Identity", "token_of"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 
 from fastws import logs
@@ -26,7 +25,6 @@ from fastws.auth.keys import (
 )
 from fastws.auth.revocations import Revocations
 from fastws.auth.tokens import AuthError, parse, parse_claims
-from fastws.errors import SettingsError
 from fastws.settings import Settings
 
 # With these, keys that are fetched anew may make the difference.
@@ -68,6 +66,7 @@ class Authenticator:
         self._settings = settings
         self._keys = _configured_keys(settings)
         self._remote = self._new_remote(settings)
+        self._merged: tuple[Keys, Keys] | None = None
 
     @property
     def has_keys(self) -> bool:
@@ -92,11 +91,9 @@ class Authenticator:
         """
         keys = _configured_keys(settings)
         old = self._remote
-        is_same = (
-            old is not None and old.url == settings.jwks_url and old.algorithm == settings.jwt_algorithm
-        )
+        is_same = old is not None and old.url == settings.jwks_url and old.algorithm == settings.jwt_algorithm
         remote = old if is_same else self._new_remote(settings)
-        self._settings, self._keys, self._remote = settings, keys, remote
+        self._settings, self._keys, self._remote, self._merged = settings, keys, remote, None
         if not is_same:
             self.start()
             if old is not None:
@@ -105,27 +102,26 @@ class Authenticator:
     def verify(self, token: str, now: float | None = None) -> Identity:
         """Return who `token` says its bearer is; `now` is seconds since the Unix epoch (default: the clock's).
 
-        Takes microseconds and never waits: with an HS secret about as long as parsing the token, with RS and ES
-        keys as long as one signature.
+        Never waits: it takes a few microseconds for an HS secret, and the time of one signature check for
+        each other key tried.
 
         Raises:
             AuthError: the token is not accepted; `reason` says why.
         """
-        settings = self._settings
+        algorithm = self._settings.jwt_algorithm
         parsed = parse(token)
-        if parsed.algorithm != settings.jwt_algorithm:
+        if parsed.algorithm != algorithm:
             raise AuthError("algorithm")
-        candidates = self._candidates(parsed.kid)
-        if not any(
-            has_signed(settings.jwt_algorithm, key, parsed.signed, parsed.signature) for key in candidates
-        ):
-            raise AuthError("signature")
-        claims = parse_claims(parsed.payload)
-        self._check_claims(claims, self._clock() if now is None else now)
-        return self._identity(claims, self._clock() if now is None else now)
+        keys = self._all_keys()
+        for key in keys.candidates(parsed.kid):
+            if has_signed(algorithm, key, parsed.signed, parsed.signature):
+                break
+        else:
+            raise self._refusal(parsed.kid, keys)
+        return self._identity(parse_claims(parsed.payload), self._clock() if now is None else now)
 
     async def authenticate(self, token: str) -> Identity:
-        """Like :meth:`verify`, but looks for new published keys when the token's key is not known.
+        """Like :meth:`verify`, but fetches the published keys when the token's key is not known.
 
         Waits as long as one fetch takes, at most.
 
@@ -137,15 +133,159 @@ class Authenticator:
         except AuthError as error:
             if self._remote is None or error.reason not in _MAY_BE_NEW_KEY:
                 raise
-            refusal = error
+            reason = error.reason
         if not await self._remote.look_again():
-            raise refusal
+            raise AuthError(reason)
         return self.verify(token)
 
     def revoke_jti(self, jti: str, until: float | None = None) -> None:
         """Refuse the token with this id from now on; connections that already live by it are not touched.
 
-        `until` is when it would end by itself (`Identity.ends_at`), None: not known, or never.
+        `until` is when it would end by itself (`Identity.ends_at`), None: never, or not known.
         """
         if forgotten := self._revocations.add(jti, until, self._clock()):
             logs.log_limited(_log, "revocations", "too many revoked tokens, some were forgotten", n=forgotten)
+
+    def _new_remote(self, settings: Settings) -> RemoteKeys | None:
+        if settings.jwks_url is None:
+            return None
+        if self._fetch is None:
+            raise ValueError("jwks_url is set and there is nothing to fetch it with")
+        return RemoteKeys(settings.jwks_url, settings.jwt_algorithm, self._fetch, self._jwks_timing)
+
+    def _all_keys(self) -> Keys:
+        if self._remote is None:
+            return self._keys
+        published = self._remote.keys
+        if self._merged is None or self._merged[0] is not published:
+            self._merged = (published, self._keys | published)
+        return self._merged[1]
+
+    def _refusal(self, kid: str | None, keys: Keys) -> AuthError:
+        """Return what to say of a token that no key has signed."""
+        if self._remote is not None and not self._remote.keys:
+            return AuthError("unavailable")
+        if not keys:
+            return AuthError("unknown_key", "this server has no key to verify tokens with")
+        if kid is not None and kid not in keys.named and (keys.named or self._remote is not None):
+            return AuthError("unknown_key")
+        return AuthError("signature")
+
+    def _identity(self, claims: dict[str, Any], now: float) -> Identity:
+        settings = self._settings
+        identity = identity_of(claims, user_id_claim=settings.user_id_claim, leeway=settings.jwt_leeway)
+        if identity.ends_at is None:
+            if settings.require_exp:
+                raise AuthError("claim", "the token has no claim exp, and this server demands one")
+        elif now >= identity.ends_at:
+            raise AuthError("expired")
+        not_before = time_of(claims, "nbf")
+        if not_before is not None and now + settings.jwt_leeway < not_before:
+            raise AuthError("not_yet_valid")
+        # When a token was issued decides nothing (RFC 7519 §4.1.6), and issuers' clocks run ahead.
+        time_of(claims, "iat")
+        if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
+            raise AuthError("issuer")
+        if not _is_addressed(claims, settings.jwt_audience):
+            raise AuthError("audience")
+        if identity.jti is not None and self._revocations.has(identity.jti, now):
+            raise AuthError("revoked")
+        return identity
+
+
+def _is_addressed(claims: dict[str, Any], audience: str | None) -> bool:
+    """Whether a token may be used here: one that names audiences must name this one (RFC 7519 §4.1.3)."""
+    named = claims.get("aud")
+    if audience is None:
+        return named is None or named == []
+    return named == audience or (isinstance(named, list) and audience in named)
+
+
+def _configured_keys(settings: Settings) -> Keys:
+    """Read the keys in `settings`.
+
+    Raises:
+        SettingsError: one is unusable, or contradicts another setting.
+    """
+    _check_combination(settings)
+    algorithm = settings.jwt_algorithm
+    named = {
+        kid: (_read(settings, "jwt_keys", key, f"the key {kid!r}"),) for kid, key in settings.jwt_keys.items()
+    }
+    unnamed = tuple(
+        _read(settings, name, getattr(settings, name), "the key")
+        for name in ("jwt_secret", "jwt_previous_secret", "jwt_public_key")
+        if getattr(settings, name) is not None
+    )
+    url = urlsplit(settings.jwks_url or "")
+    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        _log.warning("without https, whoever is on the way can replace the keys", setting="jwks_url")
+    if is_symmetric(algorithm):
+        for name in ("jwt_secret", "jwt_previous_secret"):
+            _warn_of_short(name, getattr(settings, name), algorithm)
+        for key in settings.jwt_keys.values():
+            _warn_of_short("jwt_keys", key, algorithm)
+    return Keys(named, unnamed)
+
+
+def _check_combination(settings: Settings) -> None:
+    algorithm = settings.jwt_algorithm
+    if is_symmetric(algorithm):
+        if settings.jwt_public_key is not None or settings.jwks_url is not None:
+            raise settings.error(
+                "jwt_public_key" if settings.jwt_public_key is not None else "jwks_url",
+                f"public keys are of no use to {algorithm}, which is what jwt_algorithm says",
+                "set jwt_algorithm to what the issuer signs with, such as RS256",
+            )
+        if settings.jwt_previous_secret is not None and settings.jwt_secret is None:
+            raise settings.error(
+                "jwt_previous_secret", "there is no jwt_secret that came after it", "set jwt_secret"
+            )
+        needed = "jwt_secret or jwt_keys"
+    else:
+        for name in ("jwt_secret", "jwt_previous_secret"):
+            if getattr(settings, name) is not None:
+                raise settings.error(
+                    name,
+                    f"a secret is of no use to {algorithm}, which is what jwt_algorithm says",
+                    "set jwt_public_key, jwt_keys or jwks_url instead, or jwt_algorithm to HS256",
+                )
+        needed = "jwt_public_key, jwt_keys or jwks_url"
+    if settings.jwt_secret or settings.jwt_public_key or settings.jwt_keys or settings.jwks_url:
+        return
+    if not settings.allow_anonymous:
+        raise settings.error(
+            "allow_anonymous", "nobody could connect: there is no key to verify tokens with", f"set {needed}"
+        )
+    if not is_symmetric(algorithm):
+        raise settings.error("jwt_algorithm", f"{algorithm} needs a public key", f"set {needed}")
+
+
+def _read(settings: Settings, name: str, text: str, subject: str) -> Key:
+    if not is_symmetric(settings.jwt_algorithm) and "-----BEGIN" not in text:
+        try:
+            text = Path(text).read_text()
+        except (OSError, ValueError) as error:
+            # The path is not shown, because it may be a secret in the wrong place.
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+            raise settings.error(
+                name, f"{subject} is in a file that cannot be read: {reason}", "give its path, or PEM text"
+            ) from None
+    try:
+        return read_key(text, settings.jwt_algorithm)
+    except KeyMaterialError as error:
+        raise settings.error(name, f"{subject} {error.problem}", error.fix) from None
+
+
+def _warn_of_short(name: str, secret: str | None, algorithm: str) -> None:
+    needed = recommended_secret_size(algorithm)
+    if secret is not None and len(secret.encode()) < needed:
+        # Whoever has one token can try all short secrets at home.
+        _log.warning("the secret is short and may be guessed", setting=name, bytes_recommended=needed)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

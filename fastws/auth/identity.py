@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -45,18 +45,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return self.topics is None or any(_allows(pattern, kind, text) for pattern in self.topics)
 
 
-def identity_of(
-    claims: Mapping[str, Any], *, user_id_claim: str = "sub", leeway: float = 0.0
-) -> Identity:
+def identity_of(claims: Mapping[str, Any], *, user_id_claim: str = "sub", leeway: float = 0.0) -> Identity:
     """Return the identity in the claims of a genuine token; whether it is current is not checked here.
 
     Raises:
         AuthError: "claim": the user's id is missing, or a claim is not of its type.
     """
     user_id = claims.get(user_id_claim)
-    # bool is an int to Python. What has no 64 bits could be read but not written again.
-    is_number = isinstance(user_id, int) and not isinstance(user_id, bool) and -(2**63) <= user_id < 2**63
-    if not is_number and not (isinstance(user_id, str) and user_id.strip()):
+    if not _is_user_id(user_id):
         raise AuthError("claim", f"the claim {user_id_claim} of the token is not the id of a user")
     expires_at = time_of(claims, "exp")
     if expires_at is not None and expires_at > LAST_SECOND:
@@ -91,7 +87,7 @@ def time_of(claims: Mapping[str, Any], name: str) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _text_of(claims: Mapping[str, Any], name: str) -> str | None:
@@ -109,6 +105,13 @@ def _list_of(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not all(_is_item(item) for item in value):
         raise AuthError("claim", f"the claim {name} of the token is not a list of texts or whole numbers")
     return tuple(map(str, value))
+
+
+def _is_user_id(value: object) -> TypeGuard[str | int]:
+    if isinstance(value, str):
+        return bool(value.strip())
+    # bool is an int to Python. What has no 64 bits could be read but not written again.
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _is_item(item: object) -> bool:

@@ -46,7 +46,7 @@ class RemoteKeys:
     3. From :meth:`start` to :meth:`close` the set is fetched again and again, at the pace of `timing`.
     4. :meth:`look_again` fetches at most once per cooldown, however many unknown key ids clients make up.
 
-    Used from the event loop's thread. `monotonic` returns seconds.
+    Used from the event loop's thread. `monotonic` returns seconds, and `sleep` waits for seconds.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class RemoteKeys:
         fetch: Fetch,
         timing: Timing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.url = url
         self.algorithm = algorithm
@@ -63,6 +64,7 @@ class RemoteKeys:
         self._fetch = fetch
         self._timing = timing or Timing()
         self._monotonic = monotonic
+        self._sleep = sleep
         self._cool_at = -float("inf")
         self._fetching: asyncio.Task[bool] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -86,7 +88,7 @@ class RemoteKeys:
 
         Without a fetch, because the last such look is too recent, it returns at once.
         """
-        if self._fetching is None:
+        if self._fetching is None or self._fetching.done():
             now = self._monotonic()
             if now < self._cool_at:
                 return False
@@ -95,15 +97,11 @@ class RemoteKeys:
 
     async def _fetched(self) -> bool:
         fetching = self._fetching
-        if fetching is None:
+        if fetching is None or fetching.done():
             fetching = self._fetching = asyncio.create_task(self._fetch_once(), name="fastws JWKS fetch")
-            fetching.add_done_callback(self._on_fetched)
         # Unlike awaiting the task, this does not cancel it for all when one who waits is cancelled.
         await asyncio.wait((fetching,))
         return not fetching.cancelled() and fetching.result()
-
-    def _on_fetched(self, fetching: asyncio.Task[bool]) -> None:
-        self._fetching = None
 
     async def _refresh(self) -> None:
         timing = self._timing
@@ -116,7 +114,7 @@ class RemoteKeys:
                 pause = retry
                 retry = min(retry * 2, timing.last_retry)
             # The instances of a cluster must not all ask at the same moment.
-            await asyncio.sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311
+            await self._sleep(pause * random.uniform(0.8, 1.0))  # noqa: S311
 
     async def _fetch_once(self) -> bool:
         had_keys = bool(self.keys)

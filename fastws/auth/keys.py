@@ -168,6 +168,7 @@ def check_public_key(key: object, algorithm: str) -> None:
     Raises:
         KeyMaterialError: it is not.
     """
+    fitting: tuple[str, ...]
     if isinstance(key, RSAPublicKey):
         kind, fitting = "an RSA key", ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
     elif isinstance(key, EllipticCurvePublicKey):

@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, Connection, Dialect, Hub, Options, Topic
 from fastws._market import encode_screener, utc_text
 from fastws.clock import wall_ms
+from fastws.errors import CloseCode
+from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.messages import Rejected, RequestId
 
@@ -23,10 +26,25 @@ GROUP_MAX_RATE: Final = 5.0
 MAX_ACCEPTED_SYMBOLS: Final = 100_000
 
 _CHANNEL_BITS: Final = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK}
-_FIELD: Final = re.compile(r"at `(?:key in )?\$\.?([^`]*)`")
+_FIELD: Final = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?([^`]*)`)?", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")
+# What may stand in a field, where the decoder only says that something else does.
+_EXPECTED: Final = {
+    "type": "subscribe, unsubscribe, set_subscriptions, list_subscriptions, pause, resume or ping",
+    "subscription_type": "stock, market or sector",
+    "subscriptions": "stock, market or sector, each with a list of targets",
+    "mode": "all or latest",
+    "channels": "a list of price and orderbook",
+    "targets": "a list of 1 or more texts of 1 to 64 characters",
+    "max_rate": "a number from 0.001 to 1000",
+    "snapshot": "true or false",
+    "id": "a text or an integer",
+}
 _SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")
 
 Held = dict[Topic, Options]
+
+_log = structlog.get_logger("fastws.screener")
 
 
 class Client:
@@ -90,7 +108,9 @@ class ScreenerDialect:
         except msgspec.ValidationError as error:
             self._invalid(connection, str(error), messages.request_id(text))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            if not text.strip():
+                reason = "it is empty"
             self._invalid(connection, f"The message is not JSON: {reason}", UNSET)
         else:
             self._dispatch(connection, request)
@@ -106,7 +126,8 @@ class ScreenerDialect:
         )
 
     def on_close(self, connection: Connection, code: int) -> None:
-        connection.context = None
+        client, connection.context = connection.context, None
+        log_closed(connection, client.connection_id, code)
 
     # Requests.
 
@@ -135,7 +156,7 @@ class ScreenerDialect:
         if request.mode == "all" and request.max_rate is not UNSET:
             self._invalid(
                 connection,
-                'max_rate implies mode "latest": leave out one of the two - at `$.max_rate`',
+                'implies mode "latest", and mode is "all": leave out one - at `$.max_rate`',
                 request.id,
             )
             return
@@ -197,8 +218,10 @@ class ScreenerDialect:
         self, connection: Connection, rejected: list[Rejected], request_id: RequestId | UnsetType
     ) -> None:
         by_kind: dict[str, list[str]] = {}
-        for topic in connection.subscriptions():
-            by_kind.setdefault(topic.kind, []).append(topic.name)
+        held = connection.subscriptions()
+        for kind in self._options:
+            if names := [topic.name for topic in held if topic.kind == kind]:
+                by_kind[kind] = names
         self._reply(
             connection,
             messages.Subscriptions(subscriptions=by_kind, rejected=rejected, timestamp=_now(), id=request_id),
@@ -283,12 +306,19 @@ class ScreenerDialect:
             )
 
     def _invalid(self, connection: Connection, reason: str, request_id: RequestId | UnsetType) -> None:
-        found = _FIELD.search(reason)
+        field = ""
+        if (missing := _MISSING.match(reason)) is not None:
+            field, reason = missing.group(1), "is missing"
+        elif (found := _FIELD.fullmatch(reason)) is not None and (found.group(2) or found.group(3)):
+            field = found.group(3) or "message"
+            reason = found.group(1)
         details: dict[str, object] = {}
-        if found is not None:
-            details["field"] = found.group(1) or "message"
-        elif "missing required field" in reason:
-            details["field"] = reason.rpartition("field ")[2].strip("`")
+        if field:
+            details["field"] = field
+            expected = _EXPECTED.get(field.partition("[")[0].partition(".")[0])
+            reason = f"{field}: {reason[:1].lower()}{reason[1:]}" + (
+                f"; expected {expected}" if expected else ""
+            )
         self._error(connection, "INVALID_MESSAGE", reason, details, request_id)
 
     def _error(
@@ -305,6 +335,25 @@ class ScreenerDialect:
                 code=code, error_code=code, message=message, details=details, timestamp=_now(), id=request_id
             ),
         )
+
+
+def log_closed(connection: Connection, connection_id: str, code: int) -> None:
+    """One line for a connection that ended: for operators when we ended it, else for debugging only."""
+    ledger = connection.ledger()
+    fields = {
+        "code": code,
+        "reason": connection.close_reason,
+        "connection_id": connection_id,
+        "peer": connection.transport.get_extra_info("peername"),
+        "seconds": round((wall_ms() - connection.opened_at_ms) / 1000, 1),
+        "delivered": ledger["delivered"],
+        "lost": ledger["lost"],
+        "undelivered": ledger["waiting"],
+    }
+    if connection.close_reason is not None or code in (CloseCode.SLOW_CONSUMER, CloseCode.INTERNAL_ERROR):
+        log_limited(_log, f"closed {code}", "connection closed", level="info", **fields)
+    else:
+        _log.debug("connection ended", **fields)
 
 
 def _now() -> str:

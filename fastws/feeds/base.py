@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from fastws.errors import FeedError
+from fastws.errors import FastwsError, FeedError
 
 if TYPE_CHECKING:
     from fastws._market import BookUpdate, Instrument, PriceUpdate
@@ -24,6 +24,10 @@ STOPPED: Final = "stopped"
 _RUN_IS_OVER: Final = "this run of the feed is over; its market takes no more updates"
 
 _log = structlog.get_logger("fastws.feeds")
+
+
+class FeedOverError(FeedError):
+    """A feed failed in a way that another run would only repeat; its supervisor stops instead."""
 
 
 class MarketSink(Protocol):
@@ -74,7 +78,7 @@ class Feed(ABC):
         """Deliver to `market` until cancelled.
 
         Returns when the source is exhausted and raises when it failed; a supervisor then calls `run` again,
-        on the same object. On cancellation the feed closes what it opened and lets `asyncio.CancelledError`
+        on the same object, unless it was a :class:`FeedOverError`. On cancellation the feed closes what it opened and lets `asyncio.CancelledError`
         pass.
         """
 
@@ -157,7 +161,7 @@ class FeedSupervisor:
     4. `stale` when the feed has a `stale_after` and was silent for that long; never early, and late by less
        than two watch intervals (each 1 s, or a quarter of `stale_after` when that is shorter). The run goes
        on: silence alone restarts nothing.
-    5. `stopped` once :meth:`run` has ended, by exhaustion or cancellation, and only then.
+    5. `stopped` once :meth:`run` has ended, by exhaustion, :class:`FeedOverError` or cancellation, and only then.
     6. A failed run is followed by another after a delay drawn evenly between `min_delay` and a ceiling that
        starts at twice `min_delay` and doubles with every failure up to `max_delay`. The ceiling starts over
        only after a run that delivered for `healthy_after` seconds: a feed that connects, sends a little and
@@ -239,13 +243,16 @@ class FeedSupervisor:
             task.result()
 
     async def run(self) -> None:
-        """Keep the feed running until it is exhausted or this coroutine is cancelled."""
+        """Keep the feed running until it is exhausted or over, or this coroutine is cancelled."""
         self._n_failures = 0
         try:
             while True:
                 self._set_status(RECONNECTING)
                 failure = await self._run_once()
                 if failure is None:
+                    return
+                if isinstance(failure, FeedOverError):
+                    _log.error("feed failed for good", feed=self.feed.name, error=_describe(failure))
                     return
                 self._forgive_if_healthy()
                 self._n_failures += 1
@@ -257,7 +264,7 @@ class FeedSupervisor:
                     failures=self._n_failures,
                     restart_in_s=round(delay, 3),
                 )
-                _log.debug("traceback of the failed feed", feed=self.feed.name, exc_info=failure)
+                self._log_traceback(failure)
                 self._set_status(RECONNECTING)
                 await self._sleep(delay)
         finally:
@@ -293,6 +300,7 @@ class FeedSupervisor:
             _log.error("feed ignores its cancellation", feed=self.feed.name, waited_s=self._stop_timeout)
         elif not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("feed failed while it was stopped", feed=self.feed.name, error=_describe(error))
+            self._log_traceback(error)
 
     async def _wait(self, task: asyncio.Task[None], seconds: float) -> None:
         """Wait until `task` is done or `seconds` of the injected time are over."""
@@ -338,6 +346,10 @@ class FeedSupervisor:
         ceiling = min(self._max_delay, self._min_delay * 2.0 ** min(self._n_failures, 64))
         return self._rng.uniform(self._min_delay, ceiling)
 
+    def _log_traceback(self, error: BaseException) -> None:
+        # Places in the source are for those who look for a mistake in it.
+        _log.debug("traceback of the failed feed", feed=self.feed.name, exc_info=error)
+
     def _set_status(self, status: str) -> None:
         if status != self._status:
             self._status = status
@@ -345,13 +357,9 @@ class FeedSupervisor:
 
 
 def _describe(error: BaseException) -> str:
-    """One line that tells what happened and where; the members of a group are told one by one."""
+    """One line that tells what happened; the members of a group are told one by one."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_describe(member) for member in error.exceptions)
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    traceback = error.__traceback__
-    if traceback is None:
-        return text
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return f"{text} ({traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno})"
+    # What fastws raises on purpose says everything in its text.
+    text = str(error) if isinstance(error, FastwsError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -16,8 +16,8 @@ import structlog
 
 from fastws._kis import KISParser
 from fastws._market import BookUpdate, MarketStatus, PriceUpdate
-from fastws.errors import FeedError, SettingsError
-from fastws.feeds.base import Feed, MarketSink
+from fastws.errors import SettingsError
+from fastws.feeds.base import Feed, FeedOverError, MarketSink
 from fastws.feeds.lines import LineError, decode_body, split_line
 
 MAX_LINE_SIZE: Final = 1 << 20
@@ -26,6 +26,7 @@ _UNTIMED_GAP_MS: Final = 100
 _JITTER_MS: Final = 1000
 _SLICE_S: Final = 0.002
 _SLICE_LINES: Final = 256
+_LONG_PAUSE_S: Final = 60.0
 _LONGEST_SLEEP_S: Final = 3600.0  # timers of event loops have limits; the pause of a slow replay has none
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -43,14 +44,17 @@ class Timeline:
        comes 100 ms after the line before it.
     4. A time up to a second before the last position is jitter and due at once. One further back begins a new
        recording (files are appended to): it is due at once and the next ones are placed by it.
+    5. No line comes more than `max_gap_ms` after the one before it, and what follows moves up with it.
     """
 
-    def __init__(self) -> None:
-        self._position: int | None = None
-        self._shift: int | None = None
+    def __init__(self, max_gap_ms: float = math.inf) -> None:
+        self._max_gap_ms = max_gap_ms
+        self._position: float | None = None
+        self._shift: float | None = None
 
-    def place(self, received_ms: int | None) -> int:
-        following = 0 if self._position is None else self._position + _UNTIMED_GAP_MS
+    def place(self, received_ms: int | None) -> float:
+        latest = self._position
+        following = 0.0 if latest is None else latest + min(_UNTIMED_GAP_MS, self._max_gap_ms)
         if received_ms is None:
             position = following
         elif self._shift is None:
@@ -58,11 +62,14 @@ class Timeline:
             position = following
         else:
             position = received_ms + self._shift
-            latest = self._position or 0
+            latest = latest or 0.0
             if position < latest:
                 if position < latest - _JITTER_MS:
                     self._shift = latest - received_ms
                 position = latest
+            elif position > latest + self._max_gap_ms:
+                position = latest + self._max_gap_ms
+                self._shift = position - received_ms
         self._position = position
         return position
 
@@ -73,9 +80,10 @@ class Timeline:
 class ReplayFeed(Feed):
     """Delivers the lines of a file (format: :mod:`fastws.feeds.lines`; may be gzipped) to the market.
 
-    `speed` divides all pauses, ``"max"`` leaves them out. Pauses come from the receive times of the lines,
-    never from the clocks inside the messages, and are kept against the start of the run: what a line is
-    late does not delay the next. With `loop` the file starts over 100 ms (at speed 1) after its end;
+    `speed` divides all pauses, ``"max"`` leaves them out; then none is longer than `max_gap` seconds, unless
+    that is 0. Pauses come from the receive times of the lines, never from the clocks inside the messages, and
+    are kept against the start of the run: what a line is late does not delay the next. Those over a minute
+    are logged before they begin. With `loop` the file starts over 100 ms (at speed 1) after its end;
     otherwise `run` returns there.
 
     1. The file is read line by line; a line over 1 MiB is skipped without being held in memory.
@@ -83,8 +91,9 @@ class ReplayFeed(Feed):
     3. A line that cannot be used is counted in `bad_kinds`, the first of each kind is logged, and the
        replay goes on. A gzip file that breaks off ends there, like a file that ends.
 
-    Raises SettingsError for a file that cannot be read (setting `feed`) and for a wrong `speed`
-    (`replay_speed`). `run` raises FeedError when it is to loop over a file that holds nothing to deliver.
+    Raises SettingsError for a file that cannot be read (setting `feed`), for a wrong `speed`
+    (`replay_speed`) and a wrong `max_gap` (`replay_max_gap`). `run` raises FeedOverError when it is to loop
+    over a file that holds nothing to deliver.
     `clock` is monotonic and `wall_clock` the Unix time, both in seconds; `sleep` is awaited for every
     pause.
     """
@@ -97,6 +106,7 @@ class ReplayFeed(Feed):
         *,
         speed: float | Literal["max"] = 1.0,
         loop: bool = False,
+        max_gap: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -104,6 +114,7 @@ class ReplayFeed(Feed):
         self.path = Path(path)
         self.speed = _checked_speed(speed)
         self.loop = loop
+        self.max_gap = _checked_gap(max_gap)
         # Of the last run, all its passes together:
         self.n_lines = 0
         self.n_updates = 0
@@ -138,7 +149,7 @@ class ReplayFeed(Feed):
         self.n_lines = self.n_updates = 0
         self._bad_lines = {}
         self._bad_frames = parser.bad_kinds  # the parser goes on counting in it
-        timeline = Timeline()
+        timeline = self._timeline()
         started_at = self._clock()
         slice_end = started_at + _SLICE_S
         n_slice = 0
@@ -151,6 +162,8 @@ class ReplayFeed(Feed):
                     if message is not None and self.speed != "max":
                         due = started_at + timeline.place(self._received_ms) / 1000.0 / self.speed
                     if due > now or n_slice > _SLICE_LINES or now >= slice_end:
+                        if due - now > _LONG_PAUSE_S:
+                            self._log_pause(due - now)
                         await self._wait_until(due)
                         slice_end = self._clock() + _SLICE_S
                         n_slice = 1
@@ -160,8 +173,25 @@ class ReplayFeed(Feed):
                 _log.info("replay ended", file=str(self.path), updates=self.n_updates, bad_lines=self.n_bad)
                 return
             if self.n_updates == n_updates_before:
-                raise FeedError(f"{self.path} holds nothing to replay, so there is nothing to loop over")
+                raise FeedOverError(
+                    f"{self.path} holds nothing to replay, so there is nothing to loop over; "
+                    "name a file with messages, or replay without replay_loop"
+                )
             timeline.restart()
+
+    def _timeline(self) -> Timeline:
+        if not self.max_gap or self.speed == "max":
+            return Timeline()
+        return Timeline(max_gap_ms=self.max_gap * 1000.0 * self.speed)
+
+    def _log_pause(self, seconds: float) -> None:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes_of_hour = divmod(minutes, 60)
+        text = f"{hours} h {minutes_of_hour} min" if hours else f"{minutes} min {rest} s"
+        _log.info(
+            f"replay waits {text} for line {self._place} (replay_speed or replay_max_gap shortens it)",
+            file=str(self.path),
+        )
 
     async def _wait_until(self, due: float) -> None:
         """Let the loop run, at least once and until `due`."""
@@ -174,7 +204,14 @@ class ReplayFeed(Feed):
     def _check_file(self) -> None:
         try:
             if not self.path.is_file():
-                raise OSError("not a file" if self.path.exists() else "no such file")
+                exists = self.path.exists()
+                raise OSError(
+                    "is a directory"
+                    if self.path.is_dir()
+                    else "not a regular file"
+                    if exists
+                    else "no such file"
+                )
             with self._open() as file:
                 file.read(1)
         except OSError as error:
@@ -291,3 +328,11 @@ def _checked_speed(speed: float | Literal["max"]) -> float | Literal["max"]:
             f'replay_speed: expected a number above 0 or "max", got {speed!r}', setting="replay_speed"
         )
     return speed
+
+
+def _checked_gap(seconds: float) -> float:
+    if not 0.0 <= seconds < math.inf:
+        raise SettingsError(
+            f"replay_max_gap: expected seconds, 0 or more, got {seconds}", setting="replay_max_gap"
+        )
+    return seconds

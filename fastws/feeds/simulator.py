@@ -130,6 +130,9 @@ class SimulatorFeed(Feed):
 
     async def run(self, market: MarketSink) -> None:
         """Open all markets and deliver until cancelled."""
+        if self._n_past == 0:
+            # Whoever wants the same day again needs the seed, also where none was given.
+            _log.info("simulator starts", seed=self.seed, rate=self.rate)
         for name in MARKETS:
             market.set_status(name, "open")
         schedule = self._schedule

@@ -28,6 +28,9 @@ CURRENCIES: Final = {
 }
 """The currency of a market whose instruments come without one."""
 
+# What else separates columns; no code has any of them in it.
+_SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
+
 # How the columns are called in messages of Instrument, where the two differ.
 _FIELDS: Final = {"code": "symbol"}
 
@@ -66,7 +69,7 @@ class Instruments:
     def load_symbols_file(cls, path: str | Path) -> Instruments:
         """Read the table of a server from a CSV file, as `load_csv`, or from a plain list of codes.
 
-        A list has one code per line; ``#`` starts a comment. What the default table knows about a code is
+        A list has one code per line, which holds neither blanks nor ``;`` nor ``|``; ``#`` starts a comment. What the default table knows about a code is
         taken from there; another code becomes an instrument named like it. A file is a CSV when its first
         line that is neither blank nor a comment holds a comma.
 
@@ -188,6 +191,7 @@ def _check_header(cells: list[str], where: str) -> list[str]:
     expected = f"expected the header {','.join(COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
     for column in COLUMNS:
         if column not in cells:
+            _check_separator("".join(cells), where)
             raise InstrumentError(f"{where}: the column {column} is missing; {expected}")
     for i, cell in enumerate(cells):
         if cell not in COLUMNS and cell not in OPTIONAL_COLUMNS:
@@ -231,6 +235,7 @@ def _parse_list(text: str, shown: str) -> list[Instrument]:
         if not code:
             continue
         where = f"{shown}, line {number}"
+        _check_separator(code, where)
         _check_new(code, lines_of, number, where)
         try:
             instruments.append(known.get(code) or Instrument(code))
@@ -239,6 +244,14 @@ def _parse_list(text: str, shown: str) -> list[Instrument]:
     if not instruments:
         raise InstrumentError(f"{shown}: names no symbols; write one code per line")
     return instruments
+
+
+def _check_separator(text: str, where: str) -> None:
+    for character, name in _SEPARATORS.items():
+        if character in text:
+            raise InstrumentError(
+                f"{where}: looks like CSV separated by {name}; separate the columns by commas"
+            )
 
 
 def _check_new(code: str, lines_of: dict[str, int], line: int, where: str) -> None:

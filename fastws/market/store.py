@@ -217,6 +217,7 @@ class Store:
         return await asyncio.wrap_future(future)
 
     def _work(self) -> None:
+        self._ended.set_running_or_notify_cancel()  # so that a close that gives up does not cancel it
         while (job := self._jobs.get()) is not None:
             self._do(job)
             del job  # nothing of it is to live until the next one comes
@@ -268,9 +269,8 @@ class Store:
                     created_at=created_ms,
                 )
             )
-            key = result.inserted_primary_key
-            assert key is not None
-            return Rule(key[0], user_id, code, alert_type, threshold, created_ms)
+            rule_id = result.inserted_primary_key[0]  # type: ignore[index]  # never None for one row
+            return Rule(rule_id, user_id, code, alert_type, threshold, created_ms)
 
         return await self.run(job)
 
@@ -307,14 +307,14 @@ class Store:
 
         def job(connection: sa.Connection) -> set[int]:
             ours: set[int] = set()
-            for (fired_ms, price), group in groupby(firings, lambda firing: firing[1:]):
+            for (fired_ms, price), group in groupby(firings, _time_and_price):
                 ids = [firing.rule_id for firing in group]
                 for i in range(0, len(ids), _MAX_IDS):
                     is_meant = _RULES.c.id.in_(ids[i : i + _MAX_IDS])
                     connection.execute(
                         sa.update(_RULES)
                         .where(is_meant, _RULES.c.fired_at.is_(None))
-                        .values(fired_at=fired_ms, fired_price=number_text(price), fired_by=fired_by)
+                        .values(fired_at=fired_ms, fired_price=price, fired_by=fired_by)
                     )
                     ours.update(
                         connection.scalars(
@@ -336,6 +336,10 @@ def _parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         dialect = parsed.get_dialect()
+        if dialect.is_async:
+            raise StoreError(
+                f"database: {parsed.drivername} is an asynchronous driver; name a synchronous one"
+            )
         dialect.import_dbapi()
     except sa.exc.NoSuchModuleError:
         raise StoreError(
@@ -349,8 +353,6 @@ def _parse(url: str) -> sa.URL:
         raise StoreError(
             f"database: the driver of {parsed.drivername} is not installed ({error}); install it with pip"
         ) from None
-    if dialect.is_async:
-        raise StoreError(f"database: {parsed.drivername} is an asynchronous driver; name a synchronous one")
     return parsed
 
 
@@ -373,6 +375,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
     text = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error)
     return " ".join(text.split())[:300] or type(error).__name__
+
+
+def _time_and_price(firing: Firing) -> tuple[int, str]:
+    return firing.fired_ms, number_text(firing.price)
 
 
 def _read_rules(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Rule]:

@@ -250,7 +250,18 @@ class Listener:
             return _NOT_FOUND
         if self._is_stopped:
             return _DRAINING
-        return check_upgrade(request) or check_origin(request, self._allowed_origins)
+        refusal = check_upgrade(request)
+        if refusal is None:
+            refusal = check_origin(request, self._allowed_origins)
+            if refusal is not None:
+                log_limited(
+                    _log,
+                    "origin refused",
+                    "a page of another origin was refused; name it in allowed_origins if it may connect",
+                    origin=request.headers.get("origin"),
+                    host=request.headers.get("host"),
+                )
+        return refusal
 
     def open(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
         """Answer 101 and give `transport` to the handler of the request's path; never raises."""

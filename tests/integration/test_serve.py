@@ -317,10 +317,8 @@ async def test_a_signal_delivers_the_last_values_and_closes_with_1012(
     server: StartServer, tmp_path: Path, number: signal.Signals
 ) -> None:
     # Of the day's last updates, the first leaves at once and the others would wait a minute for their flush.
-    lines = [
-        "@0 " + price("000660", 1),
-        *(f"@{1300 + place} " + price("005930", place) for place in range(1, 40)),
-    ]
+    lines = ["@0 " + price("000660", 1), "@1300 " + price("005930", 1)]
+    lines += [f"@{1500 + place} " + price("005930", place) for place in range(2, 40)]
     target = server("--feed", replay(tmp_path, *lines), "--batch-interval-ms", "60000")
     async with AsyncExitStack() as stack:
         modes = ("all", "all", "latest")

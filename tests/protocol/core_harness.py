@@ -187,7 +187,7 @@ async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
                 transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer
                 )
-            Connection(hub, transport, made.handler, DIALECT, max_message_size=65536).open()  # type: ignore[arg-type]
+            Connection(made.hub, transport, made.handler, DIALECT, max_message_size=65536).open()  # type: ignore[arg-type]
 
     server = await loop.create_server(Front, "127.0.0.1", 0)
     made = Bench(hub, server)

@@ -501,10 +501,8 @@ class TestUtf8:
         data = "시장".encode() + payload + b"tail"
         n_good = max(n for n in range(len(data)) if is_viable(data[:n]))
         reader = FrameReader()
-        if fragment_size:
-            pieces = [data[i : i + fragment_size] for i in range(0, len(data), fragment_size)]
-        else:
-            pieces = [data]
+        step = fragment_size or len(data)
+        pieces = [data[i : i + step] for i in range(0, len(data), step)]
         n_fed = 0
         for i, piece in enumerate(pieces):
             wire = frame(OP_TEXT if i == 0 else OP_CONT, piece, fin=piece is pieces[-1])

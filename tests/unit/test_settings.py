@@ -77,6 +77,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "allowed_origins": ["https://a.example", "http://b.example:81"],
         "flush_share": 0.5,
         "simulator_book_share": 0.25,
+        "database": "sqlite:///fastws.db",
     }
     for name, setting in SETTINGS.items():
         value = other.get(name, setting.default + 1 if isinstance(setting.default, (int, float)) else None)

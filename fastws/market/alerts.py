@@ -1,0 +1,383 @@
+"""Price alerts: users' rules, held against every price, fired once each, and the messages they become."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+
+from fastws._alerts import ALERT_TYPES, AlertIndex
+from fastws._market import PriceUpdate, utc_text
+from fastws.clock import wall_ms
+from fastws.errors import FastwsError
+from fastws.logs import log_limited
+from fastws.market.store import MAX_USER_ID, Firing, Rule, StoreError, number_text
+
+if TYPE_CHECKING:
+    from fastws._market import Instrument
+    from fastws.market.instruments import Instruments
+    from fastws.market.store import Store
+
+Result = TypeVar("Result")
+
+_log = structlog.get_logger("fastws.alerts")
+
+ANSWER_SECONDS: Final = 10.0
+"""How long a request waits for the database."""
+
+_FIRST_PAUSE: Final = 0.1  # seconds between attempts to fire while the database fails
+_LONGEST_PAUSE: Final = 5.0
+_BATCH: Final = 500  # rules fired in one transaction, so that other requests get their turn in between
+_SLICE: Final = 50  # alerts delivered before the loop runs on
+
+_SENTENCES: Final = {
+    "price_above": "{name} exceeded {threshold}",
+    "price_below": "{name} fell below {threshold}",
+    "change_percent_above": "{name} change exceeded {threshold}%",
+    "change_percent_below": "{name} change fell below {threshold}%",
+    "volume_above": "{name} volume exceeded {threshold}",
+}
+
+
+class AlertError(FastwsError):
+    """A rule cannot be made from what was given. `field` is what is wrong, with which the text begins."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class AlertLimitError(FastwsError):
+    """A user has `limit` rules, which is all that a user may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"you have {limit} alerts, fired ones included; delete some first")
+        self.limit = limit
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """What a user is told. `current_price` is the price that came with whatever crossed the threshold.
+
+    `extra` is passed through unchanged, as in `PriceUpdate`.
+    """
+
+    code: str
+    alert_type: str
+    threshold: int | Decimal
+    current_price: int | Decimal
+    message: str
+    extra: bytes | None = None
+
+
+def encode_alert(alert: Alert, published_ms: int) -> bytes:
+    """Return the alert message as JSON without ``sequence`` and the closing brace; see `encode_screener`.
+
+    Raises:
+        ValueError: `published_ms` is outside the years 1970 to 9999.
+    """
+    return b'{"type":"alert","code":%b,"alert_type":%b,"threshold":%b,"current_price":%b,"message":%b%b%b' % (
+        msgspec.json.encode(alert.code),
+        msgspec.json.encode(alert.alert_type),
+        number_text(alert.threshold).encode(),
+        number_text(alert.current_price).encode(),
+        msgspec.json.encode(alert.message),
+        b"" if alert.extra is None else b"," + alert.extra,
+        b',"timestamp":"%b"' % utc_text(published_ms).encode(),
+    )
+
+
+def encode_rule(rule: Rule) -> bytes:
+    """Return a rule as the JSON object that ``/v1/alerts`` shows; ``fired_*`` are null while it waits."""
+    fired_at = None if rule.fired_ms is None else utc_text(rule.fired_ms)
+    return (
+        b'{"id":%d,"code":%b,"alert_type":%b,"threshold":%b,"created_at":"%b","fired_at":%b,"fired_price":%b}'
+        % (
+            rule.id,
+            msgspec.json.encode(rule.code),
+            msgspec.json.encode(rule.alert_type),
+            number_text(rule.threshold).encode(),
+            utc_text(rule.created_ms).encode(),
+            msgspec.json.encode(fired_at),
+            b"null" if rule.fired_price is None else number_text(rule.fired_price).encode(),
+        )
+    )
+
+
+def alert_message(instrument: Instrument, alert_type: str, threshold: int | Decimal) -> str:
+    """Return the sentence of an alert, such as ``Samsung Electronics exceeded 75,000 KRW``."""
+    shown = f"{threshold:,f}" if isinstance(threshold, Decimal) else f"{threshold:,}"
+    if alert_type.startswith("price_") and instrument.currency is not None:
+        shown = f"{shown} {instrument.currency}"
+    return _SENTENCES[alert_type].format(name=instrument.name, threshold=shown)
+
+
+class _Crossing(NamedTuple):
+    rule: Rule
+    update: PriceUpdate
+    time_ms: int
+
+
+class AlertBook:
+    """The rules of all users, and who is told when a price crosses one.
+
+    1. A rule is stored before it is reported as made, and waits from then on: it looks at every later price,
+       so one whose condition holds already fires on the next price.
+    2. "Above" is greater than the threshold and "below" less, exactly; equal is neither. A rule on the change
+       or the volume does not look at prices that come without it.
+    3. Waiting, a rule is in the index. A price that crosses it takes it out, so it fires once; then its
+       firing is stored, and only once that is committed is the user told. When another process was first, or
+       the rule was deleted meanwhile, nobody is told here. So a user is told at most once; a process that is
+       killed between commit and telling leaves a rule that shows as fired and was not told.
+    4. While the database fails, crossed rules wait, are tried again until it works, and keep the price that
+       crossed them. Prices go on. What has not fired when the process ends waits again after its next start.
+    5. What was asked for is done even when the asker has gone: no rule is stored without waiting here.
+
+    Belongs to the thread of the event loop. `deliver` is called with a user id and the alert, in the order in
+    which the rules were crossed. A user may have `alerts_per_user` rules, fired ones included.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        instruments: Instruments,
+        deliver: Callable[[str, Alert], object],
+        *,
+        alerts_per_user: int = 1000,
+    ) -> None:
+        self._store = store
+        self._instruments = instruments
+        self._deliver = deliver
+        self._alerts_per_user = alerts_per_user
+        self._index = AlertIndex()
+        self._take = self._index.take  # bound once: this is called for every price
+        self._rules: dict[int, Rule] = {}  # waiting and crossed ones
+        self._crossed: deque[_Crossing] = deque()
+        # Tells our firings from those of other processes, and of this one before its last start.
+        self._name = secrets.token_hex(16)
+        self._firing: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._is_stopped = False
+        self.n_fired = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Rules that no price has crossed yet."""
+        return len(self._index)
+
+    @property
+    def n_crossed(self) -> int:
+        """Rules that a price has crossed and the database has not yet let fire."""
+        return len(self._crossed)
+
+    async def load(self) -> int:
+        """Take over the waiting rules of the database, before the first price; return their number.
+
+        Raises:
+            StoreError: the database fails, or a row of it makes no rule.
+        """
+        for rule in await self._store.waiting_rules():
+            try:
+                self.admit(rule)
+            except ValueError as error:
+                raise StoreError(
+                    f"database: row {rule.id} of alert_rules: {error}; correct or delete it"
+                ) from None
+        return self.n_waiting
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Let what was crossed fire, and what was asked for be done, within `seconds`; then nothing fires."""
+        self._is_stopped = True
+        tasks = self._requests | ({self._firing} if self._firing is not None else set())
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        if self._firing is not None:
+            self._firing.cancel()
+            await asyncio.wait({self._firing})
+        if self._crossed:
+            _log.warning("alerts wait for the next start", rules=len(self._crossed))
+
+    # Requests of users.
+
+    async def add(
+        self, user_id: str, code: str, alert_type: str, threshold: int | Decimal | float | str
+    ) -> Rule:
+        """Make a rule, store it, and return it.
+
+        `threshold` is a number of the kind it is compared with (see `_market`): a price in the instrument's
+        currency, a percentage, or a number of shares.
+
+        Raises:
+            AlertError: naming the field that cannot be used.
+            AlertLimitError: the user has too many rules.
+            StoreError: the database fails, or takes longer than `ANSWER_SECONDS`.
+        """
+        _check_user(user_id)
+        instrument = self._instruments.get(code)
+        if instrument is None:
+            raise AlertError("code", f"unknown symbol {code!r:.80}")
+        if alert_type not in ALERT_TYPES:
+            raise AlertError(
+                "alert_type", f"expected one of {', '.join(ALERT_TYPES)}, got {alert_type!r:.80}"
+            )
+        number = _check_threshold(instrument, alert_type, threshold)
+        return await self._finish(self._add(user_id, code, alert_type, number))
+
+    async def _add(self, user_id: str, code: str, alert_type: str, threshold: int | Decimal) -> Rule:
+        rule = await self._store.add_rule(
+            user_id, code, alert_type, threshold, wall_ms(), limit=self._alerts_per_user
+        )
+        if rule is None:
+            raise AlertLimitError(self._alerts_per_user)
+        self.admit(rule)
+        return rule
+
+    async def list(self, user_id: str) -> tuple[Rule, ...]:
+        """Return the rules of a user, fired ones too, oldest first.
+
+        Raises:
+            AlertError: `user_id` cannot be one.
+            StoreError: the database fails, or takes longer than `ANSWER_SECONDS`.
+        """
+        _check_user(user_id)
+        return tuple(await self._finish(self._store.rules_of(user_id)))
+
+    async def delete(self, user_id: str, rule_id: int) -> bool:
+        """Delete a rule, waiting or fired; return False when the user has none of this id.
+
+        Raises:
+            AlertError: `user_id` cannot be one.
+            StoreError: the database fails, or takes longer than `ANSWER_SECONDS`.
+        """
+        _check_user(user_id)
+        return await self._finish(self._delete(user_id, rule_id))
+
+    async def _delete(self, user_id: str, rule_id: int) -> bool:
+        is_deleted = await self._store.delete_rule(user_id, rule_id)
+        if is_deleted:
+            self.forget(rule_id)
+        return is_deleted
+
+    async def _finish(self, request: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.get_running_loop().create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise StoreError(
+                f"the database has not answered within {ANSWER_SECONDS:g} s; "
+                "look later whether it was done, or try again"
+            ) from None
+
+    # The rules in memory.
+
+    def admit(self, rule: Rule) -> None:
+        """Let a stored rule wait, such as one that another instance has stored. A known one stays as it is.
+
+        Raises:
+            ValueError: its type or its threshold cannot be used.
+        """
+        if rule.id not in self._rules and rule.fired_ms is None:
+            self._index.add(rule.code, rule.alert_type, number_text(rule.threshold), rule.id)
+            self._rules[rule.id] = rule
+
+    def forget(self, rule_id: int) -> None:
+        """Let a rule wait no longer that was deleted from the database. An unknown one is no matter."""
+        rule = self._rules.pop(rule_id, None)
+        if rule is not None:
+            self._index.remove(rule.code, rule.alert_type, rule_id)
+
+    # Prices.
+
+    def on_price(self, update: PriceUpdate) -> None:
+        """Fire what `update` crosses. Called for every price; costs the same however many rules it leaves."""
+        ids = self._take(update)
+        if ids is not None:
+            self._on_crossed(update, ids)
+
+    def _on_crossed(self, update: PriceUpdate, ids: Sequence[int]) -> None:
+        now = wall_ms()
+        self._crossed.extend(_Crossing(self._rules[rule_id], update, now) for rule_id in ids)
+        if self._firing is None and not self._is_stopped:
+            self._firing = asyncio.get_running_loop().create_task(self._fire())
+
+    async def _fire(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while self._crossed:
+                batch = list(islice(self._crossed, _BATCH))
+                try:
+                    fired = await self._store.fire_rules(
+                        [Firing(item.rule.id, item.time_ms, item.update.price) for item in batch], self._name
+                    )
+                except StoreError as error:
+                    log_limited(
+                        _log,
+                        "alerts-not-fired",
+                        "alerts wait for the database",
+                        rules=len(self._crossed),
+                        error=str(error),
+                    )
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    continue
+                pause = _FIRST_PAUSE
+                for i, crossing in enumerate(batch, 1):
+                    self._crossed.popleft()
+                    self._rules.pop(crossing.rule.id, None)
+                    if crossing.rule.id in fired:
+                        self._tell(crossing)
+                    if i % _SLICE == 0:
+                        await asyncio.sleep(0)
+        finally:
+            self._firing = None
+
+    def _tell(self, crossing: _Crossing) -> None:
+        rule, update, _ = crossing
+        alert = Alert(
+            rule.code,
+            rule.alert_type,
+            rule.threshold,
+            update.price,
+            alert_message(update.instrument, rule.alert_type, rule.threshold),
+        )
+        self.n_fired += 1
+        try:
+            self._deliver(rule.user_id, alert)
+        except Exception:
+            # It has fired and is in the user's list; the other users' alerts must not suffer.
+            log_limited(_log, "alert-not-delivered", "alert not delivered", level="error", exc_info=True)
+
+
+def _check_user(user_id: str) -> None:
+    if not 0 < len(user_id) <= MAX_USER_ID or not user_id.isprintable():
+        raise AlertError("user_id", f"expected 1 to {MAX_USER_ID} printable characters, got {user_id!a:.80}")
+
+
+def _check_threshold(
+    instrument: Instrument, alert_type: str, threshold: int | Decimal | float | str
+) -> int | Decimal:
+    """Return the exact number. It is read as the value it is compared with, so the same bounds hold."""
+    field = alert_type.rpartition("_")[0]
+    try:
+        if field == "price":
+            number = PriceUpdate(instrument, threshold).price
+        else:
+            number = getattr(PriceUpdate(instrument, 0, **{field: threshold}), field)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise AlertError("threshold", str(error).partition(": ")[2]) from None
+    if number is None:
+        raise AlertError("threshold", "expected a number, got null")
+    if field == "price" and number <= 0:
+        raise AlertError("threshold", f"expected a price above 0, got {threshold!s:.60}")
+    if field == "volume" and number < 0:
+        raise AlertError("threshold", f"expected a volume of 0 or more, got {threshold!s:.60}")
+    return number
