@@ -189,6 +189,7 @@ cdef class Flusher:
     cdef int send_gathered(self) except -1
     cdef int hand_over(self, Connection connection) except -1
     cdef Frame variant(self, Frame frame, int64_t after_sequence)
+    cdef int drop_gathered(self) except -1
 
 
 cdef class Hub:
@@ -254,7 +255,7 @@ cdef class Hub:
     cdef int remember(self, Update update) except -1
     cdef int forget(self, int64_t last) noexcept
     cdef inline Update past(self, int64_t sequence)
-    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits)
+    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
 
 cdef class Connection(FrameParser):
@@ -279,8 +280,7 @@ cdef class Connection(FrameParser):
     cdef int64_t delivered_sequence
     # A restored session catches up with history before it joins a cohort.
     cdef dict replay_wanted         # what it will hold then
-    cdef dict replay_missed         # of which this is looked for up to replay_began
-    cdef int64_t replay_began
+    cdef dict replay_starts         # topics of which only what comes after a number is missed
     cdef dict replay_channels
     cdef int64_t replay_sequence
     cdef bint replay_paused
@@ -295,6 +295,7 @@ cdef class Connection(FrameParser):
     cdef dict backlog
     cdef list backlog_all
     cdef Py_ssize_t backlog_size
+    cdef Py_ssize_t allowance       # size of the largest snapshot among it
     cdef dict overflow
     # Conservation law: n_published = n_delivered + n_conflated + n_lost + what still waits.
     cdef int64_t n_published
@@ -330,11 +331,14 @@ cdef class Connection(FrameParser):
     cdef int drop_oldest(self, Py_ssize_t n_kept) except -1
     cdef int declare_lost(self, Update update) except -1
     cdef int drain(self) except -1
-    cdef int settle(self) except -1
+    cdef bint settle(self) except? 0
+    cdef int check_cap(self) except -1
+    cpdef abort(self, int code, str reason=*)
     cdef int leave_for_good(self) except -1
     cdef int64_t served_until(self) except? -2
     cdef int end_replay(self) except -1
     cdef int fail(self, int code, str reason) except -1
+    cdef void excuse(self, int64_t ns) noexcept
     cdef int sweep(self, int64_t now_ns) except -1
     cdef bint is_usable(self) except? 0
     cdef Py_ssize_t queued_size(self)

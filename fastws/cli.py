@@ -22,9 +22,9 @@ from fastws._version import __version__
 from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
 from fastws.auth.tokens import sign
 from fastws.errors import FastwsError, InstrumentError, SettingsError
-from fastws.feeds.record import record
+from fastws.feeds.record import Recorder, record
 from fastws.server import lifecycle
-from fastws.settings import CONFIG_VARIABLE, SETTINGS, Settings, load, parse_feed
+from fastws.settings import CONFIG_VARIABLE, SETTINGS, Settings, linked_variables, load, parse_feed
 
 FAILED: Final = 1
 """Exit status: the command was understood and did not succeed."""
@@ -35,10 +35,12 @@ INTERRUPTED: Final = 130
 SERVE_FLAGS: Final = (
     "host",
     "port",
+    "allowed_origins",
     "feed",
     "symbols_file",
     "replay_speed",
     "replay_loop",
+    "replay_max_gap",
     "simulator_rate",
     "simulator_seed",
     "batch_interval_ms",
@@ -52,12 +54,20 @@ RECORD_FLAGS: Final = (
     "symbols_file",
     "replay_speed",
     "replay_loop",
+    "replay_max_gap",
     "simulator_rate",
     "simulator_seed",
     "log_level",
     "log_format",
 )
-_METAVARS: Final = {"feed": "FEED", "symbols_file": "FILE", "replay_speed": "FACTOR", "jwt_secret": "SECRET"}
+_METAVARS: Final = {
+    "allowed_origins": "ORIGIN,...",
+    "feed": "FEED",
+    "jwt_secret": "SECRET",
+    "replay_max_gap": "SECONDS",
+    "replay_speed": "FACTOR",
+    "symbols_file": "FILE",
+}
 
 SERVE_EXAMPLES: Final = """\
 examples:
@@ -114,6 +124,12 @@ def _fail(text: str, status: int = USAGE) -> int:
 
 def _describe_unknown(argument: str, command: argparse.ArgumentParser) -> str:
     flag = argument.partition("=")[0]
+    name = flag.removeprefix("--").replace("-", "_")
+    setting = SETTINGS.get(name) or SETTINGS.get(name.removeprefix("no_"))
+    if flag.startswith("--") and setting is not None and setting.flag not in command._option_string_actions:
+        if setting.name in SERVE_FLAGS:
+            return f"{flag} is a flag of fastws serve, not of {command.prog}"
+        return f"{flag} is no flag; set {setting.name} in the TOML file or {setting.variable}"
     matches = difflib.get_close_matches(flag, command._option_string_actions, n=1)
     hint = f", did you mean {matches[0]}?" if matches else ""
     return f"{flag}: unknown option{hint} (see {command.prog} --help)"
@@ -281,13 +297,26 @@ def _load(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) 
     return load(options.config, environ, flags)
 
 
+def _begin(options: argparse.Namespace) -> Settings:
+    """Load the settings and begin to log."""
+    settings = _load(options)
+    logs.configure(settings.log_level, settings.log_format)
+    for variable in linked_variables(os.environ):
+        _log.warning(
+            "variable ignored: it is no setting but what Kubernetes sets for a Service named fastws "
+            "(enableServiceLinks: false leaves it out)",
+            variable=variable,
+            value=os.environ[variable],
+        )
+    return settings
+
+
 def _serve(options: argparse.Namespace) -> int:
-    return lifecycle.serve(_load(options))
+    return lifecycle.serve(_begin(options))
 
 
 def _record(options: argparse.Namespace) -> int:
-    settings = _load(options)
-    logs.configure(settings.log_level, settings.log_format)
+    settings = _begin(options)
     instruments = lifecycle.load_instruments(settings)
     feed = lifecycle.make_feed(settings, instruments)
     if feed is None:
@@ -297,22 +326,34 @@ def _record(options: argparse.Namespace) -> int:
             source=settings.sources.get("feed", "default"),
         )
 
+    _check_output(settings, options.output)
+    recorder = Recorder(options.output, instruments)
+
     async def run() -> None:
-        recording = asyncio.ensure_future(
-            record(feed, options.output, instruments=instruments, duration=options.duration)
-        )
+        recording = asyncio.ensure_future(record(feed, recorder, duration=options.duration))
         # The usual end of a recording without a duration; the file is complete then as well.
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(signal_number, recording.cancel)
         _log.info("recording", feed=settings.feed, file=options.output)
         await asyncio.wait((recording,))
-        if recording.cancelled():
-            _log.info("recording was ended", file=options.output)
-        else:
-            _log.info("recording has ended", file=options.output, updates=recording.result())
+        if not recording.cancelled():
+            recording.result()
+        event = "recording was ended" if recording.cancelled() else "recording has ended"
+        _log.info(event, file=options.output, updates=recorder.n_updates)
 
-    uvloop.run(run())
+    with recorder:
+        uvloop.run(run())
     return 0
+
+
+def _check_output(settings: Settings, output: str) -> None:
+    source = parse_feed(settings.feed).path
+    if source is not None and os.path.exists(output) and os.path.samefile(source, output):
+        raise SettingsError(
+            f"output: {output} is the file that is replayed, and would grow while it is read; name another one",
+            setting="output",
+            source="--output",
+        )
 
 
 def _token(options: argparse.Namespace) -> int:

@@ -18,6 +18,9 @@ RequestId = str | int
 Target = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
+Targets = Annotated[list[Target], Meta(min_length=1)]
+
+
 class Request(msgspec.Struct, tag_field="type", kw_only=True):
     """Root of what a client sends. `id` is echoed on the reply or the error."""
 
@@ -26,7 +29,7 @@ class Request(msgspec.Struct, tag_field="type", kw_only=True):
 
 class Subscribe(Request, tag="subscribe"):
     subscription_type: SubscriptionType
-    targets: Annotated[list[Target], Meta(min_length=1)]
+    targets: Targets
     mode: Literal["all", "latest"] | UnsetType = UNSET
     max_rate: Annotated[float, Meta(ge=0.001, le=1000)] | UnsetType = UNSET
     snapshot: bool = True
@@ -40,7 +43,7 @@ class Subscribe(Request, tag="subscribe"):
 
 class Unsubscribe(Request, tag="unsubscribe"):
     subscription_type: SubscriptionType
-    targets: Annotated[list[Target], Meta(min_length=1)]
+    targets: Targets
 
 
 class Ping(Request, tag="ping"):

@@ -21,7 +21,8 @@ cdef class Connection(FrameParser):
        go and are declared. Of a frame with entries of mode `latest` it takes the updates into the backlog, where the
        newest of each channel stays, and gets them in a frame of its own when it is writable again.
     5. More than `outbox_hard_size` waiting, or nothing taken for `stall_ns`: closed with 4408.
-    6. n_published = n_delivered + n_conflated + n_lost + what waits; at the end what waits is undelivered.
+    6. Any send may end the connection and take its cohort from it: who has sent looks at `state` before going on.
+    7. n_published = n_delivered + n_conflated + n_lost + what waits; at the end what waits is undelivered.
 
     `window_bits` is what permessage-deflate was agreed with, 0 when it was not; see `fastws.deflate`.
 
@@ -190,25 +191,29 @@ cdef class Connection(FrameParser):
         if wanted:
             self.has_subscribed = 1
         if self.replay_wanted is not None:
-            # What is still to be caught up is that of the new set.
-            self.replay_missed = {
-                topic: options for topic, options in wanted.items() if topic in self.replay_missed
-            }
+            # What is new begins now, whatever is still to be caught up for the rest.
+            for topic in wanted:
+                if topic not in self.replay_wanted:
+                    self.replay_starts[topic] = self.hub.sequence
             self.replay_wanted = wanted
             self.replay_channels = {}
             self.replay_paused = paused
             return
-        self.settle()
-        self.hub.leave(self)
-        self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=_topic_number))
+        if self.settle():
+            self.hub.leave(self)
+            self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=_topic_number))
 
     def send_snapshot(self, topics):
         """One batch marked `snapshot` with the last update of every channel of `topics` ((Topic, Options) pairs)."""
         cdef Frame frame
-        if self.state != OPEN:
+        if self.state != OPEN or not self.settle():
             return
-        self.settle()
-        frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits)
+        if self.replay_wanted is None:
+            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.hub.sequence)
+        else:
+            # It must not claim what is still to be caught up.
+            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.replay_sequence)
+        self.allowance = max(self.allowance, frame.size())
         self.send_frame(frame)
 
     def send(self, bytes data, bint is_text=True):
@@ -221,6 +226,10 @@ cdef class Connection(FrameParser):
         if self.state == OPEN:
             self.hub.n_messages_sent += 1
             self.send_ahead(frame_text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+
+    def charge(self, int n):
+        """Count a message that was accepted as `n` more against the rate limit, for the work that it asked for."""
+        self.tokens -= n
 
     def close(self, int code, str reason=""):
         """Send a close frame ahead of all data and wait a moment for the peer's. Idempotent."""
@@ -235,11 +244,12 @@ cdef class Connection(FrameParser):
         self.close_reason = reason
         self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
 
-    def abort(self, int code):
+    cpdef abort(self, int code, str reason=None):
         """Close without a word: the peer does not read."""
         if self.state == CLOSED:
             return
         self.close_code = code
+        self.close_reason = reason
         self.transport.abort()
         self.finish(code)
 
@@ -328,6 +338,8 @@ cdef class Connection(FrameParser):
     cdef int on_close_frame(self, int code, const uint8_t* reason, Py_ssize_t size) except -1:
         if self.state == OPEN:
             self.send_ahead(close_frame_bytes(code, "") if code != 1005 else b"\x88\x00")
+            if self.state != OPEN:
+                return 1
             self.leave_for_good()
             self.state = CLOSING
             self.close_code = code
@@ -362,7 +374,8 @@ cdef class Connection(FrameParser):
     cdef Py_ssize_t queued_size(self):
         cdef Py_ssize_t size = self.outbox_size + self.backlog_size
         if self.backlog is not None:
-            size += 256 * len(self.backlog)
+            # One value per channel that it holds: bounded by its subscriptions, however slow it is.
+            size += min(256 * <Py_ssize_t>len(self.backlog), self.hub.outbox_soft_size // 2)
         if self.state != CLOSED:
             size += <Py_ssize_t>self.transport.get_write_buffer_size()
         return size
@@ -379,8 +392,14 @@ cdef class Connection(FrameParser):
             if n_sent < 0:
                 n_sent = 0
         self.transport.write(data[n_sent:] if n_sent else data)
-        if self.is_blocked and self.queued_size() > self.hub.outbox_hard_size and self.state != CLOSED:
-            self.abort(4408)
+        if self.is_blocked and self.state != CLOSED:
+            self.check_cap()
+        return 0
+
+    cdef int check_cap(self) except -1:
+        """Close a connection that is owed too much. A snapshot that it asked for is not held against it."""
+        if self.queued_size() > self.hub.outbox_hard_size + self.allowance:
+            self.abort(4408, "slow consumer: too much unsent data")
         return 0
 
     cdef int send_frame(self, Frame frame) except -1:
@@ -448,9 +467,7 @@ cdef class Connection(FrameParser):
         self.outbox_size += frame.size()
         while self.outbox_size > self.hub.outbox_soft_size and self.drop_oldest(1):
             pass
-        if self.queued_size() > self.hub.outbox_hard_size:
-            self.abort(4408)
-        return 0
+        return self.check_cap()
 
     cdef int drop_oldest(self, Py_ssize_t n_kept) except -1:
         """Drop the oldest frame that stands for updates, but none of the newest `n_kept`, and declare them.
@@ -458,15 +475,26 @@ cdef class Connection(FrameParser):
         Returns 0 when there is none.
         """
         cdef Frame frame
+        cdef Update update
         cdef uint32_t i
         cdef Py_ssize_t index
         for index in range(len(self.outbox) - n_kept):
             frame = <Frame>self.outbox[index]
             if frame.n_entries:
-                for i in range(frame.n_entries):
-                    self.declare_lost(<Update>entry_update(frame.entries[i]))
                 self.outbox_size -= frame.size()
                 del self.outbox[index]
+                for i in range(frame.n_entries):
+                    update = <Update>entry_update(frame.entries[i])
+                    if not entry_is_latest(frame.entries[i]):
+                        self.declare_lost(update)
+                    elif self.backlog is not None and update.channel in self.backlog:
+                        self.n_conflated += 1
+                    else:
+                        # The last value of mode `latest` always comes.
+                        if self.backlog is None:
+                            self.backlog = {}
+                            self.backlog_all = []
+                        self.backlog[update.channel] = update
                 return 1
         return 0
 
@@ -509,9 +537,7 @@ cdef class Connection(FrameParser):
             oldest = self.backlog_all.pop(0)
             self.backlog_size -= PyBytes_GET_SIZE(oldest.text(self.dialect))
             self.declare_lost(oldest)
-        if self.queued_size() > self.hub.outbox_hard_size:
-            self.abort(4408)
-        return 0
+        return self.check_cap()
 
     cdef int move_backlog(self) except -1:
         """Turn the backlog into frames of the outbox, in publish order."""
@@ -564,6 +590,7 @@ cdef class Connection(FrameParser):
                 self.move_backlog()
             else:
                 self.outbox = None
+                self.allowance = 0
                 if self.replay_wanted is not None:
                     self._catch_up()
                 break
@@ -586,14 +613,14 @@ cdef class Connection(FrameParser):
         if not self.hub.history_limit or not self.hub.history_start - 1 <= cursor <= self.hub.sequence:
             return False
         held = self.subscriptions()
-        self.settle()
+        if not self.settle():
+            return True
         self.hub.leave(self)
         if wanted:
             self.has_subscribed = 1
-        self.replay_missed = {topic: options for topic, options in wanted.items() if topic not in held}
         self.replay_wanted = wanted | held
+        self.replay_starts = dict.fromkeys(held, self.hub.sequence)
         self.replay_channels = {}
-        self.replay_began = self.hub.sequence
         self.replay_sequence = cursor
         self.replay_paused = is_paused
         self._catch_up()
@@ -623,13 +650,7 @@ cdef class Connection(FrameParser):
             while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
                 sequence += 1
                 update = hub.past(sequence)
-                if sequence <= self.replay_began:
-                    wish = wish_for(update.channel, self.replay_missed, self.replay_channels)
-                else:
-                    if self.replay_missed is not self.replay_wanted:
-                        self.replay_missed = self.replay_wanted
-                        self.replay_channels = {}
-                    wish = wish_for(update.channel, self.replay_wanted, self.replay_channels)
+                wish = wish_for(update, self.replay_wanted, self.replay_starts, self.replay_channels)
                 if wish == 1 or (wish == 2 and update.channel.last is update):
                     entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
                     n += 1
@@ -650,7 +671,7 @@ cdef class Connection(FrameParser):
 
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
-        self.replay_wanted = self.replay_missed = self.replay_channels = None
+        self.replay_wanted = self.replay_starts = self.replay_channels = None
         self.hub.join(self, self.dialect, self.replay_paused, sorted(wanted.items(), key=_topic_number))
         return 0
 
@@ -700,21 +721,35 @@ cdef class Connection(FrameParser):
             self.left_sequence = self.served_until()
             self.left_paused = self.is_paused
             self.left_subscriptions = self.subscriptions()
-        self.replay_wanted = self.replay_missed = self.replay_channels = None
+        self.replay_wanted = self.replay_starts = self.replay_channels = None
         self.hub.leave(self)
         return 0
 
-    cdef int settle(self) except -1:
-        """Put everything published until now for this connection into its outbox."""
+    cdef bint settle(self) except? 0:
+        """Put everything published until now for this connection into its outbox.
+
+        Returns whether the connection is still open: any send may end it and take its cohort.
+        """
         cdef Frame frame
         if self.cohort is not None and not self.cohort.is_paused:
             self.hub.flusher.hand_over(self)
+            if self.state != OPEN:
+                return False
             for frame in self.cohort.frames_after(self.join_sequence):
                 self.send_frame(frame)
         self.join_sequence = self.hub.sequence
-        return 0
+        return self.state == OPEN
 
     # Life.
+
+    cdef void excuse(self, int64_t ns) noexcept:
+        """Leave `ns` out of all accounts of time."""
+        self.heard_ns += ns
+        self.received_ns += ns
+        self.pinged_ns += ns
+        self.taken_ns += ns
+        self.swept_ns += ns
+        self.deadline_ns += ns
 
     cdef int sweep(self, int64_t now_ns) except -1:
         """Once a second: liveness, idleness, stalls and abuse."""
@@ -726,7 +761,7 @@ cdef class Connection(FrameParser):
         self.n_fragments = 0
         if self.state == CLOSING:
             if now_ns >= self.deadline_ns:
-                self.abort(self.close_code)
+                self.abort(self.close_code, self.close_reason)
             return 0
         if hub.rate_limit and self.n_recent >= 9.5 * hub.rate_limit * seconds and seconds > 0:
             self.abuse_seconds += 1
@@ -745,8 +780,8 @@ cdef class Connection(FrameParser):
             if hub.stall_ns and now_ns - self.taken_ns > hub.stall_ns:
                 self.close_code = 4408
                 self.send_ahead(close_frame_bytes(4408, "slow consumer"))
-                if self.state == OPEN:
-                    self.abort(4408)
+                if self.state != CLOSED:
+                    self.abort(4408, "slow consumer: took nothing for too long")
                 return 0
         if hub.pong_timeout_ns and now_ns - self.heard_ns > hub.pong_timeout_ns:
             self.close(4409, "no pong")

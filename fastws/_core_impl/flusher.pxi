@@ -136,14 +136,15 @@ cdef class Flusher:
         return 0
 
     cdef int collect_due(self, int64_t now_ms) except -1:
-        cdef int64_t n_slots = now_ms - self.cursor_ms
-        if self.n_armed and n_slots > 0:
-            for _ in range(n_slots if n_slots < WHEEL_SIZE else WHEEL_SIZE):
-                self.cursor_ms += 1
-                if self.heads[self.cursor_ms & (WHEEL_SIZE - 1)] is not NULL:
-                    self.empty_slot(self.cursor_ms & (WHEEL_SIZE - 1), now_ms)
-        if n_slots > 0:
-            self.cursor_ms = now_ms
+        cdef int64_t slot_ms = max(self.cursor_ms, now_ms - WHEEL_SIZE)
+        if now_ms <= self.cursor_ms:
+            return 0
+        # First, so that what is armed again on the way lands in a slot that is still to come.
+        self.cursor_ms = now_ms
+        while self.n_armed and slot_ms < now_ms:
+            slot_ms += 1
+            if self.heads[slot_ms & (WHEEL_SIZE - 1)] is not NULL:
+                self.empty_slot(slot_ms & (WHEEL_SIZE - 1), now_ms)
         return 0
 
     cdef int empty_slot(self, int slot, int64_t now_ms) except -1:
@@ -191,7 +192,8 @@ cdef class Flusher:
                 return 0
             self.timer.cancel()
         self.timer_ms = due_ms
-        self.timer = self.loop.call_later((due_ms * MS - now_ns) * 1e-9, self._on_timer)
+        # Rounded up to whole milliseconds: uvloop would round a shorter wait down to none, again and again.
+        self.timer = self.loop.call_later(max(1, (due_ms * MS - now_ns + MS - 1) // MS) * 1e-3, self._on_timer)
         return 0
 
     def _on_timer(self):
@@ -218,14 +220,15 @@ cdef class Flusher:
                 if now - start >= SLICE_NS:
                     break
         except Exception:
-            self.hub.logger.exception("a flush failed; the frames of one group of connections were lost")
-            self.end_job()
+            self.hub.logger.exception("a flush failed; the connections it was for are closed")
+            self.drop_gathered()
         now = monotonic_ns()
         spent = now - start
         self.busy_ns += spent
         # At most 20 ms of flushing are saved up for a burst.
         earned = self.credit_ns + (now - self.credited_at_ns) * self.share
-        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - spent
+        # A pause of the whole process within a flush was no work, and is not paid back with rest.
+        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(spent, 10 * <int64_t>SLICE_NS)
         self.credited_at_ns = now
         if self.job_cohort is None and self.ready_head is NULL:
             self.schedule_timer(now)
@@ -352,12 +355,12 @@ cdef class Flusher:
                 if item.n_sent < item.size:
                     item.is_blocked[0] = 1
         self.n_sends += n
-        self.n_items = 0
         for i in range(n):
             connection = <Connection>items[i].connection
             frame = <Frame>items[i].frame
             Py_DECREF(connection)
             Py_DECREF(frame)
+            items[i].connection = NULL
             if items[i].n_sent == items[i].size:
                 connection.n_published += frame.n_entries + frame.n_conflated
                 connection.n_conflated += frame.n_conflated
@@ -369,6 +372,27 @@ cdef class Flusher:
             else:
                 connection.assign(frame)
                 connection.on_sent(frame, items[i].n_sent)
+        self.n_items = 0
+        return 0
+
+    cdef int drop_gathered(self) except -1:
+        """After a failure: what was to be sent to some may be missing or cut there, so they are closed."""
+        cdef int i
+        cdef Connection connection
+        cdef Cohort cohort = self.job_cohort
+        cdef list affected = []
+        for i in range(self.n_items):
+            if self.items[i].connection is not NULL:
+                affected.append(<Connection>self.items[i].connection)
+                Py_DECREF(<object>self.items[i].connection)
+                Py_DECREF(<object>self.items[i].frame)
+                self.items[i].connection = NULL
+        self.n_items = 0
+        if cohort is not None:
+            affected += [<Connection>cohort.members[i] for i in range(cohort.n_members)]
+        self.end_job()
+        for connection in affected:
+            connection.abort(1011, "internal error")
         return 0
 
     cdef int hand_over(self, Connection connection) except -1:

@@ -218,18 +218,18 @@ cdef class Hub:
             cursor = self.history_start - 1
         if self.history_limit:
             for sequence in range(cursor + 1, self.sequence + 1):
-                if wish_for(self.past(sequence).channel, wanted, channels):
+                if wish_for(self.past(sequence), wanted, {}, channels):
                     n += 1
         return n, is_complete
 
-    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits):
+    cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t at):
         """One batch of the last updates of `topics`, kept for those that ask the same before anything is published."""
         cdef Topic topic
         cdef Options options
         cdef Channel channel
         cdef Update update
         cdef list texts, updates
-        key = (dialect, self.sequence, window_bits, tuple(topics))
+        key = (dialect, self.sequence, at, window_bits, tuple(topics))
         if key == self.snapshot_key:
             return self.snapshot_frame
         self.mark += 1
@@ -250,7 +250,7 @@ cdef class Hub:
             except Exception:
                 self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
         self.snapshot_frame = plain_frame(
-            join_messages(self, texts, self.sequence, True, True, window_bits), len(texts)
+            join_messages(self, texts, at, True, True, window_bits), len(texts)
         )
         self.snapshot_key = key
         return self.snapshot_frame
@@ -293,6 +293,8 @@ cdef class Hub:
 
     cdef int remove_connection(self, Connection connection) except -1:
         cdef PyObject* moved
+        if self.connections[connection.registry_index] != <PyObject*>connection:
+            raise AssertionError("a connection was finished twice")
         self.n_connections -= 1
         moved = self.connections[self.n_connections]
         self.connections[connection.registry_index] = moved
@@ -320,6 +322,11 @@ cdef class Hub:
         cdef uint32_t i = self.sweep_slot
         cdef Connection connection
         self.loop_lag_ms += 0.1 * ((now - self.sweep_due_ns) / <double>MS - self.loop_lag_ms)
+        if now - self.sweep_due_ns > 1000 * MS:
+            # The whole process stood still, so nobody was heard: the time does not count against the clients.
+            for i in range(self.n_connections):
+                (<Connection>self.connections[i]).excuse(now - self.sweep_due_ns)
+            i = self.sweep_slot
         # A connection that ends moves the last one to its place, which then waits for its next turn at most.
         while i < self.n_connections:
             connection = <Connection>self.connections[i]
@@ -395,25 +402,29 @@ cdef inline Py_ssize_t history_cost(Update update) noexcept:
     return 2000 if update.channel.bit == 2 else 700
 
 
-cdef int wish_for(Channel channel, dict wanted, dict known) except -1:
-    """What a holder of `wanted` gets of a channel: 0 nothing, 1 every update, 2 the latest. Kept in `known`."""
+cdef int wish_for(Update update, dict wanted, dict starts, dict known) except -1:
+    """What a holder of `wanted` is to get of an update: 0 nothing, 1 itself, 2 only if it is the latest.
+
+    Of the topics in `starts` only what was published after the number there counts. `known` keeps what was found out
+    about a channel: (wish, start).
+    """
+    cdef Channel channel = update.channel
     cdef Options options
-    cdef int wish = 0
     found = known.get(channel)
-    if found is not None:
-        return found
-    if not channel.topics:
-        wish = 1
-    for topic in channel.topics:
-        options = wanted.get(topic)
-        if options is not None:
-            if channel.bit == STATUS_BIT:
-                wish = 1
-            elif options.channels & channel.bit:
-                wish = 2 if options.latest else 1
-            break
-    known[channel] = wish
-    return wish
+    if found is None:
+        found = (0, 0) if channel.topics else (1, 0)
+        for topic in channel.topics:
+            options = wanted.get(topic)
+            if options is not None:
+                start = starts.get(topic, 0)
+                if channel.bit == STATUS_BIT:
+                    found = (1, start)
+                elif options.channels & channel.bit:
+                    found = (2 if options.latest else 1, start)
+                break
+        known[channel] = found
+    wish, start = found
+    return wish if update.sequence > <int64_t>start else 0
 
 
 cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list subscriptions):

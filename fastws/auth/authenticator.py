@@ -84,20 +84,21 @@ class Authenticator:
             await self._remote.close()
 
     async def reload(self, settings: Settings) -> None:
-        """Go on with other settings; revoked tokens stay revoked, published keys are kept where they still count.
+        """Go on with other settings: keys are read and fetched again, revoked tokens stay revoked.
+
+        Published keys count until the new ones are there, unless they are of another address or algorithm.
 
         Raises:
             SettingsError: they are unusable, and nothing has changed.
         """
         keys = _configured_keys(settings)
-        old = self._remote
-        is_same = old is not None and old.url == settings.jwks_url and old.algorithm == settings.jwt_algorithm
-        remote = old if is_same else self._new_remote(settings)
-        self._settings, self._keys, self._remote, self._merged = settings, keys, remote, None
-        if not is_same:
-            self.start()
-            if old is not None:
-                await old.close()
+        old, new = self._remote, self._new_remote(settings)
+        if old is not None and new is not None and (old.url, old.algorithm) == (new.url, new.algorithm):
+            new.keys = old.keys
+        self._settings, self._keys, self._remote, self._merged = settings, keys, new, None
+        self.start()
+        if old is not None:
+            await old.close()
 
     def verify(self, token: str, now: float | None = None) -> Identity:
         """Return who `token` says its bearer is; `now` is seconds since the Unix epoch (default: the clock's).

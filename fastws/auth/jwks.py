@@ -75,7 +75,8 @@ class RemoteKeys:
             self._refreshing = asyncio.create_task(self._refresh(), name="fastws JWKS refresh")
 
     async def close(self) -> None:
-        """End fetching; `keys` stay."""
+        """End fetching for good; `keys` stay."""
+        self._cool_at = float("inf")
         tasks = [task for task in (self._refreshing, self._fetching) if task is not None]
         for task in tasks:
             task.cancel()

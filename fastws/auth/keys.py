@@ -26,7 +26,7 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448Publ
 Key = bytes | PublicKey
 PrivateKey = bytes | RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 
-MAX_TRIED: Final = 16
+MAX_TRIED: Final = 8
 """Keys tried on a token that does not say which one it was signed with."""
 MIN_RSA_BITS: Final = 2048
 
@@ -230,7 +230,6 @@ def _read_jwk(jwk: dict[str, Any], algorithm: str) -> PublicKey | None:
         jwk.get("use", "sig") != "sig"
         or not (isinstance(operations, list) and "verify" in operations)
         or jwk.get("alg", algorithm) != algorithm
-        or "d" in jwk
     ):
         return None
     try:

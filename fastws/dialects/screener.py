@@ -42,6 +42,11 @@ _EXPECTED: Final = {
 }
 _SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")
 
+# What a client sent comes back in a text at this length at most.
+_MAX_REASON: Final = 200
+# A request that names more targets counts as several against the rate limit: it is the work that is limited.
+_TARGETS_PER_MESSAGE: Final = 100
+
 Held = dict[Topic, Options]
 
 _log = structlog.get_logger("fastws.screener")
@@ -160,6 +165,7 @@ class ScreenerDialect:
                 request.id,
             )
             return
+        connection.charge(len(request.targets) // _TARGETS_PER_MESSAGE)
         held = connection.subscriptions()
         options = self._options_of(request)
         accepted: Held = {}
@@ -185,6 +191,7 @@ class ScreenerDialect:
             connection.send_snapshot(accepted.items())
 
     def _unsubscribe(self, connection: Connection, request: messages.Unsubscribe) -> None:
+        connection.charge(len(request.targets) // _TARGETS_PER_MESSAGE)
         held = connection.subscriptions()
         for target in request.targets:
             topic = self.hub.find_topic(request.subscription_type, target)
@@ -206,6 +213,7 @@ class ScreenerDialect:
         wanted: Held = {}
         rejected: list[Rejected] = []
         for kind, targets in request.subscriptions.items():
+            connection.charge(len(targets) // _TARGETS_PER_MESSAGE)
             rejected += self._accept(wanted, kind, targets, self._options[kind], wanted)
         wanted = {topic: held.get(topic, options) for topic, options in wanted.items()}
         connection.set_subscriptions(wanted)
@@ -313,6 +321,8 @@ class ScreenerDialect:
             field = found.group(3) or "message"
             reason = found.group(1)
         details: dict[str, object] = {}
+        if len(reason) > _MAX_REASON:
+            reason = reason[:_MAX_REASON] + "…"
         if field:
             details["field"] = field
             expected = _EXPECTED.get(field.partition("[")[0].partition(".")[0])

@@ -78,8 +78,8 @@ class Feed(ABC):
         """Deliver to `market` until cancelled.
 
         Returns when the source is exhausted and raises when it failed; a supervisor then calls `run` again,
-        on the same object, unless it was a :class:`FeedOverError`. On cancellation the feed closes what it opened and lets `asyncio.CancelledError`
-        pass.
+        on the same object, unless it was a :class:`FeedOverError`. On cancellation the feed closes what it
+        opened and lets `asyncio.CancelledError` pass.
         """
 
 

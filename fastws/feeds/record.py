@@ -140,21 +140,13 @@ class Recorder:
         return self._received_ms
 
 
-async def record(
-    feed: Feed,
-    path: str | Path,
-    *,
-    instruments: Iterable[Instrument] = (),
-    duration: float | None = None,
-    wall_clock: Callable[[], float] = time.time,
-) -> int:
-    """Run `feed` and record what it delivers until it is exhausted or `duration` seconds are over.
+async def record(feed: Feed, recorder: Recorder, *, duration: float | None = None) -> None:
+    """Run `feed` into `recorder` until it is exhausted or `duration` seconds are over; then close `recorder`.
 
-    Returns the number of updates recorded. What is recorded is on disk when this returns, raises or is
-    cancelled. Raises what the feed raises, SettingsError when the file cannot be opened, OSError when it
-    cannot be written.
+    What is recorded is on disk when this returns, raises or is cancelled. Raises what the feed raises, and
+    OSError when the file cannot be written.
     """
-    with Recorder(path, instruments, wall_clock=wall_clock) as recorder:
+    with recorder:
         loop = asyncio.get_running_loop()
         running = loop.create_task(feed.run(recorder), name=f"feed {feed.name}")
         flushing = loop.create_task(_flush_regularly(recorder), name="recorder flush")
@@ -168,7 +160,6 @@ async def record(
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        return recorder.n_updates
 
 
 async def _flush_regularly(recorder: Recorder) -> None:

@@ -69,7 +69,7 @@ class Instruments:
     def load_symbols_file(cls, path: str | Path) -> Instruments:
         """Read the table of a server from a CSV file, as `load_csv`, or from a plain list of codes.
 
-        A list has one code per line, which holds neither blanks nor ``;`` nor ``|``; ``#`` starts a comment. What the default table knows about a code is
+        A list has one code per line; ``#`` starts a comment. What the default table knows about a code is
         taken from there; another code becomes an instrument named like it. A file is a CSV when its first
         line that is neither blank nor a comment holds a comma.
 
@@ -191,7 +191,8 @@ def _check_header(cells: list[str], where: str) -> list[str]:
     expected = f"expected the header {','.join(COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
     for column in COLUMNS:
         if column not in cells:
-            _check_separator("".join(cells), where)
+            # Not by spaces: the name of a column may have one.
+            _check_separator(cells[0].replace(" ", ""), where)
             raise InstrumentError(f"{where}: the column {column} is missing; {expected}")
     for i, cell in enumerate(cells):
         if cell not in COLUMNS and cell not in OPTIONAL_COLUMNS:
@@ -235,7 +236,7 @@ def _parse_list(text: str, shown: str) -> list[Instrument]:
         if not code:
             continue
         where = f"{shown}, line {number}"
-        _check_separator(code, where)
+        _check_separator(code, where, ", or write one code per line")
         _check_new(code, lines_of, number, where)
         try:
             instruments.append(known.get(code) or Instrument(code))
@@ -246,11 +247,11 @@ def _parse_list(text: str, shown: str) -> list[Instrument]:
     return instruments
 
 
-def _check_separator(text: str, where: str) -> None:
+def _check_separator(text: str, where: str, alternative: str = "") -> None:
     for character, name in _SEPARATORS.items():
         if character in text:
             raise InstrumentError(
-                f"{where}: looks like CSV separated by {name}; separate the columns by commas"
+                f"{where}: looks like CSV separated by {name}; separate the columns by commas{alternative}"
             )
 
 

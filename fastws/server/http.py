@@ -6,7 +6,7 @@ status. Handlers read what is in memory and wait for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -14,8 +14,10 @@ import orjson
 from aiohttp import web
 
 from fastws._market import Instrument, utc_text
+from fastws._version import __version__
 from fastws.clock import wall_ms
 from fastws.errors import FastwsError
+from fastws.market.instruments import Instruments
 from fastws.server.handshake import Refusal, error_body
 
 MAX_BODY_SIZE: Final = 1 << 20
@@ -29,6 +31,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class MarketView(Protocol):
     """What the routes read of the market; see :class:`fastws.market.market.Market`."""
+
+    @property
+    def instruments(self) -> Instruments:
+        """The instrument table."""
 
     def instrument(self, code: str, /) -> Instrument | None: ...
 
@@ -67,20 +73,36 @@ class HttpError(FastwsError):
         self.refusal = refusal
 
 
-def make_app(server: ServerView) -> web.Application:
-    """Return the application with every route, reading from `server`."""
+def make_app(server: ServerView, *, websocket_paths: Sequence[str] = ("/v1/ws",)) -> web.Application:
+    """Return the application with every route, reading from `server`.
+
+    `websocket_paths` are those that the listener serves itself, for the list of endpoints.
+    """
     app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_SIZE)
     app.on_response_prepare.append(_set_headers)
     routes = _Routes(server)
-    for path, handler in (
-        ("/health", routes.health),
-        ("/ready", routes.ready),
-        ("/v1/ws/stats", routes.stats),
-        ("/v1/stocks/{code}", routes.stock),
-        ("/v1/stocks/{code}/orderbook", routes.order_book),
+    endpoints = [{"path": path, "protocol": "websocket", "about": "prices"} for path in websocket_paths]
+    for path, handler, about in (
+        ("/health", routes.health, "whether the server lives, its feed and its connections"),
+        ("/ready", routes.ready, "200, or 503 while the server stops"),
+        ("/v1/ws/stats", routes.stats, "statistics"),
+        ("/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
+        ("/v1/stocks/{code}", routes.stock, "last price"),
+        (
+            "/v1/stocks/{code}/orderbook",
+            routes.order_book,
+            f"last order books; ?depth=1..{MAX_BOOK_DEPTH} and ?history=0..{MAX_BOOKS}",
+        ),
     ):
+        endpoints.append({"path": path, "protocol": "http", "about": about})
         for variant in (path, path + "/"):
             app.router.add_get(variant, handler)
+    overview = orjson.dumps({"name": "fastws", "version": __version__, "endpoints": endpoints})
+
+    async def root(request: web.Request) -> web.Response:
+        return json_response(overview)
+
+    app.router.add_get("/", root)
     return app
 
 
@@ -109,6 +131,23 @@ class _Routes:
 
     async def stats(self, request: web.Request) -> web.Response:
         return json_response(self._server.stats())
+
+    async def stocks(self, request: web.Request) -> web.Response:
+        table = self._server.market.instruments
+        market = _choice(request, "market", table.markets)
+        sector = _choice(request, "sector", table.sectors)
+        chosen = [
+            {
+                "code": instrument.code,
+                "name": instrument.name,
+                "market": instrument.market,
+                "sector": instrument.sector,
+                "currency": instrument.currency,
+            }
+            for instrument in (table if market is None else table.members_of_market(market))
+            if sector is None or instrument.sector == sector
+        ]
+        return json_response({"stocks": chosen})
 
     async def stock(self, request: web.Request) -> web.Response:
         code = self._code(request)
@@ -143,6 +182,14 @@ def problem_response(refusal: Refusal) -> web.Response:
     response = json_response(error_body(refusal.code, refusal.message), status=refusal.status)
     response.headers.extend(refusal.headers)
     return response
+
+
+def _choice(request: web.Request, name: str, known: Collection[str]) -> str | None:
+    text = request.query.get(name)
+    if text is not None and text not in known:
+        choices = f"one of {', '.join(known)}" if known else "left out: the instruments have none"
+        raise HttpError(Refusal(400, "INVALID_PARAMETER", f"{name} must be {choices}"))
+    return text
 
 
 def _number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:

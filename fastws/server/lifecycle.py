@@ -128,7 +128,7 @@ class Server:
             connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
         for connection in self.hub.connection_list():
-            connection.abort(CloseCode.RESTART)
+            connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self.listener.close()
         self.hub.stop()
 

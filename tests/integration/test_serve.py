@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+import fastws
 from tests.clients import Client, Message, client, updates
 from tests.conftest import StartServer
 from tests.serving import Server, run, until
@@ -226,6 +227,35 @@ async def test_messages_sent_counts_each_message_of_a_batch(server: StartServer,
     assert (ledger["lost"], ledger["waiting"]) == (0, 0)
 
 
+def test_the_overview_and_the_stocks(server: StartServer) -> None:
+    target = server()
+    overview = target.get_json("/")
+    assert (overview["name"], overview["version"]) == ("fastws", fastws.__version__)
+    assert {"/v1/ws", "/health", "/v1/stocks"} <= {endpoint["path"] for endpoint in overview["endpoints"]}
+    stocks = target.get_json("/v1/stocks")["stocks"]
+    assert f"{len(stocks)} instruments" in target.log
+    assert stocks[0].keys() == {"code", "name", "market", "sector", "currency"}
+    chosen = target.get_json("/v1/stocks?market=KOSPI&sector=IT")["stocks"]
+    assert chosen == [stock for stock in stocks if (stock["market"], stock["sector"]) == ("KOSPI", "IT")]
+    assert chosen
+
+
+def test_a_loop_over_nothing_stops_the_feed_with_one_error(tmp_path: Path) -> None:
+    feed = replay(tmp_path, "# nothing")
+    target = Server(tmp_path, "--feed", feed, "--replay-loop")
+    try:
+        target.until_feed_is("stopped")
+        target.signal(signal.SIGTERM)
+        assert target.wait() == 0
+    finally:
+        target.process.kill()
+        target.process.wait()
+    (line,) = [line for line in target.log.splitlines() if "holds nothing to replay" in line]
+    assert "[error" in line
+    assert ".py" not in line
+    assert "restarted" not in target.log
+
+
 async def test_a_stock_and_its_order_books_are_what_was_published(
     server: StartServer, tmp_path: Path
 ) -> None:
@@ -267,7 +297,8 @@ async def test_a_stock_and_its_order_books_are_what_was_published(
         ("/v1/stocks/%00", 404),
         ("/v1/stocks/..%2f..%2fetc%2fpasswd", 404),
         ("/nowhere", 404),
-        ("/", 404),
+        ("/v1/stocks?market=LSE", 400),
+        ("/v1/stocks?sector=", 400),
         ("/v1/ws", 426),
     ],
 )
@@ -287,8 +318,10 @@ def test_methods_that_are_not_supported(shared_server: StartServer) -> None:
         assert json.loads(body)["error"]["code"] == "METHOD_NOT_ALLOWED"
 
 
-async def test_origins_of_browsers(server: StartServer) -> None:
-    target = server(allowed_origins="https://app.example,http://localhost:3000")
+@pytest.mark.parametrize("way", ["flag", "variable"])
+async def test_origins_of_browsers(server: StartServer, way: str) -> None:
+    origins = "https://app.example,http://localhost:3000"
+    target = server("--allowed-origins", origins) if way == "flag" else server(allowed_origins=origins)
     own = f"http://127.0.0.1:{target.port}"
     for origin in (None, own, "https://app.example", "http://localhost:3000"):
         async with client(target.url, origin=origin):

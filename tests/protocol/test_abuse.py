@@ -538,6 +538,7 @@ class Losses:
         self.seen: dict[tuple[str, str], list[int]] = {}
         self.ranges: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
         self.n_overflows = 0
+        self.has_ended = False
 
     def take(self, message: dict[str, Any]) -> None:
         if message["type"] == "overflow":
@@ -549,6 +550,8 @@ class Losses:
                 self.ranges.setdefault(key, []).append((item["dropped"], item["from_seq"], item["to_seq"]))
             return
         for update in message["messages"] if message["type"] == "batch" else [message]:
+            if update.get("status") == "stopped":
+                self.has_ended = True
             if "seq" in update:
                 self.seen.setdefault((update["code"], update["type"]), []).append(update["seq"])
 
@@ -675,6 +678,50 @@ async def test_who_changes_subscriptions_without_reading_is_told_exactly_what_wa
     async with nobody_else_notices(target):
         await in_thread(attack)
     losses.check(keys)
+
+
+async def test_who_reads_by_fits_and_starts_has_the_last_value_of_everything_in_the_end(
+    server: StartServer, tmp_path: Path
+) -> None:
+    """What was put together for a slow client and is then overtaken by more must not take a last value with it."""
+    kinds = list(CHANNELS.values())
+    # Every symbol of mode `latest` falls silent at another time, so that nothing later makes up for a loss.
+    lines, sizes = [], {code: 3000 if code in CODES[:6] else 200 * place for place, code in enumerate(CODES)}
+    levels = [{"price": 100 + level, "quantity": 1} for level in range(10)]
+    for number in range(3000):
+        for code in CODES:
+            if number < sizes[code]:
+                body: dict[str, object] = {"code": code, "price": number, "note": "x" * 200, "type": kinds[0]}
+                if number % 2:
+                    body = {"code": code, "bids": levels, "asks": [], "type": kinds[1]}
+                lines.append(f"@{1500 + number} {json.dumps(body)}")
+    feed = tmp_path / "feed.replay"
+    await asyncio.to_thread(
+        feed.write_text, "\n".join(['@0 {"type":"market_status","market":"X","status":"x"}', *lines])
+    )
+    target = server("--feed", f"replay:{feed}", unknown_symbols="accept", rate_limit=0)
+    losses = Losses()
+
+    def attack() -> None:
+        with RawClient(target.port, receive_buffer=4096) as raw:
+            for codes, mode in ((CODES[:6], "all"), (CODES[6:], "latest")):
+                raw.send_message(type="subscribe", subscription_type="stock", targets=codes, mode=mode)
+                take_snapshot(raw, losses)
+            while target.stats()["feeds"] != {"replay": "stopped"}:
+                # Half a megabyte a second of the two and more that are published.
+                losses.take(raw.read_message())
+                time.sleep(0.08)
+            while not losses.has_ended:
+                losses.take(raw.read_message())
+
+    await in_thread(attack)
+    # 3,000 numbers, of which every other one is a price.
+    for code in CODES:
+        for kind in kinds:
+            assert losses.seen[code, kind][-1] == sizes[code] // 2, (code, kind)
+    losses.check((code, kind) for code in CODES[:6] for kind in kinds)
+    assert not {code for code, _ in losses.ranges} & set(CODES[6:])
+    assert losses.n_overflows > 1
 
 
 async def test_latest_gets_the_newest_values_after_a_stall(server: StartServer, tmp_path: Path) -> None:

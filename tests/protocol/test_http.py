@@ -17,6 +17,7 @@ from listening import Client, Response, listening, scenario, until, upgrade
 
 from fastws._core import Hub
 from fastws._market import BookUpdate, Instrument, PriceUpdate
+from fastws._version import __version__
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.server.http import MAX_BODY_SIZE, make_app
@@ -120,6 +121,70 @@ async def test_stats() -> None:
 
 
 @scenario
+async def test_the_root_lists_every_endpoint() -> None:
+    async with site() as server:
+        body = await server.json("/")
+        assert list(body) == ["name", "version", "endpoints"]
+        assert (body["name"], body["version"]) == ("fastws", __version__)
+        assert {(endpoint["protocol"], endpoint["path"]) for endpoint in body["endpoints"]} == {
+            ("websocket", "/v1/ws"),
+            ("http", "/health"),
+            ("http", "/ready"),
+            ("http", "/v1/ws/stats"),
+            ("http", "/v1/stocks"),
+            ("http", "/v1/stocks/{code}"),
+            ("http", "/v1/stocks/{code}/orderbook"),
+        }
+        assert all(endpoint["about"] for endpoint in body["endpoints"])
+        server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
+        server.view.market.publish_book(BookUpdate(SAMSUNG, [(72900, 1)], [(73000, 1)]))
+        for endpoint in body["endpoints"]:
+            response = await server.ask(endpoint["path"].format(code="005930"))
+            assert response.status == (426 if endpoint["protocol"] == "websocket" else 200)
+
+
+@scenario
+async def test_stocks_are_listed_by_market_and_sector() -> None:
+    samsung = {
+        "code": "005930",
+        "name": "Samsung Electronics",
+        "market": "KOSPI",
+        "sector": "Tech",
+        "currency": "KRW",
+    }
+    apple = {"code": "AAPL", "name": "Apple", "market": "NASDAQ", "sector": "Tech", "currency": "USD"}
+    bare = {"code": "0074K0", "name": "0074K0", "market": None, "sector": None, "currency": None}
+    async with site() as server:
+        assert await server.json("/v1/stocks") == {"stocks": [samsung, apple]}
+        server.view.market.ensure_instrument("0074K0")
+        assert await server.json("/v1/stocks") == {"stocks": [samsung, apple, bare]}
+        assert await server.json("/v1/stocks?market=KOSPI") == {"stocks": [samsung]}
+        assert await server.json("/v1/stocks?sector=Tech") == {"stocks": [samsung, apple]}
+        assert await server.json("/v1/stocks?sector=Tech&market=NASDAQ") == {"stocks": [apple]}
+        server.view.market.instruments.add(Instrument("KO", "Coca-Cola", "NYSE", "Food & Drink", None, "USD"))
+        assert await server.json("/v1/stocks?market=KOSPI&sector=Food%20%26%20Drink") == {"stocks": []}
+        for name, value, known in (
+            ("market", "LSE", "KOSPI, NASDAQ, NYSE"),
+            ("market", "kospi", "KOSPI, NASDAQ, NYSE"),
+            ("market", "", "KOSPI, NASDAQ, NYSE"),
+            ("sector", "Mining", "Tech, Food & Drink"),
+        ):
+            body = await server.json(f"/v1/stocks?{name}={value}", 400)
+            assert body["error"] == {
+                "code": "INVALID_PARAMETER",
+                "message": f"{name} must be one of {known}",
+            }
+
+
+@scenario
+async def test_no_stock_has_a_sector() -> None:
+    async with site() as server:
+        server.view.market.instruments = Instruments([Instrument("A")])
+        body = await server.json("/v1/stocks?sector=Tech", 400)
+        assert body["error"]["message"] == "sector must be left out: the instruments have none"
+
+
+@scenario
 async def test_the_last_price_with_the_digits_of_its_source() -> None:
     async with site() as server:
         assert await server.error("/v1/stocks/AAPL", 404) == "NO_DATA"
@@ -182,7 +247,7 @@ async def test_unknown_symbols() -> None:
 async def test_a_trailing_slash_changes_nothing() -> None:
     async with site() as server:
         server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
-        for path in ("/health", "/ready", "/v1/ws/stats", "/v1/stocks/005930"):
+        for path in ("/health", "/ready", "/v1/ws/stats", "/v1/stocks", "/v1/stocks/005930"):
             for variant in (path, path + "/"):
                 assert (await server.ask(variant)).status == 200
 
@@ -202,7 +267,7 @@ async def test_head_answers_like_get_without_a_body() -> None:
 async def test_every_error_is_json_of_one_shape() -> None:
     async with site() as server:
         for path in (
-            "/",
+            "//",
             "/nothing",
             "/v1",
             "/v1/ws/stats/x",

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 from fastws.errors import FeedError
-from fastws.feeds.base import Feed, FeedSupervisor, MarketSink
+from fastws.feeds.base import Feed, FeedOverError, FeedSupervisor, MarketSink
 
 SAMSUNG = Instrument("005930", "Samsung Electronics", market="KOSPI", currency="KRW", previous_close=72000)
 Script = Callable[[MarketSink], Awaitable[None]]
@@ -218,8 +218,30 @@ async def test_failing_feed_backs_off_exponentially_up_to_the_maximum(
     assert [entry["restart_in_s"] for entry in warnings] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     assert feed.n_runs == len(warnings) == 8
     assert market.names == ["reconnecting", "stopped"]  # one announcement, however often it fails
-    assert "UpstreamError: connection refused" in warnings[0]["error"]
-    assert f"{__file__}:" in warnings[0]["error"]
+    assert {entry["error"] for entry in warnings} == {"UpstreamError: connection refused"}
+    # Where in the source it failed is told to those who look for a mistake there.
+    tracebacks = [entry for entry in logs if entry["log_level"] == "debug"]
+    assert [type(entry["exc_info"]) for entry in tracebacks] == [UpstreamError] * 8
+
+
+async def test_a_failure_that_would_only_repeat_stops_the_feed(
+    time: VirtualTime, market: RecordingMarket
+) -> None:
+    async def be_over(sink: MarketSink) -> None:
+        sink.publish_price(price())
+        raise FeedOverError("nothing\nmore will come")
+
+    feed = ScriptedFeed(fail, be_over)
+    with capture_logs() as logs:
+        async with supervised(feed, market, time) as supervisor:
+            await time.advance(100.0)
+            assert not supervisor.is_running
+    assert feed.n_runs == 2
+    assert market.names == ["reconnecting", "price", "live", "stopped"]
+    errors = [entry for entry in logs if entry["log_level"] == "error"]
+    assert [(entry["event"], entry["error"]) for entry in errors] == [
+        ("feed failed for good", "nothing more will come")
+    ]
 
 
 async def test_delays_are_spread_over_the_whole_interval(time: VirtualTime, market: RecordingMarket) -> None:
@@ -456,7 +478,10 @@ async def test_error_during_cleanup_is_logged_and_stop_still_succeeds(
     with capture_logs() as logs:
         async with supervised(ScriptedFeed(script), market, time):
             await time.settle()
-    assert [entry["event"] for entry in logs] == ["feed failed while it was stopped"]
+    assert [(entry["log_level"], entry["event"]) for entry in logs] == [
+        ("warning", "feed failed while it was stopped"),
+        ("debug", "traceback of the failed feed"),
+    ]
     assert "close failed" in logs[0]["error"]
 
 

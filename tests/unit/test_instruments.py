@@ -112,6 +112,11 @@ def test_the_currency_column_is_optional(write: Write) -> None:
         (HEADER, ": has a header and no instruments"),
         ("symbol,name\nA,B\n", ", line 1: the column market is missing; expected the header symbol,"),
         ("A,Apple,NASDAQ,IT,1,USD\n", ", line 1: the column symbol is missing; expected the header symbol,"),
+        (
+            "symbol;name;market;sector;previous close, Won\n",
+            ", line 1: looks like CSV separated by ';'; separate the columns by commas",
+        ),
+        ("Short name,symbol\n", ", line 1: the column name is missing; expected the header symbol,"),
         (HEADER.strip() + ",isin\n", ", line 1: unknown column 'isin'; expected the header"),
         (HEADER.strip() + ",name\n", ", line 1: the column name comes twice"),
         (HEADER + "A,Apple,NASDAQ\n", ", line 2: has 3 cells, the header has 6"),
@@ -189,7 +194,18 @@ def test_a_csv_is_told_from_a_list(write: Write) -> None:
         ("", ": names no symbols; write one code per line"),
         ("# nothing\n\n", ": names no symbols"),
         ("AAPL\nGOOGL\nAAPL\n", ", line 3: AAPL stands in line 1 already"),
-        ("AAPL\nGOOGL MSFT\n", ", line 2: code: expected up to 64 printable characters without blanks"),
+        ("AAPL\n" + "A" * 65, ", line 2: code: expected up to 64 printable characters without blanks"),
+        (
+            "AAPL\nGOOGL MSFT\n",
+            ", line 2: looks like CSV separated by spaces; separate the columns by commas",
+        ),
+        ("A;Apple;NASDAQ\n", ", line 1: looks like CSV separated by ';'; separate the columns by commas"),
+        (
+            HEADER.replace(",", ";") + "A;Apple;NASDAQ;IT;1;USD\n",
+            ", line 1: looks like CSV separated by ';'; separate the columns by commas",
+        ),
+        ("# mine\nA\tApple\tNASDAQ\n", ", line 2: looks like CSV separated by tabs; separate the columns"),
+        ("A|Apple\n", ", line 1: looks like CSV separated by '|'; separate the columns by commas"),
         (b"AAPL\n\nM\xff\n", ", line 3: is not UTF-8"),
     ],
 )

@@ -457,10 +457,14 @@ async def test_reload(issuer: Issuer) -> None:
         same = {"jwt_algorithm": "ES256", "jwks_url": issuer.url}
         await subject.reload(Settings(**same, user_id_claim="sub", jwt_leeway=5))  # type: ignore[arg-type]
         assert subject.verify(token(0)).ends_at == NOW + 65
-        assert issuer.asked == 1
+        issuer.answer = body(key_set(jwk(2)))
+        await subject.reload(Settings(**same))  # type: ignore[arg-type]
+        assert reason(subject, token(0)) is None
+        await until(lambda: reason(subject, token(0)) == "unknown_key")
+        assert reason(subject, token(2)) is None
         await subject.reload(Settings(**same | {"jwks_url": other.url}))  # type: ignore[arg-type]
         await until(lambda: reason(subject, token(1)) is None)
-        assert reason(subject, token(0)) == "unknown_key"
+        assert reason(subject, token(2)) == "unknown_key"
         with pytest.raises(SettingsError):
             await subject.reload(Settings(jwks_url=other.url))
         assert reason(subject, token(1)) is None

@@ -101,12 +101,11 @@ async def test_what_is_recorded_comes_back(tmp_path: Path) -> None:
 async def test_a_recorded_replay_comes_back(tmp_path: Path) -> None:
     with as_file(files("fastws.data") / "kis_frames.txt") as example:
         expected, _ = await replayed(example, tmp_path)
-        n_updates = await record(
-            ReplayFeed(example, speed="max"), tmp_path / "again.txt", instruments=INSTRUMENTS
-        )
+        recorder = Recorder(tmp_path / "again.txt", INSTRUMENTS)
+        await record(ReplayFeed(example, speed="max"), recorder)
     bodies, feed = await replayed(tmp_path / "again.txt", tmp_path)
     assert bodies == expected
-    assert (n_updates, feed.n_bad) == (14, 0)
+    assert (recorder.n_updates, feed.n_bad) == (14, 0)
 
 
 async def test_the_file_is_what_the_format_says(tmp_path: Path) -> None:
@@ -126,7 +125,9 @@ async def test_the_file_is_what_the_format_says(tmp_path: Path) -> None:
             BookUpdate(market.ensure_instrument("0074K0"), [(1.25, 7)], [], event_time_ms=1_762_819_200_000)
         )
 
-    assert await record(ScriptedFeed(deliver), path, instruments=INSTRUMENTS, wall_clock=clock) == 3
+    recorder = Recorder(path, INSTRUMENTS, wall_clock=clock)
+    await record(ScriptedFeed(deliver), recorder)
+    assert recorder.n_updates == 3
     assert path.read_bytes() == HEADER + (
         b'@1762819200500 {"type":"market_status","market":"KOSPI","status":"open"}\n'
         b'@1762819200750 {"type":"price_update","code":"005930","name":"Samsung Electronics","price":73000,'
@@ -174,10 +175,10 @@ async def test_a_killed_recorder_leaves_a_readable_file(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys\n"
         "from fastws._market import Instrument\n"
-        "from fastws.feeds.record import record\n"
+        "from fastws.feeds.record import Recorder, record\n"
         "from fastws.feeds.simulator import SimulatorFeed\n"
         "feed = SimulatorFeed([Instrument('005930'), Instrument('AAPL')], rate=5000, seed=1)\n"
-        "asyncio.run(record(feed, sys.argv[1]))\n"
+        "asyncio.run(record(feed, Recorder(sys.argv[1])))\n"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(path))
     try:
@@ -203,7 +204,7 @@ async def test_a_quiet_feed_is_flushed_too(tmp_path: Path) -> None:
             market.publish_price(price(n))
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(record(ScriptedFeed(deliver), path))
+    task = asyncio.create_task(record(ScriptedFeed(deliver), Recorder(path)))
     deadline = time.monotonic() + 10
     while not path.exists() or path.read_bytes().count(b"price_update") < 3:
         assert time.monotonic() < deadline, "nothing was flushed"
@@ -248,11 +249,12 @@ async def test_a_duration_ends_a_recording(tmp_path: Path) -> None:
         finally:
             is_closed = True
 
-    n_updates = await record(ScriptedFeed(deliver), path, duration=0.05)
+    recorder = Recorder(path)
+    await record(ScriptedFeed(deliver), recorder, duration=0.05)
     assert is_closed
-    assert 0 < n_updates < 1_000_000
+    assert 0 < recorder.n_updates < 1_000_000
     bodies, _ = await replayed(path, tmp_path)
-    assert len(bodies) == n_updates
+    assert len(bodies) == recorder.n_updates
 
 
 async def test_what_was_delivered_before_a_failure_is_kept(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ async def test_what_was_delivered_before_a_failure_is_kept(tmp_path: Path) -> No
         raise ConnectionError("the source is gone")
 
     with pytest.raises(ConnectionError, match="the source is gone"):
-        await record(ScriptedFeed(fail), path)
+        await record(ScriptedFeed(fail), Recorder(path))
     assert path.read_bytes().count(b"price_update") == 5
 
 
@@ -276,7 +278,7 @@ async def test_a_feed_that_fails_when_it_is_stopped_is_told(tmp_path: Path) -> N
             raise ConnectionError("no goodbye")
 
     with pytest.raises(ConnectionError, match="no goodbye"):
-        await record(ScriptedFeed(fail), tmp_path / "session.txt", duration=0.0)
+        await record(ScriptedFeed(fail), Recorder(tmp_path / "session.txt"), duration=0.0)
 
 
 async def test_a_cancelled_recording_is_on_disk(tmp_path: Path) -> None:
@@ -289,12 +291,13 @@ async def test_a_cancelled_recording_is_on_disk(tmp_path: Path) -> None:
         has_delivered.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(record(ScriptedFeed(deliver), path))
+    recorder = Recorder(path)
+    task = asyncio.create_task(record(ScriptedFeed(deliver), recorder))
     await has_delivered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert path.read_bytes().count(b"price_update") == 5
+    assert path.read_bytes().count(b"price_update") == recorder.n_updates == 5
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -304,7 +307,7 @@ async def test_a_full_disk_stops_the_recording_and_says_where() -> None:
         market.publish_price(price(1))
 
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
-        await record(ScriptedFeed(deliver), "/dev/full")
+        await record(ScriptedFeed(deliver), Recorder("/dev/full"))
 
 
 @pytest.mark.parametrize(

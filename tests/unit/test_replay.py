@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import tracemalloc
 from collections.abc import Callable
 from importlib.resources import as_file, files
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, encode_screener
-from fastws.errors import FeedError, SettingsError
-from fastws.feeds.base import FeedSupervisor
+from fastws.errors import SettingsError
+from fastws.feeds.base import FeedOverError, FeedSupervisor
 from fastws.feeds.lines import LineError, decode_body, encode_line, split_line
 from fastws.feeds.replay import MAX_LINE_SIZE, ReplayFeed, Timeline
 
@@ -173,6 +174,52 @@ async def test_a_pause_longer_than_a_timer_may_be(
     assert max(time.pauses) <= 3600.0
 
 
+async def test_long_pauses_are_announced(write: Callable[..., Path], time: FakeTime, sink: Sink) -> None:
+    day = 86_400_000
+    path = write(*[timed(ms, ms) for ms in (0, day, day + 60_000, day + 121_000, 2 * day + 240_000)])
+    with capture_logs() as logs:
+        await feed_of(path, time).run(sink)
+    hint = "(replay_speed or replay_max_gap shortens it)"
+    assert [log["event"] for log in logs if log["event"].startswith("replay waits")] == [
+        f"replay waits 24 h 0 min for line 2 {hint}",
+        f"replay waits 1 min 1 s for line 4 {hint}",
+        f"replay waits 24 h 1 min for line 5 {hint}",
+    ]
+    assert {log["log_level"] for log in logs} == {"info"}
+    with capture_logs() as logs:
+        await feed_of(path, time, speed=2000).run(sink)
+        await feed_of(path, time, max_gap=60).run(sink)
+    assert {log["event"] for log in logs} == {"replay ended"}
+
+
+@pytest.mark.parametrize("speed", [1, 4])
+async def test_no_pause_is_longer_than_the_largest_gap(
+    write: Callable[..., Path], time: FakeTime, sink: Sink, speed: float
+) -> None:
+    path = write(
+        *[timed(ms, ms) for ms in (0, 2000, 86_400_000, 86_401_000, 200_000_000, 200_000_040)], TRADE % 1
+    )
+    await feed_of(path, time, speed=speed, max_gap=1.5).run(sink)
+    gaps = [after - before for before, after in pairwise(sink.times)]
+    recorded = [2.0, 86_398.0, 1.0, 113_599.0, 0.04, 0.1]
+    assert gaps == pytest.approx([min(gap / speed, 1.5) for gap in recorded], abs=1e-6)
+
+
+async def test_a_largest_gap_of_0_keeps_them_all_and_max_speed_has_none(
+    write: Callable[..., Path], time: FakeTime, sink: Sink
+) -> None:
+    path = write(timed(0, 1), timed(50_000, 2))
+    await feed_of(path, time, max_gap=0).run(sink)
+    await feed_of(path, time, max_gap=10, speed="max").run(sink)
+    assert sink.times == pytest.approx([0.0, 50.0, 50.0, 50.0])
+
+
+def test_timeline_with_a_largest_gap() -> None:
+    timeline = Timeline(max_gap_ms=50)
+    times = (None, 5000, 5030, None, 9000, 9020, 2000, 2500, 2530)
+    assert [timeline.place(ms) for ms in times] == [0, 50, 80, 130, 180, 200, 200, 250, 280]
+
+
 def test_timeline_without_times() -> None:
     timeline = Timeline()
     assert [timeline.place(None) for _ in range(3)] == [0, 100, 200]
@@ -200,12 +247,17 @@ def test_timeline_starts_over() -> None:
     assert [*places, *[timeline.place(ms) for ms in (5000, 5700, None)]] == [0, 700, 800, 1500, 1600]
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(0, 10**15 - 1))))
-def test_positions_never_decrease(times: list[int | None]) -> None:
-    timeline = Timeline()
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 10**15 - 1))),
+    st.one_of(st.just(float("inf")), st.floats(0.001, 1e9)),
+)
+def test_positions_never_decrease(times: list[int | None], max_gap_ms: float) -> None:
+    timeline = Timeline(max_gap_ms)
     places = [timeline.place(ms) for ms in times]
     assert places == sorted(places)
     assert places[:1] in ([], [0])
+    # Times of 10^15 ms are exact to an eighth of a millisecond.
+    assert all(after - before <= max_gap_ms + 0.25 for before, after in pairwise(places))
 
 
 # Slices
@@ -305,9 +357,24 @@ async def test_a_loop_over_nothing_is_an_error(
     write: Callable[..., Path], time: FakeTime, sink: Sink, lines: tuple[bytes, ...]
 ) -> None:
     path = write(*lines)
-    with pytest.raises(FeedError, match="nothing to replay"):
+    with pytest.raises(FeedOverError, match="nothing to replay"):
         await feed_of(path, time, loop=True).run(sink)
     await feed_of(path, time).run(sink)  # once is fine
+
+
+async def test_a_supervised_loop_over_nothing_ends_with_one_error(
+    write: Callable[..., Path], time: FakeTime, sink: Sink
+) -> None:
+    path = write(b"# only comments")
+    states: list[str] = []
+    sink.set_feed_status = lambda feed, status: states.append(status) or 1  # type: ignore[func-returns-value,method-assign]
+    with capture_logs() as logs:
+        await FeedSupervisor(feed_of(path, time, loop=True), sink, sleep=time.sleep).run()
+    assert states == ["reconnecting", "stopped"]
+    (error,) = logs
+    assert (error["log_level"], error["event"]) == ("error", "feed failed for good")
+    assert error["error"].startswith(f"{path} holds nothing to replay")
+    assert ".py" not in error["error"]
 
 
 # Settings
@@ -329,8 +396,21 @@ def test_a_missing_file_names_its_setting(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="not a file"):
+    with pytest.raises(SettingsError, match="is a directory"):
         ReplayFeed(tmp_path)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match="not a regular file"):
+        ReplayFeed(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_wrong_gap_names_its_setting(write: Callable[..., Path], seconds: float) -> None:
+    with pytest.raises(SettingsError, match=r"^replay_max_gap: expected seconds") as caught:
+        ReplayFeed(write(TRADE % 1), max_gap=seconds)
+    assert caught.value.setting == "replay_max_gap"
 
 
 def test_something_that_only_begins_like_gzip_is_refused_at_once(tmp_path: Path) -> None:

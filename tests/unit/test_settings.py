@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastws.errors import SettingsError
-from fastws.settings import SETTINGS, FeedSpec, Settings, load, parse_feed
+from fastws.settings import SETTINGS, FeedSpec, Settings, linked_variables, load, parse_feed, shown
 
 
 @pytest.fixture
@@ -64,6 +65,8 @@ def test_the_file_can_be_named_by_a_variable(toml: Callable[[str], str]) -> None
 def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp_path: Path) -> None:
     file = tmp_path / "symbols.csv"
     file.touch()
+    keys = tmp_path / "keys.toml"
+    keys.write_text('k1 = "secret"\n"k 2" = "other"\n')
     other = {
         "host": "0.0.0.0",
         "feed": "sim",
@@ -78,13 +81,32 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "flush_share": 0.5,
         "simulator_book_share": 0.25,
         "database": "sqlite:///fastws.db",
+        "jwt_algorithm": "ES256",
+        "jwt_secret": "secret",
+        "jwt_previous_secret": "secret",
+        "jwt_public_key": "key.pem",
+        "jwt_keys": {"k1": "secret", "k 2": "other"},
+        "jwks_url": "https://id.example/jwks.json",
+        "jwt_audience": "fastws",
+        "jwt_issuer": "https://id.example/",
+        "user_id_claim": "uid",
     }
     for name, setting in SETTINGS.items():
-        value = other.get(name, setting.default + 1 if isinstance(setting.default, (int, float)) else None)
+        default = setting.default
+        value = other.get(
+            name,
+            not default
+            if isinstance(default, bool)
+            else default + 1
+            if isinstance(default, (int, float))
+            else None,
+        )
         assert value is not None, name
         text = (
             ", ".join(value)
             if isinstance(value, list)
+            else str(keys)
+            if isinstance(value, dict)
             else str(value).lower()
             if value is True
             else str(value)
@@ -99,11 +121,14 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
             assert got == (tuple(value) if isinstance(value, list) else value)
             assert got != setting.default
             assert settings.sources == {name: source}
+    assert load(toml(f"jwt_keys = {str(keys)!r}"), {}, {}).jwt_keys == other["jwt_keys"]
 
 
 def _toml_line(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{name} = {str(value).lower()}"
+    if isinstance(value, dict):
+        return "\n".join([f"[{name}]", *(f"{key!r} = {item!r}" for key, item in value.items())])
     return f"{name} = {value!r}"
 
 
@@ -133,6 +158,50 @@ def test_variables_of_the_build_and_of_others_are_let_be() -> None:
     assert load(None, environ, {}).sources == {}
 
 
+SERVICE_LINKS = {
+    "FASTWS_SERVICE_HOST": "10.0.0.1",
+    "FASTWS_SERVICE_PORT": "8000",
+    "FASTWS_SERVICE_PORT_HTTP": "8000",
+    "FASTWS_PORT": "tcp://10.0.0.1:8000",
+    "FASTWS_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "FASTWS_PORT_8000_TCP_PROTO": "tcp",
+    "FASTWS_PORT_8000_TCP_PORT": "8000",
+    "FASTWS_PORT_8000_TCP_ADDR": "10.0.0.1",
+}
+
+
+def test_service_links_of_kubernetes_are_no_settings() -> None:
+    assert load(None, SERVICE_LINKS, {}).sources == {}
+    assert linked_variables(SERVICE_LINKS) == ["FASTWS_PORT"]
+    # A Service named fastws-db.
+    others = {name.replace("FASTWS_", "FASTWS_DB_", 1): value for name, value in SERVICE_LINKS.items()}
+    assert load(None, others, {}).sources == {}
+    assert linked_variables(others) == []
+    udp = {"FASTWS_PORT": "udp://10.0.0.1:53", "FASTWS_PORT_53_UDP": "udp://10.0.0.1:53"}
+    assert load(None, udp, {}).port == 8000
+
+
+def test_a_port_beside_service_links_counts() -> None:
+    environ = SERVICE_LINKS | {"FASTWS_PORT": "9000"}
+    assert load(None, environ, {}).port == 9000
+    assert linked_variables(environ) == []
+    assert "from 0 to 65535" in message(None, {"FASTWS_PORT": "http://10.0.0.1:8000"}, {})
+    for variable in ("FASTWS_PORT_NUMBER", "FASTWS_SERVICE", "FASTWS_PORTS"):
+        assert message(None, {variable: "9000"}, {}).startswith(f"{variable}: unknown setting")
+
+
+def test_the_sample_is_the_shipped_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample = parse_feed("replay:sample")
+    assert sample.kind == "replay"
+    assert sample.path is not None
+    assert Path(sample.path).name == "kis_frames.txt"
+    (tmp_path / "sample").touch()
+    assert load(None, {"FASTWS_FEED": "replay:sample"}, {}).feed == "replay:sample"
+    assert parse_feed("replay:sample") == sample
+    assert parse_feed("replay:./sample") == FeedSpec("replay", "./sample")
+
+
 @pytest.mark.parametrize(("text", "speed"), [("2", 2.0), ("0.5", 0.5), ("max", "max")])
 def test_replay_speed(text: str, speed: float | str) -> None:
     assert load(None, {}, {"replay_speed": text}).replay_speed == speed
@@ -159,6 +228,10 @@ def test_replay_speed(text: str, speed: float | str) -> None:
         ("replay_loop", "maybe", "true or false"),
         ("unknown_symbols", "ignore", "one of reject, accept"),
         ("log_level", "trace", "one of debug, info, warning, error"),
+        ("jwt_leeway", "-1", "a number from 0 to 3600"),
+        ("auth_timeout", "0", "a number above 0 and up to 300"),
+        ("user_id_claim", " ", "a text that is not empty"),
+        ("jwt_audience", " ", "a text that is not empty"),
         ("simulator_seed", "x", "a whole number from 0 to 4294967295"),
         ("simulator_seed", "-1", "a whole number from 0 to 4294967295"),
     ],
@@ -193,6 +266,45 @@ def test_the_file_has_types(toml: Callable[[str], str], line: str, name: str) ->
     path = toml(line)
     assert message(path, {}, {}).startswith(f"{name}: ")
     assert f"(from {path})" in message(path, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "given"),
+    [
+        ("replay_speed", "0", "0"),
+        ("replay_speed", "-00", "-00"),
+        ("idle_timeout", "1e9", "1e9"),
+        ("port", "True", "True"),
+        ("port", "http", "http"),
+        ("port", "80 80", '"80 80"'),
+        ("host", " ", '" "'),
+        ("log_level", "x" * 100, "x" * 77 + "..."),
+    ],
+)
+def test_a_wrong_text_is_shown_as_typed(name: str, text: str, given: str) -> None:
+    assert message(None, {}, {name: text}).startswith(f"{name}: {given} (from --")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "true"),
+        ("port", '"8000"'),
+        ("port", "99999999999999999999999"),
+        ("replay_loop", "0"),
+        ("replay_speed", "0"),
+        ("replay_speed", "0.0"),
+        ("host", '[1, true, "x"]'),
+        ("host", '{ip = "::"}'),
+        ("host", "1979-05-27"),
+        ("allowed_origins", '"삼성"'),
+    ],
+)
+def test_a_wrong_value_of_the_file_is_shown_as_it_stands_there(
+    toml: Callable[[str], str], name: str, value: str
+) -> None:
+    path = toml(f"{name} = {value}\n")
+    assert message(path, {}, {}).startswith(f"{name}: {value} (from {path}) is not usable; ")
 
 
 def test_unknown_names_come_with_the_likely_one(toml: Callable[[str], str]) -> None:
@@ -247,6 +359,12 @@ def test_files_must_exist(tmp_path: Path) -> None:
         f"feed: there is no file {missing} (from --feed); check the path"
     )
     assert message(None, {"FASTWS_SYMBOLS_FILE": missing}, {}).startswith("symbols_file: there is no file ")
+    assert message(None, {}, {"feed": f"replay:{tmp_path}"}) == (
+        f"feed: {tmp_path} is a directory (from --feed); name a file"
+    )
+    assert message(None, {}, {"symbols_file": os.devnull}) == (
+        f"symbols_file: {os.devnull} is not a regular file (from --symbols-file); name one"
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,6 +393,76 @@ def test_settings_that_contradict_each_other() -> None:
     assert (caught.value.setting, caught.value.source) == ("ping_interval", "FASTWS_PING_INTERVAL")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "id.example/jwks.json",
+        "//id.example/jwks.json",
+        "file:///etc/passwd",
+        "ftp://id.example/jwks.json",
+        "https:///jwks.json",
+        "https://user:password-in-it@id.example/jwks.json",
+        "https://id.example:x/jwks.json",
+        "https://id.example:0/jwks.json",
+        "https://[::1/jwks.json",
+        "https://id.example/a b",
+        "https://id.example/\u00fc",
+    ],
+)
+def test_what_is_no_address_of_keys(url: str) -> None:
+    text = message(None, {"FASTWS_JWKS_URL": url}, {})
+    assert text.startswith(
+        "jwks_url: the value is not an address of key sets (from FASTWS_JWKS_URL); write one"
+    )
+    assert url not in text
+
+
+# Secrets.
+
+
+def test_secrets_are_not_shown(toml: Callable[[str], str], tmp_path: Path) -> None:
+    secret = "s3cr3t value"
+    pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"
+    given = {"jwt_secret": secret, "jwt_previous_secret": secret, "jwt_keys": {"k1": secret}}
+    assert {name for name, setting in SETTINGS.items() if setting.is_secret} >= given.keys()
+    settings = Settings(**given, jwt_public_key=pem, port=1)  # type: ignore[arg-type]
+    assert repr(settings) == (
+        "Settings(port=1, jwt_secret=***, jwt_previous_secret=***, jwt_public_key=PEM text, jwt_keys=***)"
+    )
+    for name, value in given.items():
+        assert shown(SETTINGS[name], value) == "***"
+    assert shown(SETTINGS["port"], 8000) == "8000"
+    assert shown(SETTINGS["jwt_secret"], None) == "None"
+    assert shown(SETTINGS["jwt_public_key"], "/etc/fastws/key.pem") == '"/etc/fastws/key.pem"'
+    assert shown(SETTINGS["jwt_public_key"], pem) == "PEM text"
+
+    wrong = (
+        message(toml(f"jwt_secret = ['{secret}']"), {}, {}),
+        message(toml(f"jwt_keys = {{ k1 = ['{secret}'] }}"), {}, {}),
+        message(toml(f"jwt_keys = ['{secret}']"), {}, {}),
+        message(None, {"FASTWS_JWT_KEYS": secret}, {}),
+        message(toml(f"jwt_keys = '{secret}'"), {}, {}),
+        message(None, {}, {"jwt_keys": f"k1={secret}"}),
+    )
+    assert not any(secret in text for text in wrong)
+    assert all("***" in text for text in wrong[:3])
+    file = tmp_path / "keys.toml"
+    file.write_text(f"k1 = {secret}\n")
+    text = message(None, {"FASTWS_JWT_KEYS": str(file)}, {})
+    assert "the file that FASTWS_JWT_KEYS names cannot be read: it is not TOML" in text
+    assert "s3cr3t" not in text
+    file.write_text("k1 = 5\n")
+    assert "*** (from FASTWS_JWT_KEYS) is not usable" in message(None, {"FASTWS_JWT_KEYS": str(file)}, {})
+    file.write_bytes(b"\xff")
+    assert "it is not TOML" in message(None, {}, {"jwt_keys": str(file)})
+
+
+def test_an_empty_secret_is_none() -> None:
+    text = message(None, {}, {"jwt_secret": ""})
+    assert text == 'jwt_secret: "" (from --jwt-secret) is not usable; expected a text that is not empty'
+    assert load(None, {"FASTWS_JWT_SECRET": ""}, {}).jwt_secret is None
+
+
 # What help and documentation show.
 
 
@@ -288,6 +476,7 @@ def test_every_setting_is_described() -> None:
     assert SETTINGS["batch_interval_ms"].default_text == "30 ms"
     assert SETTINGS["symbols_file"].default_text == "unset"
     assert SETTINGS["replay_loop"].default_text == "off"
+    assert SETTINGS["jwt_keys"].default_text == "unset"
     assert (SETTINGS["rate_limit"].flag, SETTINGS["rate_limit"].variable) == (
         "--rate-limit",
         "FASTWS_RATE_LIMIT",

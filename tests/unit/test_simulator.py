@@ -574,8 +574,9 @@ async def test_catch_up_after_a_pause_is_bounded_and_declared() -> None:
         return plain_publish(update)
 
     tape.publish_price = pause_once  # type: ignore[method-assign]
-    with capture_logs() as logs:
+    with capture_logs() as captured:
         await play(feed, tape)
+    logs = [entry for entry in captured if entry["log_level"] != "info"]
     assert feed.n_skipped == pytest.approx(5_000, abs=2)
     assert feed.n_published + feed.n_skipped == pytest.approx(20_000, abs=2)
     assert tape.per_second()[11] == pytest.approx(2_000, abs=2)  # its own and the second before
@@ -605,8 +606,9 @@ async def test_permanent_overload_skips_steadily_and_logs_once_a_minute() -> Non
     time = VirtualTime(150.0)
     tape = Tape(time, cost_s=1e-3)
     feed = simulator(time, rate=2_000.0, opening_burst=1.0)
-    with capture_logs() as logs:
+    with capture_logs() as captured:
         await play(feed, tape)
+    logs = [entry for entry in captured if entry["log_level"] == "warning"]
     assert feed.n_published == pytest.approx(150_000, rel=0.02)
     assert feed.n_skipped == pytest.approx(150_000, rel=0.05)
     assert len(logs) == 3
@@ -632,6 +634,18 @@ async def test_second_run_goes_on_with_the_day_and_has_no_second_opening() -> No
             assert update.volume is not None
             assert update.volume > volumes.get(update.instrument.code, 0)
             volumes[update.instrument.code] = update.volume
+
+
+async def test_the_seed_is_logged_once_at_the_start() -> None:
+    time = VirtualTime(5.0)
+    feed = simulator(time, seed=None)
+    with capture_logs() as logs:
+        await play(feed, Tape(time))
+        time.end = time.now + 5.0
+        await play(feed, Tape(time))
+    assert [(entry["log_level"], entry["event"], entry["seed"]) for entry in logs] == [
+        ("info", "simulator starts", feed.seed)
+    ]
 
 
 async def test_feed_without_a_seed_shows_the_one_it_drew() -> None:

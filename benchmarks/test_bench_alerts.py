@@ -1,0 +1,182 @@
+"""What alert rules cost: for prices that cross none, for prices that cross many, and at a steady 1,000 prices/s.
+
+Run with ``pytest benchmarks/test_bench_alerts.py --benchmark-disable-gc``; figures stand in ``extra_info``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from fastws._alerts import ALERT_TYPES, AlertIndex
+from fastws._market import Instrument, PriceUpdate
+from fastws.market.alerts import Alert, AlertBook
+from fastws.market.instruments import Instruments
+from fastws.market.store import Rule, Store
+
+SAMSUNG = Instrument("005930", "Samsung Electronics", "KOSPI", "IT", 72000, "KRW")
+APPLE = Instrument("AAPL", "Apple", "NASDAQ", "IT", "269.43", "USD")
+N_RULES = 10_000
+N_PRICES = 1_000  # per round, and per second in the steady run
+SHARE = 0.05  # of a core, at N_PRICES a second
+STEADY_SECONDS = 5
+ALERTS_PER_S = 10
+
+# Far above and below everything that UPDATES holds.
+FAR = {
+    "price_above": 1_000,
+    "price_below": 200,
+    "change_percent_above": 30,
+    "change_percent_below": -30,
+    "volume_above": 10**12,
+}
+UPDATES = [
+    PriceUpdate(APPLE, f"{250 + i % 40}.{i % 100:02d}", change_percent=f"{i % 7 - 3}.25", volume=10**6 + i)
+    for i in range(N_PRICES)
+]
+
+
+def nothing(user_id: str, alert: Alert) -> None:
+    raise AssertionError("nothing was to fire")
+
+
+def far_rules(n_rules: int) -> AlertBook:
+    """A book with rules of every type on one instrument, none of which `UPDATES` cross."""
+    book = AlertBook(Store(), Instruments([APPLE]), nothing)
+    for i in range(n_rules):
+        alert_type = ALERT_TYPES[i % len(ALERT_TYPES)]
+        away = i // len(ALERT_TYPES) * (-1 if alert_type.endswith("below") else 1)
+        threshold = max(FAR[alert_type] + away, 1) if alert_type == "price_below" else FAR[alert_type] + away
+        book.admit(Rule(i + 1, f"user{i}", "AAPL", alert_type, threshold, 1))
+    assert book.n_waiting == n_rules
+    return book
+
+
+def hold_against(on_price: Callable[[PriceUpdate], None]) -> None:
+    for update in UPDATES:
+        on_price(update)
+
+
+@pytest.mark.parametrize("n_rules", [0, 5, 100, N_RULES, 100_000])
+def test_prices_that_cross_nothing(benchmark: BenchmarkFixture, n_rules: int) -> None:
+    book = far_rules(n_rules)
+    benchmark(hold_against, book.on_price)
+    assert (book.n_waiting, book.n_crossed) == (n_rules, 0)
+    if benchmark.stats is not None:  # None with --benchmark-disable
+        seconds = benchmark.stats.stats.min
+        benchmark.extra_info["ns_per_price"] = round(seconds / N_PRICES * 1e9, 1)
+        benchmark.extra_info["share_of_a_core_at_1000_per_s"] = round(seconds, 6)
+        assert seconds < SHARE
+
+
+def test_the_cost_does_not_grow_with_the_rules() -> None:
+    def best(on_price: Callable[[PriceUpdate], None]) -> float:
+        times = []
+        for _ in range(50):
+            before = time.perf_counter()
+            hold_against(on_price)
+            times.append(time.perf_counter() - before)
+        return min(times)
+
+    few, many = far_rules(5).on_price, far_rules(200_000).on_price
+    assert best(many) < 1.5 * best(few)
+
+
+def test_a_price_that_crosses_ten_thousand(benchmark: BenchmarkFixture) -> None:
+    """The index alone."""
+    update = PriceUpdate(SAMSUNG, N_RULES + 1)
+
+    def fill() -> tuple[tuple[AlertIndex], dict[str, object]]:
+        index = AlertIndex()
+        for i in range(1, N_RULES + 1):
+            index.add("005930", "price_above", str(i * 7919 % N_RULES + 1), i)
+        return (index,), {}
+
+    taken = benchmark.pedantic(lambda index: index.take(update), setup=fill, rounds=50)
+    assert len(taken) == len(set(taken)) == N_RULES
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns_per_rule"] = round(benchmark.stats.stats.min / N_RULES * 1e9, 1)
+
+
+class Desk:
+    """A book on a SQLite file with one user's rules at the thresholds 1 to `n_rules`."""
+
+    def __init__(self, path: Path) -> None:
+        self.told: list[Alert] = []
+        self.store = Store(f"sqlite:///{path}/fastws.db")
+        self.book = AlertBook(self.store, Instruments([SAMSUNG]), lambda _, alert: self.told.append(alert))
+
+    async def open(self, n_rules: int) -> None:
+        def fill(connection: sa.Connection) -> None:
+            row = {"user_id": "kim", "code": "005930", "alert_type": "price_above", "created_at": 1}
+            rows = [row | {"threshold": str(i)} for i in range(1, n_rules + 1)]
+            connection.execute(sa.insert(sa.table("alert_rules", *map(sa.column, rows[0]))), rows)
+
+        await self.store.open()
+        await self.store.run(fill)
+        assert await self.book.load() == n_rules
+
+    async def close(self) -> None:
+        await self.book.stop()
+        await self.store.close()
+
+
+def test_ten_thousand_alerts_at_once(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """From one price to the last of the alerts, committed and told; and how long the loop was held up."""
+
+    async def burst() -> tuple[float, float]:
+        desk = Desk(tmp_path)
+        await desk.open(N_RULES)
+        longest = 0.0
+        start = last = time.perf_counter()
+        desk.book.on_price(PriceUpdate(SAMSUNG, N_RULES + 1))
+        while len(desk.told) < N_RULES:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+            assert now - start < 30
+        await desk.close()
+        assert [alert.threshold for alert in desk.told] == list(range(1, N_RULES + 1))
+        return last - start, longest
+
+    seconds, longest = benchmark.pedantic(lambda: asyncio.run(burst()), rounds=1)
+    benchmark.extra_info["alerts_per_s"] = round(N_RULES / seconds)
+    benchmark.extra_info["longest_pause_of_the_loop_ms"] = round(longest * 1000, 1)
+    assert longest < 0.25
+
+
+def test_a_steady_thousand_prices_a_second(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """CPU of the whole process, database thread and all, over that of the same schedule without alerts.
+
+    10,000 rules wait, and ten a second are crossed, committed and told.
+    """
+
+    async def steady(on_price: Callable[[PriceUpdate], None]) -> float:
+        loop = asyncio.get_running_loop()
+        start, cpu = loop.time(), time.process_time()
+        for tick in range(100 * STEADY_SECONDS):
+            for i in range(N_PRICES // 100):
+                number = tick * (N_PRICES // 100) + i
+                on_price(PriceUpdate(SAMSUNG, number * ALERTS_PER_S // N_PRICES + 1, volume=number))
+            await asyncio.sleep(start + (tick + 1) / 100 - loop.time())
+        return (time.process_time() - cpu) / (loop.time() - start)
+
+    async def run() -> tuple[float, float]:
+        without = await steady(lambda update: None)
+        desk = Desk(tmp_path)
+        await desk.open(N_RULES)
+        share = await steady(desk.book.on_price)
+        await desk.close()
+        assert len(desk.told) == ALERTS_PER_S * STEADY_SECONDS - 1
+        return without, share
+
+    without, share = benchmark.pedantic(lambda: asyncio.run(run()), rounds=1)
+    benchmark.extra_info["share_of_a_core"] = round(share - without, 4)
+    benchmark.extra_info["share_without_alerts"] = round(without, 4)
+    assert share - without < SHARE
