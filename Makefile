@@ -1,7 +1,4 @@
-# The front door. Everything is built into .venv; a second run takes seconds.
-#   make serve        the server with the built-in simulator
-#   make test         everything that must pass, on real sockets, browsers and programs
-#   make lint bench debug conformance clean
+# The front door: `make` lists what there is. Everything is built into .venv; a second run takes seconds.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,10 +6,18 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
 
-.PHONY: serve test lint bench debug conformance wheel clean system
+.PHONY: help serve test lint bench bench-load debug conformance wheel clean system
+.DEFAULT_GOAL := help
 
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# Checked first, because what pip and setuptools say when something is missing fills a screen and does not name it.
 $(VENV)/.python:
-	$(PYTHON) -c 'import sys; sys.exit("fastws needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("fastws needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@set -- $${CC:-cc}; command -v "$$1" >/dev/null \
+	&& $(PYTHON) -c 'import ensurepip, os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null \
+	|| { echo "fastws needs a C compiler and Python's headers: apt-get install build-essential python3-dev python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
 	@touch $@
@@ -26,8 +31,9 @@ $(VENV)/.build: $(VENV)/.python pyproject.toml
 
 $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	@rm -f $(VENV)/.debug
+	@echo "compiling the core: about a minute"
 	$(BIN)/python setup.py -q build_ext --inplace
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
 # What tests and checks it.
@@ -39,44 +45,52 @@ node_modules/.ready: package.json
 	npm install --no-audit --no-fund --no-package-lock --silent
 	@touch $@
 
-# Real programs that the tests drive. Installed where this is root on a Debian; elsewhere the tests say what is missing.
-system:
+# Installed where this is root on a Debian; elsewhere the tests say what is missing.
+system: ## the programs that the tests drive: Chromium, Node
 	@sh tests/install_system.sh
 
-serve: $(VENV)/.installed
+serve: $(VENV)/.installed ## the server with the built-in simulator; others: SERVE_FLAGS="--feed none"
 	$(BIN)/fastws serve $(SERVE_FLAGS)
 
-test: $(VENV)/.installed $(VENV)/.dev system
+test: $(VENV)/.installed $(VENV)/.dev system ## every test, on real sockets, browsers and programs
 	@if command -v npm >/dev/null; then $(MAKE) -s node_modules/.ready; fi
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed $(VENV)/.dev
+lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastws
 	$(BIN)/python -m mypy.stubtest $$(ls fastws/*.pyi fastws/bench/*.pyi | sed 's/\.pyi$$//; s,/,.,g') --concise --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt
 
-bench: $(VENV)/.installed $(VENV)/.dev
+bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc --benchmark-storage=file://./bench_results --benchmark-columns=min,median,ops,rounds
 
+# About two minutes; the kernel's limit of open files (ulimit -Hn) must allow 9,000 connections.
+bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers), into bench_results/load_*.json
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.load fanout --connections 1000 --rate 4000 --seconds 10 --json bench_results/load_fanout.json
+	$(BIN)/python -m benchmarks.load idle --connections 9000 --json bench_results/load_idle.json
+	$(BIN)/python -m benchmarks.load slow --connections 500 --slow 50 --seconds 20 --json bench_results/load_slow.json
+
 # Bounds and None checks on, objects counted; the tests then also fail when an object is left over.
-debug: $(VENV)/.build $(VENV)/.dev
+debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it
 	@rm -f $(VENV)/.installed
+	@echo "compiling the core: about a minute"
 	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $(VENV)/.debug
 	$(BIN)/python -m pytest
 
 # AUTOBAHN names a command that runs the suite's fuzzing client: AUTOBAHN URL CASES, e.g. a script around wstest.
-conformance: $(VENV)/.installed $(VENV)/.dev
+conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite, with AUTOBAHN="command of its fuzzing client"
 	$(BIN)/python -m tests.conformance.run_autobahn $(AUTOBAHN)
 
-wheel: $(VENV)/.dev
+wheel: $(VENV)/.dev ## sdist and wheel, into dist/
 	rm -rf dist
 	$(BIN)/python -m build -q
 
-clean:
+clean: ## remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fastws -name '*.so' -delete
 	rm -f $(patsubst %.pyx,%.c,$(wildcard fastws/*.pyx fastws/*/*.pyx))

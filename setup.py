@@ -17,7 +17,7 @@ debug = os.environ.get("FASTWS_DEBUG", "") not in ("", "0")
 sanitize = os.environ.get("FASTWS_SANITIZE", "")
 annotate = os.environ.get("FASTWS_ANNOTATE", "") not in ("", "0")
 
-compile_args = ["-std=c11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code"]
+compile_args = ["-std=c11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code", "-Wno-sign-compare"]
 link_args: list[str] = []
 if debug:
     compile_args += ["-O1", "-g", "-UNDEBUG", "-DFASTWS_DEBUG=1"]

@@ -249,7 +249,7 @@ cdef class Hub:
     cdef int64_t publish_update(self, Channel channel, object payload) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
-    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1
+    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Connection connection) except -1
     cdef int count_close(self, int code) except -1
     cdef int remember(self, Update update) except -1
@@ -265,6 +265,7 @@ cdef class Connection(FrameParser):
     cdef public object context
     cdef readonly Dialect dialect
     cdef Cohort cohort
+    cdef tuple order
     cdef uint32_t member_index
     cdef uint32_t registry_index
     cdef int fd

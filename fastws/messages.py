@@ -66,7 +66,35 @@ class Resume(Request, tag="resume"):
     pass
 
 
-ClientMessage = Subscribe | Unsubscribe | Ping | ListSubscriptions | SetSubscriptions | Pause | Resume
+Token = Annotated[str, Meta(max_length=16_384)]
+
+
+class Auth(Request, tag="auth"):
+    token: Token
+
+
+class RefreshToken(Request, tag="refresh_token"):
+    token: Token
+
+
+class Reconnect(Request, tag="reconnect"):
+    session_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    last_sequence: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    epoch: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
+ClientMessage = (
+    Subscribe
+    | Unsubscribe
+    | Ping
+    | ListSubscriptions
+    | SetSubscriptions
+    | Pause
+    | Resume
+    | Auth
+    | RefreshToken
+    | Reconnect
+)
 
 
 class Rejected(msgspec.Struct):
@@ -122,6 +150,30 @@ class Subscriptions(Reply, tag="subscriptions", kw_only=True):
 
 
 class Pong(Reply, tag="pong", kw_only=True):
+    timestamp: str
+    id: RequestId | UnsetType = UNSET
+
+
+class Authenticated(Reply, tag="authenticated", kw_only=True):
+    """`expires_at` is None for a token that does not expire."""
+
+    user_id: str | int
+    expires_at: str | None
+    timestamp: str
+    id: RequestId | UnsetType = UNSET
+
+
+class TokenRefreshed(Reply, tag="token_refreshed", kw_only=True):
+    expires_at: str | None
+    timestamp: str
+    id: RequestId | UnsetType = UNSET
+
+
+class Reconnected(Reply, tag="reconnected", kw_only=True):
+    session_id: str
+    restored_subscriptions: dict[str, list[str]]
+    missed_messages_count: int
+    recovered: bool
     timestamp: str
     id: RequestId | UnsetType = UNSET
 

@@ -149,6 +149,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.75
     book_history: Annotated[int, _meta("order books kept per symbol", "books", ge=1, le=65_536)] = 64
 
+    connections_per_user: Annotated[
+        int, _meta("connections a user may have; 0 is no limit", "connections", ge=0, le=1_000_000)
+    ] = 5
+    on_connection_limit: Annotated[
+        Literal["reject", "evict_oldest"], _meta("what happens when a user has all of them")
+    ] = "reject"
+    session_ttl: Annotated[
+        float, _meta("how long a session can be restored after its connection ended", "s", gt=0, le=86_400)
+    ] = 300.0
+    session_limit: Annotated[
+        int, _meta("sessions kept; beyond, the oldest go", "sessions", ge=1, le=10_000_000)
+    ] = 100_000
+    history_bytes: Annotated[
+        int, _meta("updates kept for restored sessions; 0 keeps none", "bytes", ge=0, le=1 << 40)
+    ] = 64 << 20
     compression: Annotated[bool, _meta("offer permessage-deflate to clients that ask for it")] = True
     compression_threshold: Annotated[
         int, _meta("messages under this size are sent plain", "bytes", ge=0, le=1 << 30)

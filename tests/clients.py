@@ -89,19 +89,20 @@ class Client:
         return code
 
 
-def client(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:
-    """Connect and take the greeting; `options` are those of `websockets`."""
-    return _client(url, options)
+def client(url: str, *, greeted: bool = True, **options: Any) -> AbstractAsyncContextManager[Client]:
+    """Connect and take the greeting, if there is to be one; `options` are those of `websockets`."""
+    return _client(url, greeted, options)
 
 
 @asynccontextmanager
-async def _client(url: str, options: dict[str, Any]) -> Any:
+async def _client(url: str, greeted: bool, options: dict[str, Any]) -> Any:
     # A proxy of the surroundings is not meant for the loopback address.
     arguments: dict[str, Any] = {"proxy": None, "max_size": None, "max_queue": None, "ping_interval": None}
     async with connect(url, **(arguments | options)) as connection:
         joined = Client(connection)
-        joined.greeting = await joined.receive()
-        assert joined.greeting["type"] == "connection"
+        if greeted:
+            joined.greeting = await joined.receive()
+            assert joined.greeting["type"] == "connection", joined.greeting
         yield joined
 
 

@@ -169,7 +169,7 @@ cdef class Connection(FrameParser):
         }
 
     def subscriptions(self):
-        """dict[Topic, Options] of what this connection holds."""
+        """dict[Topic, Options] of what this connection holds, in the order in which it was asked for."""
         cdef dict held = {}
         cdef uint32_t i
         if self.replay_wanted is not None:
@@ -177,6 +177,8 @@ cdef class Connection(FrameParser):
         if self.cohort is not None:
             for i in range(self.cohort.n_subs):
                 held[<object>self.cohort.subs[i].topic] = <object>self.cohort.subs[i].options
+            if self.order is not None:
+                held = {topic: held[topic] for topic in self.order}
         return held
 
     def set_subscriptions(self, dict wanted, is_paused=None):
@@ -201,7 +203,7 @@ cdef class Connection(FrameParser):
             return
         if self.settle():
             self.hub.leave(self)
-            self.hub.join(self, self.dialect, paused, sorted(wanted.items(), key=_topic_number))
+            self.hub.join(self, self.dialect, paused, wanted)
 
     def send_snapshot(self, topics):
         """One batch marked `snapshot` with the last update of every channel of `topics` ((Topic, Options) pairs)."""
@@ -672,7 +674,7 @@ cdef class Connection(FrameParser):
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
         self.replay_wanted = self.replay_starts = self.replay_channels = None
-        self.hub.join(self, self.dialect, self.replay_paused, sorted(wanted.items(), key=_topic_number))
+        self.hub.join(self, self.dialect, self.replay_paused, wanted)
         return 0
 
     def ping(self):

@@ -257,8 +257,10 @@ cdef class Hub:
 
     # Connections.
 
-    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, list subscriptions) except -1:
+    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, dict wanted) except -1:
         cdef Cohort cohort
+        cdef list given = list(wanted.items())
+        cdef list subscriptions = sorted(given, key=_topic_number)
         key = cohort_key(dialect, is_paused, connection.window_bits, subscriptions)
         cohort = self.cohorts.get(key)
         if cohort is None:
@@ -266,6 +268,8 @@ cdef class Hub:
             self.cohorts[key] = cohort
             cohort.open(subscriptions)
         connection.join_sequence = self.sequence
+        # Members share everything but the order in which they asked.
+        connection.order = tuple(wanted) if given != subscriptions else None
         cohort.add_member(connection)
         return 0
 
@@ -288,7 +292,7 @@ cdef class Hub:
         self.connections[self.n_connections] = <PyObject*>connection
         self.n_connections += 1
         self.n_accepted += 1
-        self.join(connection, connection.dialect, False, [])
+        self.join(connection, connection.dialect, False, {})
         return 0
 
     cdef int remove_connection(self, Connection connection) except -1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,11 +13,14 @@ from msgspec import UNSET, UnsetType
 from fastws import messages
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, Connection, Dialect, Hub, Options, Topic
 from fastws._market import encode_screener, utc_text
+from fastws.auth import Identity
 from fastws.clock import wall_ms
+from fastws.dialects.admission import Admission, Arrival, Client, refuse_session
 from fastws.errors import CloseCode
 from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.messages import Rejected, RequestId
+from fastws.sessions import Session
 
 # For overview pages: newest values only, five times a second.
 GROUP_MAX_RATE: Final = 5.0
@@ -30,7 +32,8 @@ _FIELD: Final = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?([^`]*)`)?", re.DOT
 _MISSING: Final = re.compile(r"Object missing required field `([^`]*)`")
 # What may stand in a field, where the decoder only says that something else does.
 _EXPECTED: Final = {
-    "type": "subscribe, unsubscribe, set_subscriptions, list_subscriptions, pause, resume or ping",
+    "type": "subscribe, unsubscribe, set_subscriptions, list_subscriptions, pause, resume, ping, auth, "
+    "refresh_token or reconnect",
     "subscription_type": "stock, market or sector",
     "subscriptions": "stock, market or sector, each with a list of targets",
     "mode": "all or latest",
@@ -46,19 +49,12 @@ _SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")
 _MAX_REASON: Final = 200
 # A request that names more targets counts as several against the rate limit: it is the work that is limited.
 _TARGETS_PER_MESSAGE: Final = 100
+# Messages kept of a client while it is found out who it is.
+_MAX_WAITING: Final = 100
 
 Held = dict[Topic, Options]
 
 _log = structlog.get_logger("fastws.screener")
-
-
-class Client:
-    """What the dialect remembers of one connection."""
-
-    __slots__ = ("connection_id",)
-
-    def __init__(self) -> None:
-        self.connection_id = str(uuid.uuid4())
 
 
 class ScreenerDialect:
@@ -69,12 +65,14 @@ class ScreenerDialect:
         hub: Hub,
         market: Market,
         *,
+        admission: Admission,
         subscription_limit: int,
         message_bytes: int,
         accept_unknown_symbols: bool = False,
     ) -> None:
         self.hub = hub
         self.market = market
+        self.admission = admission
         self.dialect = Dialect("screener", encode_screener, 0)
         self.subscription_limit = subscription_limit
         self.message_bytes = message_bytes
@@ -89,25 +87,21 @@ class ScreenerDialect:
     # What the core calls.
 
     def on_open(self, connection: Connection) -> None:
-        client = connection.context = Client()
-        connection.send_control(
-            messages.encode(
-                messages.Greeting(
-                    status="connected",
-                    connection_id=client.connection_id,
-                    authenticated=False,
-                    user_id=None,
-                    epoch=self.hub.epoch,
-                    sequence=self.hub.sequence,
-                    batch_interval_ms=self.hub.interval_ms,
-                    limits=self._limits,
-                    feeds=self.market.feeds,
-                    timestamp=_now(),
-                )
-            )
-        )
+        """`connection.context` holds the `Arrival`, and from here on the `Client`."""
+        client = connection.context = Client(connection, connection.context)
+        self.admission.arrive(client, self)
 
     def on_message(self, connection: Connection, text: bytes, is_text: bool) -> None:
+        client: Client = connection.context
+        if client.is_admitted:
+            self.obey(connection, text)
+        elif len(client.waiting) < _MAX_WAITING:
+            client.waiting.append(text)
+        else:
+            self.on_rate_limited(connection)
+
+    def obey(self, connection: Connection, text: bytes) -> None:
+        """Do what a message asks for."""
         try:
             request = messages.decode(text)
         except msgspec.ValidationError as error:
@@ -132,12 +126,85 @@ class ScreenerDialect:
 
     def on_close(self, connection: Connection, code: int) -> None:
         client, connection.context = connection.context, None
-        log_closed(connection, client.connection_id, code)
+        if isinstance(client, Client):
+            self.admission.depart(client)
+            log_closed(connection, client.connection_id, code)
+
+    # What admission has the dialect say.
+
+    def greet(self, client: Client) -> None:
+        identity = client.identity
+        client.connection.send_control(
+            messages.encode(
+                messages.Greeting(
+                    status="connected",
+                    connection_id=client.connection_id,
+                    authenticated=identity is not None,
+                    user_id=None if identity is None else identity.user_id,
+                    epoch=self.hub.epoch,
+                    sequence=self.hub.sequence,
+                    batch_interval_ms=self.hub.interval_ms,
+                    limits=self._limits,
+                    feeds=self.market.feeds,
+                    timestamp=_now(),
+                )
+            )
+        )
+
+    def restored(
+        self,
+        client: Client,
+        session: Session,
+        cursor: int | None,
+        request_id: RequestId | UnsetType = UNSET,
+    ) -> None:
+        """Let a client go on where its session ended: with what it missed, or with a snapshot."""
+        connection = client.connection
+        held = connection.subscriptions()
+        room = self.subscription_limit - len(held)
+        wanted = dict(item for item in session.subscriptions.items() if item[0] not in held)
+        wanted = dict(list(wanted.items())[: max(0, room)])
+        n_missed, is_complete = self.hub.count_missed(wanted, 0 if cursor is None else cursor)
+        recovered = cursor is not None and is_complete
+        self._reply(
+            connection,
+            messages.Reconnected(
+                session_id=session.session_id,
+                restored_subscriptions=self._by_kind(session.subscriptions),
+                missed_messages_count=n_missed,
+                recovered=recovered,
+                timestamp=_now(),
+                id=request_id,
+            ),
+        )
+        if cursor is not None and recovered:
+            connection.restore(wanted, cursor, session.is_paused)
+        else:
+            connection.set_subscriptions(held | wanted, session.is_paused)
+            if not session.is_paused:
+                connection.send_snapshot(wanted.items())
+
+    def refuse(self, connection: Connection, code: str, message: str, details: dict[str, object]) -> None:
+        self._error(connection, code, message, details, UNSET)
 
     # Requests.
 
     def _dispatch(self, connection: Connection, request: messages.ClientMessage) -> None:
+        client: Client = connection.context
+        if (
+            client.identity is None
+            and not self.admission.allow_anonymous
+            and not isinstance(request, (messages.Auth, messages.Ping))
+        ):
+            self._error(connection, "AUTH_REQUIRED", "A token is required: send auth first", {}, request.id)
+            return
         match request:
+            case messages.Auth():
+                self._authenticate(client, request)
+            case messages.RefreshToken():
+                self._refresh(client, request)
+            case messages.Reconnect():
+                self._reconnect(client, request)
             case messages.Ping():
                 self._reply(connection, messages.Pong(timestamp=_now(), id=request.id))
             case messages.Subscribe():
@@ -157,6 +224,60 @@ class ScreenerDialect:
                 self._reply(connection, messages.Resumed(timestamp=_now(), id=request.id))
                 connection.send_snapshot(held.items())
 
+    def _authenticate(self, client: Client, request: messages.Auth) -> None:
+        connection = client.connection
+
+        def done(identity: Identity) -> None:
+            self._reply(
+                connection,
+                messages.Authenticated(
+                    user_id=identity.user_id,
+                    expires_at=_expiry(identity),
+                    timestamp=_now(),
+                    id=request.id,
+                ),
+            )
+
+        def failed(text: str, reason: str) -> None:
+            self._error(connection, "INVALID_TOKEN", text, {"reason": reason}, request.id)
+
+        self.admission.replace_token(client, self, request.token, same_user=False, done=done, failed=failed)
+
+    def _refresh(self, client: Client, request: messages.RefreshToken) -> None:
+        connection = client.connection
+
+        def done(identity: Identity) -> None:
+            self._reply(
+                connection,
+                messages.TokenRefreshed(expires_at=_expiry(identity), timestamp=_now(), id=request.id),
+            )
+
+        def failed(text: str, reason: str) -> None:
+            self._error(connection, "TOKEN_REFRESH_ERROR", text, {"reason": reason}, request.id)
+
+        self.admission.replace_token(
+            client, self, request.token, same_user=client.identity is not None, done=done, failed=failed
+        )
+
+    def _reconnect(self, client: Client, request: messages.Reconnect) -> None:
+        connection = client.connection
+        arrival = Arrival(
+            last_sequence=None if request.last_sequence is UNSET else request.last_sequence,
+            epoch=None if request.epoch is UNSET else request.epoch,
+        )
+
+        def then(found: Session | str) -> None:
+            if not connection.is_open:
+                if isinstance(found, Session):
+                    self.admission.sessions.save(found)
+            elif isinstance(found, Session):
+                self.admission.adopt(client, found)
+                self.restored(client, found, self.admission.cursor_of(found, arrival), request.id)
+            else:
+                refuse_session(self, connection, found)
+
+        self.admission.find_session(client, request.session_id, then)
+
     def _subscribe(self, connection: Connection, request: messages.Subscribe) -> None:
         if request.mode == "all" and request.max_rate is not UNSET:
             self._invalid(
@@ -169,7 +290,9 @@ class ScreenerDialect:
         held = connection.subscriptions()
         options = self._options_of(request)
         accepted: Held = {}
-        rejected = self._accept(held, request.subscription_type, request.targets, options, accepted)
+        rejected = self._accept(
+            held, request.subscription_type, request.targets, options, accepted, connection.context.identity
+        )
         if not accepted:
             self._refuse(connection, len(held), rejected, request.id)
             return
@@ -214,7 +337,9 @@ class ScreenerDialect:
         rejected: list[Rejected] = []
         for kind, targets in request.subscriptions.items():
             connection.charge(len(targets) // _TARGETS_PER_MESSAGE)
-            rejected += self._accept(wanted, kind, targets, self._options[kind], wanted)
+            rejected += self._accept(
+                wanted, kind, targets, self._options[kind], wanted, connection.context.identity
+            )
         wanted = {topic: held.get(topic, options) for topic, options in wanted.items()}
         connection.set_subscriptions(wanted)
         self._list(connection, rejected, request.id)
@@ -225,15 +350,15 @@ class ScreenerDialect:
     def _list(
         self, connection: Connection, rejected: list[Rejected], request_id: RequestId | UnsetType
     ) -> None:
-        by_kind: dict[str, list[str]] = {}
-        held = connection.subscriptions()
-        for kind in self._options:
-            if names := [topic.name for topic in held if topic.kind == kind]:
-                by_kind[kind] = names
+        by_kind = self._by_kind(connection.subscriptions())
         self._reply(
             connection,
             messages.Subscriptions(subscriptions=by_kind, rejected=rejected, timestamp=_now(), id=request_id),
         )
+
+    def _by_kind(self, held: Held) -> dict[str, list[str]]:
+        by_kind = {kind: [topic.name for topic in held if topic.kind == kind] for kind in self._options}
+        return {kind: names for kind, names in by_kind.items() if names}
 
     # Targets.
 
@@ -253,13 +378,19 @@ class ScreenerDialect:
         )
 
     def _accept(
-        self, held: Held, kind: str, targets: Iterable[str], options: Options, accepted: Held
+        self,
+        held: Held,
+        kind: str,
+        targets: Iterable[str],
+        options: Options,
+        accepted: Held,
+        identity: Identity | None,
     ) -> list[Rejected]:
         """Add the topics of `targets` to `accepted`, in order; returns those refused. `held` counts to the limit."""
         rejected = []
         n_held = len(held)
         for target in dict.fromkeys(targets):
-            topic = self._topic(kind, target)
+            topic = self._topic(kind, target, identity)
             if isinstance(topic, str):
                 rejected.append(Rejected(target, topic))
             elif topic in held or topic in accepted:
@@ -271,8 +402,10 @@ class ScreenerDialect:
                 n_held += 1
         return rejected
 
-    def _topic(self, kind: str, target: str) -> Topic | str:
+    def _topic(self, kind: str, target: str, identity: Identity | None) -> Topic | str:
         """The topic of a target, or why there is none."""
+        if identity is not None and not identity.allows(kind, target):
+            return "forbidden"
         if kind == "stock":
             if self.market.instrument(target) is None:
                 if not self.accept_unknown_symbols or _SYMBOL.fullmatch(target) is None:
@@ -301,6 +434,14 @@ class ScreenerDialect:
                 "LIMIT_EXCEEDED",
                 f"A connection may hold {self.subscription_limit} subscriptions; unsubscribe from some first",
                 {"limit": self.subscription_limit, "current": n_held, "rejected": rejected},
+                request_id,
+            )
+        elif all(item.reason == "forbidden" for item in rejected):
+            self._error(
+                connection,
+                "FORBIDDEN",
+                "The token does not allow any of the targets",
+                {"rejected": rejected},
                 request_id,
             )
         else:
@@ -364,6 +505,10 @@ def log_closed(connection: Connection, connection_id: str, code: int) -> None:
         log_limited(_log, f"closed {code}", "connection closed", level="info", **fields)
     else:
         _log.debug("connection ended", **fields)
+
+
+def _expiry(identity: Identity) -> str | None:
+    return None if identity.expires_at is None else utc_text(int(identity.expires_at * 1000))
 
 
 def _now() -> str:

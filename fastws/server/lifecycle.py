@@ -10,12 +10,15 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import structlog
 import uvloop
 
 from fastws import deflate, logs
 from fastws._core import Connection, Hub
+from fastws.auth import Authenticator, token_of
+from fastws.dialects.admission import Admission, Arrival
 from fastws.dialects.screener import ScreenerDialect
 from fastws.errors import CloseCode
 from fastws.feeds.base import Feed, FeedSupervisor
@@ -23,14 +26,18 @@ from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
+from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
 from fastws.server.http import make_app
 from fastws.server.listener import Listener
+from fastws.sessions import Sessions
 from fastws.settings import Settings, parse_feed
 
 # A planned stop takes at most these: the last values leave, then clients answer the close frame.
 _FLUSH_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 3.0
+
+_ABSENT: Final = (None, "", "undefined", "null")
 
 _log = structlog.get_logger("fastws")
 
@@ -84,14 +91,27 @@ class Server:
             compress=deflate.compress,
             inflate=deflate.inflate,
             deflate_threshold=settings.compression_threshold,
+            history_size=settings.history_bytes,
             logger=logging.getLogger("fastws.core"),
         )
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
         feed = make_feed(settings, self.market.instruments)
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
+        self.authenticator = Authenticator(settings, fetch=fetch)
+        self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
+        self.admission = Admission(
+            self.hub,
+            self.authenticator,
+            self.sessions,
+            allow_anonymous=settings.allow_anonymous,
+            auth_timeout=settings.auth_timeout,
+            connections_per_user=settings.connections_per_user,
+            evicts_oldest=settings.on_connection_limit == "evict_oldest",
+        )
         self.screener = ScreenerDialect(
             self.hub,
             self.market,
+            admission=self.admission,
             subscription_limit=settings.subscription_limit,
             message_bytes=settings.message_bytes,
             accept_unknown_symbols=settings.unknown_symbols == "accept",
@@ -112,6 +132,7 @@ class Server:
         Raises:
             SettingsError: the address cannot be listened on.
         """
+        self.authenticator.start()
         await self.listener.start()
         if self.supervisor is not None:
             self.supervisor.start()
@@ -130,6 +151,7 @@ class Server:
         for connection in self.hub.connection_list():
             connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self.listener.close()
+        await self.authenticator.close()
         self.hub.stop()
 
     # What the HTTP routes read.
@@ -151,7 +173,7 @@ class Server:
             "total_subscriptions": sum(by_type.values()),
             "subscriptions_by_type": by_type,
             "messages_sent": hub.n_messages_sent,
-            "saved_sessions": 0,
+            "saved_sessions": len(self.sessions),
             "batching_enabled": hub.interval_ms > 0,
             "batch_interval_ms": hub.interval_ms,
             "queued_messages": hub.queued_messages(),
@@ -176,20 +198,35 @@ class Server:
     def _open_screener(
         self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
     ) -> None:
-        Connection(
+        connection = Connection(
             self.hub,
             transport,
             self.screener,
             self.screener.dialect,
             max_message_size=self.settings.message_bytes,
             window_bits=window_bits,
-        ).open(leftover)
+        )
+        connection.context = arrival_of(request)
+        connection.open(leftover)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):  # what is not done by then is cut off by the caller
             async with asyncio.timeout(seconds):
                 while not condition():
                     await asyncio.sleep(0.01)
+
+
+def arrival_of(request: Request) -> Arrival:
+    """What a client brings in its handshake; literals that pages send for want of a value count as absent."""
+    query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
+    session_id = query.get("session_id")
+    last_sequence = query.get("last_sequence", "")
+    return Arrival(
+        token=token_of(request.headers, query),
+        session_id=None if session_id in _ABSENT else session_id,
+        last_sequence=int(last_sequence) if last_sequence.isascii() and last_sequence.isdigit() else None,
+        epoch=query.get("epoch") or None,
+    )
 
 
 def serve(settings: Settings) -> int:

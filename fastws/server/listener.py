@@ -276,7 +276,9 @@ class Listener:
             if not write_now(transport, response):
                 return
             self.n_upgraded += 1
-            self._paths[request.path](transport, request, leftover, 0 if agreed is None else agreed.window_bits)
+            self._paths[request.path](
+                transport, request, leftover, 0 if agreed is None else agreed.window_bits
+            )
         except Exception as error:
             # A mistake of ours costs this connection, and says so, but never the server.
             log_limited(

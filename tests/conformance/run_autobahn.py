@@ -19,7 +19,9 @@ def main() -> int:
         print("name the command that runs the suite: make conformance AUTOBAHN=…", file=sys.stderr)
         return 2
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.conformance.echo_server", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.conformance.echo_server", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         url = server.stdout.readline().split()[-1] if server.stdout else ""

@@ -61,9 +61,9 @@ async def test_what_was_missed_comes_once_and_in_order_before_live() -> None:
             missed, is_complete = made.hub.count_missed(wanted, cursor)
             assert is_complete
             assert client.connection.restore(wanted, cursor), f"seed {seed}"
-            assert missed == sum(
-                1 for update in range(cursor, made.hub.sequence) if update % 3 != 2
-            ), f"seed {seed}"
+            assert missed == sum(1 for update in range(cursor, made.hub.sequence) if update % 3 != 2), (
+                f"seed {seed}"
+            )
             n_cycles += 1
         await settled(made, client)
         take(client.messages)

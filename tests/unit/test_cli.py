@@ -361,7 +361,7 @@ def test_pauses_of_a_replay_are_capped(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     result = run(
         "record", "--feed", f"replay:{day}", "--replay-max-gap", "0.05", "--output", str(output),
-        "--duration", "30",
+        "--duration", "10",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert output.read_text().count("\n@") == 4

@@ -25,6 +25,7 @@ RANKS = {
     "fastws.settings": 1,
     "fastws.auth": 1,
     "fastws.messages": 1,
+    "fastws.sessions": 2,
     "fastws.logs": 1,
     "fastws.market": 2,
     "fastws._alerts": 2,

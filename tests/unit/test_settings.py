@@ -81,6 +81,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "flush_share": 0.5,
         "simulator_book_share": 0.25,
         "database": "sqlite:///fastws.db",
+        "on_connection_limit": "evict_oldest",
         "jwt_algorithm": "ES256",
         "jwt_secret": "secret",
         "jwt_previous_secret": "secret",

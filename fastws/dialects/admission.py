@@ -1,0 +1,398 @@
+"""Who a connection is: its token, its session, its place among its user's connections.
+
+Sans-IO but for timers and tasks, which it asks the hub's loop for. The dialects say things in their own words through
+`Speaker`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from fastws._core import Connection, Hub
+from fastws.auth import Authenticator, AuthError, Identity
+from fastws.errors import CloseCode
+from fastws.logs import log_limited
+from fastws.sessions import Session, Sessions
+
+# How long the old connection of a session has to show that it lives, and how often that is looked at.
+PROBE_SECONDS: Final = 1.0
+_PROBE_STEPS: Final = 20
+# Why a token may be good although its key is not known here yet.
+_MAY_BE_NEW_KEY: Final = ("unknown_key", "unavailable")
+
+_log = structlog.get_logger("fastws.admission")
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """What a client brings with the handshake."""
+
+    token: str | None = None
+    session_id: str | None = None
+    last_sequence: int | None = None
+    epoch: str | None = None
+
+
+class Client:
+    """One connection and who it is. `waiting` holds its messages while that is still being found out."""
+
+    __slots__ = ("arrival", "connection", "connection_id", "expiry", "identity", "is_admitted", "waiting")
+
+    def __init__(self, connection: Connection, arrival: Arrival) -> None:
+        self.connection = connection
+        self.arrival = arrival
+        self.connection_id = str(uuid.uuid4())
+        self.identity: Identity | None = None
+        self.expiry: Any = None
+        self.is_admitted = False
+        self.waiting: list[bytes] = []
+
+    @property
+    def user_key(self) -> str | None:
+        """What users are compared by; None for one without a token."""
+        return None if self.identity is None else self.identity.user_key
+
+
+class Speaker(Protocol):
+    """How a dialect says what is decided here."""
+
+    def greet(self, client: Client) -> None: ...
+
+    def restored(self, client: Client, session: Session, cursor: int | None) -> None: ...
+
+    def refuse(
+        self, connection: Connection, code: str, message: str, details: dict[str, object], /
+    ) -> None: ...
+
+    def obey(self, connection: Connection, text: bytes, /) -> None: ...
+
+
+class Admission:
+    """Decides who comes in, and knows who is there.
+
+    1. A client hears nothing before it is greeted, and what it says before is kept and obeyed after.
+    2. A user has at most `connections_per_user` connections, counted after a session has moved.
+    3. A session goes to its own user only, and from a connection that lives it does not go at all.
+    4. A connection ends within a second of its token, unless the token was replaced.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        authenticator: Authenticator,
+        sessions: Sessions,
+        *,
+        allow_anonymous: bool = True,
+        auth_timeout: float = 10.0,
+        connections_per_user: int = 5,
+        evicts_oldest: bool = False,
+    ) -> None:
+        self.hub = hub
+        self.authenticator = authenticator
+        self.sessions = sessions
+        self.allow_anonymous = allow_anonymous
+        self.auth_timeout = auth_timeout
+        self.connections_per_user = connections_per_user
+        self.evicts_oldest = evicts_oldest
+        self.by_id: dict[str, Client] = {}
+        self.by_user: dict[str, dict[Client, None]] = {}
+        self._tasks: set[Any] = set()
+
+    # Coming and going.
+
+    def arrive(self, client: Client, speaker: Speaker) -> None:
+        """Find out who a new connection is, and greet or refuse it."""
+        token = client.arrival.token
+        if token is None:
+            self._enter(client, speaker)
+            return
+        self._verify(
+            token,
+            lambda identity: self._enter(client, speaker, identity),
+            lambda error: self._turn_away(client, speaker, error),
+        )
+
+    def depart(self, client: Client) -> None:
+        """Forget a connection that has ended; what it held becomes a session."""
+        if client.expiry is not None:
+            client.expiry.cancel()
+        if self.by_id.get(client.connection_id) is client:
+            del self.by_id[client.connection_id]
+        self._forget_user(client)
+        connection = client.connection
+        if connection.left_subscriptions and client.is_admitted:
+            self.sessions.save(
+                Session(
+                    session_id=client.connection_id,
+                    user_key=client.user_key,
+                    subscriptions=connection.left_subscriptions,
+                    is_paused=connection.left_paused,
+                    cursor=connection.left_sequence,
+                    epoch=self.hub.epoch,
+                    saved_at=time.monotonic(),
+                )
+            )
+
+    def _enter(self, client: Client, speaker: Speaker, identity: Identity | None = None) -> None:
+        if not client.connection.is_open:
+            return
+        client.identity = identity
+        arrival = client.arrival
+        if arrival.session_id is None:
+            self._greet(client, speaker, None)
+        else:
+            self.find_session(client, arrival.session_id, lambda found: self._greet(client, speaker, found))
+
+    def _greet(self, client: Client, speaker: Speaker, found: Session | str | None) -> None:
+        connection = client.connection
+        if not connection.is_open:
+            if isinstance(found, Session):
+                self.sessions.save(found)
+            return
+        if not self._has_room(client, speaker):
+            if isinstance(found, Session):
+                self.sessions.save(found)
+            return
+        if isinstance(found, Session):
+            client.connection_id = found.session_id
+        client.is_admitted = True
+        self.by_id[client.connection_id] = client
+        self._note_user(client)
+        self._watch_expiry(client, speaker)
+        speaker.greet(client)
+        if isinstance(found, Session):
+            speaker.restored(client, found, self.cursor_of(found, client.arrival))
+        elif isinstance(found, str):
+            refuse_session(speaker, connection, found)
+        if client.identity is None and not self.allow_anonymous:
+            client.expiry = self.hub.loop.call_later(
+                self.auth_timeout, lambda: self._demand_token(client, speaker)
+            )
+        waiting, client.waiting = client.waiting, []
+        for text in waiting:
+            if connection.is_open:
+                speaker.obey(connection, text)
+
+    def _has_room(self, client: Client, speaker: Speaker) -> bool:
+        key = client.user_key
+        if key is None or not self.connections_per_user:
+            return True
+        others = self.by_user.get(key, {})
+        n_others = len(others) - (client in others)
+        if n_others < self.connections_per_user:
+            return True
+        if self.evicts_oldest:
+            oldest = next(other for other in others if other is not client)
+            oldest.connection.close(CloseCode.RATE_ABUSE, "replaced by a newer connection of the user")
+            self._forget_user(oldest)
+            return True
+        speaker.refuse(
+            client.connection,
+            "LIMIT_EXCEEDED",
+            f"A user may have {self.connections_per_user} connections; close one first",
+            {"limit": self.connections_per_user, "current": n_others},
+        )
+        client.connection.close(CloseCode.RATE_ABUSE, "too many connections of the user")
+        return False
+
+    def _turn_away(self, client: Client, speaker: Speaker, error: AuthError) -> None:
+        connection = client.connection
+        if connection.is_open:
+            speaker.refuse(connection, "INVALID_TOKEN", str(error), {"reason": error.reason})
+            connection.close(CloseCode.TOKEN_INVALID, f"token: {error.reason}")
+
+    # Sessions.
+
+    def find_session(self, client: Client, session_id: str, then: Callable[[Session | str], None]) -> None:
+        """Call `then` with the session, or with why it cannot be had: unknown, forbidden or in_use.
+
+        If its old connection is still open it is asked for a sign of life, which takes up to `PROBE_SECONDS`.
+        """
+        found = self.sessions.take(session_id, client.user_key, time.monotonic())
+        if isinstance(found, Session):
+            then(found)
+            return
+        old = self.by_id.get(session_id)
+        if old is None or old is client or not old.connection.is_open:
+            then("forbidden" if found == "not the user's" else "unknown")
+        elif old.user_key != client.user_key:
+            then("forbidden")
+        else:
+            asked_ns = time.monotonic_ns()
+            old.connection.ping()
+            self._look(client, old, asked_ns, 1, then)
+
+    def _look(
+        self, client: Client, old: Client, asked_ns: int, step: int, then: Callable[[Session | str], None]
+    ) -> None:
+        if old.connection.is_open and old.connection.heard_at_ns > asked_ns:
+            then("in_use")
+            return
+        if old.connection.is_open and step <= _PROBE_STEPS:
+            self.hub.loop.call_later(
+                PROBE_SECONDS / _PROBE_STEPS, self._look, client, old, asked_ns, step + 1, then
+            )
+            return
+        session_id = old.connection_id
+        if old.connection.is_open:
+            old.connection.close(CloseCode.REPLACED, CloseCode.REPLACED.meaning)
+        # It does not answer, so its part of a close handshake is not waited for.
+        old.connection.abort(CloseCode.REPLACED, CloseCode.REPLACED.meaning)
+        found = self.sessions.take(session_id, client.user_key, time.monotonic())
+        then(found if isinstance(found, Session) else "unknown")
+
+    def cursor_of(self, session: Session, arrival: Arrival) -> int | None:
+        """The number after which a restored client is to go on; None when it counts in another epoch."""
+        if arrival.last_sequence is not None:
+            is_ours = arrival.epoch is None or arrival.epoch == self.hub.epoch
+            return arrival.last_sequence if is_ours and session.epoch == self.hub.epoch else None
+        return session.cursor if session.epoch == self.hub.epoch and session.cursor >= 0 else None
+
+    def adopt(self, client: Client, session: Session) -> None:
+        """Let an open connection go on under the id of a session that it has taken over."""
+        if self.by_id.get(client.connection_id) is client:
+            del self.by_id[client.connection_id]
+        client.connection_id = session.session_id
+        self.by_id[client.connection_id] = client
+
+    # Tokens.
+
+    def replace_token(
+        self,
+        client: Client,
+        speaker: Speaker,
+        token: str,
+        *,
+        same_user: bool,
+        done: Callable[[Identity], None],
+        failed: Callable[[str, str], None],
+    ) -> None:
+        """Give an open connection a token; `failed` gets (text, reason) and the old token stays."""
+
+        def accept(identity: Identity) -> None:
+            if not client.connection.is_open:
+                return
+            if same_user and (client.identity is None or identity.user_key != client.user_key):
+                failed("the token is for another user", "user")
+                return
+            if identity.user_key != client.user_key:
+                self._forget_user(client)
+                client.identity = identity
+                if not self._has_room(client, speaker):
+                    return
+            client.identity = identity
+            self._note_user(client)
+            self._watch_expiry(client, speaker)
+            done(identity)
+
+        self._verify(token, accept, lambda error: failed(str(error), error.reason))
+
+    def kick(
+        self, *, user_id: str | None = None, jti: str | None = None, connection_id: str | None = None
+    ) -> int:
+        """Close a user's connections, those of one token, or one connection with 4401; returns how many."""
+        if jti is not None:
+            self.authenticator.revoke_jti(jti)
+        chosen = [
+            client
+            for client in self.by_id.values()
+            if (user_id is not None and client.user_key == user_id)
+            or (connection_id is not None and client.connection_id == connection_id)
+            or (jti is not None and client.identity is not None and client.identity.jti == jti)
+        ]
+        for client in chosen:
+            client.connection.close(CloseCode.TOKEN_INVALID, "ended by an administrator")
+        return len(chosen)
+
+    def _verify(
+        self, token: str, done: Callable[[Identity], None], failed: Callable[[AuthError], None]
+    ) -> None:
+        try:
+            identity = self.authenticator.verify(token)
+        except AuthError as error:
+            if error.reason in _MAY_BE_NEW_KEY:
+                self._start(self._verify_later(token, done, failed))
+            else:
+                failed(error)
+        else:
+            done(identity)
+
+    async def _verify_later(
+        self, token: str, done: Callable[[Identity], None], failed: Callable[[AuthError], None]
+    ) -> None:
+        try:
+            identity = await self.authenticator.authenticate(token)
+        except AuthError as error:
+            failed(error)
+        else:
+            done(identity)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.hub.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: Any) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log_limited(
+                _log,
+                "authentication",
+                "a token could not be looked at",
+                level="error",
+                exc_info=task.exception(),
+            )
+
+    def _watch_expiry(self, client: Client, speaker: Speaker) -> None:
+        if client.expiry is not None:
+            client.expiry.cancel()
+            client.expiry = None
+        if client.identity is not None and client.identity.ends_at is not None:
+            left = max(0.0, client.identity.ends_at - time.time())
+            # A timer far in the future is set anew when it fires; loops refuse the longest.
+            client.expiry = self.hub.loop.call_later(
+                min(left, 86_400.0), lambda: self._on_expiry(client, speaker)
+            )
+
+    def _on_expiry(self, client: Client, speaker: Speaker) -> None:
+        identity = client.identity
+        if identity is None or identity.ends_at is None or not client.connection.is_open:
+            return
+        if identity.ends_at > time.time() + 0.001:
+            self._watch_expiry(client, speaker)
+            return
+        speaker.refuse(client.connection, "INVALID_TOKEN", "The token has expired", {"reason": "expired"})
+        client.connection.close(CloseCode.TOKEN_INVALID, "token: expired")
+
+    def _demand_token(self, client: Client, speaker: Speaker) -> None:
+        if client.identity is None and client.connection.is_open:
+            speaker.refuse(client.connection, "AUTH_REQUIRED", "A token is required", {})
+            client.connection.close(CloseCode.TOKEN_INVALID, "no token")
+
+    # Users.
+
+    def _note_user(self, client: Client) -> None:
+        if client.user_key is not None:
+            self.by_user.setdefault(client.user_key, {})[client] = None
+
+    def _forget_user(self, client: Client) -> None:
+        key = client.user_key
+        if key is not None and key in self.by_user:
+            self.by_user[key].pop(client, None)
+            if not self.by_user[key]:
+                del self.by_user[key]
+
+
+def refuse_session(speaker: Speaker, connection: Connection, reason: str) -> None:
+    """Say why a session cannot be had; the connection stays usable as a new one."""
+    texts = {
+        "unknown": "The session has expired or never was",
+        "forbidden": "The session is another user's",
+        "in_use": "The session is in use by a connection that answers",
+    }
+    speaker.refuse(connection, "SESSION_RESTORATION_FAILED", texts[reason], {"reason": reason})

@@ -1,0 +1,166 @@
+"""Connections that end while they are served: any send may end one, and nothing of the core may trip over it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+from core_harness import MASK, Bench, Client, bench, updates
+from listening import scenario, until
+
+from fastws._frames import OP_CLOSE, build_frame
+
+
+def reset(client: Client) -> None:
+    """Make the peer's kernel send a reset now, before the server's loop has a chance to see it."""
+    sock = client.writer.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.writer.transport.abort()
+
+
+async def queue_until(client: Client, size: int) -> None:
+    """Owe the client exactly `size` bytes, or a few less."""
+    connection = client.connection
+    while size - connection.queued_bytes > 10:
+        rest = size - connection.queued_bytes
+        connection.send_control(b"x" * max(0, min(20_000, rest - 8)))
+
+
+@scenario
+async def test_a_reset_seen_while_subscriptions_change() -> None:
+    async with bench(interval_ms=400) as made:
+        for _ in range(30):
+            client = await made.connect()
+            made.subscribe(client, "A")
+            made.publish("A", 1)
+            await asyncio.sleep(0)
+            made.publish("A", 2)
+            connection = client.connection
+            reset(client)
+            await asyncio.sleep(0)
+            connection.set_subscriptions({made.topic("B"): made.hub.options()})
+            connection.restore({made.topic("A"): made.hub.options()}, 0)
+            connection.send_snapshot([])
+            del connection
+        await until(lambda: made.hub.n_connections == 0)
+        assert made.topic("B").n_subscribers == 0
+        for value in range(3):
+            made.publish("B", value)
+            await asyncio.sleep(0.01)
+
+
+@scenario
+async def test_the_hard_cap_is_met_while_a_flush_is_handed_over() -> None:
+    async with bench(interval_ms=400, outbox_hard_size=300_000, outbox_soft_size=100_000) as made:
+        clients = [await made.connect() for _ in range(400)]
+        slow = await made.connect(receive_buffer=4096)
+        for client in (*clients, slow):
+            made.subscribe(client, "A")
+        slow.writer.transport.pause_reading()
+        while not slow.connection.queued_bytes:
+            slow.connection.send_control(b"x" * 20_000)
+        await queue_until(slow, 300_000)
+        made.publish("A", 1)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: slow.connection.set_subscriptions({made.topic("B"): made.hub.options()}))
+        await until(lambda: made.handler.closed == [4408])
+        assert made.topic("B").n_subscribers == 0
+        for client in clients:
+            assert (await client.next())["value"] == 1
+
+
+@scenario
+async def test_the_reply_to_a_close_frame_meets_the_hard_cap() -> None:
+    async with bench(outbox_hard_size=300_000, outbox_soft_size=100_000, send_buffer=8192) as made:
+        good = [await made.connect() for _ in range(3)]
+        slow = await made.connect(receive_buffer=4096)
+        slow.writer.transport.pause_reading()
+        while not slow.connection.queued_bytes:
+            slow.connection.send_control(b"x" * 20_000)
+        await queue_until(slow, 300_000)
+        while slow.connection.queued_bytes < 299_998:
+            slow.connection.send_control(b"")
+        slow.send_raw(build_frame(OP_CLOSE, b"\x03\xe8", mask=MASK))
+        await until(lambda: made.handler.closed != [])
+        assert made.hub.n_connections == 3
+        assert all(client.connection in made.hub.connection_list() for client in good)
+
+
+@scenario
+async def test_values_of_mode_latest_survive_a_second_blockage() -> None:
+    async with bench(
+        interval_ms=5, outbox_hard_size=10**7, outbox_soft_size=30_000, send_buffer=8192
+    ) as made:
+        client = await made.connect(receive_buffer=4096)
+        connection = client.connection
+        names = [f"L{i}" for i in range(3000)]
+        wanted = {made.topic(name): made.hub.options(latest=True) for name in names}
+        wanted[made.topic("A")] = made.hub.options()
+        connection.set_subscriptions(wanted)
+        client.writer.transport.pause_reading()
+        connection.send_control(b'{"pad":"' + b"x" * 600_000 + b'"}')
+        for name in names:
+            made.publish(name, 7)
+        await until(lambda: connection.queued_messages >= 3000)
+        client.writer.transport.resume_reading()
+        async with asyncio.timeout(10):
+            while connection.queued_messages >= 3000:
+                await client.read(4096)
+        client.writer.transport.pause_reading()
+        for value in range(2000):
+            made.publish("A", value)
+            if value % 20 == 19:
+                await asyncio.sleep(0.002)
+        client.writer.transport.resume_reading()
+        await settled(made, client)
+        sequences = [update["sequence"] for update in updates(client.messages)]
+        assert set(range(1, 3001)) <= set(sequences)
+        declared = [item["code"] for message in client.messages for item in message.get("items", ())]
+        assert set(declared) <= {"A"}
+
+
+async def settled(made: Bench, client: Client) -> None:
+    async with asyncio.timeout(10):
+        while client.connection.queued_messages or not made.hub.flusher.is_idle:
+            await client.drain()
+            await asyncio.sleep(0)
+        await client.drain()
+
+
+@scenario
+async def test_a_large_snapshot_and_many_changed_values_are_not_held_against_a_client() -> None:
+    async with bench(send_buffer=8192, outbox_hard_size=200_000, outbox_soft_size=100_000) as made:
+        for value in range(5000):
+            made.publish(f"S{value}", value)
+        client = await made.connect(receive_buffer=4096)
+        client.writer.transport.pause_reading()
+        wanted = {made.hub.topic("market", "M"): made.hub.options(latest=True)}
+        client.connection.set_subscriptions(wanted)
+        client.connection.send_snapshot(wanted.items())
+        assert client.connection.queued_bytes > 200_000
+        for value in range(5000):
+            made.publish(f"S{value}", value)
+        await until(lambda: made.hub.flusher.is_idle)
+        assert client.connection.is_open
+        client.writer.transport.resume_reading()
+        await settled(made, client)
+        assert len(client.messages[0]["messages"]) == 5000
+        assert len(updates(client.messages)) == 5000
+
+
+@scenario
+async def test_a_pause_of_the_process_is_not_held_against_clients() -> None:
+    async with bench(ping_interval=0.3, pong_timeout=0.8, idle_timeout=0) as made:
+        clients = [await made.connect() for _ in range(3)]
+        for _ in range(2):
+            loop = asyncio.get_running_loop()
+            stopped = loop.time()
+            while loop.time() - stopped < 1.5:
+                pass  # as a suspended process does: nothing of the loop runs
+            # The answers to the pings of before are read only now.
+            await asyncio.sleep(0.25)
+            for client in clients:
+                client.send({"alive": 1})
+                await client.drain()
+        assert made.handler.closed == []
