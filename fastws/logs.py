@@ -32,6 +32,8 @@ _SECRET_FIELDS: Final = frozenset(
         "admin_token",
         "authorization",
         "cookie",
+        "jwt_keys",
+        "jwt_previous_secret",
         "jwt_secret",
         "password",
         "secret",

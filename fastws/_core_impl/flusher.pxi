@@ -378,6 +378,7 @@ cdef class Flusher:
     cdef int drop_gathered(self) except -1:
         """After a failure: what was to be sent to some may be missing or cut there, so they are closed."""
         cdef int i
+        cdef uint32_t member
         cdef Connection connection
         cdef Cohort cohort = self.job_cohort
         cdef list affected = []
@@ -389,7 +390,8 @@ cdef class Flusher:
                 self.items[i].connection = NULL
         self.n_items = 0
         if cohort is not None:
-            affected += [<Connection>cohort.members[i] for i in range(cohort.n_members)]
+            for member in range(cohort.n_members):
+                affected.append(<Connection>cohort.members[member])
         self.end_job()
         for connection in affected:
             connection.abort(1011, "internal error")

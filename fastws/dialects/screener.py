@@ -494,7 +494,8 @@ def log_closed(connection: Connection, connection_id: str, code: int) -> None:
     fields = {
         "code": code,
         "reason": connection.close_reason,
-        "connection_id": connection_id,
+        # Its beginning: whoever has the whole of it could take the session over.
+        "connection": connection_id[:8],
         "peer": connection.transport.get_extra_info("peername"),
         "seconds": round((wall_ms() - connection.opened_at_ms) / 1000, 1),
         "delivered": ledger["delivered"],

@@ -54,7 +54,12 @@ def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
             opening_burst=settings.simulator_opening_burst,
         )
     if spec.path is not None:
-        return ReplayFeed(spec.path, speed=settings.replay_speed, loop=settings.replay_loop)
+        return ReplayFeed(
+            spec.path,
+            speed=settings.replay_speed,
+            loop=settings.replay_loop,
+            max_gap=settings.replay_max_gap,
+        )
     return None
 
 
@@ -137,8 +142,11 @@ class Server:
         if self.supervisor is not None:
             self.supervisor.start()
 
-    async def stop(self) -> None:
-        """Take everything down within about five seconds, losing no value that was published."""
+    async def stop(self) -> int:
+        """Take everything down within about five seconds, losing no value that was published.
+
+        Returns how many clients had to be cut off because they did not take what was left, or did not answer.
+        """
         self.is_draining = True
         self.listener.stop_accepting()
         if self.supervisor is not None:
@@ -148,11 +156,13 @@ class Server:
         for connection in self.hub.connection_list():
             connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
-        for connection in self.hub.connection_list():
+        left = self.hub.connection_list()
+        for connection in left:
             connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self.listener.close()
         await self.authenticator.close()
         self.hub.stop()
+        return len(left)
 
     # What the HTTP routes read.
 
@@ -249,22 +259,30 @@ async def _serve(settings: Settings) -> int:
     _print_welcome(server)
     await stopped.wait()
     _log.info("stopping", connections=server.n_connections)
-    await server.stop()
-    _log.info("stopped")
+    n_cut = await server.stop()
+    logs.limiter.flush(_log)
+    _log.info("stopped", cut=n_cut)
     return 0
 
 
 def _print_welcome(server: Server) -> None:
+    """For people as lines to click on; for programs as one log line."""
     settings = server.settings
     host, port = server.listener.addresses[0]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    instruments = server.market.instruments
+    n = len(instruments)
+    if settings.log_format == "json":
+        _log.info("ready", websocket=f"ws://{shown}:{port}/v1/ws", instruments=n, feed=settings.feed)
+        return
     lines = [
-        f"fastws is ready: {len(server.market.instruments)} instruments, feed {settings.feed}",
+        f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}",
         f"  WebSocket  ws://{shown}:{port}/v1/ws",
         f"  health     http://{shown}:{port}/health",
         f"  statistics http://{shown}:{port}/v1/ws/stats",
-        f"  a stock    http://{shown}:{port}/v1/stocks/005930",
     ]
+    if n and settings.feed != "none":
+        lines.append(f"  a stock    http://{shown}:{port}/v1/stocks/{next(iter(instruments)).code}")
     if settings.feed == "none":
         lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
     print("\n".join(lines), file=sys.stderr, flush=True)
