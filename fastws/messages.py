@@ -188,6 +188,13 @@ class Resumed(Reply, tag="resumed", kw_only=True):
     id: RequestId | UnsetType = UNSET
 
 
+class ServerShutdown(Reply, tag="server_shutdown", kw_only=True):
+    """The server stops as planned; the delay differs from client to client, so that they do not all come at once."""
+
+    reconnect_after_ms: int
+    timestamp: str
+
+
 class Error(Reply, tag="error", kw_only=True):
     """`error_code` repeats `code`, which in market messages is the symbol."""
 

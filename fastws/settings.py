@@ -247,6 +247,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     require_exp: Annotated[bool, _meta("refuse tokens that never expire")] = False
     user_id_claim: Annotated[str, _meta("claim of a token that is the user's id", min_length=1)] = "sub"
 
+    shutdown_spread: Annotated[
+        float,
+        _meta("clients are told to come back at random moments within this after a stop", "s", ge=0, le=3600),
+    ] = 5.0
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _meta("least important log lines written")
     ] = "info"

@@ -130,6 +130,12 @@ class ScreenerDialect:
             self.admission.depart(client)
             log_closed(connection, client.connection_id, code)
 
+    def announce_shutdown(self, connection: Connection, reconnect_after_ms: int) -> None:
+        """Tell a client that the server stops, and when to come back."""
+        self._reply(
+            connection, messages.ServerShutdown(reconnect_after_ms=reconnect_after_ms, timestamp=_now())
+        )
+
     # What admission has the dialect say.
 
     def greet(self, client: Client) -> None:

@@ -92,7 +92,8 @@ def decode_body(
         if kind == "orderbook_update":
             return _book(members, ensure_instrument)
         if kind == "market_status":
-            return MarketStatus(_required(members, "market"), _required(members, "status"))
+            market, status = _required(members, "market"), _required(members, "status")
+            return MarketStatus(market, status, extra=_take_extra(members))
     except LineError:
         raise
     except ValueError as error:
@@ -177,7 +178,7 @@ def _take_levels(members: dict[str, msgspec.Raw], name: str) -> list[tuple[str, 
 
 
 def _take_rest(members: dict[str, msgspec.Raw]) -> tuple[str | None, str | None, int, bytes | None]:
-    """Venue, quality, event time, and every member that is not ours as it is written."""
+    """Venue, quality, event time, and the rest as it is written."""
     venue = _take_text(members, "venue")
     quality = _take_text(members, "quality")
     event_time = _take_text(members, "event_time")
@@ -188,7 +189,11 @@ def _take_rest(members: dict[str, msgspec.Raw]) -> tuple[str | None, str | None,
         except (ValueError, TypeError):  # TypeError: a time without its zone
             raise ValueError(f"event_time: {event_time!r} is no ISO 8601 time with its zone") from None
     members.pop("name", None)  # the instrument table's
+    return venue, quality, event_time_ms, _take_extra(members)
+
+
+def _take_extra(members: dict[str, msgspec.Raw]) -> bytes | None:
+    """Every member that is left and not the server's, as it is written."""
     for name in _BY_SERVER:
         members.pop(name, None)
-    extra = b",".join(b"%b:%b" % (_key.encode(name), bytes(raw)) for name, raw in members.items())
-    return venue, quality, event_time_ms, extra or None
+    return b",".join(b"%b:%b" % (_key.encode(name), bytes(raw)) for name, raw in members.items()) or None

@@ -74,7 +74,7 @@ class Server:
     """One fastws server on the running loop: hub, market, feed and listener.
 
     `start` and `stop` are called once each; `stop` drains: nothing new is accepted, the feed ends, what was
-    published leaves, and every client is closed with 1012.
+    published leaves, every client is told when to come back, and is closed with 1012.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -153,7 +153,9 @@ class Server:
             await self.supervisor.stop()
         self.hub.flusher.flush_all()
         await self._until(lambda: self.hub.flusher.is_idle and self.hub.queued_bytes() == 0, _FLUSH_SECONDS)
+        spread_ms = int(self.settings.shutdown_spread * 1000)
         for connection in self.hub.connection_list():
+            self.screener.announce_shutdown(connection, 500 + secrets.randbelow(spread_ms + 1))
             connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
         left = self.hub.connection_list()

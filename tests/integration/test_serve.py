@@ -195,8 +195,8 @@ async def test_stats_have_exactly_the_keys_of_the_contract_first(server: StartSe
         assert (stats["rate_limiting_enabled"], stats["rate_limit"]) == (True, 250)
         assert stats["saved_sessions"] == 0
         assert isinstance(stats["queued_messages"], int)
-        # Greeting, three acknowledgements and three snapshots each, at least.
-        assert stats["messages_sent"] >= 3 * 7
+        # A greeting and three acknowledgements each, at least: a snapshot may be empty at the start.
+        assert stats["messages_sent"] >= 3 * 4
     assert until(lambda: target.stats()["active_connections"] == 0, "the end of the connections")
     assert target.stats()["subscriptions_by_type"] == {"stock": 0, "market": 0, "sector": 0}
 

@@ -502,7 +502,7 @@ async def test_ten_times_the_rate_limit_for_ten_seconds(server: StartServer, tmp
         return elapsed, code, n_told
 
     async with nobody_else_notices(target):
-        abuser, lively = await asyncio.gather(send(130, 20), send(60, 13))
+        abuser, lively = await asyncio.gather(send(130, 20), send(60, 12))
     elapsed, code, n_told = abuser
     assert code == 4429
     assert 9 <= elapsed < 14
@@ -767,8 +767,10 @@ async def test_who_never_reads_is_closed_and_costs_little_meanwhile(
 
     async with nobody_else_notices(target), AsyncExitStack() as stack:
         clients = [stack.enter_context(closing(await in_thread(never_read))) for _ in range(n)]
+        # Each is looked at once a second, however many others end at the same time: the sockets are full after
+        # half a second, then come the timeout and at most one more look.
         await in_thread(
-            until, lambda: target.stats()["closes"].get("4408") == n, "4408 for those that do not read", 30.0
+            until, lambda: target.stats()["closes"].get("4408") == n, "4408 for those that do not read", 4.0
         )
         codes = [await in_thread(raw.read_close_code) for raw in clients]
         # Its place behind the data that is not read is where a close frame does not arrive.
@@ -803,14 +805,14 @@ async def test_the_kernel_holds_little_for_who_does_not_read(server: StartServer
 
 
 async def test_who_reads_slowly_but_steadily_is_kept(server: StartServer, tmp_path: Path) -> None:
-    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.5)
+    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.2)
 
     def attack() -> int:
         """Read 100 KB a second of about 1 MB a second, for several times the stall timeout."""
         with RawClient(target.port, receive_buffer=16384) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES)
             n, started = 0, time.monotonic()
-            while (elapsed := time.monotonic() - started) < 6:
+            while (elapsed := time.monotonic() - started) < 5:
                 if n < 100_000 * elapsed:
                     data = raw.read_some(4096)
                     assert data, f"closed after {elapsed:.1f} s, while it was reading"
@@ -820,7 +822,7 @@ async def test_who_reads_slowly_but_steadily_is_kept(server: StartServer, tmp_pa
             return n
 
     async with nobody_else_notices(target):
-        assert await in_thread(attack) > 500_000
+        assert await in_thread(attack) > 400_000
         assert "4408" not in target.stats()["closes"]
 
 

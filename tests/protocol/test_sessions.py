@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import time
 from typing import Any
 
@@ -352,6 +353,21 @@ async def test_saved_sessions_are_counted_and_end(server: StartServer) -> None:
     async with client(f"{target.url}?session_id={connection.greeting['connection_id']}") as connection:
         assert (await connection.receive())["details"] == {"reason": "unknown"}
     assert target.stats()["saved_sessions"] == 0
+
+
+async def test_a_planned_stop_spreads_the_clients(server: StartServer) -> None:
+    target = server("--feed", "none", shutdown_spread=20)
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(client(target.url)) for _ in range(20)]
+        target.signal(signal.SIGTERM)
+        delays = []
+        for connection in connections:
+            message = await connection.until_type("server_shutdown")
+            assert list(message) == ["type", "reconnect_after_ms", "timestamp"]
+            delays.append(message["reconnect_after_ms"])
+            assert await connection.closed() == 1012
+        assert all(500 <= delay <= 20_500 for delay in delays)
+        assert len(set(delays)) > 15
 
 
 def test_an_oversized_token_is_refused_before_it_is_read(target: Server) -> None:

@@ -1,0 +1,382 @@
+"""The HTTP endpoints that act: publishing, kicking and the connection list for the administrator, a user's alerts.
+
+Every body is JSON and errors have the shape of :mod:`fastws.server.http`; those that can be told in terms of the
+request say so in ``details``: ``field``, ``index`` (of the element of an array), ``reason`` (why a token is not
+accepted), ``limit`` and ``current``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, assert_never
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, utc_text
+from fastws.auth import Authenticator, AuthError, Identity, token_of
+from fastws.errors import FastwsError
+from fastws.feeds.lines import LineError, decode_body
+from fastws.logs import log_limited
+from fastws.market.alerts import AlertBook, AlertError, AlertLimitError, encode_rule
+from fastws.market.market import Market
+from fastws.market.store import StoreError
+from fastws.server.handshake import error_body
+from fastws.server.http import json_response
+
+ENDPOINTS: Final = (
+    ("/api/v1/users/me", "who a token is"),
+    ("/v1/alerts", "a user's price alerts; POST makes one, DELETE /v1/alerts/{id} takes it away"),
+    ("/v1/publish", "POST: publish prices, order books and market statuses; admin"),
+    ("/v1/ws/connections", "open WebSocket connections; admin"),
+    ("/v1/admin/kick", "POST: close a user's connections, a token's, or one; admin"),
+)
+"""Path and purpose of each endpoint, for the list of endpoints."""
+
+_MAX_ID_DIGITS: Final = 19  # of 2**63 - 1; keeps int() from working on a megabyte of digits
+_SLICE: Final = 250  # elements read before the loop runs on, which is about a millisecond
+
+_KICKED_BY: Final = ("user_id", "jti", "connection_id")
+_BY_SERVER: Final = ("timestamp", "sequence", "seq", "snapshot")
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110 §11.6.1: a 401 without it is malformed
+
+_log = structlog.get_logger("fastws.api")
+
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_any_text = msgspec.json.Decoder(str)
+_members = msgspec.json.Decoder(dict[str, Any])
+
+Update = PriceUpdate | BookUpdate | MarketStatus
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiView(Protocol):
+    """What the routes need of the server."""
+
+    @property
+    def admin_token(self) -> str | None:
+        """The token of the administrator; None or an empty one: nobody is."""
+
+    @property
+    def authenticator(self) -> Authenticator: ...
+
+    @property
+    def alerts(self) -> AlertBook: ...
+
+    @property
+    def market(self) -> Market: ...
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The body of ``/v1/ws/connections``."""
+
+    def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
+        """Close the connections of a user, of a token or with an id (the others are None); return how many.
+
+        `user_id` is compared with `Identity.user_key`.
+        """
+
+
+class _Problem(FastwsError):
+    """Raised by a route to answer an error."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(code, message, details)
+        self.headers = headers or {}
+
+
+class _ElementError(FastwsError):
+    """An element cannot be published. `field` is what is wrong with it, None for all of it."""
+
+    def __init__(self, field: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+def add_api_routes(app: web.Application, server: ApiView) -> None:
+    """Add the endpoints to `app`, with and without a trailing slash, acting on `server`.
+
+    `app` is one of :func:`fastws.server.http.make_app`, which bounds the size of bodies and answers in JSON
+    what aiohttp refuses by itself.
+    """
+    routes = _Routes(server)
+    for method, path, handler in (
+        ("GET", "/api/v1/users/me", routes.who),
+        ("GET", "/v1/alerts", routes.list_alerts),
+        ("POST", "/v1/alerts", routes.add_alert),
+        ("DELETE", "/v1/alerts/{id}", routes.delete_alert),
+        ("POST", "/v1/publish", routes.publish),
+        ("GET", "/v1/ws/connections", routes.connections),
+        ("POST", "/v1/admin/kick", routes.kick),
+    ):
+        answering = _answering(handler)
+        for variant in (path, path + "/"):
+            if method == "GET":
+                app.router.add_get(variant, answering)  # and HEAD
+            else:
+                app.router.add_route(method, variant, answering)
+
+
+def _answering(handler: Handler) -> Handler:
+    """Return `handler` with its errors as responses."""
+
+    @functools.wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except _Problem as problem:
+            response = json_response(problem.body, status=problem.status)
+            response.headers.update(problem.headers)
+            return response
+
+    return answer
+
+
+class _Routes:
+    def __init__(self, server: ApiView) -> None:
+        self._server = server
+
+    # Of the administrator.
+
+    async def connections(self, request: web.Request) -> web.Response:
+        self._check_admin(request)
+        return json_response(msgspec.json.encode(self._server.connections()))
+
+    async def kick(self, request: web.Request) -> web.Response:
+        self._check_admin(request)
+        members = await _read_object(request)
+        named = [name for name in _KICKED_BY if members.get(name) is not None]
+        if len(named) != 1:
+            given = f"got {' and '.join(named)}" if named else "got none of them"
+            raise _invalid(
+                named[-1] if named else "user_id", f"expected one of {', '.join(_KICKED_BY)}; {given}"
+            )
+        name = named[0]
+        value = members[name]
+        # The ids of users may be whole numbers, and are compared as texts.
+        if name == "user_id" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value:
+            raise _invalid(name, f"{name}: expected a text that is not empty")
+        n_closed = self._server.kick(
+            user_id=value if name == "user_id" else None,
+            jti=value if name == "jti" else None,
+            connection_id=value if name == "connection_id" else None,
+        )
+        return json_response({"closed": n_closed})
+
+    async def publish(self, request: web.Request) -> web.Response:
+        self._check_admin(request)
+        updates = await _read_updates(await request.read(), self._server.market)
+        # In one go: the sequences of a request have no gaps.
+        sequences = [_publish(self._server.market, update) for update in updates]
+        return json_response(
+            {"accepted": len(sequences), "first_sequence": sequences[0], "last_sequence": sequences[-1]},
+            status=202,
+        )
+
+    def _check_admin(self, request: web.Request) -> None:
+        token = self._server.admin_token
+        if not token:
+            raise _Problem(403, "FORBIDDEN", "this server has no admin token; set admin_token to allow this")
+        scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
+        if scheme.lower() != "bearer":
+            raise _Problem(
+                401, "AUTH_REQUIRED", "send the admin token as Authorization: Bearer", headers=_CHALLENGE
+            )
+        # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
+        if not hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode()):
+            raise _Problem(401, "INVALID_TOKEN", "this is not the admin token", headers=_CHALLENGE)
+
+    # Of users.
+
+    async def who(self, request: web.Request) -> web.Response:
+        identity = await self._identify(request)
+        expires_at = identity.expires_at
+        return json_response(
+            {
+                "user_id": identity.user_id,
+                "expires_at": None if expires_at is None else utc_text(int(expires_at * 1000)),
+                "tier": identity.tier,
+            }
+        )
+
+    async def add_alert(self, request: web.Request) -> web.Response:
+        identity = await self._identify(request)
+        raw = _read_members(await request.read())
+        code = _text_of(raw, "code")
+        alert_type = _text_of(raw, "alert_type")
+        if "threshold" not in raw:
+            raise _invalid("threshold", "threshold: missing")
+        # As it is written, so that no digit changes.
+        threshold = bytes(raw["threshold"]).decode()
+        with _AlertErrors():
+            rule = await self._server.alerts.add(identity.user_key, code, alert_type, threshold)
+        return json_response(encode_rule(rule), status=201)
+
+    async def list_alerts(self, request: web.Request) -> web.Response:
+        identity = await self._identify(request)
+        with _AlertErrors():
+            rules = await self._server.alerts.list(identity.user_key)
+        return json_response(b"[%b]" % b",".join(map(encode_rule, rules)))
+
+    async def delete_alert(self, request: web.Request) -> web.Response:
+        identity = await self._identify(request)
+        text = request.match_info["id"]
+        is_deleted = False
+        if len(text) <= _MAX_ID_DIGITS and text.isascii() and text.isdigit():
+            with _AlertErrors():
+                is_deleted = await self._server.alerts.delete(identity.user_key, int(text))
+        if not is_deleted:
+            raise _Problem(404, "NOT_FOUND", "you have no alert with this id")
+        return web.Response(status=204)
+
+    async def _identify(self, request: web.Request) -> Identity:
+        token = token_of(request.headers, request.query, ())
+        if token is None:
+            raise _Problem(
+                401,
+                "AUTH_REQUIRED",
+                "send a token as Authorization: Bearer, or as ?token=",
+                headers=_CHALLENGE,
+            )
+        try:
+            return await self._server.authenticator.authenticate(token)
+        except AuthError as error:
+            raise _Problem(
+                401, "INVALID_TOKEN", str(error), {"reason": error.reason}, headers=_CHALLENGE
+            ) from None
+
+
+class _AlertErrors:
+    """Turns the errors of an alert book into answers."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, AlertError):
+            raise _invalid(error.field, str(error)) from None
+        if isinstance(error, AlertLimitError):
+            details = {"limit": error.limit, "current": error.limit}
+            raise _Problem(403, "LIMIT_EXCEEDED", str(error), details) from None
+        if isinstance(error, StoreError):
+            # Its text names the database, which is no business of a user.
+            log_limited(_log, "alerts-unavailable", "alerts cannot be reached", error=str(error))
+            raise _Problem(
+                503,
+                "SERVICE_UNAVAILABLE",
+                "the database of alerts does not do its part; look later whether it was done, or try again",
+            ) from None
+
+
+def _invalid(field: str | None, message: str, **details: object) -> _Problem:
+    return _Problem(
+        400, "INVALID_MESSAGE", message, details if field is None else {**details, "field": field}
+    )
+
+
+# Bodies of requests.
+
+
+async def _read_object(request: web.Request) -> dict[str, Any]:
+    try:
+        return _members.decode(await request.read())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _invalid(None, "expected a JSON object in UTF-8") from None
+
+
+def _read_members(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        body.decode()  # raw members are not looked at
+        return _raw_members.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _invalid(None, "expected a JSON object in UTF-8") from None
+
+
+def _text_of(members: Mapping[str, msgspec.Raw], name: str) -> str:
+    if name not in members:
+        raise _invalid(name, f"{name}: missing")
+    try:
+        return _any_text.decode(members[name])
+    except msgspec.DecodeError:
+        raise _invalid(name, f"{name}: expected text") from None
+
+
+async def _read_updates(body: bytes, market: Market) -> list[Update]:
+    """Return what the body of a publish request wants to be published, one or more; nothing has changed yet.
+
+    Raises:
+        _Problem: naming the first element that cannot be published.
+    """
+    try:
+        body.decode()  # what is passed through unread has to be UTF-8 as well
+        compact = msgspec.json.format(body, indent=-1)
+        elements = _elements.decode(compact) if compact.startswith(b"[") else [msgspec.Raw(compact)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(None, f"expected an object or an array as JSON in UTF-8: {error}") from None
+    if not elements:
+        raise _invalid(None, "the array is empty")
+    # New codes enter the table when they are published: until then, the request may be refused.
+    new: dict[str, Instrument] = {}
+
+    def instrument_of(code: str) -> Instrument:
+        known = market.instrument(code) or new.get(code)
+        if known is None:
+            new[code] = known = Instrument(code)
+        return known
+
+    updates = []
+    for i, element in enumerate(elements):
+        if i % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        try:
+            updates.append(_read_update(bytes(element), instrument_of))
+        except _ElementError as error:
+            raise _invalid(error.field, f"element {i}: {error}", index=i) from None
+    return updates
+
+
+def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> Update:
+    try:
+        members = _raw_members.decode(element)
+    except (msgspec.DecodeError, RecursionError):
+        raise _ElementError(None, "expected an object") from None
+    if "type" not in members:
+        raise _ElementError("type", "type: missing")
+    if bytes(members["type"]) == b'"alert"':
+        raise _ElementError("type", "alert is not available in this version")
+    for name in _BY_SERVER:
+        if name in members:
+            raise _ElementError(name, f"{name}: is set by the server, leave it out")
+    try:
+        update = decode_body(element, instrument_of)
+    except LineError as error:
+        if error.kind == "message type":
+            raise _ElementError("type", f"type: {error}") from None
+        raise _ElementError(str(error).partition(":")[0], str(error)) from None
+    assert update is not None  # only messages without a type are control messages
+    return update
+
+
+def _publish(market: Market, update: Update) -> int:
+    if isinstance(update, PriceUpdate):
+        return market.publish_price(update)
+    if isinstance(update, BookUpdate):
+        return market.publish_book(update)
+    if isinstance(update, MarketStatus):
+        return market.publish_status(update)
+    assert_never(update)
