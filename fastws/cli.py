@@ -46,6 +46,8 @@ SERVE_FLAGS: Final = (
     "batch_interval_ms",
     "rate_limit",
     "jwt_secret",
+    "admin_token",
+    "database",
     "log_level",
     "log_format",
 )
@@ -64,6 +66,8 @@ _METAVARS: Final = {
     "allowed_origins": "ORIGIN,...",
     "feed": "FEED",
     "jwt_secret": "SECRET",
+    "admin_token": "SECRET",
+    "database": "URL",
     "replay_max_gap": "SECONDS",
     "replay_speed": "FACTOR",
     "symbols_file": "FILE",

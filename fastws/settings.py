@@ -217,6 +217,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_algorithm: Annotated[
         JwtAlgorithm, _meta("the one algorithm with which tokens are signed; no token can choose another")
     ] = "HS256"
+    admin_token: Annotated[
+        _TEXT | None,
+        _meta("token of the administrator's endpoints; without one they are closed", secret=True),
+    ] = None
     jwt_secret: Annotated[
         _TEXT | None,
         _meta(

@@ -169,6 +169,23 @@ cdef class Hub:
                 cohort.lane.append(channel.last, False)
         return sequence
 
+    def tell(self, Channel channel not None, payload, connections):
+        """Hand one message to `connections` only, ahead of what comes after it; returns its sequence."""
+        cdef Connection connection
+        cdef Update update
+        cdef Frame frame
+        cdef uintptr_t entry
+        cdef int64_t sequence = self.publish_update(channel, payload)
+        update = channel.last
+        entry = <uintptr_t><void*>update
+        for connection in connections:
+            if connection.settle():
+                for frame in build_frames(
+                    self, connection.dialect, &entry, 1, 0, -1, sequence, connection.window_bits
+                ):
+                    connection.send_frame(frame)
+        return sequence
+
     # History: every update since `history_start`, one place each, in a ring that doubles until it is full.
 
     cdef int remember(self, Update update) except -1:

@@ -18,6 +18,7 @@ from fastws.clock import wall_ms
 from fastws.dialects.admission import Admission, Arrival, Client, refuse_session
 from fastws.errors import CloseCode
 from fastws.logs import log_limited
+from fastws.market.alerts import Alert, encode_alert
 from fastws.market.market import Market
 from fastws.messages import Rejected, RequestId
 from fastws.sessions import Session
@@ -57,6 +58,13 @@ Held = dict[Topic, Options]
 _log = structlog.get_logger("fastws.screener")
 
 
+def encode(payload: object, published_ms: int) -> bytes:
+    """The message of a payload as JSON without ``sequence`` and the closing brace."""
+    if isinstance(payload, Alert):
+        return encode_alert(payload, published_ms)
+    return encode_screener(payload, published_ms)  # type: ignore[arg-type]  # it refuses what it does not know
+
+
 class ScreenerDialect:
     """Handler of screener connections; one object serves all of them, on the thread of the loop."""
 
@@ -73,7 +81,7 @@ class ScreenerDialect:
         self.hub = hub
         self.market = market
         self.admission = admission
-        self.dialect = Dialect("screener", encode_screener, 0)
+        self.dialect = Dialect("screener", encode, 0)
         self.subscription_limit = subscription_limit
         self.message_bytes = message_bytes
         self.accept_unknown_symbols = accept_unknown_symbols

@@ -11,6 +11,8 @@ from fastws._rings import BookRing
 from fastws.clock import wall_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastws._core import Channel, Hub, Topic
     from fastws._market import BookUpdate, PriceUpdate
     from fastws.market.instruments import Instruments
@@ -70,6 +72,8 @@ class Market:
         self._feed_channels: dict[str, Channel] = {}
         # Bound once: looking them up per update is a tenth of what publishing costs here.
         self._publish = hub.publish
+        # Called with every price once it is published; alerts hang on it.
+        self.on_price: Callable[[PriceUpdate], object] | None = None
 
     # Publishing.
 
@@ -85,6 +89,8 @@ class Market:
         stock.price = update
         stock.price_time_ns = time_ns()
         stock.price_sequence = sequence = self._publish(stock.price_channel, update)
+        if self.on_price is not None:
+            self.on_price(update)
         return sequence
 
     def publish_book(self, update: BookUpdate) -> int:

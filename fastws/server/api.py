@@ -8,9 +8,10 @@ accepted), ``limit`` and ``current``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Protocol, assert_never
 
 import msgspec
@@ -81,7 +82,7 @@ class ApiView(Protocol):
         """
 
 
-class _Problem(FastwsError):
+class _ApiError(FastwsError):
     """Raised by a route to answer an error."""
 
     def __init__(
@@ -137,7 +138,7 @@ def _answering(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except _Problem as problem:
+        except _ApiError as problem:
             response = json_response(problem.body, status=problem.status)
             response.headers.update(problem.headers)
             return response
@@ -191,15 +192,16 @@ class _Routes:
     def _check_admin(self, request: web.Request) -> None:
         token = self._server.admin_token
         if not token:
-            raise _Problem(403, "FORBIDDEN", "this server has no admin token; set admin_token to allow this")
+            raise _ApiError(403, "FORBIDDEN", "this server has no admin token; set admin_token to allow this")
         scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
         if scheme.lower() != "bearer":
-            raise _Problem(
+            raise _ApiError(
                 401, "AUTH_REQUIRED", "send the admin token as Authorization: Bearer", headers=_CHALLENGE
             )
         # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
-        if not hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode()):
-            raise _Problem(401, "INVALID_TOKEN", "this is not the admin token", headers=_CHALLENGE)
+        given_bytes, token_bytes = (text.encode(errors="surrogateescape") for text in (given.strip(), token))
+        if not hmac.compare_digest(given_bytes, token_bytes):
+            raise _ApiError(401, "INVALID_TOKEN", "this is not the admin token", headers=_CHALLENGE)
 
     # Of users.
 
@@ -223,13 +225,13 @@ class _Routes:
             raise _invalid("threshold", "threshold: missing")
         # As it is written, so that no digit changes.
         threshold = bytes(raw["threshold"]).decode()
-        with _AlertErrors():
+        with _alert_errors():
             rule = await self._server.alerts.add(identity.user_key, code, alert_type, threshold)
         return json_response(encode_rule(rule), status=201)
 
     async def list_alerts(self, request: web.Request) -> web.Response:
         identity = await self._identify(request)
-        with _AlertErrors():
+        with _alert_errors():
             rules = await self._server.alerts.list(identity.user_key)
         return json_response(b"[%b]" % b",".join(map(encode_rule, rules)))
 
@@ -238,16 +240,16 @@ class _Routes:
         text = request.match_info["id"]
         is_deleted = False
         if len(text) <= _MAX_ID_DIGITS and text.isascii() and text.isdigit():
-            with _AlertErrors():
+            with _alert_errors():
                 is_deleted = await self._server.alerts.delete(identity.user_key, int(text))
         if not is_deleted:
-            raise _Problem(404, "NOT_FOUND", "you have no alert with this id")
+            raise _ApiError(404, "NOT_FOUND", "you have no alert with this id")
         return web.Response(status=204)
 
     async def _identify(self, request: web.Request) -> Identity:
         token = token_of(request.headers, request.query, ())
         if token is None:
-            raise _Problem(
+            raise _ApiError(
                 401,
                 "AUTH_REQUIRED",
                 "send a token as Authorization: Bearer, or as ?token=",
@@ -256,35 +258,33 @@ class _Routes:
         try:
             return await self._server.authenticator.authenticate(token)
         except AuthError as error:
-            raise _Problem(
+            raise _ApiError(
                 401, "INVALID_TOKEN", str(error), {"reason": error.reason}, headers=_CHALLENGE
             ) from None
 
 
-class _AlertErrors:
-    """Turns the errors of an alert book into answers."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, AlertError):
-            raise _invalid(error.field, str(error)) from None
-        if isinstance(error, AlertLimitError):
-            details = {"limit": error.limit, "current": error.limit}
-            raise _Problem(403, "LIMIT_EXCEEDED", str(error), details) from None
-        if isinstance(error, StoreError):
-            # Its text names the database, which is no business of a user.
-            log_limited(_log, "alerts-unavailable", "alerts cannot be reached", error=str(error))
-            raise _Problem(
-                503,
-                "SERVICE_UNAVAILABLE",
-                "the database of alerts does not do its part; look later whether it was done, or try again",
-            ) from None
+@contextlib.contextmanager
+def _alert_errors() -> Iterator[None]:
+    """Turn the errors of an alert book into answers."""
+    try:
+        yield
+    except AlertError as error:
+        raise _invalid(error.field, str(error)) from None
+    except AlertLimitError as error:
+        details = {"limit": error.limit, "current": error.limit}
+        raise _ApiError(403, "LIMIT_EXCEEDED", str(error), details) from None
+    except StoreError as error:
+        # Its text names the database, which is no business of a user.
+        log_limited(_log, "alerts-unavailable", "alerts cannot be reached", error=str(error))
+        raise _ApiError(
+            503,
+            "SERVICE_UNAVAILABLE",
+            "the database of alerts does not do its part; look later whether it was done, or try again",
+        ) from None
 
 
-def _invalid(field: str | None, message: str, **details: object) -> _Problem:
-    return _Problem(
+def _invalid(field: str | None, message: str, **details: object) -> _ApiError:
+    return _ApiError(
         400, "INVALID_MESSAGE", message, details if field is None else {**details, "field": field}
     )
 
@@ -320,7 +320,7 @@ async def _read_updates(body: bytes, market: Market) -> list[Update]:
     """Return what the body of a publish request wants to be published, one or more; nothing has changed yet.
 
     Raises:
-        _Problem: naming the first element that cannot be published.
+        _ApiError: naming the first element that cannot be published.
     """
     try:
         body.decode()  # what is passed through unread has to be UTF-8 as well
@@ -330,7 +330,8 @@ async def _read_updates(body: bytes, market: Market) -> list[Update]:
         raise _invalid(None, f"expected an object or an array as JSON in UTF-8: {error}") from None
     if not elements:
         raise _invalid(None, "the array is empty")
-    # New codes enter the table when they are published: until then, the request may be refused.
+    # New codes enter the table when they are published: until then, the request may be refused. Should another
+    # request add one of them meanwhile, its instrument stays in the table; these updates look the same with ours.
     new: dict[str, Instrument] = {}
 
     def instrument_of(code: str) -> Instrument:
@@ -355,9 +356,7 @@ def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> 
         members = _raw_members.decode(element)
     except (msgspec.DecodeError, RecursionError):
         raise _ElementError(None, "expected an object") from None
-    if "type" not in members:
-        raise _ElementError("type", "type: missing")
-    if bytes(members["type"]) == b'"alert"':
+    if bytes(members.get("type", b"")) == b'"alert"':
         raise _ElementError("type", "alert is not available in this version")
     for name in _BY_SERVER:
         if name in members:
@@ -368,7 +367,8 @@ def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> 
         if error.kind == "message type":
             raise _ElementError("type", f"type: {error}") from None
         raise _ElementError(str(error).partition(":")[0], str(error)) from None
-    assert update is not None  # only messages without a type are control messages
+    if update is None:  # a control message of KIS, which has no type
+        raise _ElementError("type", "type: missing")
     return update
 
 

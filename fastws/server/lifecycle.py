@@ -16,16 +16,20 @@ import structlog
 import uvloop
 
 from fastws import deflate, logs
-from fastws._core import Connection, Hub
+from fastws._core import CHANNEL_STATUS, Channel, Connection, Hub
+from fastws._market import utc_text
 from fastws.auth import Authenticator, token_of
 from fastws.dialects.admission import Admission, Arrival
 from fastws.dialects.screener import ScreenerDialect
-from fastws.errors import CloseCode
+from fastws.errors import CloseCode, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
+from fastws.market.alerts import Alert, AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
+from fastws.market.store import Store, StoreError
+from fastws.server.api import add_api_routes
 from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
 from fastws.server.http import make_app
@@ -100,6 +104,15 @@ class Server:
             logger=logging.getLogger("fastws.core"),
         )
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
+        self.store = Store(settings.database)
+        self.alerts = AlertBook(
+            self.store,
+            self.market.instruments,
+            self._deliver_alert,
+            alerts_per_user=settings.alerts_per_user,
+        )
+        self.market.on_price = self.alerts.on_price
+        self._alert_channels: dict[str, Channel] = {}
         feed = make_feed(settings, self.market.instruments)
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
         self.authenticator = Authenticator(settings, fetch=fetch)
@@ -121,8 +134,10 @@ class Server:
             message_bytes=settings.message_bytes,
             accept_unknown_symbols=settings.unknown_symbols == "accept",
         )
+        app = make_app(self)
+        add_api_routes(app, self)
         self.listener = Listener(
-            make_app(self),
+            app,
             {"/v1/ws": self._open_screener},
             host=settings.host,
             port=settings.port,
@@ -137,6 +152,13 @@ class Server:
         Raises:
             SettingsError: the address cannot be listened on.
         """
+        try:
+            await self.store.open()
+            await self.alerts.load()
+        except StoreError as error:
+            raise SettingsError(str(error), setting="database") from None
+        if self.store.is_in_memory:
+            _log.info("alerts are kept in memory and end with this process; --database keeps them")
         self.authenticator.start()
         await self.listener.start()
         if self.supervisor is not None:
@@ -151,6 +173,7 @@ class Server:
         self.listener.stop_accepting()
         if self.supervisor is not None:
             await self.supervisor.stop()
+        await self.alerts.stop()
         self.hub.flusher.flush_all()
         await self._until(lambda: self.hub.flusher.is_idle and self.hub.queued_bytes() == 0, _FLUSH_SECONDS)
         spread_ms = int(self.settings.shutdown_spread * 1000)
@@ -163,6 +186,10 @@ class Server:
             connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
         await self.listener.close()
         await self.authenticator.close()
+        try:
+            await self.store.close()
+        except StoreError as error:
+            _log.warning("the database was left behind", error=str(error))
         self.hub.stop()
         return len(left)
 
@@ -179,7 +206,8 @@ class Server:
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
         hub = self.hub
-        by_type = {"stock": 0, "market": 0, "sector": 0} | hub.subscription_counts()
+        by_type = {"stock": 0, "market": 0, "sector": 0}
+        by_type |= {kind: n for kind, n in hub.subscription_counts().items() if kind in by_type}
         return {
             "active_connections": hub.n_connections,
             "total_subscriptions": sum(by_type.values()),
@@ -206,6 +234,44 @@ class Server:
             "accept_pauses": self.listener.accept_pauses,
             "updates": hub.ledger(),
         }
+
+    @property
+    def admin_token(self) -> str | None:
+        return self.settings.admin_token
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The body of ``/v1/ws/connections``."""
+        found = []
+        for client in self.admission.by_id.values():
+            connection = client.connection
+            by_kind: dict[str, list[str]] = {}
+            for topic in connection.subscriptions():
+                by_kind.setdefault(topic.kind, []).append(topic.name)
+            found.append(
+                {
+                    "connection_id": client.connection_id,
+                    "user_id": None if client.identity is None else client.identity.user_id,
+                    "connected_at": utc_text(connection.opened_at_ms),
+                    "subscriptions": by_kind,
+                    "message_count": connection.message_count,
+                    "last_activity": utc_text(connection.last_activity_ms),
+                }
+            )
+        return found
+
+    def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
+        """Close connections with 4401; see `Admission.kick`."""
+        return self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+
+    def _deliver_alert(self, user_key: str, alert: Alert) -> None:
+        channel = self._alert_channels.get(user_key)
+        if channel is None:
+            # Nobody subscribes to this topic: what is told to one user must not be replayed to others.
+            channel = self._alert_channels[user_key] = self.hub.channel(
+                user_key, "alert", (self.hub.topic("user", user_key),), bit=CHANNEL_STATUS, numbered=False
+            )
+        clients = self.admission.by_user.get(user_key, {})
+        self.hub.tell(channel, alert, [client.connection for client in clients])
 
     def _open_screener(
         self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int

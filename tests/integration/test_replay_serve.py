@@ -149,6 +149,7 @@ async def test_every_record_of_the_shipped_frames_in_order(
     assert len(ours) == 9
     received = await collect(target.url, 3 * len(ours), "005930")
     check(received, expected, "005930")
+    # Every one of its seven trades and two books has come.
     assert {
         (update["type"], update["seq"] % 7 if update["type"] == PRICE else update["seq"] % 2)
         for update in received
@@ -187,7 +188,6 @@ async def test_a_frame_of_three_records_gives_three_updates(server: StartServer,
         # One turn of the loop publishes all of them, and the state of the feed.
         batch = await connection.receive()
     wanted = expected_updates(path_of_frames(tmp_path, frame))
-
     prices = [update for update in batch["messages"] if update["type"] == PRICE]
     assert [shown(update, want) for update, want in zip(prices, wanted, strict=True)] == wanted
     assert [update["seq"] for update in prices] == [1, 2, 3]
@@ -220,7 +220,7 @@ async def test_receive_times_pace_the_replay_and_speed_divides_them(
             ]
     for (place, one), (_, other) in itertools.pairwise(enumerate(published, 1)):
         wanted = (at[place + 1] - at[place]) / 2
-        # A busy machine delays one of the two by chance; what is late does not delay the next.
+        # What is late does not delay the next, so this holds for each pause and not only on average.
         assert abs(other - one - wanted) < 100
 
 

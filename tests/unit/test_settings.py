@@ -83,6 +83,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "database": "sqlite:///fastws.db",
         "on_connection_limit": "evict_oldest",
         "jwt_algorithm": "ES256",
+        "admin_token": "secret",
         "jwt_secret": "secret",
         "jwt_previous_secret": "secret",
         "jwt_public_key": "key.pem",
