@@ -348,7 +348,6 @@ cdef class Hub:
             for i in range(self.n_connections):
                 (<Connection>self.connections[i]).excuse(now - self.sweep_due_ns)
             i = self.sweep_slot
-        # A connection that ends moves the last one to its place, which then waits for its next turn at most.
         while i < self.n_connections:
             connection = <Connection>self.connections[i]
             try:
@@ -356,7 +355,9 @@ cdef class Hub:
             except Exception:
                 self.logger.exception("looking after a connection failed")
                 connection.abort(1011)
-            i += SWEEP_SLOTS
+            # One that ended has given its place to the last one, which is looked at next.
+            if i < self.n_connections and self.connections[i] == <PyObject*>connection:
+                i += SWEEP_SLOTS
         self.sweep_slot = (self.sweep_slot + 1) % SWEEP_SLOTS
         self.sweep_due_ns += SWEEP_NS
         now = monotonic_ns()
