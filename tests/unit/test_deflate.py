@@ -1,0 +1,93 @@
+"""permessage-deflate: negotiation (RFC 7692 §7.1) and payloads (§7.2), against zlib."""
+
+from __future__ import annotations
+
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastws.deflate import InflateError, compress, inflate, negotiate
+
+PLAIN = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+@pytest.mark.parametrize(
+    ("offered", "response", "window_bits"),
+    [
+        ("permessage-deflate", PLAIN, 15),
+        ("permessage-deflate; client_max_window_bits", PLAIN, 15),
+        ("Permessage-Deflate;client_max_window_bits=10", PLAIN, 15),
+        ("permessage-deflate; server_max_window_bits=10", PLAIN + "; server_max_window_bits=10", 10),
+        ('permessage-deflate; server_max_window_bits="12"', PLAIN + "; server_max_window_bits=12", 12),
+        ("x-webkit-deflate-frame, permessage-deflate", PLAIN, 15),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", PLAIN, 15),
+        ("permessage-deflate; unknown=1, permessage-deflate; server_no_context_takeover", PLAIN, 15),
+    ],
+)
+def test_the_first_offer_that_can_be_kept_is_taken(offered: str, response: str, window_bits: int) -> None:
+    assert negotiate(offered) == (response, window_bits)
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        "",
+        "permessage-bzip2",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits=010",
+        "permessage-deflate; client_max_window_bits=7",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+    ],
+)
+def test_what_cannot_be_kept_is_declined(offered: str) -> None:
+    assert negotiate(offered) is None
+
+
+@given(st.binary(max_size=5000), st.integers(9, 15))
+def test_zlib_reads_what_is_compressed(payload: bytes, window_bits: int) -> None:
+    expander = zlib.decompressobj(-window_bits)
+    assert expander.decompress(compress(payload, window_bits) + b"\x00\x00\xff\xff") == payload
+
+
+@given(st.binary(max_size=5000), st.integers(0, 9), st.booleans())
+def test_what_zlib_compressed_is_read(payload: bytes, level: int, is_final: bool) -> None:
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -15)
+    data = compressor.compress(payload)
+    if is_final:
+        # A final block, then an empty one, as §7.2.3.4 has it.
+        data += compressor.flush(zlib.Z_FINISH) + b"\x00"
+    else:
+        data += compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    assert inflate(data, len(payload)) == payload
+
+
+@given(st.binary(max_size=300))
+def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
+    try:
+        expanded = inflate(data, 1000)
+    except InflateError as error:
+        code = error.args[0]
+    else:
+        code = None
+        assert len(expanded) <= 1000
+    assert code in (None, 1007, 1009)
+
+
+def test_a_bomb_is_not_expanded() -> None:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = b"\x00" * (1 << 20)
+    bomb = (
+        b"".join(compressor.compress(block) for _ in range(1024)) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    )
+    tracemalloc.start()
+    with pytest.raises(InflateError) as refused:
+        inflate(bomb, 65536)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.args[0] == 1009
+    assert peak < 1 << 19
