@@ -29,7 +29,7 @@ DIALECT = Dialect("test", encode)
 
 
 class Handler:
-    """Takes JSON commands: {"subscribe": {topic: options}} replaces the whole set, {"snapshot": …} also sends one."""
+    """Sends back what it gets, and keeps what happened to its connections."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
