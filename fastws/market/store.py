@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from decimal import Decimal, InvalidOperation
@@ -23,6 +25,7 @@ MAX_JOBS: Final = 1000
 MAX_USER_ID: Final = 255
 """Characters of the longest user id that can be stored."""
 
+_WAL_SECONDS: Final = 10.0
 _MAX_IDS: Final = 500  # in one statement; SQLite before 3.32 takes 999 values, MSSQL 2100
 _MAX_ID: Final = 2**63 - 1
 
@@ -356,12 +359,29 @@ def _parse(url: str) -> sa.URL:
     return parsed
 
 
+def _switch_to_wal(cursor: Any) -> None:
+    """Let readers not wait for a writer.
+
+    The switch is refused at once while another instance makes it, whatever the busy timeout says; so it is tried again.
+    """
+    deadline = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _set_up_sqlite(connection: Any, record: object) -> None:
     # The driver would begin transactions late and leave tables out of them; _begin_sqlite does it instead.
     connection.isolation_level = None
     cursor = connection.cursor()
     # Readers do not wait for a writer then, and a commit is one write to the disk.
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(cursor)
     # Each commit reaches the disk before it is reported: a rule survives a power failure, too.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
