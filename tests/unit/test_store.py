@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from fastws.market import store as store_module
 from fastws.market.store import MAX_JOBS, Firing, Rule, Store, StoreError, number_text
-from tests.serving import ROOT
+from tests.serving import ROOT, missing
 
 MS = 1_762_853_400_000
 
@@ -75,7 +75,7 @@ def postgres() -> Iterator[PostgresServer]:
     found = [shutil.which("initdb"), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
     programs = next((Path(path).parent for path in reversed(found) if path), None)
     if programs is None:
-        pytest.skip("PostgreSQL is not installed")
+        missing("PostgreSQL is not installed; `make system` installs it")
     # Not below pytest's own directory, into which the server's user may not look.
     with tempfile.TemporaryDirectory(prefix="fastws-postgres-") as directory:
         server = PostgresServer(programs, Path(directory))
