@@ -21,10 +21,11 @@ from fastws import logs
 from fastws._version import __version__
 from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
 from fastws.auth.tokens import sign
+from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
 from fastws.errors import FastwsError, InstrumentError, SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.server import lifecycle
-from fastws.settings import CONFIG_VARIABLE, SETTINGS, Settings, linked_variables, load, parse_feed
+from fastws.settings import SETTINGS, Settings, parse_feed
 
 FAILED: Final = 1
 """Exit status: the command was understood and did not succeed."""

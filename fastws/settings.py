@@ -1,19 +1,15 @@
-"""Every setting of the server: its type, default, unit and meaning, and where its value came from.
+"""Every setting of the server: its type, default, unit and meaning.
 
-Precedence: defaults < TOML file < environment < command line. The setting ``batch_interval_ms`` is the TOML
-key ``batch_interval_ms``, the variable ``FASTWS_BATCH_INTERVAL_MS`` and the flag ``--batch-interval-ms``.
+The setting ``batch_interval_ms`` is the TOML key ``batch_interval_ms``, the variable ``FASTWS_BATCH_INTERVAL_MS`` and
+the flag ``--batch-interval-ms``; `fastws.configuration` reads them.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
-import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -24,25 +20,8 @@ from msgspec import Meta
 from fastws.errors import SettingsError
 
 ENV_PREFIX: Final = "FASTWS_"
-CONFIG_VARIABLE: Final = "FASTWS_CONFIG"
-
-# Names that deployments of the price-feed service already set; the FASTWS_ name wins over them.
-_ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
-# Read by the build, not by the server; a shell that has built fastws may still carry them.
-_FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
-
-# What Kubernetes sets in every container of a namespace with a Service named fastws or fastws-something. A port
-# of that kind has the value tcp://10.0.0.1:8000.
-_SERVICE_LINK: Final = re.compile(
-    r"FASTWS_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
-_LINKED_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
-
-_TRUE: Final = frozenset({"1", "true", "yes", "on"})
-_FALSE: Final = frozenset({"0", "false", "no", "off"})
-
-_SPEED = float | Literal["max"]
-_KEY_TABLE = dict[str, str]
+SPEED = float | Literal["max"]
+KEY_TABLE = dict[str, str]
 _TEXT = Annotated[str, Meta(min_length=1)]
 
 FEEDS: Final = ("none", "sim", "replay:FILE")
@@ -83,6 +62,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "127.0.0.1"
     )
     port: Annotated[int, _meta("port to listen on; 0 picks a free one and prints it", ge=0, le=65535)] = 8000
+    unix_socket: Annotated[
+        _TEXT | None,
+        _meta("path of a Unix socket to listen on; then TCP only when host or port is given too"),
+    ] = None
+    unix_socket_mode: Annotated[
+        str, _meta("permissions of the Unix socket, in octal", pattern="^0?[0-7]{3}$")
+    ] = "600"
+    certfile: Annotated[
+        _TEXT | None,
+        _meta("certificate chain in PEM; with it every connection uses TLS"),
+    ] = None
+    keyfile: Annotated[
+        _TEXT | None, _meta("private key of the certificate in PEM; unset: it is in certfile")
+    ] = None
+    admin_bind: Annotated[
+        _TEXT | None,
+        _meta("HOST:PORT that serves the administrator's endpoints and /metrics instead of the main port"),
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _meta("addresses or networks of proxies whose forwarding headers count; unix for the Unix socket"),
+    ] = ()
     allowed_origins: Annotated[
         tuple[str, ...],
         _meta(
@@ -107,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["reject", "accept"], _meta("what a subscription to a symbol that is in no table gets")
     ] = "reject"
     replay_speed: Annotated[
-        _SPEED,
+        SPEED,
         _meta("speed of a replay: 2 is twice as fast as recorded, max is without pauses"),
     ] = 1.0
     replay_loop: Annotated[bool, _meta("start a replay over when it ends")] = False
@@ -138,6 +139,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
 
+    save_interval: Annotated[
+        float,
+        _meta(
+            "pause between writes of last prices and books to the database; 0 writes them at the stop only",
+            "s",
+            ge=0,
+            le=3600,
+        ),
+    ] = 5.0
+
     batch_interval_ms: Annotated[
         int,
         _meta(
@@ -155,6 +166,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     on_connection_limit: Annotated[
         Literal["reject", "evict_oldest"], _meta("what happens when a user has all of them")
     ] = "reject"
+    connections_per_ip: Annotated[
+        int,
+        _meta(
+            "connections an address (IPv6: a /64) may have; 0 is no limit", "connections", ge=0, le=1_000_000
+        ),
+    ] = 0
+    connection_limit: Annotated[
+        int, _meta("connections in all; 0 is no limit", "connections", ge=0, le=10_000_000)
+    ] = 0
+    handshake_rate: Annotated[
+        int,
+        _meta(
+            "WebSocket handshakes per address (IPv6: a /64), bursts as large; 0 is no limit",
+            "handshakes/s",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0
     session_ttl: Annotated[
         float, _meta("how long a session can be restored after its connection ended", "s", gt=0, le=86_400)
     ] = 300.0
@@ -168,6 +197,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compression_threshold: Annotated[
         int, _meta("messages under this size are sent plain", "bytes", ge=0, le=1 << 30)
     ] = 256
+    compression_level: Annotated[int, _meta("0 is fastest, 3 smallest (levels of ISA-L)", ge=0, le=3)] = 1
 
     rate_limit: Annotated[
         int,
@@ -187,6 +217,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     alerts_per_user: Annotated[
         int, _meta("alerts a user may have, fired ones included", "alerts", ge=1, le=1_000_000)
     ] = 1000
+    kept_messages_per_user: Annotated[
+        int,
+        _meta("alerts kept for a user's sessions that wait to be restored", "messages", ge=0, le=100_000),
+    ] = 100
     message_bytes: Annotated[
         int, _meta("largest message accepted from a client", "bytes", ge=1024, le=64 << 20)
     ] = 65_536
@@ -255,6 +289,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         _meta("clients are told to come back at random moments within this after a stop", "s", ge=0, le=3600),
     ] = 5.0
+
+    shutdown_timeout: Annotated[
+        float, _meta("a stop takes at most this, whatever clients do", "s", ge=1, le=3600)
+    ] = 10.0
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _meta("least important log lines written")
@@ -397,54 +435,8 @@ def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
     elif kind in ("kis", "poll"):
         problem = f"the feed {kind!r} is not available in this version; available: {available}"
     else:
-        problem = f"{text!r} is no feed{_suggest(kind, ('none', 'sim', 'replay'))}; available: {available}"
+        problem = f"{text!r} is no feed{suggest(kind, ('none', 'sim', 'replay'))}; available: {available}"
     raise SettingsError(f"feed: {problem} (from {source})", setting="feed", source=source)
-
-
-def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """Put the settings together.
-
-    `config_path` is a TOML file (None: the variable FASTWS_CONFIG, else no file). `flags` are the options
-    given on the command line by setting name; a value is text or already of the setting's type. An
-    environment variable with an empty value counts as absent, and so does a service link of Kubernetes (see
-    :func:`linked_variables`). Paths are relative to the working directory.
-
-    Raises:
-        SettingsError: naming the setting, the source and what to do.
-    """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    path = config_path or environ.get(CONFIG_VARIABLE)
-    if path:
-        for name, value in _read_toml(path).items():
-            values[name], sources[name] = _from_toml(name, value, path), path
-    for variable, name in _variables(environ):
-        values[name], sources[name] = _from_text(SETTINGS[name], environ[variable], variable), variable
-    for name, value in flags.items():
-        setting = SETTINGS[name]
-        values[name] = (
-            _from_text(setting, value, setting.flag)
-            if isinstance(value, str)
-            else _check(setting, value, setting.flag)
-        )
-        sources[name] = setting.flag
-    settings = Settings(**values, sources=sources)
-    _check_file(settings, "symbols_file", settings.symbols_file)
-    _check_file(settings, "feed", parse_feed(settings.feed).path)
-    return settings
-
-
-def linked_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables of settings that hold a service link of Kubernetes and therefore do not count.
-
-    Where a Service is named fastws, FASTWS_PORT is tcp://10.0.0.1:8000 in every container.
-    """
-    variables = [setting.variable for setting in SETTINGS.values()]
-    return [variable for variable in variables if _is_linked_port(variable, environ.get(variable, ""))]
-
-
-def _is_linked_port(variable: str, value: str) -> bool:
-    return variable.endswith("_PORT") and _LINKED_PORT.match(value) is not None
 
 
 def shown(setting: Setting, value: Any, *, as_typed: bool = False) -> str:
@@ -462,128 +454,6 @@ def shown(setting: Setting, value: Any, *, as_typed: bool = False) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _read_toml(path: str) -> dict[str, Any]:
-    try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise SettingsError(
-            f"config: cannot read {path}: {error.strerror}; check the path and its permissions",
-            setting="config",
-            source="--config",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"config: {path} is not valid TOML: {error}; write lines such as port = 8000",
-            setting="config",
-            source="--config",
-        ) from None
-
-
-def _from_toml(name: str, value: Any, path: str) -> Any:
-    setting = SETTINGS.get(name)
-    if setting is None:
-        hint = (
-            "; settings stand at the top level of the file, outside of tables"
-            if isinstance(value, dict)
-            else ""
-        )
-        raise SettingsError(
-            f"{name}: unknown setting{_suggest(name.replace('-', '_'), SETTINGS)} (from {path}){hint}",
-            setting=name,
-            source=path,
-        )
-    if setting.kind == _KEY_TABLE and isinstance(value, str):
-        value = _read_key_table(setting, value, path)
-    return _check(setting, value, path)
-
-
-def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
-    # Neither the path nor what is in the file is shown: either may be a secret in the wrong place.
-    try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
-        raise SettingsError(
-            f"{setting.name}: the file that {source} names cannot be read: {reason}; name a file of lines "
-            'such as key-1 = "…"',
-            setting=setting.name,
-            source=source,
-        ) from None
-
-
-def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """Yield (variable, setting name) of the variables that are set, aliases first so that real names win."""
-    for variable, name in _ENV_ALIASES.items():
-        if environ.get(variable):
-            yield variable, name
-    for variable in sorted(environ):
-        if not variable.startswith(ENV_PREFIX) or variable in _FOREIGN_VARIABLES:
-            continue
-        if _SERVICE_LINK.fullmatch(variable) or _is_linked_port(variable, environ[variable]):
-            continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        if name not in SETTINGS or variable != variable.upper():
-            hint = _suggest(variable.upper(), [setting.variable for setting in SETTINGS.values()])
-            raise SettingsError(
-                f"{variable}: unknown setting{hint} (from the environment); correct or unset it",
-                setting=variable,
-                source="environment",
-            )
-        if environ[variable]:
-            yield variable, name
-
-
-def _from_text(setting: Setting, text: str, source: str) -> Any:
-    typed, text = text, text.strip()
-    kind = setting.kind
-    value: Any = text
-    try:
-        if kind is bool:
-            value = True if text.lower() in _TRUE else False if text.lower() in _FALSE else text
-        elif kind == _KEY_TABLE:
-            value = _read_key_table(setting, text, source)
-        elif get_origin(kind) is tuple:
-            value = tuple(part.strip() for part in text.split(",") if part.strip())
-        elif kind is int:
-            value = int(text)
-        elif kind is float or (kind == _SPEED and text != "max"):
-            value = float(text)
-    except ValueError:
-        value = text  # of the wrong type, which _check reports
-    return _check(setting, value, source, typed)
-
-
-def _check(setting: Setting, value: Any, source: str, typed: str | None = None) -> Any:
-    """Return `value` as the setting has it; `typed` is the text that it was read from, if it was."""
-    try:
-        checked = msgspec.convert(value, _HINTS[setting.name])
-        is_wrong = isinstance(checked, float) and (
-            not math.isfinite(checked) or (setting.name == "replay_speed" and checked <= 0)
-        )
-    except msgspec.ValidationError:
-        is_wrong = True
-    if is_wrong:
-        given = shown(setting, value) if typed is None else shown(setting, typed, as_typed=True)
-        raise SettingsError(
-            f"{setting.name}: {given} (from {source}) is not usable; expected {setting.expects}",
-            setting=setting.name,
-            source=source,
-        )
-    return checked
-
-
-def _check_file(settings: Settings, name: str, path: str | None) -> None:
-    if path is None or (file := Path(path)).is_file():
-        return
-    if file.is_dir():
-        raise settings.error(name, f"{path} is a directory", "name a file")
-    if file.exists():
-        raise settings.error(name, f"{path} is not a regular file", "name one")
-    raise settings.error(name, f"there is no file {path}", "check the path")
-
-
 def _spelled(value: Any) -> str:
     """`value` as it is written in TOML."""
     if isinstance(value, bool | str):
@@ -595,7 +465,7 @@ def _spelled(value: Any) -> str:
     return str(value)
 
 
-def _suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {matches[0]}?" if matches else ""
 
@@ -607,11 +477,13 @@ def _expectation(kind: Any, meta: Meta) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
         return "a list of texts (in a variable or flag: separated by commas)"
-    if kind == _KEY_TABLE:
+    if kind == KEY_TABLE:
         return "texts by key id, or the path of a TOML file with them"
     if kind is str:
+        if meta.pattern:
+            return "three octal digits, such as 660"
         return "a text that is not empty" if meta.min_length else "a text"
-    if kind == _SPEED:
+    if kind == SPEED:
         return "a number above 0, or max"
     text = "a whole number" if kind is int else "a number"
     if meta.gt is not None:
@@ -619,7 +491,7 @@ def _expectation(kind: Any, meta: Meta) -> str:
     return f"{text} from {meta.ge:.15g} to {meta.le:.15g}"
 
 
-_HINTS: Final[dict[str, Any]] = get_type_hints(Settings, include_extras=True)
+HINTS: Final[dict[str, Any]] = get_type_hints(Settings, include_extras=True)
 
 
 def _collect() -> dict[str, Setting]:
@@ -627,7 +499,7 @@ def _collect() -> dict[str, Setting]:
     for field in msgspec.structs.fields(Settings):
         if field.name == "sources":
             continue
-        kind, meta = get_args(_HINTS[field.name])
+        kind, meta = get_args(HINTS[field.name])
         limits = meta
         if NoneType in get_args(kind):
             kind = get_args(kind)[0]

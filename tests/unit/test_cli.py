@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 import fastws
 from fastws.auth import Authenticator, AuthError
 from fastws.cli import main
-from fastws.settings import SETTINGS, Settings, load
+from fastws.configuration import load
+from fastws.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).parents[2]
 

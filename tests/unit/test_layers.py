@@ -23,6 +23,7 @@ RANKS = {
     "fastws._market": 1,
     "fastws._rings": 1,
     "fastws.settings": 1,
+    "fastws.configuration": 2,
     "fastws.auth": 1,
     "fastws.messages": 1,
     "fastws.sessions": 2,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fastws.configuration import linked_variables, load
 from fastws.errors import SettingsError
-from fastws.settings import SETTINGS, FeedSpec, Settings, linked_variables, load, parse_feed, shown
+from fastws.settings import SETTINGS, FeedSpec, Settings, parse_feed, shown
 
 
 @pytest.fixture
@@ -92,6 +93,12 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "jwt_audience": "fastws",
         "jwt_issuer": "https://id.example/",
         "user_id_claim": "uid",
+        "unix_socket": "/run/fastws.sock",
+        "unix_socket_mode": "660",
+        "certfile": "chain.pem",
+        "keyfile": "key.pem",
+        "admin_bind": "127.0.0.1:9000",
+        "trusted_proxies": ["10.0.0.0/8", "unix"],
     }
     for name, setting in SETTINGS.items():
         default = setting.default

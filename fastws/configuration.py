@@ -1,0 +1,211 @@
+"""Puts the settings together: defaults < TOML file < environment < command line."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, get_origin
+
+import msgspec
+
+from fastws.errors import SettingsError
+from fastws.settings import (
+    ENV_PREFIX,
+    HINTS,
+    KEY_TABLE,
+    SETTINGS,
+    SPEED,
+    Setting,
+    Settings,
+    parse_feed,
+    shown,
+    suggest,
+)
+
+CONFIG_VARIABLE: Final = "FASTWS_CONFIG"
+
+# Names that deployments of the price-feed service already set; the FASTWS_ name wins over them.
+_ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
+# Read by the build, not by the server; a shell that has built fastws may still carry them.
+_FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
+
+# What Kubernetes sets in every container of a namespace with a Service named fastws or fastws-something. A port
+# of that kind has the value tcp://10.0.0.1:8000.
+_SERVICE_LINK: Final = re.compile(
+    r"FASTWS_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_LINKED_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+
+
+def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    """Put the settings together.
+
+    `config_path` is a TOML file (None: the variable FASTWS_CONFIG, else no file). `flags` are the options
+    given on the command line by setting name; a value is text or already of the setting's type. An
+    environment variable with an empty value counts as absent, and so does a service link of Kubernetes (see
+    :func:`linked_variables`). Paths are relative to the working directory.
+
+    Raises:
+        SettingsError: naming the setting, the source and what to do.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = config_path or environ.get(CONFIG_VARIABLE)
+    if path:
+        for name, value in _read_toml(path).items():
+            values[name], sources[name] = _from_toml(name, value, path), path
+    for variable, name in _variables(environ):
+        values[name], sources[name] = _from_text(SETTINGS[name], environ[variable], variable), variable
+    for name, value in flags.items():
+        setting = SETTINGS[name]
+        values[name] = (
+            _from_text(setting, value, setting.flag)
+            if isinstance(value, str)
+            else _check(setting, value, setting.flag)
+        )
+        sources[name] = setting.flag
+    settings = Settings(**values, sources=sources)
+    _check_file(settings, "symbols_file", settings.symbols_file)
+    _check_file(settings, "feed", parse_feed(settings.feed).path)
+    return settings
+
+
+def linked_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables of settings that hold a service link of Kubernetes and therefore do not count.
+
+    Where a Service is named fastws, FASTWS_PORT is tcp://10.0.0.1:8000 in every container.
+    """
+    variables = [setting.variable for setting in SETTINGS.values()]
+    return [variable for variable in variables if _is_linked_port(variable, environ.get(variable, ""))]
+
+
+def _is_linked_port(variable: str, value: str) -> bool:
+    return variable.endswith("_PORT") and _LINKED_PORT.match(value) is not None
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(
+            f"config: cannot read {path}: {error.strerror}; check the path and its permissions",
+            setting="config",
+            source="--config",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"config: {path} is not valid TOML: {error}; write lines such as port = 8000",
+            setting="config",
+            source="--config",
+        ) from None
+
+
+def _from_toml(name: str, value: Any, path: str) -> Any:
+    setting = SETTINGS.get(name)
+    if setting is None:
+        hint = (
+            "; settings stand at the top level of the file, outside of tables"
+            if isinstance(value, dict)
+            else ""
+        )
+        raise SettingsError(
+            f"{name}: unknown setting{suggest(name.replace('-', '_'), SETTINGS)} (from {path}){hint}",
+            setting=name,
+            source=path,
+        )
+    if setting.kind == KEY_TABLE and isinstance(value, str):
+        value = _read_key_table(setting, value, path)
+    return _check(setting, value, path)
+
+
+def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
+    # Neither the path nor what is in the file is shown: either may be a secret in the wrong place.
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
+        raise SettingsError(
+            f"{setting.name}: the file that {source} names cannot be read: {reason}; name a file of lines "
+            'such as key-1 = "…"',
+            setting=setting.name,
+            source=source,
+        ) from None
+
+
+def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Yield (variable, setting name) of the variables that are set, aliases first so that real names win."""
+    for variable, name in _ENV_ALIASES.items():
+        if environ.get(variable):
+            yield variable, name
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX) or variable in _FOREIGN_VARIABLES:
+            continue
+        if _SERVICE_LINK.fullmatch(variable) or _is_linked_port(variable, environ[variable]):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in SETTINGS or variable != variable.upper():
+            hint = suggest(variable.upper(), [setting.variable for setting in SETTINGS.values()])
+            raise SettingsError(
+                f"{variable}: unknown setting{hint} (from the environment); correct or unset it",
+                setting=variable,
+                source="environment",
+            )
+        if environ[variable]:
+            yield variable, name
+
+
+def _from_text(setting: Setting, text: str, source: str) -> Any:
+    typed, text = text, text.strip()
+    kind = setting.kind
+    value: Any = text
+    try:
+        if kind is bool:
+            value = True if text.lower() in _TRUE else False if text.lower() in _FALSE else text
+        elif kind == KEY_TABLE:
+            value = _read_key_table(setting, text, source)
+        elif get_origin(kind) is tuple:
+            value = tuple(part.strip() for part in text.split(",") if part.strip())
+        elif kind is int:
+            value = int(text)
+        elif kind is float or (kind == SPEED and text != "max"):
+            value = float(text)
+    except ValueError:
+        value = text  # of the wrong type, which _check reports
+    return _check(setting, value, source, typed)
+
+
+def _check(setting: Setting, value: Any, source: str, typed: str | None = None) -> Any:
+    """Return `value` as the setting has it; `typed` is the text that it was read from, if it was."""
+    try:
+        checked = msgspec.convert(value, HINTS[setting.name])
+        is_wrong = isinstance(checked, float) and (
+            not math.isfinite(checked) or (setting.name == "replay_speed" and checked <= 0)
+        )
+    except msgspec.ValidationError:
+        is_wrong = True
+    if is_wrong:
+        given = shown(setting, value) if typed is None else shown(setting, typed, as_typed=True)
+        raise SettingsError(
+            f"{setting.name}: {given} (from {source}) is not usable; expected {setting.expects}",
+            setting=setting.name,
+            source=source,
+        )
+    return checked
+
+
+def _check_file(settings: Settings, name: str, path: str | None) -> None:
+    if path is None or (file := Path(path)).is_file():
+        return
+    if file.is_dir():
+        raise settings.error(name, f"{path} is a directory", "name a file")
+    if file.exists():
+        raise settings.error(name, f"{path} is not a regular file", "name one")
+    raise settings.error(name, f"there is no file {path}", "check the path")
