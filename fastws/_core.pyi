@@ -53,6 +53,26 @@ class Channel:
     @property
     def last_payload(self) -> Any: ...
 
+HISTOGRAM_BOUNDS: Final[tuple[float, ...]]
+
+@final
+class Meters:
+    opened: Final[dict[str, int]]
+    n_bytes_sent: Final[int]
+    n_bytes_received: Final[int]
+    n_rate_limited: Final[int]
+    n_blocks: Final[int]
+    n_overflows: Final[int]
+    n_restores: Final[int]
+    n_compressed: Final[int]
+    n_bytes_to_compress: Final[int]
+    n_bytes_compressed: Final[int]
+    n_expanded: Final[int]
+    n_bytes_to_expand: Final[int]
+    n_bytes_expanded: Final[int]
+    def updates_by_channel(self) -> dict[int, int]: ...
+    def histograms(self) -> dict[str, tuple[list[int], float]]: ...
+
 @final
 class Flusher:
     share: Final[float]
@@ -73,6 +93,7 @@ class Hub:
     sequence: Final[int]
     interval_ms: Final[int]
     flusher: Final[Flusher]
+    meters: Final[Meters]
     topics: Final[dict[tuple[str, str], Topic]]
     cohorts: Final[dict[bytes, Any]]
     rate_limit: Final[int]
@@ -106,12 +127,29 @@ class Hub:
         history_size: int = ...,
         logger: logging.Logger | None = None,
     ) -> None: ...
+    def configure(
+        self,
+        *,
+        outbox_soft_size: int | None = None,
+        outbox_hard_size: int | None = None,
+        stall_timeout: float | None = None,
+        rate_limit: int | None = None,
+        control_rate_limit: int | None = None,
+        ping_interval: float | None = None,
+        pong_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        flush_share: float | None = None,
+        deflate_threshold: int | None = None,
+        history_size: int | None = None,
+        compress: Callable[[bytes, int], bytes] | None = None,
+    ) -> None: ...
     def topic(self, kind: str, name: str) -> Topic: ...
     def find_topic(self, kind: str, name: str) -> Topic | None: ...
     def channel(
         self, key: str, name: str, topics: tuple[Topic, ...], *, bit: int, numbered: bool
     ) -> Channel: ...
     def options(self, *, latest: bool = False, max_rate: float = 0.0, channels: int = ...) -> Options: ...
+    def set_received(self, at_ns: int) -> None: ...
     def publish(self, channel: Channel, payload: object) -> int: ...
     def tell(self, channel: Channel, payload: object, connections: Iterable[Connection]) -> int: ...
     def broadcast(self, channel: Channel, payload: object) -> int: ...
@@ -122,6 +160,7 @@ class Hub:
     def subscription_counts(self) -> dict[str, int]: ...
     def queued_messages(self) -> int: ...
     def queued_bytes(self) -> int: ...
+    def outboxes(self) -> dict[str, int]: ...
     def ledger(self) -> dict[str, int]: ...
     def stop(self) -> None: ...
 

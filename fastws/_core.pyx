@@ -9,6 +9,7 @@ bytes, and no field of any market message.
 """
 
 include "_core_impl/clock.pxi"
+include "_core_impl/meters.pxi"
 include "_core_impl/topic.pxi"
 include "_core_impl/frame.pxi"
 include "_core_impl/cohort.pxi"

@@ -25,6 +25,7 @@ from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
 from fastws.errors import FastwsError, InstrumentError, SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.server import lifecycle
+from fastws.server.server import load_instruments, make_feed
 from fastws.settings import SETTINGS, Settings, parse_feed
 
 FAILED: Final = 1
@@ -322,8 +323,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _record(options: argparse.Namespace) -> int:
     settings = _begin(options)
-    instruments = lifecycle.load_instruments(settings)
-    feed = lifecycle.make_feed(settings, instruments)
+    instruments = load_instruments(settings)
+    feed = make_feed(settings, instruments)
     if feed is None:
         raise SettingsError(
             f"feed: {parse_feed(settings.feed).kind} delivers nothing to record; name one, as --feed sim",

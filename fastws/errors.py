@@ -1,11 +1,12 @@
-"""Every exception of fastws, and the one table of WebSocket close codes.
+"""Every exception of fastws, and the tables of error codes and of WebSocket close codes.
 
-The table drives close frames, metric labels and documentation: a code that is not here is never sent.
+The tables drive messages, close frames, metric labels and documentation: a code that is not here is never sent,
+except that a client's own close code is sent back to it (RFC 6455 §5.5.1).
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class FastwsError(Exception):
@@ -53,7 +54,7 @@ class CloseCode(IntEnum):
         member.label = label
         return member
 
-    # RFC 6455 §7.4.1.
+    # RFC 6455 §7.4.1. The first two are answers: a client that ends, a browser that leaves the page.
     NORMAL = 1000, "normal closure", True, "normal"
     GOING_AWAY = 1001, "going away", True, "going_away"
     PROTOCOL_ERROR = 1002, "protocol error", False, "protocol_error"
@@ -69,3 +70,82 @@ class CloseCode(IntEnum):
     IDLE = 4409, "idle or no pong", True, "idle"
     REPLACED = 4410, "session continued elsewhere", False, "replaced"
     RATE_ABUSE = 4429, "rate abuse or connection limit", True, "rate_abuse"
+
+
+class ErrorCode(StrEnum):
+    """Codes of the message ``error``, on WebSocket connections.
+
+    Each member carries `meaning`, `details` (the members that ``details`` may have) and `closes` (the code that the
+    connection may be closed with after it, None where it always goes on).
+    """
+
+    meaning: str
+    details: tuple[str, ...]
+    closes: CloseCode | None
+
+    def __new__(
+        cls, code: str, meaning: str, details: tuple[str, ...] = (), closes: CloseCode | None = None
+    ) -> ErrorCode:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        member.details = details
+        member.closes = closes
+        return member
+
+    INVALID_MESSAGE = (
+        "INVALID_MESSAGE",
+        "the message is no JSON, of no known type, or has a wrong field",
+        ("field",),
+    )
+    INVALID_TOKEN = (
+        "INVALID_TOKEN",
+        "the token is not accepted, or has expired; answering auth, the connection goes on as it was",
+        ("reason",),
+        CloseCode.TOKEN_INVALID,
+    )
+    SUBSCRIPTION_FAILED = (
+        "SUBSCRIPTION_FAILED",
+        "none of the targets could be subscribed to",
+        ("rejected",),
+    )
+    RATE_LIMIT_EXCEEDED = (
+        "RATE_LIMIT_EXCEEDED",
+        "messages came faster than allowed and were dropped; said at most once a second",
+        ("rate_limit",),
+        CloseCode.RATE_ABUSE,
+    )
+    SESSION_RESTORATION_FAILED = (
+        "SESSION_RESTORATION_FAILED",
+        "the session cannot be had; the connection goes on as a new one",
+        ("reason",),
+    )
+    TOKEN_REFRESH_ERROR = (
+        "TOKEN_REFRESH_ERROR",
+        "the new token is not accepted, or is another user's; the old one stays",
+        ("reason",),
+    )
+    AUTH_REQUIRED = (
+        "AUTH_REQUIRED",
+        "the server serves nobody without a token",
+        (),
+        CloseCode.TOKEN_INVALID,
+    )
+    FORBIDDEN = (
+        "FORBIDDEN",
+        "the token does not allow any of the targets, or, being a new one, what the connection holds",
+        ("rejected",),
+        CloseCode.FORBIDDEN,
+    )
+    LIMIT_EXCEEDED = (
+        "LIMIT_EXCEEDED",
+        "a limit of subscriptions or connections is reached",
+        ("limit", "current", "rejected"),
+        CloseCode.RATE_ABUSE,
+    )
+    INTERNAL_ERROR = (
+        "INTERNAL_ERROR",
+        "the server failed to do what was asked, by a fault of its own",
+        (),
+        CloseCode.INTERNAL_ERROR,
+    )

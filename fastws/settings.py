@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from importlib import resources
+from ipaddress import IPv6Network, ip_address, ip_network
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -47,8 +48,13 @@ HIDDEN: Final = "***"
 """What stands for a secret wherever a setting is shown."""
 
 
-def _meta(description: str, unit: str = "", *, secret: bool = False, **constraints: Any) -> Meta:
-    return Meta(description=description, extra={"unit": unit, "secret": secret}, **constraints)
+def _meta(
+    description: str, unit: str = "", *, secret: bool = False, restart: bool = False, **constraints: Any
+) -> Meta:
+    """`restart`: a running server keeps the value that it was started with; the others it can read again."""
+    return Meta(
+        description=description, extra={"unit": unit, "secret": secret, "restart": restart}, **constraints
+    )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,16 +64,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     setting that was given where its value came from; a setting that is not in it has its default.
     """
 
-    host: Annotated[str, _meta("address to listen on; 0.0.0.0 or :: for every interface", min_length=1)] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, _meta("port to listen on; 0 picks a free one and prints it", ge=0, le=65535)] = 8000
+    host: Annotated[
+        str, _meta("address to listen on; 0.0.0.0 or :: for every interface", min_length=1, restart=True)
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, _meta("port to listen on; 0 picks a free one and prints it", ge=0, le=65535, restart=True)
+    ] = 8000
     unix_socket: Annotated[
         _TEXT | None,
-        _meta("path of a Unix socket to listen on; then TCP only when host or port is given too"),
+        _meta(
+            "path of a Unix socket to listen on; then TCP only when host or port is given too", restart=True
+        ),
     ] = None
     unix_socket_mode: Annotated[
-        str, _meta("permissions of the Unix socket, in octal", pattern="^0?[0-7]{3}$")
+        str, _meta("permissions of the Unix socket, in octal", pattern="^0?[0-7]{3}$", restart=True)
     ] = "600"
     certfile: Annotated[
         _TEXT | None,
@@ -78,7 +88,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     admin_bind: Annotated[
         _TEXT | None,
-        _meta("HOST:PORT that serves the administrator's endpoints and /metrics instead of the main port"),
+        _meta(
+            "HOST:PORT that serves the administrator's endpoints and /metrics instead of the main port",
+            restart=True,
+        ),
     ] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
@@ -96,7 +109,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     feed: Annotated[
         str,
-        _meta(f"where prices come from: {', '.join(FEEDS)}; {SAMPLE_FEED} is the recording that is included"),
+        _meta(
+            f"where prices come from: {', '.join(FEEDS)}; {SAMPLE_FEED} is the recording that is included",
+            restart=True,
+        ),
     ] = "none"
     symbols_file: Annotated[
         str | None,
@@ -109,33 +125,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "reject"
     replay_speed: Annotated[
         SPEED,
-        _meta("speed of a replay: 2 is twice as fast as recorded, max is without pauses"),
+        _meta("speed of a replay: 2 is twice as fast as recorded, max is without pauses", restart=True),
     ] = 1.0
-    replay_loop: Annotated[bool, _meta("start a replay over when it ends")] = False
+    replay_loop: Annotated[bool, _meta("start a replay over when it ends", restart=True)] = False
     replay_max_gap: Annotated[
-        float, _meta("longest pause of a replay, whatever was recorded; 0 keeps all", "s", ge=0, le=86_400)
+        float,
+        _meta(
+            "longest pause of a replay, whatever was recorded; 0 keeps all",
+            "s",
+            ge=0,
+            le=86_400,
+            restart=True,
+        ),
     ] = 0.0
     simulator_rate: Annotated[
-        float, _meta("updates of the simulator over all symbols", "updates/s", gt=0, le=100_000)
+        float, _meta("updates of the simulator over all symbols", "updates/s", gt=0, le=100_000, restart=True)
     ] = 200.0
     simulator_seed: Annotated[
         Annotated[int, Meta(ge=0, le=2**32 - 1)] | None,
-        _meta("seed of the simulator: the same one gives the same prices; unset: a new one each start"),
+        _meta(
+            "seed of the simulator: the same one gives the same prices; unset: a new one each start",
+            restart=True,
+        ),
     ] = None
 
     simulator_book_share: Annotated[
-        float, _meta("share of the simulator's updates that are order books; the rest are prices", ge=0, le=1)
+        float,
+        _meta(
+            "share of the simulator's updates that are order books; the rest are prices",
+            ge=0,
+            le=1,
+            restart=True,
+        ),
     ] = 0.5
     simulator_opening_burst: Annotated[
         float,
-        _meta("how many times faster the simulator starts, as a market opens; 1 is evenly", ge=1, le=100),
+        _meta(
+            "how many times faster the simulator starts, as a market opens; 1 is evenly",
+            ge=1,
+            le=100,
+            restart=True,
+        ),
     ] = 5.0
 
     database: Annotated[
         str | None,
         _meta(
             "SQL database of what outlives the process, a SQLAlchemy URL such as sqlite:///fastws.db; "
-            "unset: in memory"
+            "unset: in memory",
+            restart=True,
         ),
     ] = None
 
@@ -152,13 +190,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_interval_ms: Annotated[
         int,
         _meta(
-            "how long updates are gathered before they are sent; 0 sends each at once", "ms", ge=0, le=60_000
+            "how long updates are gathered before they are sent; 0 sends each at once",
+            "ms",
+            ge=0,
+            le=60_000,
+            restart=True,
         ),
     ] = 30
     flush_share: Annotated[
         float, _meta("largest share of time spent sending before intervals stretch", ge=0.05, le=0.95)
     ] = 0.75
-    book_history: Annotated[int, _meta("order books kept per symbol", "books", ge=1, le=65_536)] = 64
+    book_history: Annotated[
+        int, _meta("order books kept per symbol", "books", ge=1, le=65_536, restart=True)
+    ] = 64
 
     connections_per_user: Annotated[
         int, _meta("connections a user may have; 0 is no limit", "connections", ge=0, le=1_000_000)
@@ -307,6 +351,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         parse_feed(self.feed, source=self.sources.get("feed", "feed"))
         for origin in self.allowed_origins:
             self._check_origin(origin)
+        for entry in self.trusted_proxies:
+            self._check_proxy(entry)
         if self.outbox_soft_bytes > self.outbox_hard_bytes:
             raise self._conflict("outbox_soft_bytes", "must not be over", "outbox_hard_bytes")
         if self.ping_interval >= self.pong_timeout:
@@ -342,6 +388,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "write scheme and host, such as https://app.example:8443, or * for all",
             )
 
+    def _check_proxy(self, entry: str) -> None:
+        if entry == "unix":
+            return
+        try:
+            network = ip_network("" if "%" in entry else entry, strict=False)
+        except ValueError:
+            raise self.error(
+                "trusted_proxies",
+                f"{entry!r} is no address and no network",
+                "write such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32, or unix for the Unix socket",
+            ) from None
+        if network.network_address != ip_address(entry.partition("/")[0]):
+            raise self.error("trusted_proxies", f"{entry!r} goes beyond its prefix", f"write {network}")
+        if network.prefixlen == 0:
+            raise self.error(
+                "trusted_proxies",
+                f"{entry!r} is everyone, and then every client may claim any address",
+                "name the addresses of the proxies only",
+            )
+        if isinstance(network, IPv6Network) and (mapped := network.network_address.ipv4_mapped) is not None:
+            fix = f"write {mapped}/{max(0, network.prefixlen - 96)}"
+            raise self.error("trusted_proxies", f"{entry!r} is IPv4 written as IPv6", fix)
+
     def _conflict(self, lower: str, rule: str, upper: str) -> SettingsError:
         # The one that was given is to blame, not the other one's default.
         setting = upper if upper in self.sources and lower not in self.sources else lower
@@ -375,7 +444,7 @@ class Setting(NamedTuple):
     """What is known of one setting without its value.
 
     `kind` is its type without None and limits, `expects` completes "expected …". A value of a setting that
-    `is_secret` is never shown.
+    `is_secret` is never shown, and one that `needs_restart` is not changed by SIGHUP.
     """
 
     name: str
@@ -385,6 +454,7 @@ class Setting(NamedTuple):
     unit: str
     expects: str
     is_secret: bool
+    needs_restart: bool
 
     @property
     def variable(self) -> str:
@@ -514,6 +584,7 @@ def _collect() -> dict[str, Setting]:
             unit=meta.extra["unit"],
             expects=_expectation(kind, limits),
             is_secret=meta.extra["secret"],
+            needs_restart=meta.extra["restart"],
         )
     return settings
 

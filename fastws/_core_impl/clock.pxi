@@ -42,6 +42,8 @@ cdef extern from *:
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
+    int CLOCK_REALTIME
+    int64_t fastws_clock_ns(int clock) noexcept nogil
     int64_t fastws_monotonic_ns() noexcept nogil
     int64_t fastws_wall_ms() noexcept nogil
     struct tm:
@@ -72,6 +74,9 @@ cdef enum:
     READ_BUFFER_SIZE = 256 * 1024
     CLOSE_GRACE_NS = 2000 * MS      # for the peer's part of a close handshake
 
+cdef Py_ssize_t MAX_SIZE = <Py_ssize_t>1 << 40
+cdef Py_ssize_t MAX_RATE = 1000000
+
 cdef dict _n_live = {"Connection": 0, "Cohort": 0, "Lane": 0, "Frame": 0, "Update": 0}
 
 
@@ -86,6 +91,37 @@ cdef void count_live(str name, int step) noexcept:
 
 cdef inline int64_t monotonic_ns() noexcept nogil:
     return fastws_monotonic_ns()
+
+
+cdef int64_t _wall_offset_ns = 0
+cdef int64_t _wall_due_ns = 0
+
+
+cdef inline int64_t wall_ms_at(int64_t now_ns) noexcept:
+    """The wall clock in ms at `now_ns`, the monotonic time now.
+
+    Publishing wants both clocks, and reading one costs a tenth of it; so the distance between them is kept for 10 ms.
+    """
+    if now_ns >= _wall_due_ns:
+        compare_clocks()
+    return (now_ns + _wall_offset_ns) // MS
+
+
+cdef void compare_clocks() noexcept:
+    global _wall_offset_ns, _wall_due_ns
+    cdef int64_t before, wall, after, best = 1 << 62
+    cdef int i
+    for i in range(3):
+        before = fastws_monotonic_ns()
+        wall = fastws_clock_ns(CLOCK_REALTIME)
+        after = fastws_monotonic_ns()
+        if after - before < best:
+            best = after - before
+            _wall_offset_ns = wall - before - best // 2
+        if best < 10000:
+            # The process was not interrupted in between.
+            break
+    _wall_due_ns = after + 10 * MS
 
 
 cdef char _second_text[24]

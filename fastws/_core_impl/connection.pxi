@@ -105,6 +105,7 @@ cdef class Connection(FrameParser):
         self.taken_ns = monotonic_ns()
         self.waiting_size = 0
         self.is_blocked = 1
+        self.hub.meters.n_blocks += 1
 
     def resume_writing(self):
         self.taken_ns = monotonic_ns()
@@ -261,6 +262,7 @@ cdef class Connection(FrameParser):
         if self.state == CLOSED:
             return 0
         self.heard_ns = monotonic_ns()
+        self.hub.meters.n_bytes_received += size
         try:
             self.feed(data, size)
             if (
@@ -303,7 +305,9 @@ cdef class Connection(FrameParser):
                 if data is None:
                     return 1
             self.handler.on_message(self, data, opcode == 1)
-        elif now - self.complained_ns >= 1000 * MS:
+            return 0
+        self.hub.meters.n_rate_limited += 1
+        if now - self.complained_ns >= 1000 * MS:
             self.complained_ns = now
             self.handler.on_rate_limited(self)
         return 0
@@ -311,8 +315,12 @@ cdef class Connection(FrameParser):
     cdef bytes inflated(self, bytes payload, bint is_text):
         """The expanded message, or None after the connection was failed for it."""
         cdef bytes data
+        cdef Meters meters = self.hub.meters
+        meters.n_expanded += 1
+        meters.n_bytes_to_expand += PyBytes_GET_SIZE(payload)
         try:
             data = self.hub.inflate(payload, self.max_message_size)
+            meters.n_bytes_expanded += PyBytes_GET_SIZE(data)
         except ValueError as error:
             code, reason = error.args
             self.fail(code, reason)
@@ -387,6 +395,7 @@ cdef class Connection(FrameParser):
         cdef Py_ssize_t n_sent = 0
         if self.state == CLOSED or self.transport.is_closing():
             return 0
+        self.hub.meters.n_bytes_sent += PyBytes_GET_SIZE(data)
         if self.fd >= 0 and not self.is_blocked:
             n_sent = c_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
             if n_sent == PyBytes_GET_SIZE(data):
@@ -438,6 +447,7 @@ cdef class Connection(FrameParser):
                 self.delivered_sequence = frame.sequence
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
+            self.hub.meters.n_bytes_sent += n_sent
             return 0
         if n_sent == -2:
             self.abort(1006)
@@ -456,6 +466,7 @@ cdef class Connection(FrameParser):
                 self.delivered_sequence = frame.sequence
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
+            self.hub.meters.n_bytes_sent += frame.size()
         return 0
 
     cdef int enqueue(self, Frame frame) except -1:
@@ -582,6 +593,7 @@ cdef class Connection(FrameParser):
             if self.overflow is not None:
                 lost = self.overflow
                 self.overflow = None
+                self.hub.meters.n_overflows += 1
                 text = overflow_text(lost)
                 self.write_frame(plain_frame(frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)), 1))
             elif self.outbox:
@@ -625,6 +637,7 @@ cdef class Connection(FrameParser):
         self.replay_channels = {}
         self.replay_sequence = cursor
         self.replay_paused = is_paused
+        self.hub.meters.n_restores += 1
         self._catch_up()
         return True
 
@@ -640,7 +653,9 @@ cdef class Connection(FrameParser):
         cdef int wish
         if self.replay_wanted is None or self.state != OPEN or self.is_blocked:
             return
-        if self.replay_sequence < hub.history_start - 1:
+        if self.replay_sequence < hub.sequence and (
+            not hub.history_limit or self.replay_sequence < hub.history_start - 1
+        ):
             self.fail(4408, "fell behind the history while catching up")
             return
         entries = <uintptr_t*>malloc(CATCH_UP * sizeof(uintptr_t))

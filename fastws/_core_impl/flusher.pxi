@@ -21,7 +21,8 @@ cdef class Flusher:
         self.heads = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
         self.tails = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
         self.items = <SendItem*>calloc(CHUNK, sizeof(SendItem))
-        if self.heads is NULL or self.tails is NULL or self.items is NULL:
+        self.ended = <EndedJob*>calloc(CHUNK, sizeof(EndedJob))
+        if self.heads is NULL or self.tails is NULL or self.items is NULL or self.ended is NULL:
             raise MemoryError
         self.cursor_ms = monotonic_ns() // MS
         self.credited_at_ns = monotonic_ns()
@@ -31,6 +32,7 @@ cdef class Flusher:
         free(self.heads)
         free(self.tails)
         free(self.items)
+        free(self.ended)
 
     def stop(self):
         """End the timers and let go of everything queued. Nothing is flushed any more."""
@@ -198,6 +200,7 @@ cdef class Flusher:
 
     def _on_timer(self):
         self.timer = None
+        observe(&self.hub.meters.loop_lag, monotonic_ns() - self.timer_ms * MS)
         if not self.is_scheduled:
             self._step()
 
@@ -217,6 +220,8 @@ cdef class Flusher:
             while self.gather():
                 self.send_gathered()
                 now = monotonic_ns()
+                if self.n_ended:
+                    self.count_ended(now)
                 if now - start >= SLICE_NS:
                     break
         except Exception:
@@ -251,6 +256,12 @@ cdef class Flusher:
             if late_ms < 0:
                 late_ms = 0
             self.effective_interval_ms += 0.05 * (self.hub.interval_ms + late_ms - self.effective_interval_ms)
+            observe(&self.hub.meters.flush_delay, now_ns - lane.due_ms * MS)
+        elif lane.n_pending:
+            # One that leads is due at once.
+            observe(
+                &self.hub.meters.flush_delay, now_ns - (<Update>entry_update(lane.pending[0])).published_ns
+            )
         lane.due_ms = 0
         if lane is not cohort.lane:
             # The number on a batch says that everything of mode `all` up to it was sent: take that along.
@@ -267,18 +278,43 @@ cdef class Flusher:
         self.n_flushes += 1
         self.last_flush_ns = now_ns
         self.job_cohort = cohort
+        self.job_begun_ns = now_ns
+        self.job_is_paced = interval_ms > self.hub.interval_ms
         self.job_frame = 0
         self.job_member = 0
         self.job_variants = None
         return 0
 
     cdef int end_job(self) except -1:
+        cdef EndedJob* ended
+        # Of what goes to nobody nothing is known, and after a failure neither.
+        if self.job_frames and self.job_frame == len(self.job_frames) and self.n_ended < CHUNK:
+            ended = &self.ended[self.n_ended]
+            self.n_ended += 1
+            Py_INCREF(self.job_frames)
+            ended.frames = <PyObject*>self.job_frames
+            ended.begun_ns = self.job_begun_ns
+            ended.is_paced = self.job_is_paced
         self.job_cohort = None
         self.job_frames = None
         self.job_variants = None
         self.job_frame = 0
         self.job_member = 0
         return 0
+
+    cdef int count_ended(self, int64_t now_ns) except -1:
+        cdef int i
+        for i in range(self.n_ended):
+            self.hub.meters.end_flush(
+                <list>self.ended[i].frames, self.ended[i].begun_ns, now_ns, self.ended[i].is_paced
+            )
+        self.forget_ended()
+        return 0
+
+    cdef void forget_ended(self) noexcept:
+        while self.n_ended:
+            self.n_ended -= 1
+            Py_DECREF(<object>self.ended[self.n_ended].frames)
 
     cdef int gather(self) except -1:
         """Collect the next sends; returns how many connections were looked at, 0 when no work is left."""
@@ -330,6 +366,8 @@ cdef class Flusher:
                 self.job_frame += 1
                 self.job_member = 0
                 self.job_variants = None
+                if self.job_frame == len(self.job_frames):
+                    self.end_job()
         return n_seen
 
     cdef int send_gathered(self) except -1:
@@ -362,6 +400,7 @@ cdef class Flusher:
             Py_DECREF(frame)
             items[i].connection = NULL
             if items[i].n_sent == items[i].size:
+                self.hub.meters.n_bytes_sent += items[i].size
                 connection.n_published += frame.n_entries + frame.n_conflated
                 connection.n_conflated += frame.n_conflated
                 connection.n_delivered += frame.n_entries
@@ -389,6 +428,7 @@ cdef class Flusher:
                 Py_DECREF(<object>self.items[i].frame)
                 self.items[i].connection = NULL
         self.n_items = 0
+        self.forget_ended()
         if cohort is not None:
             for member in range(cohort.n_members):
                 affected.append(<Connection>cohort.members[member])

@@ -62,7 +62,10 @@ cdef bytes frame_text(const char* text, Py_ssize_t size):
 cdef bytes pack(Hub hub, int opcode, bytes payload, int window_bits):
     """One frame, compressed when that was agreed (`window_bits` is not 0) and the payload is large enough."""
     if window_bits and PyBytes_GET_SIZE(payload) >= hub.deflate_threshold:
+        hub.meters.n_compressed += 1
+        hub.meters.n_bytes_to_compress += PyBytes_GET_SIZE(payload)
         payload = hub.compress(payload, window_bits)
+        hub.meters.n_bytes_compressed += PyBytes_GET_SIZE(payload)
         return make_frame(0xC0 | opcode, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
     return make_frame(0x80 | opcode, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
 

@@ -42,18 +42,7 @@ cdef class Hub:
         self.loop = loop
         self.epoch = epoch
         self.interval_ms = interval_ms
-        self.outbox_soft_size = outbox_soft_size
-        self.outbox_hard_size = outbox_hard_size
-        self.stall_ns = <int64_t>(stall_timeout * 1e9)
-        self.rate_limit = rate_limit
-        self.control_rate_limit = control_rate_limit
-        self.ping_interval_ns = <int64_t>(ping_interval * 1e9)
-        self.pong_timeout_ns = <int64_t>(pong_timeout * 1e9)
-        self.idle_timeout_ns = <int64_t>(idle_timeout * 1e9)
-        self.compress = compress
         self.inflate = inflate
-        self.deflate_threshold = deflate_threshold
-        self.history_limit = history_size
         self.history_start = 1
         self.logger = logger if logger is not None else logging.getLogger("fastws")
         self.topics = {}
@@ -62,9 +51,89 @@ cdef class Hub:
         self.channels = []
         self.closes = {}
         self.options_table = weakref.WeakValueDictionary()
+        self.meters = Meters.__new__(Meters)
         self.flusher = Flusher.__new__(Flusher, self, flush_share)
+        self.configure(
+            outbox_soft_size=outbox_soft_size,
+            outbox_hard_size=outbox_hard_size,
+            stall_timeout=stall_timeout,
+            rate_limit=rate_limit,
+            control_rate_limit=control_rate_limit,
+            ping_interval=ping_interval,
+            pong_timeout=pong_timeout,
+            idle_timeout=idle_timeout,
+            flush_share=flush_share,
+            deflate_threshold=deflate_threshold,
+            history_size=history_size,
+            compress=compress,
+        )
         self.sweep_due_ns = monotonic_ns() + SWEEP_NS
         self.sweep_timer = loop.call_later(SWEEP_NS * 1e-9, self._sweep)
+
+    def configure(
+        self,
+        *,
+        outbox_soft_size=None,
+        outbox_hard_size=None,
+        stall_timeout=None,
+        rate_limit=None,
+        control_rate_limit=None,
+        ping_interval=None,
+        pong_timeout=None,
+        idle_timeout=None,
+        flush_share=None,
+        deflate_threshold=None,
+        history_size=None,
+        compress=None,
+    ):
+        """Change parameters of the constructor while the hub runs; what is None stays as it is.
+
+        All of it holds at once, also for connections that are open: limits from the next message or frame on, times
+        from the next look at the connection, within a second. History that has no room any more is let go of;
+        history that was off begins with the next update.
+
+        :raises ValueError: naming the parameter that cannot be; nothing has changed then.
+        """
+        cdef Py_ssize_t soft = checked("outbox_soft_size", outbox_soft_size, MAX_SIZE, self.outbox_soft_size)
+        cdef Py_ssize_t hard = checked("outbox_hard_size", outbox_hard_size, MAX_SIZE, self.outbox_hard_size)
+        cdef Py_ssize_t threshold = checked("deflate_threshold", deflate_threshold, MAX_SIZE, self.deflate_threshold)
+        cdef Py_ssize_t history = checked("history_size", history_size, MAX_SIZE, self.history_limit)
+        cdef int rate = checked("rate_limit", rate_limit, MAX_RATE, self.rate_limit)
+        cdef int control_rate = checked("control_rate_limit", control_rate_limit, MAX_RATE, self.control_rate_limit)
+        cdef int64_t stall_ns = checked_ns("stall_timeout", stall_timeout, self.stall_ns)
+        cdef int64_t ping_ns = checked_ns("ping_interval", ping_interval, self.ping_interval_ns)
+        cdef int64_t pong_ns = checked_ns("pong_timeout", pong_timeout, self.pong_timeout_ns)
+        cdef int64_t idle_ns = checked_ns("idle_timeout", idle_timeout, self.idle_timeout_ns)
+        cdef double share = self.flusher.share if flush_share is None else flush_share
+        if soft > hard:
+            raise ValueError(f"outbox_soft_size: {soft} is over outbox_hard_size, {hard}")
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"flush_share: expected above 0 and up to 1, got {share}")
+        if compress is not None and not callable(compress):
+            raise ValueError(f"compress: expected something to call, got {compress!r}")
+        self.outbox_soft_size = soft
+        self.outbox_hard_size = hard
+        self.deflate_threshold = threshold
+        self.rate_limit = rate
+        self.control_rate_limit = control_rate
+        self.stall_ns = stall_ns
+        self.ping_interval_ns = ping_ns
+        self.pong_timeout_ns = pong_ns
+        self.idle_timeout_ns = idle_ns
+        self.flusher.share = share
+        if compress is not None:
+            self.compress = compress
+        if history and not self.history_limit:
+            # Nothing was remembered meanwhile.
+            self.history_start = self.sequence + 1
+        self.history_limit = history
+        if history == 0:
+            self.forget(self.sequence)
+            free(self.history)
+            self.history = NULL
+            self.history_places = 0
+        while self.history_size > history and self.history_start < self.sequence:
+            self.forget(self.history_start)
 
     def __dealloc__(self):
         self.forget(self.sequence)
@@ -127,6 +196,13 @@ cdef class Hub:
 
     # Publishing.
 
+    def set_received(self, int64_t at_ns):
+        """Say when what is published from now on was received (monotonic clock, ns); 0: not known, or not from a feed.
+
+        To be set back to 0 before anything else can publish, that is before the loop runs on.
+        """
+        self.received_ns = at_ns
+
     def publish(self, Channel channel not None, payload):
         """Hand one message to everyone who wants it; returns its sequence. The text is made when it is needed."""
         return self.publish_update(channel, payload)
@@ -136,13 +212,19 @@ cdef class Hub:
         cdef Topic topic
         cdef Interest* interest
         cdef uint32_t i
+        cdef int64_t now = monotonic_ns()
         self.sequence += 1
         channel.seq += 1
         update.channel = channel
         update.payload = payload
         update.sequence = self.sequence
         update.seq = channel.seq
-        update.published_ms = fastws_wall_ms()
+        update.published_ms = wall_ms_at(now)
+        update.published_ns = update.origin_ns = now
+        if self.received_ns:
+            update.origin_ns = self.received_ns
+            observe(&self.meters.feed, now - self.received_ns)
+        self.meters.n_updates[channel.bit & 7] += 1
         channel.last = update
         if self.history_limit:
             self.remember(update)
@@ -309,6 +391,7 @@ cdef class Hub:
         self.connections[self.n_connections] = <PyObject*>connection
         self.n_connections += 1
         self.n_accepted += 1
+        self.meters.opened[connection.dialect.name] = self.meters.opened.get(connection.dialect.name, 0) + 1
         self.join(connection, connection.dialect, False, {})
         return 0
 
@@ -342,6 +425,7 @@ cdef class Hub:
         cdef int64_t now = monotonic_ns()
         cdef uint32_t i = self.sweep_slot
         cdef Connection connection
+        observe(&self.meters.loop_lag, now - self.sweep_due_ns)
         self.loop_lag_ms += 0.1 * ((now - self.sweep_due_ns) / <double>MS - self.loop_lag_ms)
         if now - self.sweep_due_ns > 1000 * MS:
             # The whole process stood still, so nobody was heard: the time does not count against the clients.
@@ -391,6 +475,33 @@ cdef class Hub:
                 n += (<Connection>self.connections[i]).queued_size()
         return n
 
+    def outboxes(self):
+        """What waits for slow clients now: sums and maxima over the connections.
+
+        Returns dict: `blocked` connections, `bytes`, `messages`, `max_bytes`, `max_messages`.
+        """
+        cdef uint32_t i
+        cdef Connection connection
+        cdef int64_t n_blocked = 0, n_bytes = 0, n_messages = 0, max_bytes = 0, max_messages = 0, n
+        for i in range(self.n_connections):
+            connection = <Connection>self.connections[i]
+            if not connection.is_blocked and connection.outbox is None:
+                continue
+            n_blocked += connection.is_blocked
+            n = connection.queued_size()
+            n_bytes += n
+            max_bytes = max(max_bytes, n)
+            n = connection.queued_messages
+            n_messages += n
+            max_messages = max(max_messages, n)
+        return {
+            "blocked": n_blocked,
+            "bytes": n_bytes,
+            "messages": n_messages,
+            "max_bytes": max_bytes,
+            "max_messages": max_messages,
+        }
+
     def ledger(self):
         """The conservation law over all connections that ever were:
 
@@ -418,6 +529,24 @@ cdef class Hub:
             "undelivered": self.n_undelivered,
             "waiting": waiting,
         }
+
+
+cdef Py_ssize_t checked(str name, value, Py_ssize_t limit, Py_ssize_t current) except -1:
+    """A count or a size that was given, or `current` for None."""
+    if value is None:
+        return current
+    if not 0 <= value <= limit:
+        raise ValueError(f"{name}: expected a whole number from 0 to {limit}, got {value}")
+    return value
+
+
+cdef int64_t checked_ns(str name, value, int64_t current) except -1:
+    """A time that was given in seconds, or `current` for None."""
+    if value is None:
+        return current
+    if not 0.0 <= value <= 1e8:
+        raise ValueError(f"{name}: expected seconds from 0 (off) to 1e8, got {value}")
+    return <int64_t>(<double>value * 1e9)
 
 
 cdef inline Py_ssize_t history_cost(Update update) noexcept:

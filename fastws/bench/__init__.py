@@ -59,6 +59,10 @@ class Group(TypedDict):
     snapshot_messages: int
     control_messages: int
     binary_messages: int
+    compressed_messages: int
+    """Messages that came compressed, of which nothing else is known."""
+    shutdowns: int
+    """`server_shutdown` messages."""
     frames: int
     bytes: int
     bytes_per_second: float
@@ -85,6 +89,8 @@ class Group(TypedDict):
     """Messages without a `timestamp`: in no latency figure."""
     protocol_violations: int
     latency: Durations
+    slowest_at: float | None
+    """When the message with the largest latency came: seconds of the monotonic clock."""
 
 
 class ClientShare(TypedDict):
@@ -106,6 +112,8 @@ class LoadResult(Group):
     seconds: float
     slow: Group | None
     ping: Pings | None
+    return_delay: Durations | None
+    """What `server_shutdown` told the connections to wait; None when none came."""
     client: ClientShare
 
 

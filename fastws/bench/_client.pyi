@@ -22,6 +22,7 @@ class LoadClient:
         ping_interval_ms: float = 100.0,
         ping_message: bytes = b'{"type":"ping"}',
         headers: Mapping[str, str] | None = None,
+        deflate: bool = False,
         nap_us: int = 0,
     ) -> None: ...
     @property

@@ -42,6 +42,8 @@ cdef class LoadClient:
     n_ping               so many connections, the last ones, send `ping_message` every `ping_interval_ms`
                          while the load runs and time the `pong`. Slow connections cannot be among them.
     headers              further lines of the upgrade request, by name.
+    deflate              ask for permessage-deflate, and insist on it. Messages that come compressed are counted
+                         and not read: nothing of them is in the checks and the latencies.
     nap_us               after a wake-up, let events gather for so long; saves processor time on both sides
                          at high connection counts and is added to latencies. 0: none.
 
@@ -60,7 +62,7 @@ cdef class LoadClient:
         self, str url not None, int connections, *, subscribe=None, str wait_for="subscribed",
         str check not None="edges", bint conflated=False, int n_slow=0, int slow_receive_buffer=0,
         int n_ping=0, double ping_interval_ms=100.0, bytes ping_message not None=b'{"type":"ping"}',
-        headers=None, int nap_us=0,
+        headers=None, bint deflate=False, int nap_us=0,
     ):
         cdef Client* c = &self.c
         cdef int i
@@ -81,7 +83,10 @@ cdef class LoadClient:
         self._payloads = _payloads_for(subscribe, connections)
         key = base64.b64encode(os.urandom(16))
         self._accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID).digest())
-        self._request = self._resolve(url, key, headers or {})
+        headers = dict(headers or {})
+        if deflate:
+            headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
+        self._request = self._resolve(url, key, headers)
         self._wait_type = wait_for.encode() if wait_for is not None else None
         self._ping = ping_message
         c.n_conns = connections
@@ -90,6 +95,7 @@ cdef class LoadClient:
         c.slow_receive_buffer = slow_receive_buffer
         c.check = _CHECKS[check]
         c.is_conflated = conflated
+        c.wants_deflate = deflate
         c.nap_us = nap_us
         c.ping_interval_us = max(1, <int64_t>(1000 * ping_interval_ms))
         c.request = PyBytes_AS_STRING(self._request)
@@ -125,6 +131,7 @@ cdef class LoadClient:
         histogram_clear(&c.stats[0].latency, 100)
         histogram_clear(&c.stats[1].latency, 100)
         histogram_clear(&c.ping_time, 10)
+        histogram_clear(&c.return_delay, 1000)
 
     def __dealloc__(self):
         cdef Client* c = &self.c
@@ -231,6 +238,8 @@ cdef class LoadClient:
             return f"{self.url} closed a connection with code {c.failure_detail} before it was open; {done}"
         if c.failure == FAILED_REPLY:
             return f"the subscription was answered with {sample}; {done}"
+        if c.failure == FAILED_DEFLATE:
+            return f"{self.url} did not agree to permessage-deflate; {done}"
         if c.failure == FAILED_SYSTEM:
             return f"a system call failed: {os.strerror(c.failure_detail)}; {done}"
         return f"{done} after {timeout:g} s: the server is too slow to accept or does not answer"
@@ -280,6 +289,7 @@ cdef class LoadClient:
             memset(&c.stats[i], 0, sizeof(Stats))
             histogram_clear(&c.stats[i].latency, 100)
         histogram_clear(&c.ping_time, 10)
+        histogram_clear(&c.return_delay, 1000)
         c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0
         for i in range(c.n_conns):
             conn = &c.conns[i]
@@ -321,6 +331,7 @@ cdef class LoadClient:
         ping["sent"] = c.n_pings
         ping["skipped"] = c.n_pings_skipped
         out["ping"] = ping if c.n_ping else None
+        out["return_delay"] = histogram_summary(&c.return_delay) if c.return_delay.total else None
         out["client"] = {
             "cpu_seconds": self._cpu_us / 1e6,
             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,
@@ -362,6 +373,8 @@ cdef class LoadClient:
             "snapshot_messages": stats.n_snapshot_messages,
             "control_messages": stats.n_control,
             "binary_messages": stats.n_binary,
+            "compressed_messages": stats.n_compressed,
+            "shutdowns": stats.n_shutdowns,
             "frames": stats.n_frames,
             "bytes": stats.n_bytes,
             "bytes_per_second": stats.n_bytes / seconds if seconds else 0.0,
@@ -381,6 +394,7 @@ cdef class LoadClient:
             "untimed": stats.n_untimed,
             "protocol_violations": stats.n_violations,
             "latency": histogram_summary(&stats.latency),
+            "slowest_at": stats.slowest_at_us / 1e6 if stats.slowest_at_us else None,
         }
 
     def latencies(self, *, bint slow=False):

@@ -204,6 +204,9 @@ cdef void on_latency(Client* c, Stats* stats, int64_t first_ms, int64_t last_ms,
     if first_ms < 0 or last_ms < 0:
         stats.n_untimed += n
     else:
+        if c.wall_us - 1000 * first_ms > stats.slowest_us:
+            stats.slowest_us = c.wall_us - 1000 * first_ms
+            stats.slowest_at_us = fastws_clock_us(CLOCK_MONOTONIC)
         histogram_spread(&stats.latency, c.wall_us - 1000 * first_ms, c.wall_us - 1000 * last_ms, n)
 
 
@@ -395,6 +398,11 @@ cdef void on_overflow(Client* c, Conn* conn, const char* head, Py_ssize_t size) 
     conn.n_declared += n
 
 
+cdef void on_shutdown(Client* c, Conn* conn, const char* head, Py_ssize_t size) noexcept nogil:
+    c.stats[conn.group].n_shutdowns += 1
+    histogram_add(&c.return_delay, 1000 * sum_of_members(head, head + size, b'"reconnect_after_ms":', 21))
+
+
 cdef bint is_control(const char* name, Py_ssize_t n) noexcept nogil:
     """Whether a message type is the server's own talk and no published market message."""
     if n == 4:
@@ -445,7 +453,9 @@ cdef void on_message(
             on_overflow(c, conn, head, head_size)
         elif is_control(name, n):
             stats.n_control += 1
-            if name[0] == c"p" and n == 4 and conn.ping_us:
+            if n == 15 and name[0] == c"s":
+                on_shutdown(c, conn, head, head_size)
+            elif name[0] == c"p" and n == 4 and conn.ping_us:
                 histogram_add(&c.ping_time, monotonic_us() - conn.ping_us)
                 conn.ping_us = 0
         else:

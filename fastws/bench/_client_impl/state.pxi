@@ -39,6 +39,8 @@ cdef struct Stats:
     int64_t n_messages, n_snapshots, n_snapshot_messages, n_control, n_binary, n_frames, n_bytes, n_receives
     int64_t n_lost, n_duplicates, n_reordered, n_conflated, n_sequence_backwards
     int64_t n_overflows, n_declared, n_errors, n_unparsed, n_untimed, n_violations
+    int64_t n_compressed, n_shutdowns
+    int64_t slowest_us, slowest_at_us       # the largest latency, and when it was met (monotonic clock)
     int error_size, unparsed_size
     char error_text[SAMPLE_SIZE]            # the first of each kind, for the report
     char unparsed_text[SAMPLE_SIZE]
@@ -68,6 +70,7 @@ cdef enum:                                  # why connect() fails
     FAILED_ACCEPT                           # Sec-WebSocket-Accept is not that of our key
     FAILED_CLOSED                           # detail: close code
     FAILED_REPLY                            # text: the error message
+    FAILED_DEFLATE                          # permessage-deflate was asked for and not agreed to
     FAILED_SYSTEM                           # detail: errno of a local system call
 
 cdef struct Hold:                           # what is kept of a message while its end has not come
@@ -87,7 +90,7 @@ cdef struct Conn:
     uint8_t state, group                    # group 0 reads, group 1 has stopped reading (n_slow)
     bint is_writing, is_resting             # waits for room in the socket; is not read
     uint8_t header_size, control_size, opcode, message_opcode   # message_opcode 0: no data message has begun
-    bint is_final, has_snapshot
+    bint is_final, has_snapshot, is_compressed      # is_compressed: the data message that has begun
     uint16_t close_code
     char header[MAX_HEADER]
     int64_t frame_left                      # payload bytes still to come; -1 in a header
@@ -105,7 +108,7 @@ cdef struct Client:
     int epoll_fd, n_conns, n_slow, n_ping
     Conn* conns                             # owned
     int check
-    bint is_conflated
+    bint is_conflated, wants_deflate
     sockaddr_storage address
     uint32_t address_size
     int slow_receive_buffer                 # bytes; 0: the system's default
@@ -136,3 +139,4 @@ cdef struct Client:
     uint32_t mask_state
     Stats stats[2]                          # by group
     Histogram ping_time
+    Histogram return_delay                  # what `server_shutdown` told the connections to wait

@@ -1,0 +1,1 @@
+"""The load scenarios, one a module, and what they share."""

@@ -1,0 +1,271 @@
+"""The processes of a run seen from outside: the server under load, and the machine standing still."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.request import urlopen
+
+from fastws.bench import LoadError
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
+# A processor that lets nobody run for so long shows in latencies.
+STALL_MS = 10.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The server and the machine at one moment."""
+
+    at: float
+    cpu_s: float
+    rss: int
+    machine_busy_s: float
+    """Processor time that all processes together have used."""
+
+
+class Process:
+    """A process seen from outside, through /proc."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def sample(self) -> Sample:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        with open("/proc/stat") as file:
+            busy = [int(field) for field in file.readline().split()[1:9]]
+        idle = busy[3] + busy[4]
+        return Sample(time.monotonic(), self.cpu_seconds(), pages * _PAGE, (sum(busy) - idle) / _TICKS)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all threads, to the nanosecond: the sum in `stat` counts whole ticks of 10 ms."""
+        ns = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
+                ns += int((task / "schedstat").read_text().split()[0])
+        return ns / 1e9
+
+    def memory(self) -> dict[str, int]:
+        """Resident and proportional size in bytes, exactly and not from the counters that lag behind."""
+        sizes = {}
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in {"Rss", "Pss"}:
+                sizes[name.lower()] = int(rest.split()[0]) * 1024
+        return sizes
+
+    def reset_peak(self) -> None:
+        """Let `peak` start anew from what is resident now."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """The most that was resident since the start or `reset_peak`, in bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise LoadError(f"the kernel tells no peak of the memory of process {self.pid}")
+
+
+def tcp_memory() -> int:
+    """Bytes that the kernel holds in TCP buffers, of all processes."""
+    for line in Path("/proc/net/sockstat").read_text().splitlines():
+        if line.startswith("TCP:"):
+            words = line.split()
+            return int(words[words.index("mem") + 1]) * _PAGE
+    return 0
+
+
+def clean_environment() -> dict[str, str]:
+    """The caller's environment without settings of a server."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("FASTWS_")}
+
+
+class Server(Process):
+    """`fastws serve` as a process of our own, listening when constructed; a context manager that ends it.
+
+    `symbols` makes its instrument table; `settings` are those of the server by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        feed: str,
+        symbols: Sequence[str],
+        settings: Mapping[str, object],
+        cpu: int | None = None,
+    ) -> None:
+        self._files = contextlib.ExitStack()
+        self.directory = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="fastws-load-")))
+        table = self.directory / "symbols.csv"
+        rows = [f"{symbol},Company {symbol},KOSPI,IT,72000\n" for symbol in symbols]
+        table.write_text("symbol,name,market,sector,previous_close\n" + "".join(rows))
+        self._log: IO[bytes] = self._files.enter_context((self.directory / "log").open("w+b"))
+        self.command = [
+            sys.executable, "-m", "fastws", "serve", "--host", "127.0.0.1", "--port", "0", "--feed", feed,
+            "--symbols-file", str(table), "--log-format", "json",
+        ]  # fmt: skip
+        self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in settings.items()}
+        self._process = subprocess.Popen(
+            self.command,
+            env=clean_environment() | self.environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        super().__init__(self._process.pid)
+        try:
+            self.http_url = self._wait_for_url()
+            self.url = self.http_url.replace("http://", "ws://") + "/v1/ws"
+            if cpu is not None:
+                os.sched_setaffinity(self.pid, {cpu})
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait_for_url(self) -> str:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            found = self.logged("listening")
+            if found is not None:
+                return str(found["url"])
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise LoadError(f"{' '.join(self.command)} did not start:\n{self.log()}")
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def logged(self, event: str) -> dict[str, Any] | None:
+        """The first log entry of that name."""
+        for line in self.log().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # what is no log entry
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("event") == event:
+                    return entry
+        return None
+
+    def stats(self) -> dict[str, Any]:
+        with urlopen(f"{self.http_url}/v1/ws/stats", timeout=10) as response:
+            body: dict[str, Any] = json.load(response)
+        return body
+
+    def signal(self) -> None:
+        """Ask for a planned stop."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status; None when it does not end in time."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """End the process, by force if it does not end in time."""
+        if self._process.poll() is None:
+            self.signal()
+            if self.wait(STOP_TIMEOUT_S) is None:
+                self._process.kill()
+                self._process.wait()
+        self._files.close()
+
+
+_PROBE = f"""
+import os, sys, time
+os.sched_setaffinity(0, {{int(sys.argv[1])}})
+wake = time.monotonic()
+while True:
+    wake = max(wake + 0.001, time.monotonic())
+    time.sleep(0.001)
+    late = time.monotonic() - wake
+    if late * 1000 > {STALL_MS}:
+        print(wake, late * 1000, flush=True)
+"""
+
+
+class StallProbe:
+    """Tells whether the machine stood still: one sleeper for each processor that wakes a thousand times a second.
+
+    A sleeper that is woken late says that its processor let nobody run, or that others would not make way. A context
+    manager; `stalls` is complete once it has been left.
+    """
+
+    def __init__(self) -> None:
+        self.stalls: list[dict[str, float]] = []
+        self._processes: list[tuple[int, subprocess.Popen[str]]] = []
+
+    def __enter__(self) -> StallProbe:
+        for cpu in sorted(os.sched_getaffinity(0)):
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-c", _PROBE, str(cpu)], stdout=subprocess.PIPE, text=True
+            )
+            self._processes.append((cpu, process))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for cpu, process in self._processes:
+            process.terminate()
+            output, _ = process.communicate()
+            for line in output.splitlines():
+                at, ms = line.split()
+                self.stalls.append({"at": float(at), "ms": float(ms), "processor": cpu})
+        self.stalls.sort(key=lambda stall: stall["at"])
+
+    def report(self) -> dict[str, Any]:
+        """`machine_stall_max_ms`, 0 when nothing over `STALL_MS` was seen; `at` is of the monotonic clock."""
+        longest = sorted(self.stalls, key=lambda stall: -stall["ms"])[:20]
+        return {
+            "machine_stall_max_ms": round(longest[0]["ms"], 1) if longest else 0.0,
+            "machine_stalls": len(self.stalls),
+            "machine_stalls_longest": longest,
+        }
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is measured: a URL, and the process behind it when it is known."""
+
+    url: str
+    process: Process | None
+    command: list[str]
+    environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def pinned(text: str | None) -> Iterator[int | None]:
+    """Keep this process on the second of two processors, as in ``0,1``; yields the first, for the server."""
+    if not text:
+        yield None
+        return
+    cpus = [int(cpu) for cpu in text.split(",")]
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpus[-1]})
+    try:
+        yield cpus[0]
+    finally:
+        os.sched_setaffinity(0, own)

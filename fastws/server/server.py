@@ -1,0 +1,260 @@
+"""Puts a server together: hub, market, feed, alerts and listener, wired once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import structlog
+
+from fastws import deflate
+from fastws._core import CHANNEL_STATUS, Channel, Connection, Hub
+from fastws.auth import Authenticator, token_of
+from fastws.dialects.admission import Admission, Arrival
+from fastws.dialects.screener import ScreenerDialect
+from fastws.errors import CloseCode, SettingsError
+from fastws.feeds.base import Feed, FeedSupervisor
+from fastws.feeds.replay import ReplayFeed
+from fastws.feeds.simulator import SimulatorFeed
+from fastws.market.alerts import Alert, AlertBook
+from fastws.market.instruments import Instruments
+from fastws.market.market import Market
+from fastws.market.store import Store, StoreError
+from fastws.server import stats
+from fastws.server.api import add_api_routes
+from fastws.server.fetch import fetch
+from fastws.server.handshake import Request
+from fastws.server.http import make_app
+from fastws.server.listener import Listener
+from fastws.sessions import Sessions
+from fastws.settings import Settings, parse_feed
+
+# A planned stop takes at most these: the last values leave, then clients answer the close frame.
+_FLUSH_SECONDS: Final = 2.0
+_CLOSE_SECONDS: Final = 3.0
+
+_ABSENT: Final = (None, "", "undefined", "null")
+
+_log = structlog.get_logger("fastws")
+
+
+def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
+    """The feed that the setting `feed` names, None for ``none``."""
+    spec = parse_feed(settings.feed)
+    if spec.kind == "sim":
+        return SimulatorFeed(
+            instruments,
+            rate=settings.simulator_rate,
+            seed=settings.simulator_seed,
+            book_share=settings.simulator_book_share,
+            opening_burst=settings.simulator_opening_burst,
+        )
+    if spec.path is not None:
+        return ReplayFeed(
+            spec.path,
+            speed=settings.replay_speed,
+            loop=settings.replay_loop,
+            max_gap=settings.replay_max_gap,
+        )
+    return None
+
+
+def load_instruments(settings: Settings) -> Instruments:
+    """The instrument table: that of `symbols_file`, or the one that comes with fastws."""
+    if settings.symbols_file is None:
+        return Instruments.load_default()
+    return Instruments.load_symbols_file(settings.symbols_file)
+
+
+class Server:
+    """One fastws server on the running loop: hub, market, feed and listener.
+
+    `start` and `stop` are called once each; `stop` drains: nothing new is accepted, the feed ends, what was
+    published leaves, every client is told when to come back, and is closed with 1012.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.is_draining = False
+        self.hub = Hub(
+            asyncio.get_running_loop(),
+            epoch=secrets.token_hex(4),
+            interval_ms=settings.batch_interval_ms,
+            outbox_soft_size=settings.outbox_soft_bytes,
+            outbox_hard_size=settings.outbox_hard_bytes,
+            stall_timeout=settings.stall_timeout,
+            rate_limit=settings.rate_limit,
+            control_rate_limit=settings.control_rate_limit,
+            ping_interval=settings.ping_interval,
+            pong_timeout=settings.pong_timeout,
+            idle_timeout=settings.idle_timeout,
+            flush_share=settings.flush_share,
+            compress=deflate.compress,
+            inflate=deflate.inflate,
+            deflate_threshold=settings.compression_threshold,
+            history_size=settings.history_bytes,
+            logger=logging.getLogger("fastws.core"),
+        )
+        self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
+        self.store = Store(settings.database)
+        self.alerts = AlertBook(
+            self.store,
+            self.market.instruments,
+            self._deliver_alert,
+            alerts_per_user=settings.alerts_per_user,
+        )
+        self.market.on_price = self.alerts.on_price
+        self._alert_channels: dict[str, Channel] = {}
+        feed = make_feed(settings, self.market.instruments)
+        self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
+        self.authenticator = Authenticator(settings, fetch=fetch)
+        self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
+        self.admission = Admission(
+            self.hub,
+            self.authenticator,
+            self.sessions,
+            allow_anonymous=settings.allow_anonymous,
+            auth_timeout=settings.auth_timeout,
+            connections_per_user=settings.connections_per_user,
+            evicts_oldest=settings.on_connection_limit == "evict_oldest",
+        )
+        self.screener = ScreenerDialect(
+            self.hub,
+            self.market,
+            admission=self.admission,
+            subscription_limit=settings.subscription_limit,
+            message_bytes=settings.message_bytes,
+            accept_unknown_symbols=settings.unknown_symbols == "accept",
+        )
+        app = make_app(self)
+        add_api_routes(app, self)
+        self.listener = Listener(
+            app,
+            {"/v1/ws": self._open_screener},
+            host=settings.host,
+            port=settings.port,
+            handshake_timeout=settings.handshake_timeout,
+            allowed_origins=settings.allowed_origins,
+            compression=settings.compression,
+        )
+
+    async def start(self) -> None:
+        """Listen, then run the feed.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        try:
+            await self.store.open()
+            await self.alerts.load()
+        except StoreError as error:
+            raise SettingsError(str(error), setting="database") from None
+        if self.store.is_in_memory:
+            _log.info("alerts are kept in memory and end with this process; --database keeps them")
+        self.authenticator.start()
+        await self.listener.start()
+        if self.supervisor is not None:
+            self.supervisor.start()
+
+    async def stop(self) -> int:
+        """Take everything down within about five seconds, losing no value that was published.
+
+        Returns how many clients had to be cut off because they did not take what was left, or did not answer.
+        """
+        self.is_draining = True
+        self.listener.stop_accepting()
+        if self.supervisor is not None:
+            await self.supervisor.stop()
+        await self.alerts.stop()
+        self.hub.flusher.flush_all()
+        await self._until(lambda: self.hub.flusher.is_idle and self.hub.queued_bytes() == 0, _FLUSH_SECONDS)
+        spread_ms = int(self.settings.shutdown_spread * 1000)
+        for connection in self.hub.connection_list():
+            self.screener.announce_shutdown(connection, 500 + secrets.randbelow(spread_ms + 1))
+            connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
+        await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
+        left = self.hub.connection_list()
+        for connection in left:
+            connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
+        await self.listener.close()
+        await self.authenticator.close()
+        try:
+            await self.store.close()
+        except StoreError as error:
+            _log.warning("the database was left behind", error=str(error))
+        self.hub.stop()
+        return len(left)
+
+    # What the HTTP routes read.
+
+    @property
+    def n_connections(self) -> int:
+        return self.hub.n_connections
+
+    @property
+    def feeds(self) -> dict[str, str]:
+        return self.market.feeds
+
+    def stats(self) -> dict[str, Any]:
+        """The body of ``/v1/ws/stats``."""
+        return stats.totals(self.hub, self.market, self.sessions, self.listener)
+
+    @property
+    def admin_token(self) -> str | None:
+        return self.settings.admin_token
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The body of ``/v1/ws/connections``."""
+        return stats.connections(self.admission)
+
+    def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
+        """Close connections with 4401; see `Admission.kick`."""
+        return self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+
+    def _deliver_alert(self, user_key: str, alert: Alert) -> None:
+        channel = self._alert_channels.get(user_key)
+        if channel is None:
+            # Nobody subscribes to this topic: what is told to one user must not be replayed to others.
+            channel = self._alert_channels[user_key] = self.hub.channel(
+                user_key, "alert", (self.hub.topic("user", user_key),), bit=CHANNEL_STATUS, numbered=False
+            )
+        clients = self.admission.by_user.get(user_key, {})
+        self.hub.tell(channel, alert, [client.connection for client in clients])
+
+    def _open_screener(
+        self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
+    ) -> None:
+        connection = Connection(
+            self.hub,
+            transport,
+            self.screener,
+            self.screener.dialect,
+            max_message_size=self.settings.message_bytes,
+            window_bits=window_bits,
+        )
+        connection.context = arrival_of(request)
+        connection.open(leftover)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):  # what is not done by then is cut off by the caller
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await asyncio.sleep(0.01)
+
+
+def arrival_of(request: Request) -> Arrival:
+    """What a client brings in its handshake; literals that pages send for want of a value count as absent."""
+    query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
+    session_id = query.get("session_id")
+    last_sequence = query.get("last_sequence", "")
+    return Arrival(
+        token=token_of(request.headers, query),
+        session_id=None if session_id in _ABSENT else session_id,
+        last_sequence=int(last_sequence) if last_sequence.isascii() and last_sequence.isdigit() else None,
+        epoch=query.get("epoch") or None,
+    )

@@ -1,0 +1,65 @@
+"""What a server tells about itself: its figures and its connections (section 8 of the wire contract)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastws._core import Hub
+from fastws._market import utc_text
+from fastws.dialects.admission import Admission
+from fastws.market.market import Market
+from fastws.server.listener import Listener
+from fastws.sessions import Sessions
+
+
+def totals(hub: Hub, market: Market, sessions: Sessions, listener: Listener) -> dict[str, Any]:
+    """The body of ``/v1/ws/stats``."""
+    by_type = {"stock": 0, "market": 0, "sector": 0}
+    by_type |= {kind: n for kind, n in hub.subscription_counts().items() if kind in by_type}
+    return {
+        "active_connections": hub.n_connections,
+        "total_subscriptions": sum(by_type.values()),
+        "subscriptions_by_type": by_type,
+        "messages_sent": hub.n_messages_sent,
+        "saved_sessions": len(sessions),
+        "batching_enabled": hub.interval_ms > 0,
+        "batch_interval_ms": hub.interval_ms,
+        "queued_messages": hub.queued_messages(),
+        "rate_limiting_enabled": hub.rate_limit > 0,
+        "rate_limit": hub.rate_limit,
+        "messages_received": hub.n_messages_received,
+        "queued_bytes": hub.queued_bytes(),
+        "effective_interval_ms": round(max(hub.flusher.effective_interval_ms, hub.interval_ms), 1),
+        "flushes": hub.flusher.n_flushes,
+        "flush_seconds": round(hub.flusher.busy_ns / 1e9, 3),
+        "loop_lag_ms": round(hub.loop_lag_ms, 2),
+        "cohorts": len(hub.cohorts),
+        "sequence": hub.sequence,
+        "epoch": hub.epoch,
+        "feeds": market.feeds,
+        "connections_accepted": hub.n_accepted,
+        "closes": {str(code): n for code, n in sorted(hub.closes.items())},
+        "accept_pauses": listener.accept_pauses,
+        "updates": hub.ledger(),
+    }
+
+
+def connections(admission: Admission) -> list[dict[str, Any]]:
+    """The body of ``/v1/ws/connections``."""
+    found = []
+    for client in admission.by_id.values():
+        connection = client.connection
+        by_kind: dict[str, list[str]] = {}
+        for topic in connection.subscriptions():
+            by_kind.setdefault(topic.kind, []).append(topic.name)
+        found.append(
+            {
+                "connection_id": client.connection_id,
+                "user_id": None if client.identity is None else client.identity.user_id,
+                "connected_at": utc_text(connection.opened_at_ms),
+                "subscriptions": by_kind,
+                "message_count": connection.message_count,
+                "last_activity": utc_text(connection.last_activity_ms),
+            }
+        )
+    return found
