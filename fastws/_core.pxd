@@ -91,6 +91,7 @@ cdef class Frame:
     cdef uint32_t n_messages
     cdef uint32_t n_conflated
     cdef bint has_latest
+    cdef bint is_addressed
     cdef int64_t first_sequence
     cdef int64_t sequence
 
@@ -104,7 +105,6 @@ cdef class Meters:
     cdef Histogram total
     cdef Histogram flush_delay
     cdef Histogram loop_lag
-    cdef int64_t n_updates[8]
     cdef readonly dict opened           # connections ever opened, by dialect
     cdef readonly int64_t n_bytes_sent
     cdef readonly int64_t n_bytes_received
@@ -331,16 +331,21 @@ cdef class Connection(FrameParser):
     cdef int64_t join_sequence
     cdef int64_t assigned_sequence
     cdef int64_t delivered_sequence
+    cdef int64_t refused_sequence   # of the first update that was neither sent nor kept; -1: of a frame without any
+    cdef int64_t base_sequence
     # A restored session catches up with history before it joins a cohort.
     cdef dict replay_wanted         # what it will hold then
     cdef dict replay_starts         # topics of which only what comes after a number is missed
     cdef dict replay_channels
+    cdef set replay_also            # numbers of updates that were addressed to this connection
     cdef int64_t replay_sequence
     cdef bint replay_paused
-    # What was held when the connection left its cohort for good, and up to where it was served; -1 is unknown.
+    # What was held when the connection left its cohort for good, and up to where it was served; not `left_whole`: a
+    # snapshot did not arrive, so what it was served has no base.
     cdef readonly dict left_subscriptions
     cdef readonly int64_t left_sequence
     cdef readonly bint left_paused
+    cdef readonly bint left_whole
     # What waits to be sent, in order: the cut frame (in the transport), outbox, backlog.
     cdef Frame cut
     cdef object outbox
@@ -376,10 +381,11 @@ cdef class Connection(FrameParser):
     cdef int send_frame(self, Frame frame) except -1
     cdef int write_frame(self, Frame frame) except -1
     cdef int on_sent(self, Frame frame, Py_ssize_t n_sent) except -1
+    cdef void refuse(self, Frame frame) noexcept
     cdef int assign(self, Frame frame) except -1
     cdef int on_cut_written(self) except -1
     cdef int enqueue(self, Frame frame) except -1
-    cdef int move_backlog(self) except -1
+    cdef int move_backlog(self, int64_t sequence) except -1
     cdef int enqueue_backlog(self, Frame frame) except -1
     cdef int drop_oldest(self, Py_ssize_t n_kept) except -1
     cdef int declare_lost(self, Update update) except -1
@@ -389,6 +395,9 @@ cdef class Connection(FrameParser):
     cpdef abort(self, int code, str reason=*)
     cdef int leave_for_good(self) except -1
     cdef int64_t served_until(self) except? -2
+    cdef int64_t assigned_until(self) except? -2
+    cdef bint owes_snapshot(self)
+    cdef int note_settled(self) except -1
     cdef int end_replay(self) except -1
     cdef int fail(self, int code, str reason) except -1
     cdef void excuse(self, int64_t ns) noexcept

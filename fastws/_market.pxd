@@ -39,7 +39,7 @@ cdef inline bint is_absent(Decimal64 value) noexcept nogil:
 
 
 @cython.final
-cdef class Instrument:          # immutable; one object per code, shared
+cdef class Instrument:          # one object per code, shared; changes only by `become`
     cdef readonly str code
     cdef readonly str name
     cdef readonly str market            # None = unknown

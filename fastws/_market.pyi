@@ -16,7 +16,7 @@ _Payload: TypeAlias = PriceUpdate | BookUpdate | MarketStatus | FeedStatus
 
 @final
 class Instrument:
-    """What is traded. There is one object per code, shared by everything that refers to it.
+    """What is traded. There is one object per code, shared by everything that refers to it; only `become` changes it.
 
     `code` has 1 to 64 printable characters without blanks. `name` defaults to the code. `previous_close` is
     in units of `currency`. Raises ValueError naming the field.
@@ -31,6 +31,11 @@ class Instrument:
         previous_close: _Number | None = None,
         currency: str | None = None,
     ) -> None: ...
+    def become(self, other: Instrument) -> None:
+        """Take over everything of `other`, an instrument of the same code, for everybody who refers to this one.
+
+        Messages that are encoded from then on show it. Raises ValueError for another code.
+        """
     @property
     def code(self) -> str: ...
     @property

@@ -51,6 +51,16 @@ cdef class Instrument:
         self.book_head = b'{"type":"orderbook_update","code":"%b","bids":[' % code_text
         self.code = checked
 
+    def become(self, Instrument other not None):
+        if other.code != self.code:
+            raise ValueError(f"code: {self.code} cannot become {other.code}")
+        self.name = other.name
+        self.market = other.market
+        self.sector = other.sector
+        self.currency = other.currency
+        self.previous_close_ = other.previous_close_
+        self.price_head = other.price_head
+
     @property
     def previous_close(self):
         return to_python(self.previous_close_)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -22,7 +23,7 @@ from fastws._version import __version__
 from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
 from fastws.auth.tokens import sign
 from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
-from fastws.errors import FastwsError, InstrumentError, SettingsError
+from fastws.errors import FastwsError, SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.server import lifecycle
 from fastws.server.server import load_instruments, make_feed
@@ -110,8 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_describe_unknown(unknown[0], options.command))
     try:
         status: int = options.run(options)
-    except InstrumentError as error:
-        return _fail(f"symbols_file: {error}; correct the file or name another (--symbols-file)")
     except SettingsError as error:
         return _fail(str(error))
     except FastwsError as error:
@@ -318,7 +317,7 @@ def _begin(options: argparse.Namespace) -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return lifecycle.serve(_begin(options))
+    return lifecycle.serve(_begin(options), partial(_load, options))
 
 
 def _record(options: argparse.Namespace) -> int:

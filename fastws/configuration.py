@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_origin
+from typing import Any, Final, NamedTuple, get_origin
 
 import msgspec
 
@@ -43,6 +44,18 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 
+class Reading(NamedTuple):
+    """What was found when the settings were put together.
+
+    `problems` are in the order in which they were found; a setting with a problem has its default in `settings`.
+    `wrong` names those settings.
+    """
+
+    settings: Settings
+    problems: list[SettingsError]
+    wrong: frozenset[str]
+
+
 def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
     """Put the settings together.
 
@@ -54,26 +67,66 @@ def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
     Raises:
         SettingsError: naming the setting, the source and what to do.
     """
+    reading = read(config_path, environ, flags)
+    if reading.problems:
+        raise reading.problems[0]
+    return reading.settings
+
+
+def read(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Reading:
+    """Like :func:`load`, but report everything that is wrong instead of raising the first of it."""
+    problems: list[SettingsError] = []
+    wrong: set[str] = set()
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+
+    def take(name: str, source: str, value: Callable[[], Any]) -> None:
+        try:
+            values[name] = value()
+        except SettingsError as error:
+            problems.append(error)
+            wrong.add(name)
+            values.pop(name, None)
+            sources.pop(name, None)
+        else:
+            wrong.discard(name)
+            sources[name] = source
+
     path = config_path or environ.get(CONFIG_VARIABLE)
     if path:
-        for name, value in _read_toml(path).items():
-            values[name], sources[name] = _from_toml(name, value, path), path
-    for variable, name in _variables(environ):
-        values[name], sources[name] = _from_text(SETTINGS[name], environ[variable], variable), variable
-    for name, value in flags.items():
+        for name, given in _read_toml(path, problems).items():
+            take(name, path, partial(_from_toml, name, given, path))
+    for variable, name in _variables(environ, problems):
+        take(name, variable, partial(_from_text, SETTINGS[name], environ[variable], variable))
+    for name, option in flags.items():
         setting = SETTINGS[name]
-        values[name] = (
-            _from_text(setting, value, setting.flag)
-            if isinstance(value, str)
-            else _check(setting, value, setting.flag)
-        )
-        sources[name] = setting.flag
-    settings = Settings(**values, sources=sources)
-    _check_file(settings, "symbols_file", settings.symbols_file)
-    _check_file(settings, "feed", parse_feed(settings.feed).path)
-    return settings
+        if isinstance(option, str):
+            take(name, setting.flag, partial(_from_text, setting, option, setting.flag))
+        else:
+            take(name, setting.flag, partial(_check, setting, option, setting.flag))
+    settings = _together(values, sources, problems, wrong)
+    for name, file in (("symbols_file", settings.symbols_file), ("feed", parse_feed(settings.feed).path)):
+        try:
+            _check_file(settings, name, file)
+        except SettingsError as error:
+            problems.append(error)
+            wrong.add(name)
+    return Reading(settings, problems, frozenset(wrong))
+
+
+def _together(
+    values: dict[str, Any], sources: dict[str, str], problems: list[SettingsError], wrong: set[str]
+) -> Settings:
+    """Return the settings without the values that contradict each other, which become problems."""
+    while True:
+        try:
+            return Settings(**values, sources=sources)
+        except SettingsError as error:
+            # What it contradicts may be a default in the place of what somebody wrote: that is no news.
+            if error.opposes not in wrong:
+                problems.append(error)
+            wrong.add(error.setting)
+            del values[error.setting], sources[error.setting]
 
 
 def linked_variables(environ: Mapping[str, str]) -> list[str]:
@@ -89,22 +142,16 @@ def _is_linked_port(variable: str, value: str) -> bool:
     return variable.endswith("_PORT") and _LINKED_PORT.match(value) is not None
 
 
-def _read_toml(path: str) -> dict[str, Any]:
+def _read_toml(path: str, problems: list[SettingsError]) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise SettingsError(
-            f"config: cannot read {path}: {error.strerror}; check the path and its permissions",
-            setting="config",
-            source="--config",
-        ) from None
+        problem = f"config: cannot read {path}: {error.strerror}; check the path and its permissions"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"config: {path} is not valid TOML: {error}; write lines such as port = 8000",
-            setting="config",
-            source="--config",
-        ) from None
+        problem = f"config: {path} is not valid TOML: {error}; write lines such as port = 8000"
+    problems.append(SettingsError(problem, setting="config", source="--config"))
+    return {}
 
 
 def _from_toml(name: str, value: Any, path: str) -> Any:
@@ -140,7 +187,7 @@ def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
         ) from None
 
 
-def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+def _variables(environ: Mapping[str, str], problems: list[SettingsError]) -> Iterator[tuple[str, str]]:
     """Yield (variable, setting name) of the variables that are set, aliases first so that real names win."""
     for variable, name in _ENV_ALIASES.items():
         if environ.get(variable):
@@ -153,12 +200,14 @@ def _variables(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in SETTINGS or variable != variable.upper():
             hint = suggest(variable.upper(), [setting.variable for setting in SETTINGS.values()])
-            raise SettingsError(
-                f"{variable}: unknown setting{hint} (from the environment); correct or unset it",
-                setting=variable,
-                source="environment",
+            problems.append(
+                SettingsError(
+                    f"{variable}: unknown setting{hint} (from the environment); correct or unset it",
+                    setting=variable,
+                    source="environment",
+                )
             )
-        if environ[variable]:
+        elif environ[variable]:
             yield variable, name
 
 

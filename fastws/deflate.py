@@ -64,9 +64,9 @@ def _is_acceptable(key: str, value: str, has_value: bool) -> bool:
     )
 
 
-def compress(payload: bytes, window_bits: int) -> bytes:
-    """The payload of a compressed frame (§7.2.1)."""
-    compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, -window_bits, _MEMORY_LEVEL)
+def compress(payload: bytes, window_bits: int, level: int = LEVEL) -> bytes:
+    """The payload of a compressed frame (§7.2.1); `level` is 0 to 3."""
+    compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -window_bits, _MEMORY_LEVEL)
     return compressor.compress(payload) + compressor.flush(isal_zlib.Z_SYNC_FLUSH)[: -len(_TAIL)]
 
 

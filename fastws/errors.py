@@ -18,13 +18,14 @@ class SettingsError(FastwsError):
 
     The text is one line: what is wrong, where it came from, and what to do. `setting` is the setting's name,
     `source` where its value came from (``"--port"``, ``"FASTWS_PORT"``, ``"fastws.toml"``, ``"default"``);
-    either is empty where it is not known.
+    either is empty where it is not known. `opposes` is the setting that it contradicts, if that is what is wrong.
     """
 
-    def __init__(self, message: str, *, setting: str = "", source: str = "") -> None:
+    def __init__(self, message: str, *, setting: str = "", source: str = "", opposes: str = "") -> None:
         super().__init__(message)
         self.setting = setting
         self.source = source
+        self.opposes = opposes
 
 
 class FeedError(FastwsError):

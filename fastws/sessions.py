@@ -50,7 +50,7 @@ class Sessions:
         self.expire(session.saved_at)
         self._sessions.pop(session.session_id, None)
         self._sessions[session.session_id] = session
-        if len(self._sessions) > self.limit:
+        while len(self._sessions) > self.limit:
             del self._sessions[next(iter(self._sessions))]
 
     def take(self, session_id: str, user_key: str | None, now: float) -> Session | str:

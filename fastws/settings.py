@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from ipaddress import IPv6Network, ip_address, ip_network
@@ -46,6 +47,9 @@ JwtAlgorithm = Literal[
 
 HIDDEN: Final = "***"
 """What stands for a secret wherever a setting is shown."""
+
+# In a URL: behind the user, up to the last @ (SQLAlchemy allows any character before it), or as a parameter.
+_PASSWORD: Final = re.compile(r"(://[^/:@]*:).*(?=@)|((?:password|passwd|pwd)=)[^&\"]*", re.IGNORECASE)
 
 
 def _meta(
@@ -95,7 +99,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     trusted_proxies: Annotated[
         tuple[str, ...],
-        _meta("addresses or networks of proxies whose forwarding headers count; unix for the Unix socket"),
+        _meta(
+            "addresses or networks of proxies whose Forwarded and X-Forwarded-* headers count; "
+            "unix for the Unix socket"
+        ),
     ] = ()
     allowed_origins: Annotated[
         tuple[str, ...],
@@ -213,16 +220,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connections_per_ip: Annotated[
         int,
         _meta(
-            "connections an address (IPv6: a /64) may have; 0 is no limit", "connections", ge=0, le=1_000_000
+            "connections an address (IPv6: a /64) may have, the next is closed with 4429; 0 is no limit",
+            "connections",
+            ge=0,
+            le=1_000_000,
         ),
     ] = 0
     connection_limit: Annotated[
-        int, _meta("connections in all; 0 is no limit", "connections", ge=0, le=10_000_000)
+        int,
+        _meta(
+            "connections in all, the next is closed with 4429; 0 is no limit",
+            "connections",
+            ge=0,
+            le=10_000_000,
+        ),
     ] = 0
     handshake_rate: Annotated[
         int,
         _meta(
-            "WebSocket handshakes per address (IPv6: a /64), bursts as large; 0 is no limit",
+            "handshakes, and bad tokens over HTTP, per address (IPv6: a /64); beyond: 429; 0 is no limit",
             "handshakes/s",
             ge=0,
             le=1_000_000,
@@ -246,7 +262,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: Annotated[
         int,
         _meta(
-            "messages accepted per connection, bursts as large; 0 is no limit",
+            "messages accepted per connection, bursts as large; one with a token counts as ten at most; "
+            "0 is no limit",
             "messages/s",
             ge=0,
             le=1_000_000,
@@ -329,13 +346,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     require_exp: Annotated[bool, _meta("refuse tokens that never expire")] = False
     user_id_claim: Annotated[str, _meta("claim of a token that is the user's id", min_length=1)] = "sub"
 
+    shutdown_delay: Annotated[
+        float,
+        _meta(
+            "how long a stopping server goes on while /ready says 503, so that load balancers see it",
+            "s",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0.0
     shutdown_spread: Annotated[
         float,
         _meta("clients are told to come back at random moments within this after a stop", "s", ge=0, le=3600),
     ] = 5.0
 
     shutdown_timeout: Annotated[
-        float, _meta("a stop takes at most this, whatever clients do", "s", ge=1, le=3600)
+        float,
+        _meta("a stop takes at most this after shutdown_delay, whatever clients do", "s", ge=1, le=3600),
     ] = 10.0
 
     log_level: Annotated[
@@ -415,7 +442,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         # The one that was given is to blame, not the other one's default.
         setting = upper if upper in self.sources and lower not in self.sources else lower
         problem = f"{lower} ({getattr(self, lower):.15g}) {rule} {upper} ({getattr(self, upper):.15g})"
-        return self.error(setting, problem, f"lower {lower} or raise {upper}")
+        error = self.error(setting, problem, f"lower {lower} or raise {upper}")
+        error.opposes = upper if setting == lower else lower
+        return error
 
     def _check_jwks_url(self, url: str) -> None:
         try:
@@ -509,8 +538,8 @@ def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
     raise SettingsError(f"feed: {problem} (from {source})", setting="feed", source=source)
 
 
-def shown(setting: Setting, value: Any, *, as_typed: bool = False) -> str:
-    """Return a value of `setting` as it may be printed: never a secret, never long.
+def shown(setting: Setting, value: Any, *, as_typed: bool = False, max_size: int = 80) -> str:
+    """Return a value of `setting` as it may be printed: never a secret, and no longer than `max_size`.
 
     It is spelled as in TOML; `as_typed` is for the text of a flag or a variable.
     """
@@ -520,8 +549,18 @@ def shown(setting: Setting, value: Any, *, as_typed: bool = False) -> str:
         # Even where a public key belongs, somebody may have put the private one.
         return "PEM text"
     is_plain = as_typed and value and value.isprintable() and " " not in value
-    text = value if is_plain else _spelled(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    text = _PASSWORD.sub(
+        lambda found: (found[1] or found[2]) + HIDDEN, value if is_plain else _spelled(value)
+    )
+    return text if len(text) <= max_size else text[: max_size - 3] + "..."
+
+
+def display(setting: Setting, value: Any, *, max_size: int = 80) -> str:
+    """Return a value as `shown`, with its unit; ``unset`` where there is none."""
+    if value is None or value in ((), {}):
+        return "unset"
+    text = shown(setting, value, max_size=max_size)
+    return f"{text} {setting.unit}" if setting.unit else text
 
 
 def _spelled(value: Any) -> str:

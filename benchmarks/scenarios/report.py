@@ -113,7 +113,11 @@ def bottlenecks(load: LoadResult) -> list[str]:
 
 def verdict(run: Run) -> list[str]:
     """What must not have happened and did."""
-    group: Group = run.load
+    return verdict_of(run.load)
+
+
+def verdict_of(group: Group) -> list[str]:
+    """The faults of a group of connections none of which was to be closed."""
     counts: Mapping[str, Any] = group
     faults = [f"{name} {counts[name]:,}" for name in FAULTS if counts[name]]
     for name in ("first_error", "first_unparsed"):

@@ -89,7 +89,7 @@ class Client:
                 reader.allow_holes(time.monotonic())
             await asyncio.sleep(outage_s)
         began = time.monotonic()
-        answer = await self._return(way, has_cursor)
+        answer = await self.come_back(way, has_cursor=has_cursor)
         cycle.return_s = time.monotonic() - began
         old.reset()
         cycle.answer = answer["type"]
@@ -106,7 +106,8 @@ class Client:
             await self._answer("subscribed")
         return cycle
 
-    async def _return(self, way: str, has_cursor: bool) -> dict[str, Any]:
+    async def come_back(self, way: str, *, has_cursor: bool) -> dict[str, Any]:
+        """Connect anew and ask for the session; returns the answer to that."""
         reader = self.reader
         cursor = {"last_sequence": reader.cursor, "epoch": reader.epoch} if has_cursor else {}
         if way == "query":

@@ -432,6 +432,7 @@ cdef class Connection(FrameParser):
     cdef int write_frame(self, Frame frame) except -1:
         cdef Py_ssize_t n_sent = 0
         if not self.is_usable():
+            self.refuse(frame)
             return 0
         if self.fd >= 0:
             n_sent = c_send(self.fd, PyBytes_AS_STRING(frame.data), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -450,6 +451,7 @@ cdef class Connection(FrameParser):
             self.hub.meters.n_bytes_sent += n_sent
             return 0
         if n_sent == -2:
+            self.refuse(frame)
             self.abort(1006)
             return 0
         self.cut = frame
@@ -457,6 +459,11 @@ cdef class Connection(FrameParser):
         if not self.is_blocked:
             self.on_cut_written()
         return 0
+
+    cdef void refuse(self, Frame frame) noexcept:
+        """The socket is broken: what it did not take must come again in a restored session."""
+        if self.refused_sequence == 0:
+            self.refused_sequence = frame.first_sequence if frame.n_entries else -1
 
     cdef int on_cut_written(self) except -1:
         cdef Frame frame = self.cut
@@ -471,9 +478,10 @@ cdef class Connection(FrameParser):
 
     cdef int enqueue(self, Frame frame) except -1:
         if frame.has_latest or self.backlog or self.backlog_all:
-            if frame.n_entries:
+            if frame.n_entries and not frame.is_addressed:
                 return self.enqueue_backlog(frame)
-            self.move_backlog()
+            # What stands before it must not claim its number.
+            self.move_backlog(frame.first_sequence - 1 if frame.n_entries else self.assigned_sequence)
         if self.outbox is None:
             self.outbox = []
         self.outbox.append(frame)
@@ -483,7 +491,7 @@ cdef class Connection(FrameParser):
         return self.check_cap()
 
     cdef int drop_oldest(self, Py_ssize_t n_kept) except -1:
-        """Drop the oldest frame that stands for updates, but none of the newest `n_kept`, and declare them.
+        """Drop the oldest frame of updates for everyone, but none of the newest `n_kept`, and declare them.
 
         Returns 0 when there is none.
         """
@@ -493,7 +501,7 @@ cdef class Connection(FrameParser):
         cdef Py_ssize_t index
         for index in range(len(self.outbox) - n_kept):
             frame = <Frame>self.outbox[index]
-            if frame.n_entries:
+            if frame.n_entries and not frame.is_addressed:
                 self.outbox_size -= frame.size()
                 del self.outbox[index]
                 for i in range(frame.n_entries):
@@ -552,8 +560,8 @@ cdef class Connection(FrameParser):
             self.declare_lost(oldest)
         return self.check_cap()
 
-    cdef int move_backlog(self) except -1:
-        """Turn the backlog into frames of the outbox, in publish order."""
+    cdef int move_backlog(self, int64_t sequence) except -1:
+        """Turn the backlog into frames of the outbox, in publish order; the last one carries `sequence`."""
         cdef list updates
         cdef Update update
         cdef Frame frame
@@ -574,7 +582,7 @@ cdef class Connection(FrameParser):
             if self.outbox is None:
                 self.outbox = []
             for frame in build_frames(
-                self.hub, self.dialect, entries, n, 0, -1, self.assigned_sequence, self.window_bits
+                self.hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits
             ):
                 self.outbox.append(frame)
                 self.outbox_size += frame.size()
@@ -601,7 +609,7 @@ cdef class Connection(FrameParser):
                 self.outbox_size -= frame.size()
                 self.write_frame(frame)
             elif self.backlog or self.backlog_all:
-                self.move_backlog()
+                self.move_backlog(self.assigned_sequence)
             else:
                 self.outbox = None
                 self.allowance = 0
@@ -612,13 +620,14 @@ cdef class Connection(FrameParser):
 
     # Restoration.
 
-    def restore(self, dict wanted, int64_t cursor, bint is_paused=False):
+    def restore(self, dict wanted, int64_t cursor, bint is_paused=False, also=()):
         """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
 
         Targets of mode `all` get every update in order, those of `latest` their current value, as fast as the client
         takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
         so slow that history ends before it has caught up is closed with 4408. What the connection held before goes
-        on from now; its options hold.
+        on from now; its options hold. `also` are numbers of updates that come in their places though no topic asks
+        for them: what `Hub.tell` has told others.
 
         :return: False, and nothing was done, when history does not reach back to `cursor`.
         """
@@ -632,11 +641,22 @@ cdef class Connection(FrameParser):
         self.hub.leave(self)
         if wanted:
             self.has_subscribed = 1
+        if self.replay_wanted is None:
+            self.replay_starts = dict.fromkeys(held, self.hub.sequence)
+            self.replay_also = set(also)
+            self.replay_sequence = cursor
+        else:
+            # It catches up with another session already; that goes on from where it is.
+            self.replay_starts = {
+                topic: max(self.replay_starts.get(topic, 0), self.replay_sequence) for topic in held
+            }
+            self.replay_also |= set(also)
+            self.replay_sequence = min(cursor, self.replay_sequence)
         self.replay_wanted = wanted | held
-        self.replay_starts = dict.fromkeys(held, self.hub.sequence)
         self.replay_channels = {}
-        self.replay_sequence = cursor
         self.replay_paused = is_paused
+        # What follows has not been handed over, whatever was before.
+        self.base_sequence = self.delivered_sequence = self.replay_sequence
         self.hub.meters.n_restores += 1
         self._catch_up()
         return True
@@ -667,7 +687,11 @@ cdef class Connection(FrameParser):
             while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
                 sequence += 1
                 update = hub.past(sequence)
-                wish = wish_for(update, self.replay_wanted, self.replay_starts, self.replay_channels)
+                if sequence in self.replay_also:
+                    self.replay_also.discard(sequence)
+                    wish = 1
+                else:
+                    wish = wish_for(update, self.replay_wanted, self.replay_starts, self.replay_channels)
                 if wish == 1 or (wish == 2 and update.channel.last is update):
                     entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
                     n += 1
@@ -688,7 +712,7 @@ cdef class Connection(FrameParser):
 
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
-        self.replay_wanted = self.replay_starts = self.replay_channels = None
+        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
         self.hub.join(self, self.dialect, self.replay_paused, wanted)
         return 0
 
@@ -703,42 +727,65 @@ cdef class Connection(FrameParser):
         return self.replay_wanted is not None
 
     @property
+    def addressed_ahead(self):
+        """Numbers of what is addressed to this connection and still to come while it catches up, in order."""
+        return sorted(self.replay_also) if self.replay_also else []
+
+    @property
     def heard_at_ns(self):
         """When anything at all last came from the client: monotonic clock, ns."""
         return self.heard_ns
 
     cdef int64_t served_until(self) except? -2:
-        """The number up to which everything of mode `all` was handed to the kernel; -1 when that is not known."""
+        """The number up to which everything of mode `all` was handed to the kernel."""
+        cdef int64_t served = self.assigned_until()
+        return min(served, self.refused_sequence - 1) if self.refused_sequence > 0 else served
+
+    cdef int64_t assigned_until(self) except? -2:
+        """The same if the socket has refused nothing."""
         cdef Flusher flusher = self.hub.flusher
         cdef Frame frame
-        cdef int64_t served = self.hub.sequence
+        cdef Py_ssize_t i
         if self.replay_wanted is not None and not self.is_blocked:
             return self.replay_sequence
-        if self.is_blocked or self.outbox is not None:
-            # A snapshot that did not arrive leaves the client without its base.
-            if self.cut is not None and not self.cut.n_entries:
-                return -1
-            if self.outbox is not None:
-                for frame in self.outbox:
-                    if not frame.n_entries:
-                        return -1
-            return max(self.delivered_sequence, self.join_sequence)
-        if self.cohort is None:
-            return -1
-        if flusher.job_cohort is self.cohort and flusher.job_frame < len(flusher.job_frames):
-            frame = <Frame>flusher.job_frames[flusher.job_frame]
-            served = frame.first_sequence - 1
-        elif self.cohort.lane is not None and self.cohort.lane.n_pending:
-            served = (<Update>entry_update(self.cohort.lane.pending[0])).sequence - 1
-        return max(served, self.join_sequence)
+        if self.is_blocked or self.outbox is not None or self.cohort is None:
+            return max(self.delivered_sequence, self.base_sequence)
+        if flusher.job_cohort is self.cohort:
+            i = flusher.job_frame
+            if self.member_index < flusher.job_member:
+                i += 1
+            if i < len(flusher.job_frames):
+                frame = <Frame>flusher.job_frames[i]
+                return max(frame.first_sequence - 1, self.join_sequence)
+        if self.cohort.lane is not None and self.cohort.lane.n_pending:
+            return max((<Update>entry_update(self.cohort.lane.pending[0])).sequence - 1, self.join_sequence)
+        return max(self.hub.sequence, self.join_sequence)
+
+    cdef bint owes_snapshot(self):
+        """Whether a snapshot has not arrived: without it the client has no base for what follows."""
+        cdef Frame frame
+        if self.refused_sequence < 0 or (self.cut is not None and not self.cut.n_entries):
+            return True
+        if self.outbox is not None:
+            for frame in self.outbox:
+                if not frame.n_entries:
+                    return True
+        return False
+
+    cdef int note_settled(self) except -1:
+        """Note that everything up to `join_sequence` was handed to the kernel, if it was."""
+        if self.replay_wanted is None and not (self.is_blocked or self.outbox is not None or self.backlog):
+            self.base_sequence = self.join_sequence
+        return 0
 
     cdef int leave_for_good(self) except -1:
         """Leave the cohort because the connection ends, and note what a session needs to go on elsewhere."""
         if self.left_subscriptions is None:
             self.left_sequence = self.served_until()
             self.left_paused = self.is_paused
+            self.left_whole = not self.owes_snapshot()
             self.left_subscriptions = self.subscriptions()
-        self.replay_wanted = self.replay_starts = self.replay_channels = None
+        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
         self.hub.leave(self)
         return 0
 
@@ -755,6 +802,7 @@ cdef class Connection(FrameParser):
             for frame in self.cohort.frames_after(self.join_sequence):
                 self.send_frame(frame)
         self.join_sequence = self.hub.sequence
+        self.note_settled()
         return self.state == OPEN
 
     # Life.

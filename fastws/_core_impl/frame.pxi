@@ -16,7 +16,8 @@ cdef class Frame:
 
     1. `data` is one or more whole WebSocket frames and never changes.
     2. `entries` lists the updates inside, so that a drop can be declared and a blocked connection can take the
-       updates instead of the frame. Frames made of none (snapshots, echoes) are never dropped.
+       updates instead of the frame. Frames made of none (snapshots, echoes) are never dropped, and neither are
+       those that are addressed to one user.
     3. `n_conflated` updates were replaced by those inside; they count as published to whom the frame goes.
     """
 

@@ -181,6 +181,28 @@ cdef class Hub:
         self.channels.append(channel)
         return channel
 
+    def move_channels(self, dict moves not None):
+        """Let channels belong to other topics: dict[Channel, tuple[Topic, ...]], the most specific first.
+
+        It holds from the next update on. Subscriptions, numbers and what was published last stay as they are.
+        """
+        cdef Channel channel
+        cdef Topic topic
+        cdef Connection connection
+        cdef uint32_t i
+        for channel, topics in moves.items():
+            for topic in channel.topics:
+                topic.channels.remove(channel)
+            channel.topics = topics
+            for topic in topics:
+                topic.channels.append(channel)
+        # What is remembered of the old places.
+        self.snapshot_key = None
+        for i in range(self.n_connections):
+            connection = <Connection>self.connections[i]
+            if connection.replay_wanted is not None:
+                connection.replay_channels = {}
+
     def options(self, *, bint latest=False, double max_rate=0.0, int channels=CHANNEL_PRICE | CHANNEL_ORDERBOOK):
         """What a subscription asks for. `max_rate`: values per second and channel, implies `latest`; 0 is no limit."""
         cdef int interval_ms = 0
@@ -224,7 +246,6 @@ cdef class Hub:
         if self.received_ns:
             update.origin_ns = self.received_ns
             observe(&self.meters.feed, now - self.received_ns)
-        self.meters.n_updates[channel.bit & 7] += 1
         channel.last = update
         if self.history_limit:
             self.remember(update)
@@ -252,20 +273,36 @@ cdef class Hub:
         return sequence
 
     def tell(self, Channel channel not None, payload, connections):
-        """Hand one message to `connections` only, ahead of what comes after it; returns its sequence."""
+        """Hand one message to `connections` only, behind what came before it; returns its sequence.
+
+        It is never dropped for a slow client. A connection that catches up with history gets it in its place.
+        """
         cdef Connection connection
         cdef Update update
         cdef Frame frame
         cdef uintptr_t entry
-        cdef int64_t sequence = self.publish_update(channel, payload)
+        cdef int64_t sequence
+        cdef list settled = []
+        # Before it has its number: no batch may claim what has not gone out yet.
+        for connection in connections:
+            if connection.replay_wanted is not None or connection.settle():
+                settled.append(connection)
+        sequence = self.publish_update(channel, payload)
         update = channel.last
         entry = <uintptr_t><void*>update
-        for connection in connections:
-            if connection.settle():
-                for frame in build_frames(
-                    self, connection.dialect, &entry, 1, 0, -1, sequence, connection.window_bits
-                ):
-                    connection.send_frame(frame)
+        for connection in settled:
+            if connection.replay_wanted is not None:
+                connection.replay_also.add(sequence)
+                continue
+            if connection.state != OPEN:
+                continue
+            for frame in build_frames(
+                self, connection.dialect, &entry, 1, 0, -1, sequence, connection.window_bits
+            ):
+                frame.is_addressed = True
+                connection.send_frame(frame)
+            connection.join_sequence = sequence
+            connection.note_settled()
         return sequence
 
     # History: every update since `history_start`, one place each, in a ring that doubles until it is full.
@@ -367,6 +404,7 @@ cdef class Hub:
             self.cohorts[key] = cohort
             cohort.open(subscriptions)
         connection.join_sequence = self.sequence
+        connection.note_settled()
         # Members share everything but the order in which they asked.
         connection.order = tuple(wanted) if given != subscriptions else None
         cohort.add_member(connection)
@@ -454,6 +492,14 @@ cdef class Hub:
     def subscription_counts(self):
         """Number of subscriptions of all connections by kind of topic."""
         return {kind: self.subscriptions_by_kind[i] for i, kind in enumerate(self.kinds)}
+
+    def update_counts(self):
+        """Number of updates published by name of channel: dict[str, int]."""
+        cdef Channel channel
+        cdef dict counts = {}
+        for channel in self.channels:
+            counts[channel.name] = counts.get(channel.name, 0) + channel.seq
+        return counts
 
     def queued_messages(self):
         """Application messages in the outboxes of all connections now."""

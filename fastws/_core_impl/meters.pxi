@@ -40,6 +40,40 @@ cdef inline void observe(Histogram* histogram, int64_t ns) noexcept nogil:
     histogram.sum_ns += ns
 
 
+# Durations that come in order: most of them count at the same place as the one before.
+cdef struct Run:
+    Histogram* histogram
+    int64_t low
+    int64_t high
+    int64_t n
+    int64_t sum_ns
+    int bucket
+
+
+cdef inline void begin_run(Run* run, Histogram* histogram) noexcept nogil:
+    run.histogram = histogram
+    run.low = run.high = run.n = run.sum_ns = 0
+    run.bucket = 0
+
+
+cdef inline void observe_next(Run* run, int64_t ns) noexcept nogil:
+    if ns <= run.low or ns > run.high:
+        run.histogram.counts[run.bucket] += run.n
+        run.n = 0
+        if ns < 0:
+            ns = 0
+        run.bucket = fastws_bucket(ns)
+        run.high = fastws_bounds[run.bucket]
+        run.low = fastws_bounds[run.bucket - 1] if run.bucket else -1
+    run.n += 1
+    run.sum_ns += ns
+
+
+cdef inline void end_run(Run* run) noexcept nogil:
+    run.histogram.counts[run.bucket] += run.n
+    run.histogram.sum_ns += run.sum_ns
+
+
 @cython.final
 cdef class Meters:
     """Counters and durations of a hub, all since its start.
@@ -61,10 +95,6 @@ cdef class Meters:
     def __cinit__(self):
         self.opened = {}
 
-    def updates_by_channel(self):
-        """Updates published by the bit of their channel: dict[int, int]."""
-        return {bit: self.n_updates[bit] for bit in (CHANNEL_PRICE, CHANNEL_ORDERBOOK, CHANNEL_STATUS)}
-
     def histograms(self):
         """dict[str, (list of counts by bucket, sum in seconds)]; the last count is of what is over every bound."""
         return {
@@ -79,16 +109,21 @@ cdef class Meters:
     cdef int end_flush(self, list frames, int64_t begun_ns, int64_t ended_ns, bint is_paced) except -1:
         """Count a flush of `frames` that has ended."""
         cdef Frame frame
-        cdef Update update
+        cdef PyObject* update
+        cdef Run waits, totals
         cdef uint32_t i
         observe(&self.send, ended_ns - begun_ns)
         if is_paced:
             return 0
+        begin_run(&waits, &self.wait)
+        begin_run(&totals, &self.total)
         for frame in frames:
             for i in range(frame.n_entries):
-                update = <Update>entry_update(frame.entries[i])
-                observe(&self.wait, begun_ns - update.published_ns)
-                observe(&self.total, ended_ns - update.origin_ns)
+                update = entry_update(frame.entries[i])
+                observe_next(&waits, begun_ns - (<Update>update).published_ns)
+                observe_next(&totals, ended_ns - (<Update>update).origin_ns)
+        end_run(&waits)
+        end_run(&totals)
         return 0
 
 

@@ -115,6 +115,11 @@ cdef class Channel:
         """Payload of the last update published, or None."""
         return None if self.last is None else self.last.payload
 
+    @property
+    def last_published_ms(self):
+        """When the last update was published: Unix epoch, ms; 0 when there is none."""
+        return 0 if self.last is None else self.last.published_ms
+
 
 @cython.final
 @cython.no_gc

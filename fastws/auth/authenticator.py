@@ -83,10 +83,11 @@ class Authenticator:
         if self._remote is not None:
             await self._remote.close()
 
-    async def reload(self, settings: Settings) -> None:
+    async def reload(self, settings: Settings) -> bool:
         """Go on with other settings: keys are read and fetched again, revoked tokens stay revoked.
 
-        Published keys count until the new ones are there, unless they are of another address or algorithm.
+        Published keys count until the new ones are there, unless they are of another address or algorithm. Returns
+        whether the configured keys are others now.
 
         Raises:
             SettingsError: they are unusable, and nothing has changed.
@@ -95,10 +96,12 @@ class Authenticator:
         old, new = self._remote, self._new_remote(settings)
         if old is not None and new is not None and (old.url, old.algorithm) == (new.url, new.algorithm):
             new.keys = old.keys
+        has_new_keys = keys != self._keys
         self._settings, self._keys, self._remote, self._merged = settings, keys, new, None
         self.start()
         if old is not None:
             await old.close()
+        return has_new_keys
 
     def verify(self, token: str, now: float | None = None) -> Identity:
         """Return who `token` says its bearer is; `now` is seconds since the Unix epoch (default: the clock's).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -15,8 +15,8 @@ from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, Connection, Dialect, 
 from fastws._market import encode_screener, utc_text
 from fastws.auth import Identity
 from fastws.clock import wall_ms
-from fastws.dialects.admission import Admission, Arrival, Client, refuse_session
-from fastws.errors import CloseCode
+from fastws.dialects.admission import SESSION_REFUSALS, Admission, Arrival, Client
+from fastws.errors import CloseCode, ErrorCode
 from fastws.logs import log_limited
 from fastws.market.alerts import Alert, encode_alert
 from fastws.market.market import Market
@@ -50,6 +50,8 @@ _SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")
 _MAX_REASON: Final = 200
 # A request that names more targets counts as several against the rate limit: it is the work that is limited.
 _TARGETS_PER_MESSAGE: Final = 100
+# What a message with a token counts as: checking a signature takes as long as some twenty pings.
+_TOKEN_MESSAGES: Final = 10
 # Messages kept of a client while it is found out who it is.
 _MAX_WAITING: Final = 100
 
@@ -82,22 +84,35 @@ class ScreenerDialect:
         self.market = market
         self.admission = admission
         self.dialect = Dialect("screener", encode, 0)
-        self.subscription_limit = subscription_limit
-        self.message_bytes = message_bytes
-        self.accept_unknown_symbols = accept_unknown_symbols
-        self._limits = messages.Limits(subscription_limit, hub.rate_limit, message_bytes)
+        self.configure(
+            subscription_limit=subscription_limit,
+            message_bytes=message_bytes,
+            accept_unknown_symbols=accept_unknown_symbols,
+        )
         self._options = {
             "stock": hub.options(),
             "market": hub.options(max_rate=GROUP_MAX_RATE),
             "sector": hub.options(max_rate=GROUP_MAX_RATE),
         }
 
+    def configure(self, *, subscription_limit: int, message_bytes: int, accept_unknown_symbols: bool) -> None:
+        """Set what the constructor sets, also later; greetings show it from now on, and the hub's rate limit as it is.
+
+        Subscriptions that are over a lowered limit stay.
+        """
+        self.subscription_limit = subscription_limit
+        self.accept_unknown_symbols = accept_unknown_symbols
+        self._limits = messages.Limits(subscription_limit, self.hub.rate_limit, message_bytes)
+
     # What the core calls.
 
     def on_open(self, connection: Connection) -> None:
         """`connection.context` holds the `Arrival`, and from here on the `Client`."""
         client = connection.context = Client(connection, connection.context)
-        self.admission.arrive(client, self)
+        try:
+            self.admission.arrive(client, self)
+        except Exception:
+            self.fail(client, "handshake")
 
     def on_message(self, connection: Connection, text: bytes, is_text: bool) -> None:
         client: Client = connection.context
@@ -120,13 +135,17 @@ class ScreenerDialect:
                 reason = "it is empty"
             self._invalid(connection, f"The message is not JSON: {reason}", UNSET)
         else:
-            self._dispatch(connection, request)
+            client: Client = connection.context
+            try:
+                self._dispatch(client, request)
+            except Exception:
+                self.fail(client, str(request.__struct_config__.tag), request.id)
 
     def on_rate_limited(self, connection: Connection) -> None:
         limit = self.hub.rate_limit
         self._error(
             connection,
-            "RATE_LIMIT_EXCEEDED",
+            ErrorCode.RATE_LIMIT_EXCEEDED,
             f"Rate limit exceeded ({limit} messages/second)",
             {"rate_limit": limit},
             UNSET,
@@ -136,7 +155,7 @@ class ScreenerDialect:
         client, connection.context = connection.context, None
         if isinstance(client, Client):
             self.admission.depart(client)
-            log_closed(connection, client.connection_id, code)
+            log_closed(client, code)
 
     def announce_shutdown(self, connection: Connection, reconnect_after_ms: int) -> None:
         """Tell a client that the server stops, and when to come back."""
@@ -146,7 +165,8 @@ class ScreenerDialect:
 
     # What admission has the dialect say.
 
-    def greet(self, client: Client) -> None:
+    def greet(self, client: Client, sequence: int) -> None:
+        """`sequence`: everything up to it the client has, or will not get."""
         identity = client.identity
         client.connection.send_control(
             messages.encode(
@@ -156,7 +176,7 @@ class ScreenerDialect:
                     authenticated=identity is not None,
                     user_id=None if identity is None else identity.user_id,
                     epoch=self.hub.epoch,
-                    sequence=self.hub.sequence,
+                    sequence=sequence,
                     batch_interval_ms=self.hub.interval_ms,
                     limits=self._limits,
                     feeds=self.market.feeds,
@@ -176,7 +196,13 @@ class ScreenerDialect:
         connection = client.connection
         held = connection.subscriptions()
         room = self.subscription_limit - len(held)
-        wanted = dict(item for item in session.subscriptions.items() if item[0] not in held)
+        identity = client.identity
+        # The token may be another one than that of the session, and allow less.
+        wanted = {
+            topic: options
+            for topic, options in session.subscriptions.items()
+            if topic not in held and (identity is None or identity.allows(topic.kind, topic.name))
+        }
         wanted = dict(list(wanted.items())[: max(0, room)])
         n_missed, is_complete = self.hub.count_missed(wanted, 0 if cursor is None else cursor)
         recovered = cursor is not None and is_complete
@@ -184,7 +210,13 @@ class ScreenerDialect:
             connection,
             messages.Reconnected(
                 session_id=session.session_id,
-                restored_subscriptions=self._by_kind(session.subscriptions),
+                restored_subscriptions=self._by_kind(
+                    {
+                        topic: options
+                        for topic, options in session.subscriptions.items()
+                        if topic in wanted or topic in held
+                    }
+                ),
                 missed_messages_count=n_missed,
                 recovered=recovered,
                 timestamp=_now(),
@@ -198,19 +230,42 @@ class ScreenerDialect:
             if not session.is_paused:
                 connection.send_snapshot(wanted.items())
 
-    def refuse(self, connection: Connection, code: str, message: str, details: dict[str, object]) -> None:
+    def refuse(
+        self, connection: Connection, code: ErrorCode, message: str, details: dict[str, object]
+    ) -> None:
         self._error(connection, code, message, details, UNSET)
+
+    def fail(self, client: Client, request: str, request_id: RequestId | UnsetType = UNSET) -> None:
+        """End a connection over the exception that is being handled: it is a fault of ours.
+
+        `request` is what the client had asked for.
+        """
+        log_limited(
+            _log,
+            f"failed {request}",
+            "a request failed",
+            level="error",
+            request=request,
+            connection=client.connection_id[:8],
+            peer=client.arrival.address,
+            exc_info=True,
+        )
+        text = "The server failed to do this, by a fault of its own; connect again"
+        self._error(client.connection, ErrorCode.INTERNAL_ERROR, text, {}, request_id)
+        client.connection.close(CloseCode.INTERNAL_ERROR, CloseCode.INTERNAL_ERROR.meaning)
 
     # Requests.
 
-    def _dispatch(self, connection: Connection, request: messages.ClientMessage) -> None:
-        client: Client = connection.context
+    def _dispatch(self, client: Client, request: messages.ClientMessage) -> None:
+        connection = client.connection
         if (
             client.identity is None
             and not self.admission.allow_anonymous
             and not isinstance(request, (messages.Auth, messages.Ping))
         ):
-            self._error(connection, "AUTH_REQUIRED", "A token is required: send auth first", {}, request.id)
+            self._error(
+                connection, ErrorCode.AUTH_REQUIRED, "A token is required: send auth first", {}, request.id
+            )
             return
         match request:
             case messages.Auth():
@@ -238,8 +293,13 @@ class ScreenerDialect:
                 self._reply(connection, messages.Resumed(timestamp=_now(), id=request.id))
                 connection.send_snapshot(held.items())
 
+    def _charge_token(self, connection: Connection) -> None:
+        """Charge a token to the rate limit, but never so much that what usually follows it is over the limit."""
+        connection.charge(max(0, min(_TOKEN_MESSAGES, self.hub.rate_limit // 4) - 1))
+
     def _authenticate(self, client: Client, request: messages.Auth) -> None:
         connection = client.connection
+        self._charge_token(connection)
 
         def done(identity: Identity) -> None:
             self._reply(
@@ -253,12 +313,21 @@ class ScreenerDialect:
             )
 
         def failed(text: str, reason: str) -> None:
-            self._error(connection, "INVALID_TOKEN", text, {"reason": reason}, request.id)
+            self._error(connection, ErrorCode.INVALID_TOKEN, text, {"reason": reason}, request.id)
 
-        self.admission.replace_token(client, self, request.token, same_user=False, done=done, failed=failed)
+        self.admission.replace_token(
+            client,
+            self,
+            request.token,
+            same_user=False,
+            done=done,
+            failed=failed,
+            denied=self._denying(connection, request.id),
+        )
 
     def _refresh(self, client: Client, request: messages.RefreshToken) -> None:
         connection = client.connection
+        self._charge_token(connection)
 
         def done(identity: Identity) -> None:
             self._reply(
@@ -267,11 +336,33 @@ class ScreenerDialect:
             )
 
         def failed(text: str, reason: str) -> None:
-            self._error(connection, "TOKEN_REFRESH_ERROR", text, {"reason": reason}, request.id)
+            self._error(connection, ErrorCode.TOKEN_REFRESH_ERROR, text, {"reason": reason}, request.id)
 
         self.admission.replace_token(
-            client, self, request.token, same_user=client.identity is not None, done=done, failed=failed
+            client,
+            self,
+            request.token,
+            same_user=client.identity is not None,
+            done=done,
+            failed=failed,
+            denied=self._denying(connection, request.id),
         )
+
+    def _denying(
+        self, connection: Connection, request_id: RequestId | UnsetType
+    ) -> Callable[[list[Topic]], None]:
+        """What says that a new token does not allow topics that are held."""
+
+        def denied(topics: list[Topic]) -> None:
+            self._error(
+                connection,
+                ErrorCode.FORBIDDEN,
+                "The token does not allow what this connection holds; connect again with it",
+                {"rejected": [Rejected(topic.name, "forbidden") for topic in topics]},
+                request_id,
+            )
+
+        return denied
 
     def _reconnect(self, client: Client, request: messages.Reconnect) -> None:
         connection = client.connection
@@ -288,9 +379,15 @@ class ScreenerDialect:
                 self.admission.adopt(client, found)
                 self.restored(client, found, self.admission.cursor_of(found, arrival), request.id)
             else:
-                refuse_session(self, connection, found)
+                self._error(
+                    connection,
+                    ErrorCode.SESSION_RESTORATION_FAILED,
+                    SESSION_REFUSALS[found],
+                    {"reason": found},
+                    request.id,
+                )
 
-        self.admission.find_session(client, request.session_id, then)
+        self.admission.find_session(client, self, request.session_id, then)
 
     def _subscribe(self, connection: Connection, request: messages.Subscribe) -> None:
         if request.mode == "all" and request.max_rate is not UNSET:
@@ -445,7 +542,7 @@ class ScreenerDialect:
         if any(item.reason == "limit" for item in rejected):
             self._error(
                 connection,
-                "LIMIT_EXCEEDED",
+                ErrorCode.LIMIT_EXCEEDED,
                 f"A connection may hold {self.subscription_limit} subscriptions; unsubscribe from some first",
                 {"limit": self.subscription_limit, "current": n_held, "rejected": rejected},
                 request_id,
@@ -453,7 +550,7 @@ class ScreenerDialect:
         elif all(item.reason == "forbidden" for item in rejected):
             self._error(
                 connection,
-                "FORBIDDEN",
+                ErrorCode.FORBIDDEN,
                 "The token does not allow any of the targets",
                 {"rejected": rejected},
                 request_id,
@@ -462,7 +559,7 @@ class ScreenerDialect:
             names = ", ".join(item.target for item in rejected[:5]) + (", …" if len(rejected) > 5 else "")
             self._error(
                 connection,
-                "SUBSCRIPTION_FAILED",
+                ErrorCode.SUBSCRIPTION_FAILED,
                 f"None of the targets could be subscribed to: {names}",
                 {"rejected": rejected},
                 request_id,
@@ -484,12 +581,12 @@ class ScreenerDialect:
             reason = f"{field}: {reason[:1].lower()}{reason[1:]}" + (
                 f"; expected {expected}" if expected else ""
             )
-        self._error(connection, "INVALID_MESSAGE", reason, details, request_id)
+        self._error(connection, ErrorCode.INVALID_MESSAGE, reason, details, request_id)
 
     def _error(
         self,
         connection: Connection,
-        code: str,
+        code: ErrorCode,
         message: str,
         details: dict[str, object],
         request_id: RequestId | UnsetType,
@@ -502,15 +599,16 @@ class ScreenerDialect:
         )
 
 
-def log_closed(connection: Connection, connection_id: str, code: int) -> None:
+def log_closed(client: Client, code: int) -> None:
     """One line for a connection that ended: for operators when we ended it, else for debugging only."""
+    connection = client.connection
     ledger = connection.ledger()
     fields = {
         "code": code,
         "reason": connection.close_reason,
         # Its beginning: whoever has the whole of it could take the session over.
-        "connection": connection_id[:8],
-        "peer": connection.transport.get_extra_info("peername"),
+        "connection": client.connection_id[:8],
+        "peer": client.arrival.address,
         "seconds": round((wall_ms() - connection.opened_at_ms) / 1000, 1),
         "delivered": ledger["delivered"],
         "lost": ledger["lost"],

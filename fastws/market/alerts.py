@@ -154,7 +154,7 @@ class AlertBook:
         self._store = store
         self._instruments = instruments
         self._deliver = deliver
-        self._alerts_per_user = alerts_per_user
+        self.alerts_per_user = alerts_per_user
         self._index = AlertIndex()
         self._take = self._index.take  # bound once: this is called for every price
         self._rules: dict[int, Rule] = {}  # waiting and crossed ones
@@ -231,10 +231,10 @@ class AlertBook:
 
     async def _add(self, user_id: str, code: str, alert_type: str, threshold: int | Decimal) -> Rule:
         rule = await self._store.add_rule(
-            user_id, code, alert_type, threshold, wall_ms(), limit=self._alerts_per_user
+            user_id, code, alert_type, threshold, wall_ms(), limit=self.alerts_per_user
         )
         if rule is None:
-            raise AlertLimitError(self._alerts_per_user)
+            raise AlertLimitError(self.alerts_per_user)
         self.admit(rule)
         return rule
 

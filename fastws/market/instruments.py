@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, KeysView
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastws._market import Instrument
 from fastws.errors import InstrumentError
@@ -33,6 +33,14 @@ _SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 
 # How the columns are called in messages of Instrument, where the two differ.
 _FIELDS: Final = {"code": "symbol"}
+
+
+class TableChange(NamedTuple):
+    """What a newer table has changed: codes, in the order of the table that they are of."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 class Instruments:
@@ -104,10 +112,8 @@ class Instruments:
         if instrument.code in self._by_code:
             raise InstrumentError(f"{instrument.code} is already in the instrument table")
         self._by_code[instrument.code] = instrument
-        if instrument.market is not None:
-            self._by_market.setdefault(instrument.market, []).append(instrument)
-        if instrument.sector is not None:
-            self._by_sector.setdefault(instrument.sector, []).append(instrument)
+        _enter(self._by_market, instrument.market, instrument)
+        _enter(self._by_sector, instrument.sector, instrument)
 
     def extend(self, instruments: Iterable[Instrument]) -> None:
         """Add all of `instruments`, or none when the code of one is taken or comes twice.
@@ -122,6 +128,31 @@ class Instruments:
             added[instrument.code] = instrument
         for instrument in added.values():
             self.add(instrument)
+
+    def update(self, newer: Instruments) -> TableChange:
+        """Take over a newer table: its new codes, and what it says of known ones.
+
+        A code that is `missing` there stays as it is: somebody may hold a subscription to it, or an alert.
+        """
+        change = TableChange(
+            added=tuple(code for code in newer._by_code if code not in self._by_code),
+            changed=tuple(
+                code
+                for code, instrument in newer._by_code.items()
+                if code in self._by_code and _facts(self._by_code[code]) != _facts(instrument)
+            ),
+            missing=tuple(code for code in self._by_code if code not in newer._by_code),
+        )
+        for code in change.changed:
+            known = self._by_code[code]
+            _leave(self._by_market, known.market, known)
+            _leave(self._by_sector, known.sector, known)
+            known.become(newer._by_code[code])
+            _enter(self._by_market, known.market, known)
+            _enter(self._by_sector, known.sector, known)
+        for code in change.added:
+            self.add(newer._by_code[code])
+        return change
 
     @property
     def markets(self) -> KeysView[str]:
@@ -140,6 +171,24 @@ class Instruments:
     def members_of_sector(self, sector: str) -> tuple[Instrument, ...]:
         """Return the instruments of `sector` on all markets, none for an unknown one."""
         return tuple(self._by_sector.get(sector, ()))
+
+
+def _facts(instrument: Instrument) -> tuple[object, ...]:
+    # The previous close as text, so that 1.90 and 1.9 differ, as they do in messages.
+    close = None if instrument.previous_close is None else str(instrument.previous_close)
+    return instrument.name, instrument.market, instrument.sector, instrument.currency, close
+
+
+def _enter(groups: dict[str, list[Instrument]], name: str | None, instrument: Instrument) -> None:
+    if name is not None:
+        groups.setdefault(name, []).append(instrument)
+
+
+def _leave(groups: dict[str, list[Instrument]], name: str | None, instrument: Instrument) -> None:
+    if name is not None:
+        groups[name].remove(instrument)
+        if not groups[name]:
+            del groups[name]
 
 
 def _read_text(path: Traversable, shown: str) -> str:

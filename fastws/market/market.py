@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS
 from fastws._market import FeedStatus, Instrument, MarketStatus, encode_book, encode_screener
 from fastws._rings import BookRing
-from fastws.clock import wall_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastws._core import Channel, Hub, Topic
     from fastws._market import BookUpdate, PriceUpdate
-    from fastws.market.instruments import Instruments
+    from fastws.market.instruments import Instruments, TableChange
 
 FEED_STATUSES: Final = frozenset({"live", "stale", "reconnecting", "stopped"})
 
@@ -27,12 +25,10 @@ class _Stock:
         "book",
         "book_channel",
         "book_sequence",
-        "book_time_ms",
         "instrument",
         "price",
         "price_channel",
         "price_sequence",
-        "price_time_ns",
         "ring",
     )
 
@@ -42,10 +38,8 @@ class _Stock:
         self.book_channel = book_channel
         self.price: PriceUpdate | None = None
         self.price_sequence = 0
-        self.price_time_ns = 0
         self.book: BookUpdate | None = None
         self.book_sequence = 0
-        self.book_time_ms = 0
         self.ring: BookRing | None = None
 
 
@@ -87,7 +81,6 @@ class Market:
         except KeyError:
             stock = self._open(update.instrument)
         stock.price = update
-        stock.price_time_ns = time_ns()
         stock.price_sequence = sequence = self._publish(stock.price_channel, update)
         if self.on_price is not None:
             self.on_price(update)
@@ -104,10 +97,9 @@ class Market:
             stock = self._open(update.instrument)
         if stock.ring is None:
             stock.ring = BookRing(self.book_history)
-        stock.book_time_ms = now = wall_ms()
-        stock.ring.push(update, now)
         stock.book = update
         stock.book_sequence = sequence = self._publish(stock.book_channel, update)
+        stock.ring.push(update, stock.book_channel.last_published_ms)
         return sequence
 
     def publish_status(self, update: MarketStatus) -> int:
@@ -123,6 +115,10 @@ class Market:
             )
             self._status_channels[update.market] = channel
         return self.hub.publish(channel, update)
+
+    def set_received(self, at_ns: int) -> None:
+        """Say when what is published from now on was received; see `Hub.set_received`."""
+        self.hub.set_received(at_ns)
 
     def set_status(self, market: str, status: str) -> int:
         """Publish the trading status of `market`, such as ``("KOSPI", "open")``; return its sequence."""
@@ -164,6 +160,21 @@ class Market:
             self.instruments.add(instrument)
         return instrument
 
+    def update_instruments(self, newer: Instruments) -> TableChange:
+        """Take over a newer instrument table (see `Instruments.update`) without breaking a subscription.
+
+        Prices of an instrument that has come to another market or sector go to the subscribers of that one from
+        now on, and no more to those of the old one.
+        """
+        change = self.instruments.update(newer)
+        moves = {}
+        for code in change.changed:
+            stock = self._stocks.get(code)
+            if stock is not None and (topics := self._topics(stock.instrument)) != stock.price_channel.topics:
+                moves[stock.price_channel] = topics
+        self.hub.move_channels(moves)
+        return change
+
     def topic(self, kind: str, name: str) -> Topic:
         """Return what clients subscribe to: `kind` is stock, market or sector."""
         return self.hub.topic(kind, name)
@@ -193,7 +204,7 @@ class Market:
         stock = self._stocks.get(code)
         if stock is None or stock.price is None:
             return None
-        head = encode_screener(stock.price, stock.price_time_ns // 1_000_000)
+        head = encode_screener(stock.price, stock.price_channel.last_published_ms)
         return head + b',"sequence":%d,"seq":%d}' % (stock.price_sequence, stock.price_channel.seq)
 
     def orderbook_body(self, code: str, depth: int = 10, history: int = 1) -> bytes | None:
@@ -209,7 +220,7 @@ class Market:
         stock = self._stocks.get(code)
         if stock is None or stock.book is None or stock.ring is None:
             return None
-        head = encode_book(stock.book, stock.book_time_ms, depth)
+        head = encode_book(stock.book, stock.book_channel.last_published_ms, depth)
         numbers = b',"sequence":%d,"seq":%d' % (stock.book_sequence, stock.book_channel.seq)
         books = stock.ring.encode(history, depth)
         return head + numbers + (b',"history":%b}' % books if history else b"}")
@@ -220,16 +231,20 @@ class Market:
         if known is None:
             self.instruments.add(instrument)
             known = instrument
-        stock_topic = self.hub.topic("stock", code)
-        topics = [stock_topic]
-        if known.sector is not None:
-            topics.append(self.hub.topic("sector", known.sector))
-        if known.market is not None:
-            topics.append(self.hub.topic("market", known.market))
+        topics = self._topics(known)
         stock = _Stock(
             known,
-            self.hub.channel(code, "price", tuple(topics), bit=CHANNEL_PRICE, numbered=True),
-            self.hub.channel(code, "orderbook", (stock_topic,), bit=CHANNEL_ORDERBOOK, numbered=True),
+            self.hub.channel(code, "price", topics, bit=CHANNEL_PRICE, numbered=True),
+            self.hub.channel(code, "orderbook", topics[:1], bit=CHANNEL_ORDERBOOK, numbered=True),
         )
         self._stocks[code] = stock
         return stock
+
+    def _topics(self, instrument: Instrument) -> tuple[Topic, ...]:
+        """The topics that the prices of an instrument belong to, the most specific first."""
+        topics = [self.hub.topic("stock", instrument.code)]
+        if instrument.sector is not None:
+            topics.append(self.hub.topic("sector", instrument.sector))
+        if instrument.market is not None:
+            topics.append(self.hub.topic("market", instrument.market))
+        return tuple(topics)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from fastws.errors import SettingsError
 from fastws.logs import log_limited
-
-# The kernel caps it at net.core.somaxconn, which is 4096 on Linux since 5.4.
-BACKLOG: Final = 4096
+from fastws.server.places import BACKLOG, Place
 
 # libuv accepts one connection per server and turn of the loop, and a turn lasts milliseconds while a flush is
 # under way. Several servers on one socket accept that many per turn; when one client comes, the others' calls
@@ -30,15 +27,11 @@ _RESERVED_FDS: Final = 128
 _RESUME_FDS: Final = 32
 _PROBE_SECONDS: Final = 0.1
 
-_UNSENT_SIZE: Final = 64 << 10
-# A peer that acknowledges nothing for so long is gone.
-_UNACKNOWLEDGED_MS: Final = 30_000
-
 _log = structlog.get_logger("fastws.listener")
 
 
 class Acceptor:
-    """Accepts connections on every address of a host.
+    """Accepts connections at one place.
 
     1. The sockets are open from :meth:`start` to :meth:`stop`; they are polled by loop servers on duplicates
        of them, or, while paused, by nobody, and clients wait in the backlog.
@@ -48,11 +41,10 @@ class Acceptor:
     4. :meth:`stop` is final, also while a resumption is under way.
     """
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], place: Place) -> None:
         """`factory` makes the protocol of a connection, which calls :meth:`on_accepted` once it is made."""
         self._factory = factory
-        self._host = host
-        self._port = port
+        self._place = place
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._fd_ceiling = 0
@@ -67,12 +59,12 @@ class Acceptor:
         """Raise the limit of descriptors, bind, and accept.
 
         Raises:
-            SettingsError: the address cannot be listened on; the text names host or port and the fix.
+            SettingsError: the place cannot be listened on; the text names the setting and the fix.
         """
         n_fds = raise_fd_limit()
         self._fd_ceiling = max(n_fds - _RESERVED_FDS, n_fds // 2)
-        self._sockets = await _bind(self._host, self._port)
-        self.addresses = [sock.getsockname()[:2] for sock in self._sockets]
+        self._sockets = await self._place.bind()
+        self.addresses = [sock.getsockname()[:2] for sock in self._sockets if sock.family != socket.AF_UNIX]
         _check_backlog()
         await self._accept()
 
@@ -84,6 +76,7 @@ class Acceptor:
         self._close_servers()
         for sock in self._sockets:
             sock.close()
+        self._place.release()
 
     async def wait_stopped(self) -> None:
         """Return when a resumption that was under way at :meth:`stop` has ended."""
@@ -100,11 +93,13 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             for _ in range(_ACCEPTS_PER_TURN):
-                # A server closes its socket with itself, so it gets a duplicate. uvloop and asyncio set
-                # TCP_NODELAY on what they accept.
-                self._servers.append(
-                    await loop.create_server(self._factory, sock=sock.dup(), backlog=BACKLOG)
-                )
+                # A server closes its socket with itself, so it gets a duplicate.
+                if sock.family == socket.AF_UNIX:
+                    server = await _serve_unix(loop, self._factory, sock.dup())
+                else:
+                    # uvloop and asyncio set TCP_NODELAY on what they accept.
+                    server = await loop.create_server(self._factory, sock=sock.dup(), backlog=BACKLOG)
+                self._servers.append(server)
 
     def _close_servers(self) -> None:
         for server in self._servers:
@@ -162,6 +157,15 @@ class Acceptor:
         _log.info("accepting again")
 
 
+async def _serve_unix(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket
+) -> asyncio.Server:
+    if sys.version_info >= (3, 13):
+        # The file stays when a server only pauses.
+        return await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, cleanup_socket=False)
+    return await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+
+
 def raise_fd_limit() -> int:
     """Raise this process's limit of file descriptors as far as it may go; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -185,68 +189,3 @@ def _check_backlog() -> None:
             somaxconn=limit,
             wanted=BACKLOG,
         )
-
-
-async def _bind(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of `host`; with port 0 they share one free port."""
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise SettingsError(
-            f"host: {host!r} is no address ({error.strerror}); use 127.0.0.1, 0.0.0.0 or one of this machine",
-            setting="host",
-        ) from None
-    sockets: list[socket.socket] = []
-    failure: OSError | None = None
-    for family, _, protocol, _, address in dict.fromkeys(infos):
-        sock = socket.socket(family, socket.SOCK_STREAM, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Otherwise the IPv4 socket of the same host could not be bound.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            _bound_queues(sock)
-            shared_port = sockets[0].getsockname()[1] if sockets else port
-            sock.bind((address[0], shared_port, *address[2:]))
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            failure = error
-            if error.errno != errno.EADDRNOTAVAIL:
-                break
-            # "localhost" also names ::1, which a machine without IPv6 does not have.
-            continue
-        sockets.append(sock)
-    if failure is not None and (not sockets or failure.errno != errno.EADDRNOTAVAIL):
-        for sock in sockets:
-            sock.close()
-        raise _bind_error(host, port, failure)
-    return sockets
-
-
-def _bound_queues(sock: socket.socket) -> None:
-    """Keep little in the kernel for clients that do not read or are gone; accepted sockets inherit it.
-
-    With 64 KiB not yet sent the kernel takes no more: a client that stops reading then holds 160 KB instead of
-    3.9 MB, and what it gets when it reads again is fresh.
-    """
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_SIZE)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
-
-
-def _bind_error(host: str, port: int, error: OSError) -> SettingsError:
-    if error.errno == errno.EADDRINUSE:
-        text = (
-            f"port: {port} on {host} is in use; end the program that has it or choose another (0: any free)"
-        )
-    elif error.errno == errno.EACCES:
-        text = f"port: {port} needs privileges that this process lacks; choose one from 1024 on"
-    elif error.errno == errno.EADDRNOTAVAIL:
-        text = f"host: {host} is no address of this machine; use 127.0.0.1, 0.0.0.0 or one of its own"
-    else:
-        text = f"host: cannot listen on {host} port {port} ({error.strerror}); choose another host or port"
-    return SettingsError(text, setting=text.partition(":")[0])

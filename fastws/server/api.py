@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Protocol, assert_never
 
@@ -22,12 +23,14 @@ from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, ut
 from fastws.auth import Authenticator, AuthError, Identity, token_of
 from fastws.errors import FastwsError
 from fastws.feeds.lines import LineError, decode_body
+from fastws.limits import Limits
 from fastws.logs import log_limited
 from fastws.market.alerts import AlertBook, AlertError, AlertLimitError, encode_rule
 from fastws.market.market import Market
 from fastws.market.store import StoreError
 from fastws.server.handshake import error_body
 from fastws.server.http import json_response
+from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
 
 ENDPOINTS: Final = (
     ("/api/v1/users/me", "who a token is"),
@@ -64,7 +67,17 @@ class ApiView(Protocol):
         """The token of the administrator; None or an empty one: nobody is."""
 
     @property
+    def takes_updates(self) -> bool:
+        """False once the last values are on their way to the clients of a server that stops."""
+
+    @property
     def authenticator(self) -> Authenticator: ...
+
+    @property
+    def peers(self) -> Peers: ...
+
+    @property
+    def limits(self) -> Limits: ...
 
     @property
     def alerts(self) -> AlertBook: ...
@@ -182,6 +195,8 @@ class _Routes:
     async def publish(self, request: web.Request) -> web.Response:
         self._check_admin(request)
         updates = await _read_updates(await request.read(), self._server.market)
+        if not self._server.takes_updates:
+            raise _ApiError(503, "SHUTTING_DOWN", "the server is stopping", headers={"Retry-After": "5"})
         # In one go: the sequences of a request have no gaps.
         sequences = [_publish(self._server.market, update) for update in updates]
         return json_response(
@@ -255,12 +270,37 @@ class _Routes:
                 "send a token as Authorization: Bearer, or as ?token=",
                 headers=_CHALLENGE,
             )
+        key = peer_of(request, self._server.peers).key
+        limits = self._server.limits
+        if seconds := limits.token_wait(key, time.monotonic_ns()):
+            raise _ApiError(
+                429,
+                "RATE_LIMIT_EXCEEDED",
+                "too many tokens from this address were not accepted; wait a moment",
+                {"retry_after": seconds},
+                headers={"Retry-After": str(seconds)},
+            )
         try:
             return await self._server.authenticator.authenticate(token)
         except AuthError as error:
+            limits.note_bad_token(key, time.monotonic_ns())
             raise _ApiError(
                 401, "INVALID_TOKEN", str(error), {"reason": error.reason}, headers=_CHALLENGE
             ) from None
+
+
+def peer_of(request: web.Request, peers: Peers) -> Peer:
+    """Return who has sent a request, be it through trusted proxies."""
+    transport = request.transport
+    if transport is None:  # it has gone
+        return Peer()
+    address, is_tls = endpoint(transport)
+    headers = {
+        name: ", ".join(request.headers.getall(name))
+        for name in FORWARDING_HEADERS
+        if name in request.headers
+    }
+    return peers.find(address, headers, is_tls=is_tls)
 
 
 @contextlib.contextmanager

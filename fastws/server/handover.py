@@ -38,6 +38,9 @@ class Upgrades(Protocol):
 
     def is_websocket_path(self, path: str, /) -> bool: ...
 
+    def identify(self, transport: asyncio.Transport, request: Request, /) -> Request:
+        """Return the request with its peer."""
+
     def check(self, request: Request, /) -> Refusal | None:
         """Return why the upgrade is refused, None when it is to be opened."""
 
@@ -98,12 +101,14 @@ class HttpConnections:
             return await handler(request)
         # The same strict parser as for a first head, so that both ways accept the same.
         head = parse_head(_head_of(request))
+        transport = request.transport
+        if transport is not None and not isinstance(head, Refusal):
+            head = self._upgrades.identify(transport, head)
         refusal = head if isinstance(head, Refusal) else self._upgrades.check(head)
         if refusal is not None or isinstance(head, Refusal):
             response = problem_response(refusal or UPGRADE_REQUIRED)
             response.force_close()  # what follows may be WebSocket frames
             return response
-        transport = request.transport
         protocol = cast(HttpProtocol, request.protocol)
         if transport is not None and not transport.is_closing():
             leftover = _detach(protocol)

@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+from fastws.server.peers import Peer
+
 MAX_HEAD_SIZE: Final = 16 << 10
 MAX_LINE_SIZE: Final = 8 << 10
 MAX_HEADERS: Final = 100
@@ -49,7 +51,8 @@ class Request(msgspec.Struct, frozen=True):
 
     `target` is as sent; `path` and `query` are its parts, still percent-encoded, without the scheme and
     authority of an absolute target. `version` is (1, 0) or (1, 1). `headers` has lower-case names; repeated
-    fields are joined with ``", "``. Bytes over 127 in values are decoded as latin-1.
+    fields are joined with ``", "``. Bytes over 127 in values are decoded as latin-1. `peer` is who sent it; no head
+    tells that, so a head just taken apart does not know.
     """
 
     method: str
@@ -58,6 +61,7 @@ class Request(msgspec.Struct, frozen=True):
     query: str
     version: tuple[int, int]
     headers: dict[str, str]
+    peer: Peer = Peer()
 
     def __repr__(self) -> str:
         # Query and headers carry tokens, and a repr ends up in logs.
@@ -244,8 +248,11 @@ def check_origin(request: Request, allowed_origins: Collection[str]) -> Refusal 
 
     No Origin header, which is how programs connect, and the server's own origin are always accepted; beyond
     them the origins in `allowed_origins`, or all with ``"*"``. The origin ``null`` (sandboxed frames, local
-    files) is accepted only by ``"*"``. The scheme of the server's own origin is not compared, because TLS may
-    end at a proxy in front of it.
+    files) is accepted only by ``"*"``.
+
+    The server's own host is what a trusted proxy says that the client asked for, else the Host header. A page that
+    came without TLS is another origin where the client is known to have come with TLS. The other way round is not
+    known: TLS may end at a proxy that says nothing about it.
     """
     origin = request.headers.get("origin")
     if origin is None or "*" in allowed_origins:
@@ -254,8 +261,11 @@ def check_origin(request: Request, allowed_origins: Collection[str]) -> Refusal 
     scheme, separator, authority = origin.partition("://")
     if separator and scheme in _DEFAULT_PORTS and authority:
         port = _DEFAULT_PORTS[scheme]
-        host = request.headers.get("host", "").lower()
-        if authority.removesuffix(port) == host.removesuffix(port):
+        peer = request.peer
+        # Never both: a proxy that changes the Host header sets it to a name of the inside, where other pages may be.
+        host = request.headers.get("host", "").lower() if peer.host is None else peer.host
+        is_downgraded = scheme == "http" and peer.scheme == "https"
+        if authority.removesuffix(port) == host.removesuffix(port) and not is_downgraded:
             return None
         if any(
             origin.removesuffix(port) == allowed.lower().removesuffix(port) for allowed in allowed_origins

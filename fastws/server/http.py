@@ -6,10 +6,12 @@ status. Handlers read what is in memory and wait for nothing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -18,6 +20,7 @@ from fastws._version import __version__
 from fastws.clock import wall_ms
 from fastws.errors import FastwsError
 from fastws.market.instruments import Instruments
+from fastws.server import asyncapi
 from fastws.server.handshake import Refusal, error_body
 
 MAX_BODY_SIZE: Final = 1 << 20
@@ -86,6 +89,7 @@ def make_app(server: ServerView, *, websocket_paths: Sequence[str] = ("/v1/ws",)
         ("/health", routes.health, "whether the server lives, its feed and its connections"),
         ("/ready", routes.ready, "200, or 503 while the server stops"),
         ("/v1/ws/stats", routes.stats, "statistics"),
+        ("/v1/asyncapi.json", routes.contract, "the messages of /v1/ws, as an AsyncAPI document"),
         ("/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
         ("/v1/stocks/{code}", routes.stock, "last price"),
         (
@@ -109,6 +113,8 @@ def make_app(server: ServerView, *, websocket_paths: Sequence[str] = ("/v1/ws",)
 class _Routes:
     def __init__(self, server: ServerView) -> None:
         self._server = server
+        self._contract = msgspec.json.encode(asyncapi.document())
+        self._contract_tag = hashlib.sha256(self._contract).hexdigest()[:32]
 
     async def health(self, request: web.Request) -> web.Response:
         # A stale feed still runs; it has nothing to tell.
@@ -131,6 +137,17 @@ class _Routes:
 
     async def stats(self, request: web.Request) -> web.Response:
         return json_response(self._server.stats())
+
+    async def contract(self, request: web.Request) -> web.Response:
+        # Kept by whoever fetches it, and asked for again: another version of the server may say something else.
+        known = request.if_none_match or ()
+        if any(tag.value in (self._contract_tag, "*") for tag in known):
+            response = web.Response(status=304)
+        else:
+            response = json_response(self._contract)
+        response.etag = self._contract_tag
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
     async def stocks(self, request: web.Request) -> web.Response:
         table = self._server.market.instruments

@@ -1,49 +1,180 @@
-"""Runs a server until a signal ends it."""
+"""Runs a server until a signal ends it, and lets it read its settings again when one asks for that."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 import uvloop
 
 from fastws import logs
+from fastws.errors import SettingsError
+from fastws.server.notify import Notifier
+from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
 from fastws.settings import Settings
+
+FAILED: Final = 1
+"""Exit status: the stop did not end in time."""
+ENDED_BY_SIGNAL: Final = 128
+"""Exit status, plus the number of the signal: a second signal did not let the stop end."""
 
 _log = structlog.get_logger("fastws")
 
 
-def serve(settings: Settings) -> int:
-    """Run a server until SIGTERM or SIGINT; returns the exit status.
+def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+    """Run a server until SIGTERM or SIGINT; returns the exit status, 0 when the stop was complete.
+
+    SIGHUP lets it go on with what `read_again` returns, which raises SettingsError where that is unusable. A second
+    SIGTERM or SIGINT ends the process at once, and so does a stop that takes longer than it may. Logging is the
+    caller's to configure.
 
     Raises:
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
     """
-    logs.configure(settings.log_level, settings.log_format)
-    return uvloop.run(_serve(settings))
+    run = _Run(settings, read_again)
+    try:
+        return uvloop.run(run.main())
+    finally:
+        run.end()
 
 
-async def _serve(settings: Settings) -> int:
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stopped.set)
-    server = Server(settings)
-    await server.start()
-    # What is here now stays: the collector need not look at it again, which would cost every client a pause.
-    gc.collect()
-    gc.freeze()
-    _print_welcome(server)
-    await stopped.wait()
-    _log.info("stopping", connections=server.n_connections)
-    n_cut = await server.stop()
-    logs.limiter.flush(_log)
-    _log.info("stopped", cut=n_cut)
-    return 0
+class _Run:
+    """One run of a server.
+
+    1. From the first signal that ends it on, the process ends within `shutdown_delay` and `shutdown_timeout`: a thread
+       sees to it, whatever the loop, the feed or the database do.
+    2. Reloads are done one after the other; of those that are asked for during one, one is done.
+    """
+
+    def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._read_again = read_again
+        self._notifier = Notifier()
+        self._is_stopping = asyncio.Event()
+        self._is_to_reload = asyncio.Event()
+        self._has_terminal = _has_terminal()
+        self._watchdog: threading.Timer | None = None
+
+    async def main(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        server = Server(self._settings)
+        if not await self._start(server):
+            _log.info("stopped before the start was done")
+            return 0
+        # What is here now stays: the collector need not look at it again, which would cost every client a pause.
+        gc.collect()
+        gc.freeze()
+        _print_welcome(server)
+        self._notifier.ready(_status(server))
+        reloading = loop.create_task(self._reload_when_asked(server))
+        await self._is_stopping.wait()
+        reloading.cancel()
+        self._notifier.stopping()
+        _log.info("stopping", connections=server.n_connections)
+        self._watch(server.settings)
+        n_cut = await server.stop()
+        logs.limiter.flush(_log)
+        _log.info("stopped", cut=n_cut)
+        return 0
+
+    def end(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+    async def _start(self, server: Server) -> bool:
+        """Start `server` unless a signal comes first; returns whether it has started."""
+        starting = asyncio.ensure_future(server.start())
+        stopping = asyncio.ensure_future(self._is_stopping.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            self._watch(self._settings)
+            starting.cancel()
+            await asyncio.wait((starting,))
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    # Signals.
+
+    def _on_stop(self, number: signal.Signals) -> None:
+        if self._is_stopping.is_set():
+            _log.warning("ended at once by a second signal", signal=number.name)
+            _exit(ENDED_BY_SIGNAL + number)
+        self._is_stopping.set()
+
+    def _on_hangup(self) -> None:
+        if self._has_terminal and not _has_terminal():
+            # Nobody asks for a reload: the terminal was closed, and with it goes what ran in it.
+            self._is_stopping.set()
+        else:
+            self._is_to_reload.set()
+
+    def _watch(self, settings: Settings) -> None:
+        self._watchdog = threading.Timer(settings.shutdown_delay + settings.shutdown_timeout, _give_up)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    async def _reload_when_asked(self, server: Server) -> None:
+        while True:
+            await self._is_to_reload.wait()
+            self._is_to_reload.clear()
+            self._notifier.reloading()
+            try:
+                done = await reload(server, await asyncio.to_thread(self._read_again))
+            except SettingsError as error:
+                _log.error("the settings cannot be reloaded, and all stay as they were", error=str(error))
+                self._notifier.ready(f"the last reload failed: {logs.redact_text(str(error))}")
+            except Exception:
+                _log.exception("the reload failed")
+                self._notifier.ready("the last reload failed")
+            else:
+                _log_reloaded(done)
+                self._notifier.ready(_status(server))
+
+
+def _give_up() -> None:
+    _log.error("the stop took longer than shutdown_timeout, and is given up")
+    _exit(FAILED)
+
+
+def _exit(status: int) -> None:
+    """End the process without taking anything down: what is committed to a database is there, and stays."""
+    os._exit(status)
+
+
+def _has_terminal() -> bool:
+    # It is none any more once it was closed. Descriptor 2 may be closed.
+    return os.isatty(2)
+
+
+def _status(server: Server) -> str:
+    return f"{len(server.market.instruments)} instruments, feed {server.settings.feed}"
+
+
+def _log_reloaded(done: Reloaded) -> None:
+    fields: dict[str, object] = dict(done.changed)
+    if done.has_new_keys:
+        fields["keys"] = "changed"
+    for name, codes in done.instruments._asdict().items():
+        if codes:
+            fields[f"instruments_{name}"] = len(codes)
+    _log.info("reloaded" if fields else "reloaded, and nothing has changed", **fields)
+    if done.kept:
+        _log.warning("only a restart changes these settings, and they stay as they were", settings=done.kept)
 
 
 def _print_welcome(server: Server) -> None:
@@ -66,4 +197,5 @@ def _print_welcome(server: Server) -> None:
         lines.append(f"  a stock    http://{shown}:{port}/v1/stocks/{next(iter(instruments)).code}")
     if settings.feed == "none":
         lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it; that is no reason not to serve
+        print("\n".join(lines), file=sys.stderr, flush=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Final, Generic, TypeVar, cast
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from fastws.deflate import negotiate
+from fastws.limits import Excess, Limits
 from fastws.logs import log_limited
 from fastws.server.acceptor import Acceptor
 from fastws.server.handover import HttpConnections
@@ -24,6 +27,7 @@ from fastws.server.handshake import (
     select_subprotocol,
     upgrade_response,
 )
+from fastws.server.peers import Peers, endpoint
 
 # A refused client may still be sending; closing on unread data would reset the connection and could cost it
 # the answer. So the rest is read and dropped for a while.
@@ -49,44 +53,52 @@ class Deadlines(Generic[K]):
     """Deadlines of equal length, in order of insertion, with one timer for all of them."""
 
     def __init__(self, seconds: float, on_expired: Callable[[K], None]) -> None:
-        self._loop = asyncio.get_running_loop()
         self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
         self._on_expired = on_expired
-        self._due: dict[K, float] = {}
+        self._since: dict[K, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._since)
 
     def add(self, key: K) -> None:
-        self._due[key] = self._loop.time() + self._seconds
+        self._since[key] = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._sweep)
 
     def discard(self, key: K) -> None:
-        self._due.pop(key, None)
+        self._since.pop(key, None)
+
+    def change(self, seconds: float) -> None:
+        """Set another length, also for those that wait."""
+        self._seconds = seconds
+        if self._timer is not None:
+            self._timer.cancel()
+            self._sweep()
 
     def close(self) -> list[K]:
         """Stop the timer; return the keys whose deadlines are not met any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        keys = list(self._due)
-        self._due.clear()
+        keys = list(self._since)
+        self._since.clear()
         return keys
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._loop.time()
         expired = []
-        for key, due in self._due.items():
-            if due > now:
+        for key, since in self._since.items():
+            left = since + self._seconds - now
+            if left > 0:
                 # Never in quick succession: a storm of clients has a deadline every few microseconds.
-                self._timer = self._loop.call_later(max(due - now, 0.05), self._sweep)
+                self._timer = self._loop.call_later(max(left, 0.05), self._sweep)
                 break
             expired.append(key)
         for key in expired:
-            self._due.pop(key, None)
+            self._since.pop(key, None)
             self._on_expired(key)
 
 
@@ -113,6 +125,8 @@ class Listener:
         handshake_timeout: float = 10.0,
         allowed_origins: Collection[str] = (),
         compression: bool = True,
+        peers: Peers | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """`paths` maps WebSocket paths, with or without trailing slash, to what opens a connection there.
 
@@ -126,12 +140,23 @@ class Listener:
         self._handshake_timeout = handshake_timeout
         self._allowed_origins = tuple(allowed_origins)
         self._compression = compression
+        self._peers = peers or Peers()
+        self._limits = limits or Limits()
         self._http = HttpConnections(app, self)
         self._is_stopped = False
         self.n_accepted = 0
         self.n_upgraded = 0
         self.n_refused = 0
         self.n_timed_out = 0
+
+    def configure(
+        self, *, handshake_timeout: float, allowed_origins: Collection[str], compression: bool
+    ) -> None:
+        """Change parameters of the constructor while it listens."""
+        self._handshake_timeout = handshake_timeout
+        self._allowed_origins = tuple(allowed_origins)
+        self._compression = compression
+        self._pending.change(handshake_timeout)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -208,6 +233,7 @@ class Listener:
         if not request.is_upgrade:
             self._http.adopt(transport, data)
             return
+        request = self.identify(transport, request)
         refusal = self.check(request)
         if refusal is None:
             self.open(transport, request, leftover)
@@ -244,8 +270,15 @@ class Listener:
     def is_websocket_path(self, path: str) -> bool:
         return path in self._paths
 
+    def identify(self, transport: asyncio.Transport, request: Request) -> Request:
+        """Return `request` with its peer, who may be behind proxies."""
+        address, is_tls = endpoint(transport)
+        return msgspec.structs.replace(
+            request, peer=self._peers.find(address, request.headers, is_tls=is_tls)
+        )
+
     def check(self, request: Request) -> Refusal | None:
-        """Return why an upgrade is refused, None when it is to be opened."""
+        """Return why an upgrade is refused, None when it is to be opened; charges it to the peer's rate."""
         if request.path not in self._paths:
             return _NOT_FOUND
         if self._is_stopped:
@@ -259,8 +292,19 @@ class Listener:
                     "origin refused",
                     "a page of another origin was refused; name it in allowed_origins if it may connect",
                     origin=request.headers.get("origin"),
-                    host=request.headers.get("host"),
+                    host=request.peer.host or request.headers.get("host"),
                 )
+        if refusal is None:
+            excess = self._limits.handshake(request.peer.key, time.monotonic_ns())
+            if excess is not None:
+                log_limited(
+                    _log,
+                    f"{excess.setting} refused",
+                    "a handshake was refused; if this peer is a proxy, name it in trusted_proxies",
+                    limit=f"{excess.setting} {excess.limit}",
+                    peer=request.peer.address,
+                )
+                return refusal_of_excess(excess)
         return refusal
 
     def open(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
@@ -326,6 +370,13 @@ class _Head(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.on_lost(self)
+
+
+def refusal_of_excess(excess: Excess) -> Refusal:
+    """Return what a handshake over a limit is answered: 503 where it is the server that is full."""
+    status = 503 if excess.setting == "connection_limit" else 429
+    code = "RATE_LIMIT_EXCEEDED" if excess.setting == "handshake_rate" else "LIMIT_EXCEEDED"
+    return Refusal(status, code, excess.message, (("Retry-After", str(excess.retry_after)),))
 
 
 def write_now(transport: asyncio.Transport, data: bytes) -> bool:

@@ -14,6 +14,9 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
+
+from fastws.logs import log_limited
 
 UNIX: Final = "unix"
 """The address of whoever connects by a Unix socket, and its name in `trusted_proxies`."""
@@ -37,11 +40,11 @@ _MAX_QUOTED: Final = 8
 _MAX_NODE_SIZE: Final = 64
 _MAX_HOST_SIZE: Final = 255
 
-_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Unquoted values may have more than tokens may: several proxies write [2001:db8::1]:4711 without quotes. Nothing is
 # tried twice: the alternatives begin with different characters, and what was taken is not given back.
 _PAIR: Final = re.compile(
-    rf'[ \t]*+(?:({_TOKEN})=(?:"((?:[^"\\]|\\.)*+)"|([^\s",;\\]*+)))?[ \t]*+(?:;|\Z)', re.ASCII
+    rf'[ \t]*+(?:({_PARAMETER})=(?:"((?:[^"\\]|\\.)*+)"|([^\s",;\\]*+)))?[ \t]*+(?:;|\Z)', re.ASCII
 )
 _ESCAPED: Final = re.compile(r"\\(.)")
 _PORT: Final = re.compile(r":(?:[0-9]{1,5}|_[0-9A-Za-z._-]{1,32})", re.ASCII)
@@ -50,6 +53,8 @@ _HOST: Final = re.compile(r"[0-9A-Za-z._~%\[\]:-]+", re.ASCII)
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 Address = IPv4Address | IPv6Address
+
+_log = structlog.get_logger("fastws.listener")
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -127,6 +132,13 @@ class Peers:
             if not standard:
                 client = other
             elif client != other:
+                log_limited(
+                    _log,
+                    "forwarding headers",
+                    "Forwarded and X-Forwarded-For lead to different clients, so neither is believed; "
+                    "have the proxy remove the one that it does not write",
+                    proxy=direct.address,
+                )
                 client, told, n_hops = None, [], 1
         # The outermost hop that is trusted knows best; where it says nothing, the next.
         told.reverse()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 import secrets
-from collections.abc import Callable
+import time
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -17,26 +19,25 @@ from fastws._core import CHANNEL_STATUS, Channel, Connection, Hub
 from fastws.auth import Authenticator, token_of
 from fastws.dialects.admission import Admission, Arrival
 from fastws.dialects.screener import ScreenerDialect
-from fastws.errors import CloseCode, SettingsError
+from fastws.errors import InstrumentError, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
+from fastws.limits import Limits
 from fastws.market.alerts import Alert, AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.market.store import Store, StoreError
 from fastws.server import stats
 from fastws.server.api import add_api_routes
+from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
 from fastws.server.http import make_app
 from fastws.server.listener import Listener
+from fastws.server.peers import Peers
 from fastws.sessions import Sessions
 from fastws.settings import Settings, parse_feed
-
-# A planned stop takes at most these: the last values leave, then clients answer the close frame.
-_FLUSH_SECONDS: Final = 2.0
-_CLOSE_SECONDS: Final = 3.0
 
 _ABSENT: Final = (None, "", "undefined", "null")
 
@@ -65,10 +66,17 @@ def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
 
 
 def load_instruments(settings: Settings) -> Instruments:
-    """The instrument table: that of `symbols_file`, or the one that comes with fastws."""
+    """The instrument table: that of `symbols_file`, or the one that comes with fastws.
+
+    Raises:
+        SettingsError: the file is none.
+    """
     if settings.symbols_file is None:
         return Instruments.load_default()
-    return Instruments.load_symbols_file(settings.symbols_file)
+    try:
+        return Instruments.load_symbols_file(settings.symbols_file)
+    except InstrumentError as error:
+        raise settings.error("symbols_file", str(error), "correct the file or name another") from None
 
 
 class Server:
@@ -81,6 +89,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.is_draining = False
+        self.takes_updates = True
+        self._stopped_by = math.inf
         self.hub = Hub(
             asyncio.get_running_loop(),
             epoch=secrets.token_hex(4),
@@ -94,7 +104,7 @@ class Server:
             pong_timeout=settings.pong_timeout,
             idle_timeout=settings.idle_timeout,
             flush_share=settings.flush_share,
-            compress=deflate.compress,
+            compress=partial(deflate.compress, level=settings.compression_level),
             inflate=deflate.inflate,
             deflate_threshold=settings.compression_threshold,
             history_size=settings.history_bytes,
@@ -114,10 +124,17 @@ class Server:
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
         self.authenticator = Authenticator(settings, fetch=fetch)
         self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
+        self.peers = Peers(settings.trusted_proxies)
+        self.limits = Limits(
+            connection_limit=settings.connection_limit,
+            connections_per_ip=settings.connections_per_ip,
+            handshake_rate=settings.handshake_rate,
+        )
         self.admission = Admission(
             self.hub,
             self.authenticator,
             self.sessions,
+            self.limits,
             allow_anonymous=settings.allow_anonymous,
             auth_timeout=settings.auth_timeout,
             connections_per_user=settings.connections_per_user,
@@ -141,54 +158,83 @@ class Server:
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,
             compression=settings.compression,
+            peers=self.peers,
+            limits=self.limits,
         )
 
     async def start(self) -> None:
-        """Listen, then run the feed.
+        """Listen, then run the feed. If it fails or is cancelled, what had begun has ended again.
 
         Raises:
-            SettingsError: the address cannot be listened on.
+            SettingsError: naming the setting that turned out to be unusable, such as a port that is taken.
         """
-        try:
-            await self.store.open()
-            await self.alerts.load()
-        except StoreError as error:
-            raise SettingsError(str(error), setting="database") from None
-        if self.store.is_in_memory:
-            _log.info("alerts are kept in memory and end with this process; --database keeps them")
-        self.authenticator.start()
-        await self.listener.start()
-        if self.supervisor is not None:
-            self.supervisor.start()
+        async with AsyncExitStack() as begun:
+            begun.callback(self.hub.stop)
+            begun.push_async_callback(self._close_store)
+            try:
+                await self.store.open()
+                await self.alerts.load()
+            except StoreError as error:
+                raise SettingsError(str(error), setting="database") from None
+            if self.store.is_in_memory:
+                _log.info("alerts are kept in memory and end with this process; --database keeps them")
+            self.authenticator.start()
+            begun.push_async_callback(self.authenticator.close)
+            await self.listener.start()
+            begun.push_async_callback(self.listener.close)
+            if self.supervisor is not None:
+                self.supervisor.start()
+            self._begun = begun.pop_all()
 
     async def stop(self) -> int:
-        """Take everything down within about five seconds, losing no value that was published.
+        """Take everything down, losing no value that was published; see `Drain` for the clients.
 
-        Returns how many clients had to be cut off because they did not take what was left, or did not answer.
+        It takes `shutdown_timeout` at most, after `shutdown_delay`, in which only ``/ready`` has changed. Returns how
+        many clients had to be cut off because they did not take what was left, or did not answer.
         """
         self.is_draining = True
+        await asyncio.sleep(self.settings.shutdown_delay)
+        timeout = self.settings.shutdown_timeout
+        began = time.monotonic()
+        self._stopped_by = began + timeout
         self.listener.stop_accepting()
-        if self.supervisor is not None:
-            await self.supervisor.stop()
-        await self.alerts.stop()
-        self.hub.flusher.flush_all()
-        await self._until(lambda: self.hub.flusher.is_idle and self.hub.queued_bytes() == 0, _FLUSH_SECONDS)
-        spread_ms = int(self.settings.shutdown_spread * 1000)
-        for connection in self.hub.connection_list():
-            self.screener.announce_shutdown(connection, 500 + secrets.randbelow(spread_ms + 1))
-            connection.close(CloseCode.RESTART, CloseCode.RESTART.meaning)
-        await self._until(lambda: self.hub.n_connections == 0, _CLOSE_SECONDS)
-        left = self.hub.connection_list()
-        for connection in left:
-            connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
-        await self.listener.close()
-        await self.authenticator.close()
+        self.takes_updates = False
+        await self._stop_feed(timeout / 4)
+        await self.alerts.stop(timeout / 8)
+        # A quarter is left for what ends after the clients.
+        n_cut = await Drain(
+            self.hub,
+            self.screener.announce_shutdown,
+            spread=self.settings.shutdown_spread,
+            deadline=began + timeout * 3 / 4,
+        ).run()
         try:
-            await self.store.close()
+            async with asyncio.timeout(self._time_left()):
+                await self._begun.aclose()
+        except TimeoutError:
+            _log.warning("the stop took too long, and not everything was taken down in order")
+        return n_cut
+
+    def _time_left(self) -> float:
+        return max(0.0, self._stopped_by - time.monotonic())
+
+    async def _stop_feed(self, seconds: float) -> None:
+        if self.supervisor is None:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.supervisor.stop()
+        except TimeoutError:
+            _log.warning("the feed did not end and was left behind", seconds=seconds)
+        except Exception:
+            # Whatever it died of, the clients are still to get what it has published.
+            _log.exception("the feed failed while it was stopped")
+
+    async def _close_store(self) -> None:
+        try:
+            await self.store.close(min(5.0, self._time_left()))
         except StoreError as error:
             _log.warning("the database was left behind", error=str(error))
-        self.hub.stop()
-        return len(left)
 
     # What the HTTP routes read.
 
@@ -202,7 +248,7 @@ class Server:
 
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
-        return stats.totals(self.hub, self.market, self.sessions, self.listener)
+        return stats.totals(self.hub, self.market, self.sessions, self.listener, self.limits)
 
     @property
     def admin_token(self) -> str | None:
@@ -240,12 +286,6 @@ class Server:
         connection.context = arrival_of(request)
         connection.open(leftover)
 
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):  # what is not done by then is cut off by the caller
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    await asyncio.sleep(0.01)
-
 
 def arrival_of(request: Request) -> Arrival:
     """What a client brings in its handshake; literals that pages send for want of a value count as absent."""
@@ -257,4 +297,6 @@ def arrival_of(request: Request) -> Arrival:
         session_id=None if session_id in _ABSENT else session_id,
         last_sequence=int(last_sequence) if last_sequence.isascii() and last_sequence.isdigit() else None,
         epoch=query.get("epoch") or None,
+        address=request.peer.address,
+        address_key=request.peer.key,
     )

@@ -7,12 +7,15 @@ from typing import Any
 from fastws._core import Hub
 from fastws._market import utc_text
 from fastws.dialects.admission import Admission
+from fastws.limits import Limits
 from fastws.market.market import Market
 from fastws.server.listener import Listener
 from fastws.sessions import Sessions
 
 
-def totals(hub: Hub, market: Market, sessions: Sessions, listener: Listener) -> dict[str, Any]:
+def totals(
+    hub: Hub, market: Market, sessions: Sessions, listener: Listener, limits: Limits
+) -> dict[str, Any]:
     """The body of ``/v1/ws/stats``."""
     by_type = {"stock": 0, "market": 0, "sector": 0}
     by_type |= {kind: n for kind, n in hub.subscription_counts().items() if kind in by_type}
@@ -40,6 +43,8 @@ def totals(hub: Hub, market: Market, sessions: Sessions, listener: Listener) -> 
         "connections_accepted": hub.n_accepted,
         "closes": {str(code): n for code, n in sorted(hub.closes.items())},
         "accept_pauses": listener.accept_pauses,
+        "addresses": limits.n_addresses,
+        "refused_by_limit": limits.refusals,
         "updates": hub.ledger(),
     }
 
@@ -56,6 +61,7 @@ def connections(admission: Admission) -> list[dict[str, Any]]:
             {
                 "connection_id": client.connection_id,
                 "user_id": None if client.identity is None else client.identity.user_id,
+                "peer": client.arrival.address,
                 "connected_at": utc_text(connection.opened_at_ms),
                 "subscriptions": by_kind,
                 "message_count": connection.message_count,

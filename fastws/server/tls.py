@@ -101,12 +101,18 @@ def _load(certfile: str, keyfile: str | None) -> tuple[ssl.SSLContext, datetime]
             ) from None
         files = certfile if keyfile is None else f"{certfile} with {keyfile}"
         raise _error(
-            "certfile", f"{files} cannot be used ({error.reason or error})", "check both with openssl x509 and pkey"
+            "certfile",
+            f"{files} cannot be used ({error.reason or error})",
+            "check both with openssl x509 and pkey",
         ) from None
     except (OSError, ValueError) as error:
-        raise _error("certfile", f"{certfile} cannot be used ({error})", "check it with openssl x509") from None
+        raise _error(
+            "certfile", f"{certfile} cannot be used ({error})", "check it with openssl x509"
+        ) from None
     if expires_at < datetime.now(UTC):
-        _log.warning("the certificate has expired: clients will refuse it", certfile=certfile, expired=str(expires_at))
+        _log.warning(
+            "the certificate has expired: clients will refuse it", certfile=certfile, expired=str(expires_at)
+        )
     return context, expires_at
 
 
@@ -118,7 +124,9 @@ def _read(setting: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise _error(setting, f"cannot read {path} ({error.strerror})", "check the path and its permissions") from None
+        raise _error(
+            setting, f"cannot read {path} ({error.strerror})", "check the path and its permissions"
+        ) from None
 
 
 def _error(setting: str, problem: str, fix: str) -> SettingsError:

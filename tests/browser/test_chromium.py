@@ -104,7 +104,7 @@ async def browse(program: str, site: Site, profile: Path) -> dict[str, Any]:
 async def test_a_page_in_chromium(server: StartServer, tmp_path: Path) -> None:
     program = require_program("chromium")
     async with Site().serving() as site:
-        scripts = [transcript.load(name) for name in transcript.names()]
+        scripts = [transcript.load(name) for name in transcript.names(plain=True)]
         servers = {}
         for script in scripts:
             key = (script.flags, str(script.settings))

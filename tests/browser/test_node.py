@@ -19,7 +19,7 @@ def test_ws_of_node(shared_server: StartServer) -> None:
         missing(
             "the npm package ws is not installed; `npm install` in the root of the repository installs it"
         )
-    scripts = [transcript.load(name) for name in transcript.names()]
+    scripts = [transcript.load(name) for name in transcript.names(plain=True)]
     orders = []
     for script in scripts:
         server = shared_server(*script.flags, **script.settings)

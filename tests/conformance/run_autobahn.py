@@ -11,7 +11,7 @@ import sys
 
 # All but section 9, which is about speed. Sections 12 and 13 are permessage-deflate.
 CASES = '"1.*","2.*","3.*","4.*","5.*","6.*","7.*","10.*","12.*","13.*"'
-SECONDS = 900
+SECONDS = 3600
 
 
 def main() -> int:

@@ -18,12 +18,14 @@ from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, en
 from fastws.auth import Authenticator
 from fastws.auth.tokens import sign
 from fastws.feeds.lines import decode_body
+from fastws.limits import Limits
 from fastws.market.alerts import Alert, AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.market.store import Store
 from fastws.server.api import ENDPOINTS, add_api_routes
 from fastws.server.http import MAX_BODY_SIZE, make_app
+from fastws.server.peers import Peers
 from fastws.settings import Settings
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -45,14 +47,17 @@ def bearer(text: str) -> dict[str, str]:
 class View:
     """A server as the routes see it: real market, hub, alerts and tokens, and connections that are only named."""
 
-    def __init__(self, *, alerts_per_user: int = 1000) -> None:
+    def __init__(self, *, alerts_per_user: int = 1000, handshake_rate: int = 0) -> None:
         self.is_draining = False
+        self.takes_updates = True
         self.n_connections = 0
         self.feeds: dict[str, str] = {}
         self.admin_token: str | None = ADMIN
         self.hub = Hub(asyncio.get_running_loop(), epoch="test")
         self.market = Market(self.hub, Instruments([SAMSUNG]))
         self.authenticator = Authenticator(Settings(jwt_secret=SECRET))
+        self.peers = Peers(["127.0.0.1"])
+        self.limits = Limits(handshake_rate=handshake_rate)
         self.store = Store()
         self.told: list[tuple[str, Alert]] = []
         self.alerts = AlertBook(

@@ -131,6 +131,7 @@ async def test_the_root_lists_every_endpoint() -> None:
             ("http", "/health"),
             ("http", "/ready"),
             ("http", "/v1/ws/stats"),
+            ("http", "/v1/asyncapi.json"),
             ("http", "/v1/stocks"),
             ("http", "/v1/stocks/{code}"),
             ("http", "/v1/stocks/{code}/orderbook"),

@@ -1,0 +1,208 @@
+"""A planned stop under load: nobody may miss a final value, and everybody is told when to come back."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvloop
+
+from benchmarks.scenarios.process import Server
+from benchmarks.scenarios.publishing import ADMIN_TOKEN, Key, Publisher
+from benchmarks.scenarios.report import FAULTS, Table, durations
+from fastws.bench import LoadClient, LoadError, StreamState
+
+RESTART = 1012
+# Every client has symbols of the simulator, which make the load, and some of the publisher, who knows what it was
+# told that they took.
+N_SIMULATED, SIMULATED_EACH = 90, 9
+N_PUBLISHED, PUBLISHED_EACH = 10, 1
+PUBLISHED_RATE = 100.0
+LATEST_SHARE = 0.2
+SHUTDOWN_TIMEOUT_S = 10.0
+SHUTDOWN_SPREAD_S = 5.0
+# What processes need besides to begin and to end.
+GRACE_S = 2.0
+
+
+class Crowd:
+    """Clients of one mode on a thread of their own. `groups` have equal subscriptions."""
+
+    def __init__(self, url: str, n: int, groups: Sequence[Sequence[str]], *, is_latest: bool) -> None:
+        self.groups = groups
+        self.n = n
+        self.is_latest = is_latest
+        options = {"mode": "latest"} if is_latest else {}
+        requests = [
+            json.dumps(
+                {"type": "subscribe", "subscription_type": "stock", "targets": list(group), **options}
+            )
+            for group in groups
+        ]
+        self.client = LoadClient(
+            url,
+            n,
+            subscribe=lambda i: requests[i % len(requests)],
+            check="full",
+            conflated=is_latest,
+        )
+
+    def begin(self) -> None:
+        self.client.connect(timeout=60.0)
+        self._thread = threading.Thread(target=self.client.run, args=(3600.0,))
+        self._thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Whether the server has ended all connections within so many seconds; they are ended here otherwise."""
+        self._thread.join(seconds)
+        was_ended = not self._thread.is_alive()
+        self.client.stop()
+        self._thread.join()
+        return was_ended
+
+    def last_values(self) -> Iterator[tuple[int, dict[Key, StreamState]]]:
+        return ((i, self.client.streams(i)) for i in range(self.n))
+
+
+async def _publish_until_refused(server: Server, symbols: Sequence[str], stop_at: threading.Event) -> Publisher:
+    publisher = Publisher(server, symbols, PUBLISHED_RATE, until_refused=True)
+    task = asyncio.create_task(publisher.run())
+    while not stop_at.is_set() and not task.done():
+        await asyncio.sleep(0.05)
+    publisher.stop()
+    await task
+    return publisher
+
+
+def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """SIGTERM under load, with final values held against each other and against what was published."""
+    simulated = [f"S{i:05d}" for i in range(N_SIMULATED)]
+    # Not in the simulator's table, so that the publisher is the only one who moves them.
+    published = [f"P{i:05d}" for i in range(N_PUBLISHED)]
+    settings = {
+        "simulator_rate": options.rate,
+        "simulator_opening_burst": 1,
+        "simulator_seed": 1,
+        "admin_token": ADMIN_TOKEN,
+        "batch_interval_ms": options.batch_interval_ms,
+        "shutdown_timeout": SHUTDOWN_TIMEOUT_S,
+        "shutdown_spread": SHUTDOWN_SPREAD_S,
+        "unknown_symbols": "accept",
+    }
+    groups = [
+        [*simulated[i * SIMULATED_EACH : (i + 1) * SIMULATED_EACH], *published[i * PUBLISHED_EACH : (i + 1) * PUBLISHED_EACH]]
+        for i in range(N_SIMULATED // SIMULATED_EACH)
+    ]
+    n_latest = int(options.connections * LATEST_SHARE)
+    if n_latest == 0:
+        raise LoadError(f"--connections must be {int(1 / LATEST_SHARE)} or more")
+    with Server(feed="sim", symbols=simulated, settings=settings) as server:
+        crowds = [
+            Crowd(server.url, options.connections - n_latest, groups, is_latest=False),
+            Crowd(server.url, n_latest, groups, is_latest=True),
+        ]
+        began = time.monotonic()
+        for crowd in crowds:
+            crowd.begin()
+        connect_s = time.monotonic() - began
+        ended = threading.Event()
+        outcome: list[Publisher] = []
+        publishing = threading.Thread(
+            target=lambda: outcome.append(uvloop.run(_publish_until_refused(server, published, ended)))
+        )
+        publishing.start()
+        time.sleep(options.seconds)
+        before = server.stats()
+        signalled = time.monotonic()
+        server.signal()
+        status = server.wait(SHUTDOWN_TIMEOUT_S + GRACE_S)
+        stop_s = time.monotonic() - signalled
+        ended.set()
+        publishing.join()
+        were_ended = [crowd.join(GRACE_S) for crowd in crowds]
+        log = server.logged("stopped")
+        text = server.log()
+        target = {"url": server.url, "command": server.command, "environment": server.environment}
+    publisher = outcome[0] if outcome else None
+    results = [crowd.client.result() for crowd in crowds]
+    closes = Counter[int]()
+    for result in results:
+        closes.update(result["closes"])
+    n_told = sum(result["shutdowns"] for result in results)
+    delays = results[0]["return_delay"]
+    faults = _verdict(crowds, publisher)
+    if status != 0:
+        faults.append(f"the server ended with {status} after {stop_s:.1f} s")
+    if not all(were_ended):
+        faults.append("connections were left open")
+    if closes != {RESTART: options.connections}:
+        faults.append(f"closed were {dict(closes)} instead of {options.connections} with {RESTART}")
+    if n_told != options.connections:
+        faults.append(f"{n_told} of {options.connections} were told when to come back")
+    if "Traceback" in text:
+        faults.append(f"the server logged a failure: {text[text.index('Traceback'):][:500]}")
+    table = Table(f"stop: {options.connections:,} connections, {options.rate:,g} simulated updates/s")
+    table.add("connected in", f"{connect_s:.2f} s")
+    table.add("published", f"{before['sequence']:,} messages before the signal, {before['cohorts']} cohorts")
+    table.add("delivered", f"{sum(result['messages'] for result in results):,} messages")
+    table.add("stopped", f"in {stop_s:.2f} s with status {status}, {log}")
+    table.add("told to come back", f"{n_told:,}" + (f": {durations(delays)}" if delays else ""))
+    table.add("close codes", ", ".join(f"{n:,} x {code}" for code, n in sorted(closes.items())))
+    if publisher is not None:
+        table.add("published with an answer", f"{publisher.n_accepted:,} of {len(publisher.record.at):,}")
+    table.print()
+    return {
+        "target": target,
+        "connect_seconds": connect_s,
+        "stop_seconds": stop_s,
+        "exit_status": status,
+        "stopped": log,
+        "closes": dict(closes),
+        "told": n_told,
+        "published_with_an_answer": publisher.n_accepted if publisher else 0,
+        "load": results,
+    }, faults
+
+
+def _verdict(crowds: Sequence[Crowd], publisher: Publisher | None) -> list[str]:
+    faults = []
+    newest: dict[Key, tuple[int, str | None]] = {}
+    for crowd in crowds:
+        result: Any = crowd.client.result()
+        name = "latest" if crowd.is_latest else "all"
+        faults += [f"mode {name}: {fault} {result[fault]:,}" for fault in FAULTS if result[fault]]
+        if result["lost"] and not crowd.is_latest:
+            faults.append(f"mode {name}: {result['lost']:,} numbers are missing, {result['declared_lost']:,} declared")
+        for _, streams in crowd.last_values():
+            for key, state in streams.items():
+                newest[key] = max(newest.get(key, (0, None)), (state["seq"], state["price"]))
+    behind = Counter[str]()
+    examples = []
+    for crowd in crowds:
+        name = "latest" if crowd.is_latest else "all"
+        for i, streams in crowd.last_values():
+            wanted = {
+                key
+                for key in itertools.product(("price_update", "orderbook_update"), crowd.groups[i % len(crowd.groups)])
+                if key in newest
+            }
+            for key in wanted:
+                state = streams.get(key)
+                if state is None or (state["seq"], state["price"]) != newest[key]:
+                    behind[name] += 1
+                    examples.append(f"connection {i} has {state} of {key}, others {newest[key]}")
+    faults += [f"mode {name}: {n:,} last values are not the newest; {examples[0]}" for name, n in behind.items()]
+    if publisher is None or not publisher.n_accepted:
+        faults.append("nothing was published")
+        return faults
+    for key, seq in publisher.accepted.items():
+        if newest.get(key, (0, None))[0] < seq:
+            faults.append(f"{key}: seq {seq} was accepted and {newest.get(key)} is the newest that anyone has")
+    return faults

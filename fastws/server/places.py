@@ -1,0 +1,215 @@
+"""Where a server listens: TCP addresses and Unix sockets, bound, or refused with the setting and the fix."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from typing import Final, Protocol
+
+from fastws.errors import SettingsError
+
+# The kernel caps it at net.core.somaxconn, which is 4096 on Linux since 5.4.
+BACKLOG: Final = 4096
+
+_UNSENT_SIZE: Final = 64 << 10
+# A peer that acknowledges nothing for so long is gone.
+_UNACKNOWLEDGED_MS: Final = 30_000
+
+
+class Place(Protocol):
+    """What can be listened on."""
+
+    async def bind(self) -> list[socket.socket]:
+        """Return listening sockets, which do not block and are the caller's to close.
+
+        Raises:
+            SettingsError: this cannot be listened on; the text names the setting and the fix.
+        """
+
+    def release(self) -> None:
+        """Take away what outlives the sockets; called when they are closed."""
+
+
+class TcpPlace:
+    """A host, which may have several addresses, and a port.
+
+    `host_setting` and `port_setting` are the settings that errors name.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, host_setting: str = "host", port_setting: str = "port"
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._host_setting = host_setting
+        self._port_setting = port_setting
+
+    async def bind(self) -> list[socket.socket]:
+        """One socket for each address; with port 0 they share one free port."""
+        loop = asyncio.get_running_loop()
+        host, port = self._host, self._port
+        try:
+            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a host name"
+            raise _error(
+                self._host_setting,
+                f"{host!r} is no address ({reason})",
+                "use 127.0.0.1, 0.0.0.0 or one of this machine",
+            ) from None
+        sockets: list[socket.socket] = []
+        failure: OSError | None = None
+        for family, _, protocol, _, address in dict.fromkeys(infos):
+            sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+            try:
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    # Otherwise the IPv4 socket of the same host could not be bound.
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                _bound_queues(sock)
+                shared_port = sockets[0].getsockname()[1] if sockets else port
+                sock.bind((address[0], shared_port, *address[2:]))
+                sock.listen(BACKLOG)
+            except OSError as error:
+                sock.close()
+                failure = error
+                if error.errno != errno.EADDRNOTAVAIL:
+                    break
+                # "localhost" also names ::1, which a machine without IPv6 does not have.
+                continue
+            sockets.append(sock)
+        if failure is not None and (not sockets or failure.errno != errno.EADDRNOTAVAIL):
+            for sock in sockets:
+                sock.close()
+            raise self._error_of(failure)
+        return sockets
+
+    def release(self) -> None:
+        pass
+
+    def _error_of(self, error: OSError) -> SettingsError:
+        host, port = self._host, self._port
+        if error.errno == errno.EADDRINUSE:
+            fix = "end the program that has it or choose another (0: any free)"
+            return _error(self._port_setting, f"{port} on {host} is in use", fix)
+        if error.errno == errno.EACCES:
+            fix = "choose one from 1024 on"
+            return _error(self._port_setting, f"{port} needs privileges that this process lacks", fix)
+        if error.errno == errno.EADDRNOTAVAIL:
+            fix = "use 127.0.0.1, 0.0.0.0 or one of its own"
+            return _error(self._host_setting, f"{host} is no address of this machine", fix)
+        problem = f"cannot listen on {host} port {port} ({error.strerror})"
+        return _error(self._host_setting, problem, "choose another host or port")
+
+
+class UnixPlace:
+    """A Unix socket at a path, open to whom `mode` lets write to it.
+
+    1. The socket file of a server that is gone is replaced; nothing else at the path is ever touched.
+    2. The file is removed at the end, unless another has taken its place.
+    """
+
+    def __init__(self, path: str, mode: int = 0o600) -> None:
+        self.path = path
+        self._mode = mode
+        self._inode: tuple[int, int] | None = None
+
+    async def bind(self) -> list[socket.socket]:
+        """The one socket. No option of TCP applies to it; the kernel holds about 200 KB for a client."""
+        self._make_room()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        # The mask, because between bind and chmod others could connect.
+        mask = os.umask(0o777 & ~self._mode)
+        try:
+            sock.bind(self.path)
+        except OSError as error:
+            sock.close()
+            raise self._error_of(error) from None
+        finally:
+            os.umask(mask)
+        status = os.stat(self.path)
+        self._inode = status.st_dev, status.st_ino
+        sock.listen(BACKLOG)
+        return [sock]
+
+    def release(self) -> None:
+        if self._inode is None:
+            return
+        try:
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._inode:
+                os.unlink(self.path)
+        except OSError:
+            pass  # taken away by somebody else, or its directory is closed to us by now
+        self._inode = None
+
+    def _make_room(self) -> None:
+        """Remove the file of a server that is gone."""
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise self._error_of(error) from None
+        if not stat.S_ISSOCK(status.st_mode):
+            raise _error(
+                "unix_socket", f"{self.path} exists and is no socket", "remove it or choose another path"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(self.path)
+                is_alive = True
+            except ConnectionRefusedError:
+                is_alive = False
+            except BlockingIOError:  # so many wait to be accepted that no more may
+                is_alive = True
+            except OSError as error:
+                raise self._error_of(error) from None
+        if is_alive:
+            problem = f"a running program listens on {self.path}"
+            raise _error("unix_socket", problem, "end it or choose another path")
+        try:
+            os.unlink(self.path)
+        except OSError as error:
+            raise self._error_of(error) from None
+
+    def _error_of(self, error: OSError | ValueError) -> SettingsError:
+        number = error.errno if isinstance(error, OSError) else None
+        fix = "choose another path"
+        if number == errno.ENOENT:
+            problem, fix = (
+                f"there is no directory {os.path.dirname(self.path) or '.'}",
+                "make it or choose another path",
+            )
+        elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            problem = f"no permission to use {self.path} ({os.strerror(number)})"
+            fix = "let this user write to its directory or choose another path"
+        elif number == errno.EADDRINUSE:
+            problem = f"{self.path} was taken meanwhile"
+        elif number is None or number == errno.ENAMETOOLONG:
+            problem, fix = f"the path {self.path} is too long or malformed", "choose one under 108 bytes"
+        else:
+            problem = f"cannot listen on {self.path} ({os.strerror(number)})"
+        return _error("unix_socket", problem, fix)
+
+
+def _bound_queues(sock: socket.socket) -> None:
+    """Keep little in the kernel for clients that do not read or are gone; accepted sockets inherit it.
+
+    With 64 KiB not yet sent the kernel takes no more: a client that stops reading then holds 160 KB instead of
+    3.9 MB, and what it gets when it reads again is fresh.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_SIZE)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+
+
+def _error(setting: str, problem: str, fix: str) -> SettingsError:
+    return SettingsError(f"{setting}: {problem}; {fix}", setting=setting)

@@ -1,0 +1,110 @@
+"""Takes over other settings while the server runs: all that is new in them, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from fastws import deflate, logs
+from fastws.market.instruments import TableChange
+from fastws.server.server import Server, load_instruments
+from fastws.settings import SETTINGS, Settings, display
+
+
+class Reloaded(NamedTuple):
+    """What came of it: `changed` has "old -> new" by setting, `kept` names those that only a restart changes."""
+
+    changed: dict[str, str]
+    kept: list[str]
+    has_new_keys: bool
+    instruments: TableChange
+
+
+async def reload(server: Server, settings: Settings) -> Reloaded:
+    """Let `server` go on with `settings`; the files that they name are read again, changed or not.
+
+    Open connections stay. What a setting limits at the beginning of a connection, such as `message_bytes`, holds for
+    new ones; keys for tokens that come from now on. Instruments that the table does not name any more are served on.
+
+    Raises:
+        SettingsError: something in them cannot be used, and nothing has changed.
+    """
+    old = server.settings
+    kept = [name for name in SETTINGS if _is_fixed(name, old, settings)]
+    settings = _with(settings, old, kept)
+    # In a thread: a large table takes longer than clients should wait for their prices.
+    instruments = await asyncio.to_thread(load_instruments, settings)
+    # The last that can fail, and it changes nothing when it does.
+    has_new_keys = await server.authenticator.reload(settings)
+    _apply(server, settings)
+    return Reloaded(
+        changed={
+            name: f"{display(setting, before)} -> {display(setting, after)}"
+            for name, setting in SETTINGS.items()
+            if (before := getattr(old, name)) != (after := getattr(settings, name))
+        },
+        kept=kept,
+        has_new_keys=has_new_keys,
+        instruments=server.market.update_instruments(instruments),
+    )
+
+
+def _is_fixed(name: str, old: Settings, new: Settings) -> bool:
+    if getattr(old, name) == getattr(new, name):
+        return False
+    return SETTINGS[name].needs_restart
+
+
+def _with(settings: Settings, old: Settings, names: list[str]) -> Settings:
+    """Return `settings` with the values of `old` for `names`."""
+    sources = {name: source for name, source in settings.sources.items() if name not in names}
+    sources |= {name: old.sources[name] for name in names if name in old.sources}
+    return msgspec.structs.replace(settings, sources=sources, **{name: getattr(old, name) for name in names})
+
+
+def _apply(server: Server, settings: Settings) -> None:
+    """Hand out the settings. None of this can fail: they are within the bounds that `Settings` declares."""
+    if (settings.log_level, settings.log_format) != (server.settings.log_level, server.settings.log_format):
+        logs.configure(settings.log_level, settings.log_format)
+    server.settings = settings
+    server.hub.configure(
+        outbox_soft_size=settings.outbox_soft_bytes,
+        outbox_hard_size=settings.outbox_hard_bytes,
+        stall_timeout=settings.stall_timeout,
+        rate_limit=settings.rate_limit,
+        control_rate_limit=settings.control_rate_limit,
+        ping_interval=settings.ping_interval,
+        pong_timeout=settings.pong_timeout,
+        idle_timeout=settings.idle_timeout,
+        flush_share=settings.flush_share,
+        deflate_threshold=settings.compression_threshold,
+        history_size=settings.history_bytes,
+        compress=partial(deflate.compress, level=settings.compression_level),
+    )
+    server.screener.configure(
+        subscription_limit=settings.subscription_limit,
+        message_bytes=settings.message_bytes,
+        accept_unknown_symbols=settings.unknown_symbols == "accept",
+    )
+    server.peers.update(settings.trusted_proxies)
+    server.limits.update(
+        connection_limit=settings.connection_limit,
+        connections_per_ip=settings.connections_per_ip,
+        handshake_rate=settings.handshake_rate,
+    )
+    server.listener.configure(
+        handshake_timeout=settings.handshake_timeout,
+        allowed_origins=settings.allowed_origins,
+        compression=settings.compression,
+    )
+    admission = server.admission
+    admission.allow_anonymous = settings.allow_anonymous
+    admission.auth_timeout = settings.auth_timeout
+    admission.connections_per_user = settings.connections_per_user
+    admission.evicts_oldest = settings.on_connection_limit == "evict_oldest"
+    server.sessions.ttl = settings.session_ttl
+    server.sessions.limit = settings.session_limit
+    server.alerts.alerts_per_user = settings.alerts_per_user
