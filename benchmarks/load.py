@@ -24,9 +24,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.scenarios import alerts, deflate, restore, steady, stop, storm
-from benchmarks.scenarios.process import StallProbe
+from benchmarks.scenarios.process import STALL_MS, StallProbe
 from benchmarks.scenarios.report import machine
 from fastws.bench import LoadError
 
@@ -137,12 +138,20 @@ def _add_deflate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--rounds", type=count, default=4, metavar="N", help="phases of each kind (default: %(default)d)"
     )
+    _add_cost_limit(command, deflate.COST_LIMIT, "what compression may cost, in plain runs")
 
 
 def _add_alerts(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 1000.0)
     _add_seconds(command, 20.0, "measured time")
     command.add_argument("--rules", type=count, default=10_000, metavar="N", help="(default: %(default)d)")
+    _add_cost_limit(command, alerts.COST_LIMIT, "what the rules may cost, in processors")
+
+
+def _add_cost_limit(command: argparse.ArgumentParser, limit: float, what: str) -> None:
+    command.add_argument(
+        "--cost-limit", type=positive, default=limit, metavar="X", help=f"{what} (default: %(default)g)"
+    )
 
 
 def _add_restore(command: argparse.ArgumentParser) -> None:
@@ -184,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"load: {error}", file=sys.stderr)
         return 2
     stalls = probe.report()
-    print(f"  the machine stood still for {stalls['machine_stall_max_ms']:.1f} ms at most")
+    _tell_stalls(probe, stalls, result)
     print("  FAULTS: " + "; ".join(faults) if faults else "  every message is accounted for")
     if options.json:
         command = ["python", "-m", "benchmarks.load", *(sys.argv[1:] if arguments is None else arguments)]
@@ -199,6 +208,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return 1 if faults else 0
+
+
+def _tell_stalls(probe: StallProbe, report: dict[str, Any], result: dict[str, Any]) -> None:
+    """Whether latencies are the machine's: it let nobody run, and when the slowest message came."""
+    line = (
+        f"  the machine let nobody run for {report['machine_stall_max_ms']:.1f} ms at most,"
+        f" {report['machine_stalls']} times over {STALL_MS:g} ms"
+    )
+    runs = [result["run"]] if "load" in result.get("run", {}) else list(result.get("runs", {}).values())
+    for run in runs:
+        at, latency = run["load"]["slowest_at"], run["load"]["latency"]
+        if at is not None:
+            first = at - latency["max_ms"] / 1000
+            run["stalled_ms_of_the_slowest"] = 1000 * sum(
+                max(0.0, min(at, until) - max(first, since)) for since, until in probe.stalls()
+            )
+            line += f"; {run['stalled_ms_of_the_slowest']:.0f} of the {latency['max_ms']:.0f} ms of the slowest message"
+    print(line)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastws._alerts import ALERT_TYPES, AlertIndex
 from fastws._market import Instrument, PriceUpdate
-from fastws.market.alerts import Alert, AlertBook
+from fastws.market.alert_messages import Alert
+from fastws.market.alert_store import Rule
+from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
-from fastws.market.store import Rule, Store
+from fastws.market.store import Store
 
 SAMSUNG = Instrument("005930", "Samsung Electronics", "KOSPI", "IT", 72000, "KRW")
 APPLE = Instrument("AAPL", "Apple", "NASDAQ", "IT", "269.43", "USD")

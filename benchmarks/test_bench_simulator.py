@@ -29,6 +29,7 @@ class NullSink:
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self.instruments = instruments
+        self.received_ns = 0
         self.price: PriceUpdate | None = None
         self.book: BookUpdate | None = None
 
@@ -39,6 +40,9 @@ class NullSink:
     def publish_book(self, update: BookUpdate) -> int:
         self.book = update
         return 1
+
+    def set_received(self, at_ns: int) -> None:
+        self.received_ns = at_ns
 
     def set_status(self, market: str, status: str) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""The command line: ``fastws serve``, ``fastws record`` and ``fastws token``."""
+"""The command line: ``fastws serve``, ``check-config``, ``record`` and ``token``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -18,16 +18,17 @@ import msgspec
 import structlog
 import uvloop
 
-from fastws import logs
+from fastws import config_report, logs
 from fastws._version import __version__
 from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
 from fastws.auth.tokens import sign
-from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
+from fastws.configuration import CONFIG_VARIABLE, linked_variables, load, read
 from fastws.errors import FastwsError, SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.server import lifecycle
+from fastws.server.preflight import start_problems
 from fastws.server.server import load_instruments, make_feed
-from fastws.settings import SETTINGS, Settings, parse_feed
+from fastws.settings import SETTINGS, Setting, Settings, parse_feed
 
 FAILED: Final = 1
 """Exit status: the command was understood and did not succeed."""
@@ -38,6 +39,10 @@ INTERRUPTED: Final = 130
 SERVE_FLAGS: Final = (
     "host",
     "port",
+    "unix_socket",
+    "certfile",
+    "keyfile",
+    "admin_bind",
     "allowed_origins",
     "feed",
     "symbols_file",
@@ -66,7 +71,11 @@ RECORD_FLAGS: Final = (
     "log_format",
 )
 _METAVARS: Final = {
+    "admin_bind": "HOST:PORT",
     "allowed_origins": "ORIGIN,...",
+    "certfile": "FILE",
+    "keyfile": "FILE",
+    "unix_socket": "PATH",
     "feed": "FEED",
     "jwt_secret": "SECRET",
     "admin_token": "SECRET",
@@ -84,6 +93,13 @@ examples:
       a recording, ten times as fast
   FASTWS_RATE_LIMIT=500 fastws serve --config fastws.toml
       settings from a file, one of them replaced by the environment
+"""
+CHECK_EXAMPLES: Final = """\
+examples:
+  fastws check-config --config fastws.toml && kill -HUP "$PID"
+      let a running server take the file over, if it can be used
+  FASTWS_PORT=9000 fastws check-config --feed sim --json
+      the same for programs
 """
 RECORD_EXAMPLES: Final = """\
 examples:
@@ -161,6 +177,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(serve, SERVE_FLAGS)
     serve.set_defaults(run=_serve)
 
+    checking = _command(
+        commands,
+        "check-config",
+        "show every setting, and find what would keep the server from starting",
+        CHECK_EXAMPLES + _other_settings(SERVE_FLAGS),
+    )
+    checking.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_settings(checking, SERVE_FLAGS)
+    checking.set_defaults(run=_check_config)
+
     recording = _command(commands, "record", "write what a feed delivers to a file", RECORD_EXAMPLES)
     _add_settings(recording, RECORD_FLAGS)
     recording.add_argument(
@@ -232,6 +258,8 @@ def _add_settings(command: argparse._ActionsContainer, names: Sequence[str]) -> 
     for name in names:
         setting = SETTINGS[name]
         text = f"{setting.description} (default: {setting.default_text})".replace("%", "%%")
+        if names is SERVE_FLAGS:
+            text += _restart_mark(setting)
         # Values stay text here: the settings check flags, variables and file alike, with the same messages.
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
         if setting.kind is bool:
@@ -239,6 +267,10 @@ def _add_settings(command: argparse._ActionsContainer, names: Sequence[str]) -> 
         else:
             metavar = _METAVARS.get(name, _metavar(setting.kind, name))
             command.add_argument(setting.flag, metavar=metavar, **options)
+
+
+def _restart_mark(setting: Setting) -> str:
+    return " [restart]" if setting.needs_restart else ""
 
 
 def _metavar(kind: Any, name: str) -> str:
@@ -250,7 +282,7 @@ def _metavar(kind: Any, name: str) -> str:
 
 def _other_settings(names: Sequence[str]) -> str:
     lines = [
-        f"  {setting.name} ({setting.default_text})\n      {setting.description}"
+        f"  {setting.name} ({setting.default_text}){_restart_mark(setting)}\n      {setting.description}"
         for setting in SETTINGS.values()
         if setting.name not in names
     ]
@@ -259,6 +291,10 @@ def _other_settings(names: Sequence[str]) -> str:
             "",
             "Each flag is also a key of the TOML file (batch_interval_ms = 30) and a variable",
             "(FASTWS_BATCH_INTERVAL_MS=30). Flags win over variables, and variables over the file.",
+            "",
+            "On SIGHUP the server reads file, keys, certificate and symbols again and takes over what has",
+            "changed, all of it or nothing; settings with [restart] stay as they were at its start.",
+            "",
             "Settings without a flag, with their defaults:",
             *lines,
         ]
@@ -297,15 +333,24 @@ def _claim(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _load(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
-    flags = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    return load(options.config, environ, flags)
+def _load(options: argparse.Namespace) -> Settings:
+    return load(options.config, os.environ, _flags(options))
+
+
+def _flags(options: argparse.Namespace) -> dict[str, object]:
+    return {name: value for name, value in vars(options).items() if name in SETTINGS}
 
 
 def _begin(options: argparse.Namespace) -> Settings:
     """Load the settings and begin to log."""
     settings = _load(options)
     logs.configure(settings.log_level, settings.log_format)
+    logs.capture()
+    _warn_of_linked_variables()
+    return settings
+
+
+def _warn_of_linked_variables() -> None:
     for variable in linked_variables(os.environ):
         _log.warning(
             "variable ignored: it is no setting but what Kubernetes sets for a Service named fastws "
@@ -313,11 +358,36 @@ def _begin(options: argparse.Namespace) -> Settings:
             variable=variable,
             value=os.environ[variable],
         )
-    return settings
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return lifecycle.serve(_begin(options), partial(_load, options))
+    settings = _begin(options)
+    try:
+        return lifecycle.serve(settings, partial(_load, options))
+    except SettingsError as error:
+        if settings.log_format == "console":
+            raise
+        # Whoever reads the lines of this process expects JSON from here on.
+        _log.error(str(error), setting=error.setting)
+        return USAGE
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    logs.configure("warning")  # what is found that the server would only warn of
+    _warn_of_linked_variables()
+    settings, problems, wrong = read(options.config, os.environ, _flags(options))
+    problems += start_problems(settings, wrong)
+    if options.json:
+        print(config_report.document(settings, problems, wrong))
+    elif not problems:
+        print(config_report.table(settings))
+        print(config_report.conclusion(settings))
+    else:
+        for problem in problems:
+            _fail(str(problem))
+        n = len(problems)
+        print(f"{n} problem{'s' if n > 1 else ''}; a server would not start", file=sys.stderr)
+    return USAGE if problems else 0
 
 
 def _record(options: argparse.Namespace) -> int:

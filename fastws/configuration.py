@@ -29,7 +29,7 @@ from fastws.settings import (
 CONFIG_VARIABLE: Final = "FASTWS_CONFIG"
 
 # Names that deployments of the price-feed service already set; the FASTWS_ name wins over them.
-_ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
+ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
 # Read by the build, not by the server; a shell that has built fastws may still carry them.
 _FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
 
@@ -189,7 +189,7 @@ def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
 
 def _variables(environ: Mapping[str, str], problems: list[SettingsError]) -> Iterator[tuple[str, str]]:
     """Yield (variable, setting name) of the variables that are set, aliases first so that real names win."""
-    for variable, name in _ENV_ALIASES.items():
+    for variable, name in ENV_ALIASES.items():
         if environ.get(variable):
             yield variable, name
     for variable in sorted(environ):

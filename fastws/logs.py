@@ -7,10 +7,14 @@ with the number of clients or messages goes through :func:`log_limited`.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -24,6 +28,9 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+# Loggers that do not know the limiter; what a client does may be behind each of their lines.
+_OTHERS: Final = frozenset({"aiohttp", "asyncio"})
 
 # Fields whose whole value is a secret.
 _SECRET_FIELDS: Final = frozenset(
@@ -59,6 +66,9 @@ _SECRETS: Final = (
     # A JWT, wherever it stands.
     re.compile(r"()\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*"),
 )
+
+
+_python: Final = logging.getLogger("python")
 
 
 def redact_text(text: str) -> str:
@@ -115,6 +125,9 @@ def configure(
     writes one object per line with the keys timestamp (UTC), level, logger, event and the fields. Lines of
     the standard library (asyncio, aiohttp) take the same way. May be called again; the last call holds.
     """
+    if sys.stderr is None:
+        # The process was started without one. Nobody else is to get its descriptor.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     stream = sys.stderr if stream is None else stream
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -133,7 +146,8 @@ def configure(
             ),
         ]
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
+    handler.addFilter(_is_within_limit)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -161,6 +175,66 @@ def configure(
     )
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines, and goes on when one cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            return  # nobody reads the log, or its disk is full; the server has other things to do
+        substitute = logging.LogRecord(
+            record.name,
+            logging.ERROR,
+            record.pathname,
+            record.lineno,
+            "a log line cannot be written",
+            (),
+            None,
+        )
+        # Where it was written and why not, in the form of all the others; its text may be what is wrong with it.
+        substitute.where, substitute.error = f"{record.pathname}:{record.lineno}", repr(error)
+        self.stream.write(self.format(substitute) + self.terminator)
+        self.flush()
+
+
+def capture() -> None:
+    """Let what Python itself prints to standard error go the way of log lines from now on.
+
+    That is warnings, and exceptions that nobody has caught: in the main thread, in others, and in destructors.
+    """
+    logging.captureWarnings(True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = _on_uncaught_in_thread
+    sys.unraisablehook = _on_unraisable
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    _python.critical("an exception was not caught", exc_info=error)
+
+
+def _on_uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_type is not SystemExit:  # which ends a thread as intended
+        name = None if failure.thread is None else failure.thread.name
+        _python.error("an exception has ended the thread %s", name, exc_info=failure.exc_value)
+
+
+def _on_unraisable(failure: sys.UnraisableHookArgs) -> None:
+    _python.error("%s: %r", failure.err_msg or "ignored", failure.object, exc_info=failure.exc_value)
+
+
+def _is_within_limit(record: logging.LogRecord) -> bool:
+    """Let a line of others pass, or count it."""
+    if record.name.partition(".")[0] not in _OTHERS:
+        return True
+    error = record.exc_info[0] if record.exc_info else None
+    # What follows the first line of asyncio's names objects by their addresses.
+    text = str(record.msg).partition("\n")[0]
+    suppressed = limiter.take(f"{record.name} {error and error.__name__} {text[:100]}")
+    if suppressed:
+        record.suppressed = suppressed
+    return suppressed is not None
+
+
 class LogLimiter:
     """Writes at most one line per kind and interval, and says how many it left out.
 
@@ -186,19 +260,25 @@ class LogLimiter:
 
     def log(self, logger: Any, kind: str, event: str, *, level: str = "warning", **fields: Any) -> bool:
         """Write `event` with `fields` through `logger`, or count it; returns whether it was written."""
+        suppressed = self.take(kind)
+        if suppressed is None:
+            return False
+        if suppressed:
+            fields["suppressed"] = suppressed
+        getattr(logger, level)(event, **fields)
+        return True
+
+    def take(self, kind: str) -> int | None:
+        """Count a line of `kind`. Returns None where it is not to be written, else how many were left out before."""
         now = self._clock()
         if kind not in self._written and len(self._written) >= self._max_kinds:
             kind = self.OTHER
         last = self._written.get(kind)
         if last is not None and now - last < self._interval:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
-            return False
+            return None
         self._written[kind] = now
-        suppressed = self._suppressed.pop(kind, 0)
-        if suppressed:
-            fields["suppressed"] = suppressed
-        getattr(logger, level)(event, **fields)
-        return True
+        return self._suppressed.pop(kind, 0)
 
     def flush(self, logger: Any) -> None:
         """Write one line for each kind with lines that were only counted, as at the end of the process."""

@@ -16,7 +16,8 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     """A connection that ended.
 
     `cursor` is the number up to which everything was handed to the kernel, -1 when that is not known; it counts in
-    `epoch`. `user_key` is None for a client without a token.
+    `epoch`. `heard` is that number for what is addressed to the user, but for the numbers in `owed`, which came while
+    it was paused. `user_key` is None for a client without a token.
     """
 
     session_id: str
@@ -26,6 +27,8 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     cursor: int
     epoch: str
     saved_at: float
+    heard: int = 0
+    owed: tuple[int, ...] = ()
 
 
 class Sessions:
@@ -41,6 +44,7 @@ class Sessions:
         self.ttl = ttl
         self.limit = limit
         self._sessions: dict[str, Session] = {}
+        self._n_by_user: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -48,20 +52,28 @@ class Sessions:
     def save(self, session: Session) -> None:
         """Keep a session; one of the same id that was kept before is replaced."""
         self.expire(session.saved_at)
-        self._sessions.pop(session.session_id, None)
+        if session.session_id in self._sessions:
+            self._drop(session.session_id)
         self._sessions[session.session_id] = session
+        if session.user_key is not None:
+            self._n_by_user[session.user_key] = self._n_by_user.get(session.user_key, 0) + 1
         while len(self._sessions) > self.limit:
-            del self._sessions[next(iter(self._sessions))]
+            self._drop(next(iter(self._sessions)))
+
+    def has_user(self, user_key: str) -> bool:
+        """Whether a session of this user is kept; also one whose time is over and which is not forgotten yet."""
+        return user_key in self._n_by_user
 
     def take(self, session_id: str, user_key: str | None, now: float) -> Session | str:
         """Return the session and forget it, or say why not: "expired or unknown" or "not the user's"."""
         self.expire(now)
         session = self._sessions.get(session_id)
-        if session is None:
+        # One that was given back in vain stands behind younger ones.
+        if session is None or now - session.saved_at >= self.ttl:
             return "expired or unknown"
         if session.user_key != user_key:
             return "not the user's"
-        del self._sessions[session_id]
+        self._drop(session_id)
         return session
 
     def expire(self, now: float) -> None:
@@ -70,4 +82,11 @@ class Sessions:
             session = next(iter(self._sessions.values()))
             if now - session.saved_at < self.ttl:
                 return
-            del self._sessions[session.session_id]
+            self._drop(session.session_id)
+
+    def _drop(self, session_id: str) -> None:
+        key = self._sessions.pop(session_id).user_key
+        if key is not None:
+            self._n_by_user[key] -= 1
+            if not self._n_by_user[key]:
+                del self._n_by_user[key]

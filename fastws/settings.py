@@ -559,7 +559,7 @@ def display(setting: Setting, value: Any, *, max_size: int = 80) -> str:
     """Return a value as `shown`, with its unit; ``unset`` where there is none."""
     if value is None or value in ((), {}):
         return "unset"
-    text = shown(setting, value, max_size=max_size)
+    text = f"{value:.15g}" if isinstance(value, float) else shown(setting, value, max_size=max_size)
     return f"{text} {setting.unit}" if setting.unit else text
 
 

@@ -2,8 +2,9 @@
 
 All do the same and nothing more. A program takes two arguments, the messages a second and the text that every
 message begins with; binds a free port of 127.0.0.1; prints one line of JSON, ``{"port": 8123, "pids": [42]}``, with
-the processes whose processor time and memory are the server's; accepts WebSockets at any path, answers the first
-message of each with `subscribed`, and publishes from its start on until it is terminated.
+the processes whose processor time and memory are the server's; accepts WebSockets at /v1/ws, answers the first
+message of each with `subscribed` (Nchan cannot: there the upgrade subscribes), and publishes from its start on until
+it is terminated.
 
 Rules that keep the comparison fair:
 

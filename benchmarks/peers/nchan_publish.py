@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -70,11 +71,15 @@ def publish_for_ever(port: int) -> None:
 
 
 def main() -> None:
+    # Through the clean-up, to nginx.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="fastws-nchan-") as directory:
         configuration = Path(directory, "nginx.conf")
         configuration.write_text(CONFIGURATION % {"directory": directory, "port": port})
-        nginx = subprocess.Popen([shutil.which("nginx") or "nginx", "-p", directory, "-c", str(configuration)])
+        nginx = subprocess.Popen(
+            [shutil.which("nginx") or "nginx", "-p", directory, "-c", str(configuration)]
+        )
         try:
             announce(port, worker_of(nginx))
             publish_for_ever(port)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from socketify import App, AppListenOptions, OpCode
+from socketify import App, AppListenOptions, OpCode  # type: ignore[import-untyped]
 
 from benchmarks.peers.publication import SUBSCRIBED, announce, publish_evenly
 

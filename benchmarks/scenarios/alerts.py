@@ -135,8 +135,8 @@ def alerts(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     table.add("cost of the rules", f"{cost:+.2%} of a core (median of the windows {median:+.2%})")
     table.print()
     faults = [f"{name} rules: {fault}" for name, result in results.items() for fault in verdict_of(result)]
-    if cost > COST_LIMIT:
-        faults.append(f"the rules cost {cost:.1%} of a core, {COST_LIMIT:.0%} are allowed")
+    if cost > options.cost_limit:
+        faults.append(f"the rules cost {cost:.1%} of a core, {options.cost_limit:.0%} are allowed")
     return {
         "target": target,
         "cores": cores,

@@ -153,8 +153,8 @@ def deflate(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         faults.append("nothing came compressed")
     if any(row["compressed_messages"] for row in by_kind["plain"]):
         faults.append("compressed messages came without having been agreed to")
-    if ratio > COST_LIMIT:
-        faults.append(f"compression costs {ratio:.2f} times the plain run, {COST_LIMIT} are allowed")
+    if ratio > options.cost_limit:
+        faults.append(f"compression costs {ratio:.2f} times the plain run, {options.cost_limit:g} are allowed")
     if saved < SAVED_LIMIT:
         faults.append(f"{saved:.1%} are saved, {SAVED_LIMIT:.0%} are wanted")
     return {

@@ -196,54 +196,72 @@ class Server(Process):
 _PROBE = f"""
 import os, sys, time
 os.sched_setaffinity(0, {{int(sys.argv[1])}})
-wake = time.monotonic()
 while True:
-    wake = max(wake + 0.001, time.monotonic())
+    wake = time.monotonic() + 0.001
     time.sleep(0.001)
-    late = time.monotonic() - wake
-    if late * 1000 > {STALL_MS}:
-        print(wake, late * 1000, flush=True)
+    awake = time.monotonic()
+    if (awake - wake) * 1000 > {STALL_MS}:
+        print(wake, awake, flush=True)
 """
 
 
 class StallProbe:
     """Tells whether the machine stood still: one sleeper for each processor that wakes a thousand times a second.
 
-    A sleeper that is woken late says that its processor let nobody run, or that others would not make way. A context
-    manager; `stalls` is complete once it has been left.
+    One that is woken late may only have waited for others to make way. When all are late at the same time, the machine
+    let nobody run. A context manager; what it has seen is complete once it has been left. Times are those of the
+    monotonic clock, as (from, to).
     """
 
     def __init__(self) -> None:
-        self.stalls: list[dict[str, float]] = []
-        self._processes: list[tuple[int, subprocess.Popen[str]]] = []
+        self.late: list[list[tuple[float, float]]] = []
+        """By processor, when its sleeper was late."""
+        self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> StallProbe:
         for cpu in sorted(os.sched_getaffinity(0)):
             process = subprocess.Popen(
                 [sys.executable, "-S", "-c", _PROBE, str(cpu)], stdout=subprocess.PIPE, text=True
             )
-            self._processes.append((cpu, process))
+            self._processes.append(process)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for cpu, process in self._processes:
+        for process in self._processes:
             process.terminate()
+        for process in self._processes:
             output, _ = process.communicate()
-            for line in output.splitlines():
-                at, ms = line.split()
-                self.stalls.append({"at": float(at), "ms": float(ms), "processor": cpu})
-        self.stalls.sort(key=lambda stall: stall["at"])
+            pairs = (line.split() for line in output.splitlines())
+            self.late.append([(float(first), float(last)) for first, last in pairs])
+
+    def stalls(self) -> list[tuple[float, float]]:
+        """When the sleepers of all processors were late at once."""
+        common = self.late[0] if self.late else []
+        for other in self.late[1:]:
+            common = [
+                (max(mine[0], its[0]), min(mine[1], its[1]))
+                for mine in common
+                for its in other
+                if mine[0] < its[1] and its[0] < mine[1]
+            ]
+        return common
 
     def report(self) -> dict[str, Any]:
-        """`machine_stall_max_ms`, 0 when nothing over `STALL_MS` was seen; `at` is of the monotonic clock."""
-        longest = sorted(self.stalls, key=lambda stall: -stall["ms"])[:20]
+        """`machine_stall_max_ms` is of all processors at once, `processor_stall_max_ms` of any; 0: none over `STALL_MS`."""
+        stalls = sorted(self.stalls(), key=_length, reverse=True)
+        alone = [_length(stall) for late in self.late for stall in late]
         return {
-            "machine_stall_max_ms": round(longest[0]["ms"], 1) if longest else 0.0,
-            "machine_stalls": len(self.stalls),
-            "machine_stalls_longest": longest,
+            "machine_stall_max_ms": round(1000 * _length(stalls[0]), 1) if stalls else 0.0,
+            "processor_stall_max_ms": round(1000 * max(alone, default=0.0), 1),
+            "machine_stalls": len(stalls),
+            "machine_stalls_longest": [{"at": stall[0], "ms": 1000 * _length(stall)} for stall in stalls[:20]],
         }
+
+
+def _length(stall: tuple[float, float]) -> float:
+    return stall[1] - stall[0]
 
 
 @dataclass(frozen=True)

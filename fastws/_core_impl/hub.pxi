@@ -493,6 +493,19 @@ cdef class Hub:
         """Number of subscriptions of all connections by kind of topic."""
         return {kind: self.subscriptions_by_kind[i] for i, kind in enumerate(self.kinds)}
 
+    def n_by_dialect(self):
+        """Open connections by dialect: dict[str, int]."""
+        cdef uint32_t i
+        cdef dict counts = dict.fromkeys(self.meters.opened, 0)
+        for i in range(self.n_connections):
+            counts[(<Connection>self.connections[i]).dialect.name] += 1
+        return counts
+
+    @property
+    def n_history(self):
+        """Updates kept for restored sessions."""
+        return self.sequence - self.history_start + 1 if self.history_limit else 0
+
     def update_counts(self):
         """Number of updates published by name of channel: dict[str, int]."""
         cdef Channel channel

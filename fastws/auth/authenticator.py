@@ -42,7 +42,8 @@ class Authenticator:
        a token is used, no address and no key.
     3. No claim is looked at before the signature is verified.
     4. :meth:`verify` never waits. Only :meth:`authenticate` may, for published keys.
-    5. Neither an error nor a log line has any part of a token in it.
+    5. `failures` counts the tokens that were not accepted, each once, by reason.
+    6. Neither an error nor a log line has any part of a token in it.
 
     Used from the event loop's thread. `clock` returns seconds since the Unix epoch. `fetch` is needed where
     `jwks_url` is set.
@@ -67,6 +68,12 @@ class Authenticator:
         self._keys = _configured_keys(settings)
         self._remote = self._new_remote(settings)
         self._merged: tuple[Keys, Keys] | None = None
+        self.failures: dict[str, int] = {}
+
+    @property
+    def keys_age(self) -> float | None:
+        """Seconds since the issuer's keys were fetched; None where there are none."""
+        return None if self._remote is None else self._remote.age
 
     @property
     def has_keys(self) -> bool:
@@ -95,7 +102,7 @@ class Authenticator:
         keys = _configured_keys(settings)
         old, new = self._remote, self._new_remote(settings)
         if old is not None and new is not None and (old.url, old.algorithm) == (new.url, new.algorithm):
-            new.keys = old.keys
+            new.keys, new.fetched_at = old.keys, old.fetched_at
         has_new_keys = keys != self._keys
         self._settings, self._keys, self._remote, self._merged = settings, keys, new, None
         self.start()
@@ -110,8 +117,17 @@ class Authenticator:
         each other key tried.
 
         Raises:
-            AuthError: the token is not accepted; `reason` says why.
+            AuthError: the token is not accepted; `reason` says why. It is counted in `failures`, unless other keys
+                could make the difference: :meth:`authenticate` finds that out.
         """
+        try:
+            return self._verify(token, now)
+        except AuthError as error:
+            if error.reason not in _MAY_BE_NEW_KEY:
+                self._count(error)
+            raise
+
+    def _verify(self, token: str, now: float | None = None) -> Identity:
         algorithm = self._settings.jwt_algorithm
         parsed = parse(token)
         if parsed.algorithm != algorithm:
@@ -130,17 +146,27 @@ class Authenticator:
         Waits as long as one fetch takes, at most.
 
         Raises:
-            AuthError: the token is not accepted; `reason` says why.
+            AuthError: the token is not accepted; `reason` says why, and it is counted in `failures`.
         """
         try:
-            return self.verify(token)
+            return await self._authenticate(token)
+        except AuthError as error:
+            self._count(error)
+            raise
+
+    async def _authenticate(self, token: str) -> Identity:
+        try:
+            return self._verify(token)
         except AuthError as error:
             if self._remote is None or error.reason not in _MAY_BE_NEW_KEY:
                 raise
             reason = error.reason
         if not await self._remote.look_again():
             raise AuthError(reason)
-        return self.verify(token)
+        return self._verify(token)
+
+    def _count(self, error: AuthError) -> None:
+        self.failures[error.reason] = self.failures.get(error.reason, 0) + 1
 
     def revoke_jti(self, jti: str, until: float | None = None) -> None:
         """Refuse the token with this id from now on; connections that already live by it are not touched.

@@ -61,6 +61,7 @@ class RemoteKeys:
         self.url = url
         self.algorithm = algorithm
         self.keys = Keys()
+        self.fetched_at: float | None = None
         self._fetch = fetch
         self._timing = timing or Timing()
         self._monotonic = monotonic
@@ -68,6 +69,11 @@ class RemoteKeys:
         self._cool_at = -float("inf")
         self._fetching: asyncio.Task[bool] | None = None
         self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since `keys` were fetched, None before that."""
+        return None if self.fetched_at is None else self._monotonic() - self.fetched_at
 
     def start(self) -> None:
         """Begin to fetch in the background; does not wait for the first keys."""
@@ -122,6 +128,7 @@ class RemoteKeys:
         try:
             data = await self._fetch(self.url, MAX_SET_SIZE, self._timing.time_limit)
             self.keys = read_key_set(data, self.algorithm)
+            self.fetched_at = self._monotonic()
         except (OSError, KeyMaterialError) as error:
             logs.log_limited(
                 _log, "jwks", "the key set of the issuer cannot be used", url=self.url, error=str(error),

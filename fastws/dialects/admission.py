@@ -15,6 +15,7 @@ import msgspec
 
 from fastws._core import Connection, Hub, Topic
 from fastws.auth import Authenticator, AuthError, Identity
+from fastws.dialects.mail import Mail
 from fastws.errors import CloseCode, ErrorCode
 from fastws.limits import Limits
 from fastws.sessions import Session, Sessions
@@ -54,10 +55,12 @@ class Client:
         "arrival",
         "connection",
         "connection_id",
+        "entered_sequence",
         "expiry",
         "identity",
         "is_admitted",
         "is_counted",
+        "owed",
         "waiting",
     )
 
@@ -70,6 +73,10 @@ class Client:
         self.is_admitted = False
         self.is_counted = False
         self.waiting: list[bytes] = []
+        # Of what is addressed to the user: from where on it comes to this connection, and what is to come when the
+        # connection is resumed; see `Mail`.
+        self.entered_sequence = 0
+        self.owed: list[int] = []
 
     @property
     def user_key(self) -> str | None:
@@ -116,6 +123,7 @@ class Admission:
         auth_timeout: float = 10.0,
         connections_per_user: int = 5,
         evicts_oldest: bool = False,
+        kept_messages_per_user: int = 100,
     ) -> None:
         self.hub = hub
         self.authenticator = authenticator
@@ -127,6 +135,7 @@ class Admission:
         self.evicts_oldest = evicts_oldest
         self.by_id: dict[str, Client] = {}
         self.by_user: dict[str, dict[Client, None]] = {}
+        self.mail = Mail(hub, sessions, self.by_user, limit_per_user=kept_messages_per_user)
         self._tasks: set[Any] = set()
 
     # Coming and going.
@@ -155,16 +164,20 @@ class Admission:
             del self.by_id[client.connection_id]
         self._forget_user(client)
         connection = client.connection
-        if connection.left_subscriptions and client.is_admitted:
+        subscriptions = connection.left_subscriptions
+        # A user who has subscribed to nothing is still to get what is addressed to the user.
+        if client.is_admitted and subscriptions is not None and (subscriptions or client.user_key is not None):
             self.sessions.save(
                 Session(
                     session_id=client.connection_id,
                     user_key=client.user_key,
-                    subscriptions=connection.left_subscriptions,
+                    subscriptions=subscriptions,
                     is_paused=connection.left_paused,
-                    cursor=connection.left_sequence,
+                    cursor=connection.left_sequence if connection.left_whole else -1,
                     epoch=self.hub.epoch,
                     saved_at=time.monotonic(),
+                    heard=connection.left_sequence,
+                    owed=tuple(client.owed),
                 )
             )
 
@@ -201,6 +214,8 @@ class Admission:
         sequence = self.hub.sequence
         if cursor is not None and self.hub.history_start - 1 <= cursor <= sequence:
             sequence = cursor
+        elif isinstance(found, Session) and (missed := self.mail.missed(client, found, cursor)):
+            sequence = missed[0].sequence - 1
         speaker.greet(client, sequence)
         if isinstance(found, Session):
             speaker.restored(client, found, cursor)
@@ -212,6 +227,7 @@ class Admission:
             client.expiry = self.hub.loop.call_later(
                 self.auth_timeout, self._guarded, client, speaker, self._demand_token, client, speaker
             )
+        self.mail.welcome(client)
         waiting, client.waiting = client.waiting, []
         for text in waiting:
             if connection.is_open:
@@ -378,6 +394,7 @@ class Admission:
             self._note_user(client)
             self._watch_expiry(client, speaker)
             done(identity)
+            self.mail.welcome(client)
 
         self._verify(client, speaker, token, accept, lambda error: failed(str(error), error.reason))
 
@@ -476,8 +493,12 @@ class Admission:
     # Users.
 
     def _note_user(self, client: Client) -> None:
-        if client.user_key is not None:
-            self.by_user.setdefault(client.user_key, {})[client] = None
+        if client.user_key is None:
+            return
+        clients = self.by_user.setdefault(client.user_key, {})
+        if client not in clients:
+            clients[client] = None
+            self.mail.enter(client)
 
     def _forget_user(self, client: Client) -> None:
         key = client.user_key

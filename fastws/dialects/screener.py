@@ -18,7 +18,7 @@ from fastws.clock import wall_ms
 from fastws.dialects.admission import SESSION_REFUSALS, Admission, Arrival, Client
 from fastws.errors import CloseCode, ErrorCode
 from fastws.logs import log_limited
-from fastws.market.alerts import Alert, encode_alert
+from fastws.market.alert_messages import Alert, encode_alert
 from fastws.market.market import Market
 from fastws.messages import Rejected, RequestId
 from fastws.sessions import Session
@@ -204,6 +204,8 @@ class ScreenerDialect:
             if topic not in held and (identity is None or identity.allows(topic.kind, topic.name))
         }
         wanted = dict(list(wanted.items())[: max(0, room)])
+        mail = self.admission.mail
+        addressed = mail.missed(client, session, cursor)
         n_missed, is_complete = self.hub.count_missed(wanted, 0 if cursor is None else cursor)
         recovered = cursor is not None and is_complete
         self._reply(
@@ -217,16 +219,28 @@ class ScreenerDialect:
                         if topic in wanted or topic in held
                     }
                 ),
-                missed_messages_count=n_missed,
+                missed_messages_count=n_missed + len(addressed),
                 recovered=recovered,
                 timestamp=_now(),
                 id=request_id,
             ),
         )
+        if session.is_paused:
+            client.owed = [kept.sequence for kept in addressed]
+            addressed = []
+        else:
+            client.owed = []
         if cursor is not None and recovered:
-            connection.restore(wanted, cursor, session.is_paused)
+            # What a pause held back may be older than the cursor.
+            mail.send(client, [kept for kept in addressed if kept.sequence <= cursor])
+            addressed = [kept for kept in addressed if kept.sequence > cursor]
+            also = [kept.sequence for kept in addressed]
+            if connection.restore(wanted, cursor, session.is_paused, also):
+                mail.note_told(addressed)
         else:
             connection.set_subscriptions(held | wanted, session.is_paused)
+            # Before the snapshot, which has the highest number.
+            mail.send(client, addressed)
             if not session.is_paused:
                 connection.send_snapshot(wanted.items())
 
@@ -285,12 +299,14 @@ class ScreenerDialect:
             case messages.SetSubscriptions():
                 self._set(connection, request)
             case messages.Pause():
+                self.admission.mail.pause(client)
                 connection.set_subscriptions(connection.subscriptions(), True)
                 self._reply(connection, messages.Paused(timestamp=_now(), id=request.id))
             case messages.Resume():
                 held = connection.subscriptions()
                 connection.set_subscriptions(held, False)
                 self._reply(connection, messages.Resumed(timestamp=_now(), id=request.id))
+                self.admission.mail.resume(client)
                 connection.send_snapshot(held.items())
 
     def _charge_token(self, connection: Connection) -> None:

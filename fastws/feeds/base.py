@@ -49,6 +49,13 @@ class MarketSink(Protocol):
     def set_status(self, market: str, status: str, /) -> int:
         """Publish the trading status of a market, e.g. ``("KOSPI", "open")``."""
 
+    def set_received(self, at_ns: int, /) -> None:
+        """Say when the bytes came of what is delivered from now on: monotonic clock, ns; 0 is not known.
+
+        From it the server tells how long updates take within it. A feed sets it back to 0 before it waits for
+        anything, because others publish meanwhile.
+        """
+
     def instrument(self, code: str, /) -> Instrument | None: ...
 
     def ensure_instrument(self, code: str, /) -> Instrument:
@@ -99,6 +106,7 @@ class _Gate:
         "instrument",
         "publish_book",
         "publish_price",
+        "set_received",
         "set_status",
     )
 
@@ -109,6 +117,7 @@ class _Gate:
         self.instrument = market.instrument
         self.ensure_instrument = market.ensure_instrument
         self.set_status = market.set_status
+        self.set_received = market.set_received
         self.set_trap()
 
     @property
@@ -124,6 +133,8 @@ class _Gate:
         self._is_closed = True
         self.set_trap()
         self.set_status = self._refuse_status
+        self.set_received(0)
+        self.set_received = self._ignore_receipt
 
     def _publish_first_price(self, update: PriceUpdate) -> int:
         self._check_open()
@@ -139,6 +150,9 @@ class _Gate:
 
     def _refuse_status(self, market: str, status: str) -> int:
         raise FeedError(_RUN_IS_OVER)
+
+    def _ignore_receipt(self, at_ns: int) -> None:
+        pass
 
     def _spring(self) -> None:
         self.publish_price = self._market.publish_price

@@ -76,6 +76,9 @@ class Recorder:
         """Record the status of a market; returns how many updates there are now."""
         return self._record(MarketStatus(market, status))
 
+    def set_received(self, at_ns: int, /) -> None:
+        """Does nothing: the times in the file are from the wall clock."""
+
     def set_feed_status(self, feed: str, status: str, /) -> int:
         """Note a new state of a feed as a comment, so that a gap explains itself."""
         if self.feeds.get(feed) == status:

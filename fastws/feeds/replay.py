@@ -168,7 +168,12 @@ class ReplayFeed(Feed):
                         slice_end = self._clock() + _SLICE_S
                         n_slice = 1
                     if message is not None:
-                        self._deliver(message, market, parser)
+                        # It counts as received when it is due, however late this is.
+                        market.set_received(int(due * 1e9))
+                        try:
+                            self._deliver(message, market, parser)
+                        finally:
+                            market.set_received(0)
             if not self.loop:
                 _log.info("replay ended", file=str(self.path), updates=self.n_updates, bad_lines=self.n_bad)
                 return

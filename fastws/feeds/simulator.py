@@ -142,7 +142,7 @@ class SimulatorFeed(Feed):
             n_due = schedule.n_due(elapsed)
             self._skip(schedule.n_due(elapsed - _MAX_CATCH_UP_S) - self._n_past)
             if n_due > self._n_past:
-                self._deliver(market, n_due - self._n_past)
+                self._deliver(market, n_due - self._n_past, opened_at)
             if n_due > self._n_past:
                 await self._sleep(0.0)
             else:
@@ -154,18 +154,22 @@ class SimulatorFeed(Feed):
         """Place in the schedule: what it has seen delivered or skipped."""
         return self._exchange.n_steps + self._n_skipped
 
-    def _deliver(self, market: MarketSink, n: int) -> None:
-        """Deliver up to `n` updates within one slice."""
+    def _deliver(self, market: MarketSink, n: int, opened_at: float) -> None:
+        """Deliver up to `n` updates within one slice. They count as received when they were due."""
         # Looked up once per slice: the sink of a supervised feed swaps its methods.
         publish_price = market.publish_price
         publish_book = market.publish_book
         slice_end = self._clock() + _SLICE_S
         event_time_ms = int(self._wall_clock() * 1000.0)
-        while n > 0:
-            self._exchange.advance(publish_price, publish_book, min(n, _CHUNK), event_time_ms)
-            n -= _CHUNK
-            if self._clock() >= slice_end:
-                break
+        try:
+            while n > 0:
+                market.set_received(int((opened_at + self._schedule.due_at(self._n_past)) * 1e9))
+                self._exchange.advance(publish_price, publish_book, min(n, _CHUNK), event_time_ms)
+                n -= _CHUNK
+                if self._clock() >= slice_end:
+                    break
+        finally:
+            market.set_received(0)
 
     def _skip(self, n: int) -> None:
         if n <= 0:

@@ -1,4 +1,4 @@
-"""Price alerts: users' rules, held against every price, fired once each, and the messages they become."""
+"""Price alerts: users' rules, held against every price and fired once each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-import msgspec
 import structlog
 
 from fastws._alerts import ALERT_TYPES, AlertIndex
-from fastws._market import PriceUpdate, utc_text
+from fastws._market import Instrument, PriceUpdate
 from fastws.clock import wall_ms
 from fastws.errors import FastwsError
 from fastws.logs import log_limited
-from fastws.market.store import MAX_USER_ID, Firing, Rule, StoreError, number_text
+from fastws.market.alert_messages import Alert, alert_message
+from fastws.market.alert_store import AlertStore, Firing, Rule, number_text
+from fastws.market.schema import MAX_USER_ID
+from fastws.market.store import StoreError
 
 if TYPE_CHECKING:
-    from fastws._market import Instrument
     from fastws.market.instruments import Instruments
     from fastws.market.store import Store
 
@@ -36,15 +37,6 @@ _FIRST_PAUSE: Final = 0.1  # seconds between attempts to fire while the database
 _LONGEST_PAUSE: Final = 5.0
 _BATCH: Final = 500  # rules fired in one transaction, so that other requests get their turn in between
 _SLICE: Final = 50  # alerts delivered before the loop runs on
-
-_SENTENCES: Final = {
-    "price_above": "{name} exceeded {threshold}",
-    "price_below": "{name} fell below {threshold}",
-    "change_percent_above": "{name} change exceeded {threshold}%",
-    "change_percent_below": "{name} change fell below {threshold}%",
-    "volume_above": "{name} volume exceeded {threshold}",
-}
-
 
 class AlertError(FastwsError):
     """A rule cannot be made from what was given. `field` is what is wrong, with which the text begins."""
@@ -62,62 +54,6 @@ class AlertLimitError(FastwsError):
         self.limit = limit
 
 
-class Alert(msgspec.Struct, frozen=True, gc=False):
-    """What a user is told. `current_price` is the price that came with whatever crossed the threshold.
-
-    `extra` is passed through unchanged, as in `PriceUpdate`.
-    """
-
-    code: str
-    alert_type: str
-    threshold: int | Decimal
-    current_price: int | Decimal
-    message: str
-    extra: bytes | None = None
-
-
-def encode_alert(alert: Alert, published_ms: int) -> bytes:
-    """Return the alert message as JSON without ``sequence`` and the closing brace; see `encode_screener`.
-
-    Raises:
-        ValueError: `published_ms` is outside the years 1970 to 9999.
-    """
-    return b'{"type":"alert","code":%b,"alert_type":%b,"threshold":%b,"current_price":%b,"message":%b%b%b' % (
-        msgspec.json.encode(alert.code),
-        msgspec.json.encode(alert.alert_type),
-        number_text(alert.threshold).encode(),
-        number_text(alert.current_price).encode(),
-        msgspec.json.encode(alert.message),
-        b"" if alert.extra is None else b"," + alert.extra,
-        b',"timestamp":"%b"' % utc_text(published_ms).encode(),
-    )
-
-
-def encode_rule(rule: Rule) -> bytes:
-    """Return a rule as the JSON object that ``/v1/alerts`` shows; ``fired_*`` are null while it waits."""
-    fired_at = None if rule.fired_ms is None else utc_text(rule.fired_ms)
-    return (
-        b'{"id":%d,"code":%b,"alert_type":%b,"threshold":%b,"created_at":"%b","fired_at":%b,"fired_price":%b}'
-        % (
-            rule.id,
-            msgspec.json.encode(rule.code),
-            msgspec.json.encode(rule.alert_type),
-            number_text(rule.threshold).encode(),
-            utc_text(rule.created_ms).encode(),
-            msgspec.json.encode(fired_at),
-            b"null" if rule.fired_price is None else number_text(rule.fired_price).encode(),
-        )
-    )
-
-
-def alert_message(instrument: Instrument, alert_type: str, threshold: int | Decimal) -> str:
-    """Return the sentence of an alert, such as ``Samsung Electronics exceeded 75,000 KRW``."""
-    shown = f"{threshold:,f}" if isinstance(threshold, Decimal) else f"{threshold:,}"
-    if alert_type.startswith("price_") and instrument.currency is not None:
-        shown = f"{shown} {instrument.currency}"
-    return _SENTENCES[alert_type].format(name=instrument.name, threshold=shown)
-
-
 class _Crossing(NamedTuple):
     rule: Rule
     update: PriceUpdate
@@ -133,14 +69,18 @@ class AlertBook:
        or the volume does not look at prices that come without it.
     3. Waiting, a rule is in the index. A price that crosses it takes it out, so it fires once; then its
        firing is stored, and only once that is committed is the user told. When another process was first, or
-       the rule was deleted meanwhile, nobody is told here. So a user is told at most once; a process that is
-       killed between commit and telling leaves a rule that shows as fired and was not told.
-    4. While the database fails, crossed rules wait, are tried again until it works, and keep the price that
+       the rule was deleted meanwhile, nobody is told here.
+    4. That a user was told is stored after it was done. What a process has fired and told nobody, because it was
+       killed or nobody was there, its successor finds with `untold`. So a user is told once; after a kill between
+       telling and storing that, which is the time of a commit, twice, because an alert that never comes costs a
+       trader more than one that comes again.
+    5. While the database fails, crossed rules wait, are tried again until it works, and keep the price that
        crossed them. Prices go on. What has not fired when the process ends waits again after its next start.
-    5. What was asked for is done even when the asker has gone: no rule is stored without waiting here.
+    6. What was asked for is done even when the asker has gone: no rule is stored without waiting here.
 
     Belongs to the thread of the event loop. `deliver` is called with a user id and the alert, in the order in
-    which the rules were crossed. A user may have `alerts_per_user` rules, fired ones included.
+    which the rules were crossed; once somebody was told, or nobody is there to be told, `told` is to be called.
+    A user may have `alerts_per_user` rules, fired ones included.
     """
 
     def __init__(
@@ -151,7 +91,8 @@ class AlertBook:
         *,
         alerts_per_user: int = 1000,
     ) -> None:
-        self._store = store
+        self._stored = AlertStore(store)
+        self._is_lasting = not store.is_in_memory
         self._instruments = instruments
         self._deliver = deliver
         self.alerts_per_user = alerts_per_user
@@ -159,6 +100,7 @@ class AlertBook:
         self._take = self._index.take  # bound once: this is called for every price
         self._rules: dict[int, Rule] = {}  # waiting and crossed ones
         self._crossed: deque[_Crossing] = deque()
+        self._told: set[int] = set()  # and not yet stored as such
         # Tells our firings from those of other processes, and of this one before its last start.
         self._name = secrets.token_hex(16)
         self._firing: asyncio.Task[None] | None = None
@@ -182,7 +124,7 @@ class AlertBook:
         Raises:
             StoreError: the database fails, or a row of it makes no rule.
         """
-        for rule in await self._store.waiting_rules():
+        for rule in await self._stored.waiting_rules():
             try:
                 self.admit(rule)
             except ValueError as error:
@@ -190,6 +132,19 @@ class AlertBook:
                     f"database: row {rule.id} of alert_rules: {error}; correct or delete it"
                 ) from None
         return self.n_waiting
+
+    async def untold(self, seconds: float) -> list[tuple[str, Alert]]:
+        """Return user and alert of what fired within the last `seconds`, before this start, and told nobody.
+
+        Raises:
+            StoreError: the database fails, or a row of it makes no rule.
+        """
+        rules = await self._stored.untold_rules(wall_ms() - int(seconds * 1000))
+        return [
+            (rule.user_id, self._alert(rule, rule.fired_price))
+            for rule in rules
+            if rule.fired_price is not None
+        ]
 
     async def stop(self, seconds: float = 2.0) -> None:
         """Let what was crossed fire, and what was asked for be done, within `seconds`; then nothing fires."""
@@ -230,7 +185,7 @@ class AlertBook:
         return await self._finish(self._add(user_id, code, alert_type, number))
 
     async def _add(self, user_id: str, code: str, alert_type: str, threshold: int | Decimal) -> Rule:
-        rule = await self._store.add_rule(
+        rule = await self._stored.add_rule(
             user_id, code, alert_type, threshold, wall_ms(), limit=self.alerts_per_user
         )
         if rule is None:
@@ -246,7 +201,7 @@ class AlertBook:
             StoreError: the database fails, or takes longer than `ANSWER_SECONDS`.
         """
         _check_user(user_id)
-        return tuple(await self._finish(self._store.rules_of(user_id)))
+        return tuple(await self._finish(self._stored.rules_of(user_id)))
 
     async def delete(self, user_id: str, rule_id: int) -> bool:
         """Delete a rule, waiting or fired; return False when the user has none of this id.
@@ -259,7 +214,7 @@ class AlertBook:
         return await self._finish(self._delete(user_id, rule_id))
 
     async def _delete(self, user_id: str, rule_id: int) -> bool:
-        is_deleted = await self._store.delete_rule(user_id, rule_id)
+        is_deleted = await self._stored.delete_rule(user_id, rule_id)
         if is_deleted:
             self.forget(rule_id)
         return is_deleted
@@ -306,17 +261,30 @@ class AlertBook:
     def _on_crossed(self, update: PriceUpdate, ids: Sequence[int]) -> None:
         now = wall_ms()
         self._crossed.extend(_Crossing(self._rules[rule_id], update, now) for rule_id in ids)
+        self._start_firing()
+
+    def told(self, rule_id: int) -> None:
+        """Take note that the user of a rule that has fired was told, or that nobody is there to be told."""
+        if self._is_lasting:
+            self._told.add(rule_id)
+            self._start_firing()
+
+    def _start_firing(self) -> None:
         if self._firing is None and not self._is_stopped:
             self._firing = asyncio.get_running_loop().create_task(self._fire())
 
     async def _fire(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while self._crossed:
+            while self._crossed or self._told:
                 batch = list(islice(self._crossed, _BATCH))
+                told = sorted(self._told)
                 try:
-                    fired = await self._store.fire_rules(
-                        [Firing(item.rule.id, item.time_ms, item.update.price) for item in batch], self._name
+                    fired = await self._stored.fire_rules(
+                        [Firing(item.rule.id, item.time_ms, item.update.price) for item in batch],
+                        self._name,
+                        told=told,
+                        told_ms=wall_ms(),
                     )
                 except StoreError as error:
                     log_limited(
@@ -330,6 +298,7 @@ class AlertBook:
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     continue
                 pause = _FIRST_PAUSE
+                self._told.difference_update(told)
                 for i, crossing in enumerate(batch, 1):
                     self._crossed.popleft()
                     self._rules.pop(crossing.rule.id, None)
@@ -341,20 +310,18 @@ class AlertBook:
             self._firing = None
 
     def _tell(self, crossing: _Crossing) -> None:
-        rule, update, _ = crossing
-        alert = Alert(
-            rule.code,
-            rule.alert_type,
-            rule.threshold,
-            update.price,
-            alert_message(update.instrument, rule.alert_type, rule.threshold),
-        )
         self.n_fired += 1
         try:
-            self._deliver(rule.user_id, alert)
+            self._deliver(crossing.rule.user_id, self._alert(crossing.rule, crossing.update.price))
         except Exception:
             # It has fired and is in the user's list; the other users' alerts must not suffer.
             log_limited(_log, "alert-not-delivered", "alert not delivered", level="error", exc_info=True)
+
+    def _alert(self, rule: Rule, price: int | Decimal) -> Alert:
+        # Another start may know fewer instruments.
+        instrument = self._instruments.get(rule.code) or Instrument(rule.code)
+        message = alert_message(instrument, rule.alert_type, rule.threshold)
+        return Alert(rule.code, rule.alert_type, rule.threshold, price, message, rule_id=rule.id)
 
 
 def _check_user(user_id: str) -> None:

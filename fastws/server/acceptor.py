@@ -66,7 +66,19 @@ class Acceptor:
         self._sockets = await self._place.bind()
         self.addresses = [sock.getsockname()[:2] for sock in self._sockets if sock.family != socket.AF_UNIX]
         _check_backlog()
-        await self._accept()
+        try:
+            await self._accept()
+        except BaseException:
+            self.stop()
+            raise
+
+    def urls(self, *, is_tls: bool) -> list[str]:
+        """Where it listens, as people write it; a Unix socket is ``unix:`` and its path."""
+        urls = [f"unix:{sock.getsockname()}" for sock in self._sockets if sock.family == socket.AF_UNIX]
+        for host, port in self.addresses:
+            shown = f"[{host}]" if ":" in host else host
+            urls.append(f"{'https' if is_tls else 'http'}://{shown}:{port}")
+        return urls
 
     def stop(self) -> None:
         """Close the sockets; the kernel resets whoever waits in the backlog."""

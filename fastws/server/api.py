@@ -25,21 +25,13 @@ from fastws.errors import FastwsError
 from fastws.feeds.lines import LineError, decode_body
 from fastws.limits import Limits
 from fastws.logs import log_limited
-from fastws.market.alerts import AlertBook, AlertError, AlertLimitError, encode_rule
+from fastws.market.alert_messages import Alert, encode_rule
+from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
 from fastws.market.market import Market
 from fastws.market.store import StoreError
 from fastws.server.handshake import error_body
-from fastws.server.http import json_response
+from fastws.server.http import Endpoint, add_endpoints, json_response
 from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
-
-ENDPOINTS: Final = (
-    ("/api/v1/users/me", "who a token is"),
-    ("/v1/alerts", "a user's price alerts; POST makes one, DELETE /v1/alerts/{id} takes it away"),
-    ("/v1/publish", "POST: publish prices, order books and market statuses; admin"),
-    ("/v1/ws/connections", "open WebSocket connections; admin"),
-    ("/v1/admin/kick", "POST: close a user's connections, a token's, or one; admin"),
-)
-"""Path and purpose of each endpoint, for the list of endpoints."""
 
 _MAX_ID_DIGITS: Final = 19  # of 2**63 - 1; keeps int() from working on a megabyte of digits
 _SLICE: Final = 250  # elements read before the loop runs on, which is about a millisecond
@@ -120,28 +112,34 @@ class _ElementError(FastwsError):
         self.field = field
 
 
-def add_api_routes(app: web.Application, server: ApiView) -> None:
-    """Add the endpoints to `app`, with and without a trailing slash, acting on `server`.
-
-    `app` is one of :func:`fastws.server.http.make_app`, which bounds the size of bodies and answers in JSON
-    what aiohttp refuses by itself.
-    """
+def add_user_routes(app: web.Application, server: ApiView) -> None:
+    """Add the endpoints of users, who bring their tokens, to an application of :mod:`fastws.server.http`."""
     routes = _Routes(server)
-    for method, path, handler in (
-        ("GET", "/api/v1/users/me", routes.who),
-        ("GET", "/v1/alerts", routes.list_alerts),
-        ("POST", "/v1/alerts", routes.add_alert),
-        ("DELETE", "/v1/alerts/{id}", routes.delete_alert),
-        ("POST", "/v1/publish", routes.publish),
-        ("GET", "/v1/ws/connections", routes.connections),
-        ("POST", "/v1/admin/kick", routes.kick),
-    ):
-        answering = _answering(handler)
-        for variant in (path, path + "/"):
-            if method == "GET":
-                app.router.add_get(variant, answering)  # and HEAD
-            else:
-                app.router.add_route(method, variant, answering)
+    _add(
+        app,
+        ("GET", "/api/v1/users/me", routes.who, "who a token is"),
+        ("GET", "/v1/alerts", routes.list_alerts, "a user's price alerts"),
+        ("POST", "/v1/alerts", routes.add_alert, "a new alert"),
+        ("DELETE", "/v1/alerts/{id}", routes.delete_alert, "no longer this alert"),
+    )
+
+
+def add_admin_routes(app: web.Application, server: ApiView) -> None:
+    """Add the endpoints that want the administrator's token to an application of :mod:`fastws.server.http`."""
+    routes = _Routes(server)
+    _add(
+        app,
+        ("POST", "/v1/publish", routes.publish, "publish prices, order books and market statuses; admin"),
+        ("GET", "/v1/ws/connections", routes.connections, "open WebSocket connections; admin"),
+        ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
+    )
+
+
+def _add(app: web.Application, *endpoints: tuple[str, str, Handler, str]) -> None:
+    add_endpoints(
+        app,
+        (Endpoint(method, path, _answering(handler), about) for method, path, handler, about in endpoints),
+    )
 
 
 def _answering(handler: Handler) -> Handler:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -43,6 +43,8 @@ class Upgrades(Protocol):
 
     def check(self, request: Request, /) -> Refusal | None:
         """Return why the upgrade is refused, None when it is to be opened."""
+
+    def count_refusal(self, refusal: Refusal, /) -> None: ...
 
     def open(self, transport: asyncio.Transport, request: Request, leftover: bytes, /) -> None:
         """Answer 101 and open the connection; never raises."""
@@ -105,6 +107,8 @@ class HttpConnections:
         if transport is not None and not isinstance(head, Refusal):
             head = self._upgrades.identify(transport, head)
         refusal = head if isinstance(head, Refusal) else self._upgrades.check(head)
+        if refusal is not None:
+            self._upgrades.count_refusal(refusal)
         if refusal is not None or isinstance(head, Refusal):
             response = problem_response(refusal or UPGRADE_REQUIRED)
             response.force_close()  # what follows may be WebSocket frames
@@ -174,6 +178,7 @@ class HttpProtocol(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own runner passes None to switch it off
             max_field_size=MAX_HEAD_SIZE,
             max_headers=MAX_HEADERS,
+            auto_decompress=False,
         )
         self.is_half_closed = False
 
@@ -185,7 +190,7 @@ class HttpProtocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what no middleware can: heads that aiohttp refuses, and exceptions of a route."""
-        if status >= 500:
+        if status >= 500 and not isinstance(exc, ConnectionError):  # the client has left
             log_limited(
                 _log, "http request failed", "request failed", level="error", path=request.path, exc_info=exc
             )
@@ -195,6 +200,22 @@ class HttpProtocol(web.RequestHandler):
         response.headers["Server"] = "fastws"
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; what aiohttp answers past the middlewares, such as 417, gets the shape of the others."""
+        if isinstance(resp, web.HTTPException) and resp.status >= 400:
+            resp = problem_response(refusal_of(resp.status))
+        return await super().finish_response(request, resp, start_time)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Say once in a while what aiohttp would say each time, and nothing where the client is to blame."""
+        error = kw.get("exc_info")
+        if not isinstance(error, (web.RequestPayloadError, ConnectionError)):
+            log_limited(
+                _log, "http failed", "a connection failed", level="error", reason=str(args[0]), exc_info=error
+            )
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio.Protocol allows
         """Keep a half-closed connection until its request is answered."""

@@ -7,9 +7,9 @@ status. Handlers read what is in memory and wait for nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import orjson
@@ -26,6 +26,14 @@ from fastws.server.handshake import Refusal, error_body
 MAX_BODY_SIZE: Final = 1 << 20
 MAX_BOOK_DEPTH: Final = 10
 MAX_BOOKS: Final = 1000
+
+_ENCODED: Final = Refusal(
+    415,
+    "UNSUPPORTED_MEDIA_TYPE",
+    "compressed bodies are not accepted; send it without Content-Encoding",
+    (("Accept-Encoding", "identity"),),
+)
+_MALFORMED_BODY: Final = Refusal(400, "BAD_REQUEST", "malformed or incomplete body")
 
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 
@@ -68,6 +76,15 @@ class ServerView(Protocol):
         """The body of ``/v1/ws/stats``."""
 
 
+class Endpoint(NamedTuple):
+    """What answers `method` (GET: HEAD as well) at `path`, with and without a trailing slash, and what for."""
+
+    method: str
+    path: str
+    handler: Handler
+    about: str
+
+
 class HttpError(FastwsError):
     """Raised by a route to answer `refusal`."""
 
@@ -76,45 +93,85 @@ class HttpError(FastwsError):
         self.refusal = refusal
 
 
-def make_app(server: ServerView, *, websocket_paths: Sequence[str] = ("/v1/ws",)) -> web.Application:
-    """Return the application with every route, reading from `server`.
+_LISTED: Final = web.AppKey("listed", list[dict[str, str]])
 
-    `websocket_paths` are those that the listener serves itself, for the list of endpoints.
+
+def bare_app(websocket_paths: Sequence[str] = ()) -> web.Application:
+    """Return an application that bounds bodies, answers errors as JSON, and lists at ``/`` what there is.
+
+    `websocket_paths` are those that the listener serves itself, for the list.
     """
     app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_SIZE)
     app.on_response_prepare.append(_set_headers)
-    routes = _Routes(server)
-    endpoints = [{"path": path, "protocol": "websocket", "about": "prices"} for path in websocket_paths]
-    for path, handler, about in (
-        ("/health", routes.health, "whether the server lives, its feed and its connections"),
-        ("/ready", routes.ready, "200, or 503 while the server stops"),
-        ("/v1/ws/stats", routes.stats, "statistics"),
-        ("/v1/asyncapi.json", routes.contract, "the messages of /v1/ws, as an AsyncAPI document"),
-        ("/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
-        ("/v1/stocks/{code}", routes.stock, "last price"),
-        (
-            "/v1/stocks/{code}/orderbook",
-            routes.order_book,
-            f"last order books; ?depth=1..{MAX_BOOK_DEPTH} and ?history=0..{MAX_BOOKS}",
-        ),
-    ):
-        endpoints.append({"path": path, "protocol": "http", "about": about})
-        for variant in (path, path + "/"):
-            app.router.add_get(variant, handler)
-    overview = orjson.dumps({"name": "fastws", "version": __version__, "endpoints": endpoints})
+    app[_LISTED] = [{"path": path, "protocol": "websocket", "about": "prices"} for path in websocket_paths]
 
     async def root(request: web.Request) -> web.Response:
-        return json_response(overview)
+        return json_response({"name": "fastws", "version": __version__, "endpoints": app[_LISTED]})
 
     app.router.add_get("/", root)
     return app
 
 
-class _Routes:
+def add_endpoints(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
+    """Add `endpoints` to an application of :func:`bare_app`, and to its list."""
+    for endpoint in endpoints:
+        app[_LISTED].append(
+            {
+                "path": endpoint.path,
+                "protocol": "http",
+                "method": endpoint.method,
+                "about": endpoint.about,
+            }
+        )
+        for variant in (endpoint.path, endpoint.path + "/"):
+            if endpoint.method == "GET":
+                app.router.add_get(variant, endpoint.handler)
+            else:
+                app.router.add_route(endpoint.method, variant, endpoint.handler)
+
+
+def add_probe_routes(app: web.Application, server: ServerView) -> None:
+    """Add the endpoints that load balancers ask."""
+    probes = _Probes(server)
+    add_endpoints(
+        app,
+        (
+            Endpoint(
+                "GET", "/health", probes.health, "whether the server lives, its feed and its connections"
+            ),
+            Endpoint("GET", "/ready", probes.ready, "200, or 503 while the server stops"),
+        ),
+    )
+
+
+def add_public_routes(app: web.Application, server: ServerView) -> None:
+    """Add the endpoints that anybody may read."""
+    routes = _Routes(server)
+    add_endpoints(
+        app,
+        (
+            Endpoint("GET", "/v1/ws/stats", routes.stats, "statistics"),
+            Endpoint(
+                "GET",
+                "/v1/asyncapi.json",
+                routes.contract,
+                "the messages of /v1/ws, as an AsyncAPI document",
+            ),
+            Endpoint("GET", "/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
+            Endpoint("GET", "/v1/stocks/{code}", routes.stock, "last price"),
+            Endpoint(
+                "GET",
+                "/v1/stocks/{code}/orderbook",
+                routes.order_book,
+                f"last order books; ?depth=1..{MAX_BOOK_DEPTH} and ?history=0..{MAX_BOOKS}",
+            ),
+        ),
+    )
+
+
+class _Probes:
     def __init__(self, server: ServerView) -> None:
         self._server = server
-        self._contract = msgspec.json.encode(asyncapi.document())
-        self._contract_tag = hashlib.sha256(self._contract).hexdigest()[:32]
 
     async def health(self, request: web.Request) -> web.Response:
         # A stale feed still runs; it has nothing to tell.
@@ -134,6 +191,13 @@ class _Routes:
             {"status": "draining" if is_draining else "ready", "timestamp": utc_text(wall_ms())},
             status=503 if is_draining else 200,
         )
+
+
+class _Routes:
+    def __init__(self, server: ServerView) -> None:
+        self._server = server
+        self._contract = msgspec.json.encode(asyncapi.document())
+        self._contract_tag = hashlib.sha256(self._contract).hexdigest()[:32]
 
     async def stats(self, request: web.Request) -> web.Response:
         return json_response(self._server.stats())
@@ -224,9 +288,16 @@ def _number(request: web.Request, name: str, default: int, lowest: int, highest:
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        # Answered here, where nobody looks at the body: a decoder would have to be bounded, and nobody needs one.
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise HttpError(_ENCODED)
         return await handler(request)
     except HttpError as problem:
         return problem_response(problem.refusal)
+    except web.RequestPayloadError:
+        response = problem_response(_MALFORMED_BODY)
+        response.force_close()  # where the next request begins is unknown
+        return response
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -255,6 +326,7 @@ _MESSAGES: Final = {
     404: "there is nothing at this path",
     405: "this path does not support the method",
     413: f"the body is over {MAX_BODY_SIZE} bytes",
+    417: "of all expectations only 100-continue is met",
     500: "internal error",
     504: "the request took too long",
 }

@@ -113,7 +113,8 @@ class _Run:
     def _on_stop(self, number: signal.Signals) -> None:
         if self._is_stopping.is_set():
             _log.warning("ended at once by a second signal", signal=number.name)
-            _exit(ENDED_BY_SIGNAL + number)
+            # What is committed to a database stays committed.
+            os._exit(ENDED_BY_SIGNAL + number)
         self._is_stopping.set()
 
     def _on_hangup(self) -> None:
@@ -148,12 +149,7 @@ class _Run:
 
 def _give_up() -> None:
     _log.error("the stop took longer than shutdown_timeout, and is given up")
-    _exit(FAILED)
-
-
-def _exit(status: int) -> None:
-    """End the process without taking anything down: what is committed to a database is there, and stays."""
-    os._exit(status)
+    os._exit(FAILED)
 
 
 def _has_terminal() -> bool:

@@ -1,11 +1,11 @@
-"""The one port: accepts, reads the first head of every connection, and hands the connection on."""
+"""The one port, and other places: accepts, reads the first head of every connection, and hands the connection on."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Final, Generic, TypeVar, cast
 
 import msgspec
@@ -28,6 +28,8 @@ from fastws.server.handshake import (
     upgrade_response,
 )
 from fastws.server.peers import Peers, endpoint
+from fastws.server.places import Place
+from fastws.server.tls import TlsContext, TlsTransport
 
 # A refused client may still be sending; closing on unread data would reset the connection and could cost it
 # the answer. So the rest is read and dropped for a while.
@@ -103,15 +105,16 @@ class Deadlines(Generic[K]):
 
 
 class Listener:
-    """Listens on one address and hands connections to WebSocket handlers and to aiohttp.
+    """Listens at some places and hands connections to WebSocket handlers and to aiohttp.
 
     1. Every accepted connection is in exactly one place: waiting for its head, lingering after a refusal,
        with aiohttp, or with the handler of its WebSocket path, from which it never comes back.
     2. A connection whose head is not complete `handshake_timeout` seconds after it was accepted is closed.
+       With TLS its handshake is part of that time.
     3. After :meth:`stop_accepting` no connection is accepted and no upgrade granted; HTTP on open connections
        goes on until :meth:`close`.
 
-    Counters: `n_accepted`, `n_upgraded`, `n_refused` (heads and first requests), `n_timed_out`,
+    Counters: `n_accepted`, `n_upgraded`, `refusals` (heads and upgrades, by code), `n_timed_out`,
     `accept_pauses`.
     """
 
@@ -119,9 +122,9 @@ class Listener:
         self,
         app: web.Application,
         paths: Mapping[str, OpenConnection],
+        places: Sequence[Place],
         *,
-        host: str = "127.0.0.1",
-        port: int = 8000,
+        tls: TlsContext | None = None,
         handshake_timeout: float = 10.0,
         allowed_origins: Collection[str] = (),
         compression: bool = True,
@@ -130,13 +133,15 @@ class Listener:
     ) -> None:
         """`paths` maps WebSocket paths, with or without trailing slash, to what opens a connection there.
 
-        `app` must not have been started. See :class:`fastws.settings.Settings` for the rest.
+        `app` must not have been started. `tls` is spoken at all places that other machines can reach. See
+        :class:`fastws.settings.Settings` for the rest.
         """
         self._paths: dict[str, OpenConnection] = {}
         for path, open_connection in paths.items():
             bare = path.rstrip("/")
             self._paths[bare] = self._paths[bare + "/"] = open_connection
-        self._acceptor = Acceptor(lambda: _Head(self), host, port)
+        self._tls = tls
+        self._acceptors = [self._acceptor(place, None if place.is_local else tls) for place in places]
         self._handshake_timeout = handshake_timeout
         self._allowed_origins = tuple(allowed_origins)
         self._compression = compression
@@ -146,7 +151,7 @@ class Listener:
         self._is_stopped = False
         self.n_accepted = 0
         self.n_upgraded = 0
-        self.n_refused = 0
+        self.refusals: dict[str, int] = {}
         self.n_timed_out = 0
 
     def configure(
@@ -160,23 +165,23 @@ class Listener:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of every listening socket; with port 0 asked for, the port that was given."""
-        return self._acceptor.addresses
+        """Host and port of every TCP socket listened on; with port 0 asked for, the port that was given."""
+        return [address for acceptor in self._acceptors for address in acceptor.addresses]
 
     @property
     def port(self) -> int:
-        """The port listened on."""
+        """The TCP port listened on."""
         return self.addresses[0][1]
 
     @property
     def is_paused(self) -> bool:
         """Whether clients wait in the backlog for want of file descriptors."""
-        return self._acceptor.is_paused
+        return any(acceptor.is_paused for acceptor in self._acceptors)
 
     @property
     def accept_pauses(self) -> int:
         """How often that has begun."""
-        return self._acceptor.n_pauses
+        return sum(acceptor.n_pauses for acceptor in self._acceptors)
 
     @property
     def n_pending(self) -> int:
@@ -192,39 +197,51 @@ class Listener:
         """Bind and listen.
 
         Raises:
-            SettingsError: the address cannot be listened on; the text names host or port and the fix.
+            SettingsError: a place cannot be listened on; the text names the setting and the fix.
         """
         self._pending: Deadlines[_Head] = Deadlines(self._handshake_timeout, self._on_timeout)
         self._lingering: Deadlines[_Head] = Deadlines(_LINGER_SECONDS, lambda head: head.transport.abort())
         await self._http.start()
         try:
-            await self._acceptor.start()
+            for acceptor in self._acceptors:
+                await acceptor.start()
         except BaseException:
+            self.stop_accepting()
             await self._http.close()
             raise
-        for host, port in self.addresses:
-            shown = f"[{host}]" if ":" in host else host
-            _log.info("listening", url=f"http://{shown}:{port}")
+        for acceptor in self._acceptors:
+            for url in acceptor.urls(is_tls=self._tls is not None):
+                _log.info("listening", url=url)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; the kernel resets whoever waits in their backlog."""
         self._is_stopped = True
-        self._acceptor.stop()
+        for acceptor in self._acceptors:
+            acceptor.stop()
 
     async def close(self) -> None:
         """Stop accepting and end every connection that is not with a WebSocket handler."""
         self.stop_accepting()
-        await self._acceptor.wait_stopped()
+        for acceptor in self._acceptors:
+            await acceptor.wait_stopped()
         for head in (*self._pending.close(), *self._lingering.close()):
             head.transport.abort()
         await self._http.close()
 
     # Connections.
 
+    def _acceptor(self, place: Place, tls: TlsContext | None) -> Acceptor:
+        def make() -> asyncio.BaseProtocol:
+            head = _Head(self, acceptor)
+            return head if tls is None else TlsTransport(tls, head)
+
+        acceptor = Acceptor(make, place)
+        return acceptor
+
     def on_accepted(self, head: _Head) -> None:
         self.n_accepted += 1
         self._pending.add(head)
-        self._acceptor.on_accepted(head.transport)
+        head.acceptor.on_accepted(head.transport)
 
     def on_head(self, head: _Head, request: Request, data: bytes, leftover: bytes) -> None:
         """Hand on a connection whose head is complete; `data` is all that was read from it."""
@@ -242,7 +259,7 @@ class Listener:
 
     def refuse(self, head: _Head, refusal: Refusal) -> None:
         """Answer `refusal` and close the connection once the client has taken it."""
-        self.n_refused += 1
+        self.count_refusal(refusal)
         self._pending.discard(head)
         transport = head.transport
         if transport.is_closing():
@@ -251,6 +268,9 @@ class Listener:
         self._lingering.add(head)
         transport.write(refusal_response(refusal))
         transport.write_eof()
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        self.refusals[refusal.code] = self.refusals.get(refusal.code, 0) + 1
 
     def on_lost(self, head: _Head) -> None:
         self._pending.discard(head)
@@ -339,12 +359,13 @@ class Listener:
 class _Head(asyncio.Protocol):
     """A connection until its head is complete, or, after a refusal, until the client is gone."""
 
-    __slots__ = ("_listener", "_n_dropped", "reader", "transport")
+    __slots__ = ("_listener", "_n_dropped", "acceptor", "reader", "transport")
 
     transport: asyncio.Transport
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, acceptor: Acceptor) -> None:
         self._listener = listener
+        self.acceptor = acceptor
         self._n_dropped = 0
         self.reader: HeadReader | None = HeadReader()
 

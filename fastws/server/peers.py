@@ -31,11 +31,12 @@ FORWARDING_HEADERS: Final = (
     "x-forwarded-proto",
 )
 
-# Bounds on the work that a header is worth, counted from its right end: proxies in a row, characters, and quoted
-# texts in an element, of which RFC 7239 has four.
+# Bounds on the work that a header is worth, counted from its right end: proxies in a row, characters, quoted texts in
+# an element, of which RFC 7239 has four, and quotes in such a text, where no address or host has any.
 MAX_HOPS: Final = 16
 MAX_SIZE: Final = 2048
 _MAX_QUOTED: Final = 8
+_MAX_ESCAPED: Final = 8
 
 _MAX_NODE_SIZE: Final = 64
 _MAX_HOST_SIZE: Final = 255
@@ -114,9 +115,10 @@ class Peers:
             return Peer(address, address, scheme)
         else:
             # The system says fe80::1%eth0 of a link-local peer.
-            parsed = _unmapped(ip_address(address.partition("%")[0]))
+            bare = address.partition("%")[0]
+            parsed = _unmapped(ip_address(bare))
             is_trusted = self._is_trusted(parsed)
-            direct = Peer(str(parsed), key_of(parsed), scheme)
+            direct = Peer(str(parsed) if parsed.version == 4 else bare, key_of(parsed), scheme)
         if not is_trusted:
             return direct
         return self._behind(direct, headers)
@@ -187,7 +189,8 @@ def key_of(address: Address) -> str:
     """Return what limits count `address` by; see `Peer`."""
     if isinstance(address, IPv4Address):
         return str(address)
-    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    # ipaddress takes seven times as long, and every handshake waits for it.
+    return socket.inet_ntop(socket.AF_INET6, address.packed[:8] + bytes(8)) + "/64"
 
 
 def elements(text: str) -> Iterator[str]:
@@ -218,13 +221,16 @@ def elements(text: str) -> Iterator[str]:
 
 def _opening_quote(text: str, start: int, closing: int) -> int:
     at = closing
-    while (at := text.rfind('"', start, at)) >= 0:
+    for _ in range(_MAX_ESCAPED):
+        at = text.rfind('"', start, at)
+        if at < 0:
+            break
         n_backslashes = 0
         while at - n_backslashes > start and text[at - n_backslashes - 1] == "\\":
             n_backslashes += 1
         if n_backslashes % 2 == 0:
-            break
-    return at
+            return at
+    return -1
 
 
 def read_pairs(element: str) -> dict[str, str] | None:

@@ -20,7 +20,9 @@ _UNACKNOWLEDGED_MS: Final = 30_000
 
 
 class Place(Protocol):
-    """What can be listened on."""
+    """What can be listened on. `is_local` tells that only this machine can reach it, so that nothing is encrypted."""
+
+    is_local: bool
 
     async def bind(self) -> list[socket.socket]:
         """Return listening sockets, which do not block and are the caller's to close.
@@ -38,6 +40,8 @@ class TcpPlace:
 
     `host_setting` and `port_setting` are the settings that errors name.
     """
+
+    is_local = False
 
     def __init__(
         self, host: str, port: int, *, host_setting: str = "host", port_setting: str = "port"
@@ -112,6 +116,8 @@ class UnixPlace:
     1. The socket file of a server that is gone is replaced; nothing else at the path is ever touched.
     2. The file is removed at the end, unless another has taken its place.
     """
+
+    is_local = True
 
     def __init__(self, path: str, mode: int = 0o600) -> None:
         self.path = path

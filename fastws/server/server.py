@@ -24,18 +24,19 @@ from fastws.feeds.base import Feed, FeedSupervisor
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
-from fastws.market.alerts import Alert, AlertBook
+from fastws.market.alert_messages import Alert
+from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.market.store import Store, StoreError
 from fastws.server import stats
-from fastws.server.api import add_api_routes
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
-from fastws.server.http import make_app
 from fastws.server.listener import Listener
 from fastws.server.peers import Peers
+from fastws.server.places import TcpPlace
+from fastws.server.routes import make_app
 from fastws.sessions import Sessions
 from fastws.settings import Settings, parse_feed
 
@@ -79,6 +80,18 @@ def load_instruments(settings: Settings) -> Instruments:
         raise settings.error("symbols_file", str(error), "correct the file or name another") from None
 
 
+def make_store(settings: Settings) -> Store:
+    """The database that the setting `database` names, not yet connected.
+
+    Raises:
+        SettingsError: it names none, or one whose driver is not installed.
+    """
+    try:
+        return Store(settings.database)
+    except StoreError as error:
+        raise SettingsError(str(error), setting="database") from None
+
+
 class Server:
     """One fastws server on the running loop: hub, market, feed and listener.
 
@@ -111,7 +124,7 @@ class Server:
             logger=logging.getLogger("fastws.core"),
         )
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
-        self.store = Store(settings.database)
+        self.store = make_store(settings)
         self.alerts = AlertBook(
             self.store,
             self.market.instruments,
@@ -148,13 +161,10 @@ class Server:
             message_bytes=settings.message_bytes,
             accept_unknown_symbols=settings.unknown_symbols == "accept",
         )
-        app = make_app(self)
-        add_api_routes(app, self)
         self.listener = Listener(
-            app,
+            make_app(self, websocket_paths=("/v1/ws",)),
             {"/v1/ws": self._open_screener},
-            host=settings.host,
-            port=settings.port,
+            [TcpPlace(settings.host, settings.port)],
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,
             compression=settings.compression,

@@ -8,6 +8,7 @@ TCP transport but encryption: what holds for a plain connection holds for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -231,7 +232,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not data or self._is_shut or self._tcp.is_closing():
             return
-        assert self._is_ready, "nothing can be said before the handshake"
+        if not self._is_ready:
+            raise RuntimeError("nothing can be said before the handshake")
         # OpenSSL takes a record at a time; taking it out at once keeps its buffer short, which it never gives back.
         try:
             n = self._ssl.write(data)
@@ -255,10 +257,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return True
 
     def write_eof(self) -> None:
-        if self._is_shut or self._tcp.is_closing():
-            return
-        self._shut()
-        self._tcp.write_eof()
+        if not self._is_shut and not self._tcp.is_closing():
+            self._shut()
+            self._tcp.write_eof()
 
     def close(self) -> None:
         if not self._tcp.is_closing():
@@ -333,28 +334,32 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _read(self) -> None:
         """Hand on what has arrived."""
         while not (self._is_paused or self._is_shut or self._has_ended or self._tcp.is_closing()):
-            receiver = self._buffered
             try:
-                if receiver is None:
-                    data = self._ssl.read(_READ_SIZE)
-                    n = len(data)
-                else:
-                    buffer = receiver.get_buffer(_READ_SIZE)
-                    n = self._ssl.read(len(buffer), buffer)
+                is_end = not self._hand_on()
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                n = 0
+                is_end = True
             except ssl.SSLError as error:
                 self._fail(error)
                 return
-            if n == 0:
+            if is_end:
                 self._on_end()
-            elif receiver is None:
-                cast(asyncio.Protocol, self._protocol).data_received(data)
-            else:
-                receiver.buffer_updated(n)
         self._flush()
+
+    def _hand_on(self) -> int:
+        """Decrypt what is ready, up to a record, give it to the protocol, and return its size: 0 at the end."""
+        receiver = self._buffered
+        if receiver is None:
+            data = self._ssl.read(_READ_SIZE)
+            if data:
+                cast(asyncio.Protocol, self._protocol).data_received(data)
+            return len(data)
+        buffer = receiver.get_buffer(_READ_SIZE)
+        n = cast(int, self._ssl.read(len(buffer), buffer))  # a size, where it reads into a buffer
+        if n:
+            receiver.buffer_updated(n)
+        return n
 
     def _on_end(self) -> None:
         if self._has_ended:
@@ -377,13 +382,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _shut(self) -> None:
         """Close the sending side of the TLS connection."""
-        self._is_shut = True
-        if self._is_ready:
-            try:
+        if self._is_ready and not self._is_shut:
+            with contextlib.suppress(ssl.SSLError):  # the alert is written, and the peer's is not waited for
                 self._ssl.unwrap()
-            except ssl.SSLError:
-                pass  # the alert is written, and the peer's is not waited for
             self._flush()
+        self._is_shut = True
 
     def _fail(self, error: ssl.SSLError) -> None:
         """End the connection because the peer does not keep to the protocol."""

@@ -19,6 +19,7 @@ from fastws import deflate, logs
 from fastws._core import Connection, Dialect, Hub
 from fastws.server.handshake import Request
 from fastws.server.listener import Listener
+from fastws.server.places import TcpPlace
 
 MESSAGE_SIZE = 32 << 20
 OUTBOX_SIZE = 128 << 20
@@ -74,7 +75,7 @@ async def main(host: str, port: int) -> None:
         )
         connection.open(leftover)
 
-    listener = Listener(web.Application(), {"/": open_connection}, host=host, port=port)
+    listener = Listener(web.Application(), {"/": open_connection}, [TcpPlace(host, port)])
     await listener.start()
     print(f"echo on ws://{host}:{listener.port}/", flush=True)
     await stopped.wait()

@@ -175,7 +175,7 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
+async def bench(send_buffer: int = 0, window_bits: int = 0, **settings: Any) -> AsyncIterator[Bench]:
     loop = asyncio.get_running_loop()
     gc.collect()
     live = debug_counters()
@@ -187,7 +187,14 @@ async def bench(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Bench]:
                 transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer
                 )
-            Connection(made.hub, transport, made.handler, DIALECT, max_message_size=65536).open()  # type: ignore[arg-type]
+            Connection(
+                made.hub,
+                transport,  # type: ignore[arg-type]
+                made.handler,
+                DIALECT,
+                max_message_size=65536,
+                window_bits=window_bits,
+            ).open()
 
     server = await loop.create_server(Front, "127.0.0.1", 0)
     made = Bench(hub, server)

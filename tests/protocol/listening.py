@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,16 +17,41 @@ from aiohttp import web
 
 from fastws.server.handshake import Request
 from fastws.server.listener import Listener
+from fastws.server.places import TcpPlace, UnixPlace
+from fastws.server.tls import TlsContext
+from tests.certificates import files
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3
 
 
-def scenario(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on uvloop and on asyncio; fail it for leftover tasks and for errors nobody caught."""
+WAYS = ("tcp", "tls", "unix")
+"""How a listener is reached."""
 
-    def test(loop_factory: Callable[[], asyncio.AbstractEventLoop], **arguments: object) -> None:
+_way: ContextVar[str] = ContextVar("way", default="tcp")
+
+Scenario = Callable[..., Coroutine[Any, Any, None]]
+
+
+def scenario(function: Scenario) -> Callable[..., None]:
+    """Run an async test on uvloop and on asyncio; fail it for leftover tasks and for errors nobody caught."""
+    return _scenario(function, ("tcp",))
+
+
+def scenario_over(*ways: str) -> Callable[[Scenario], Callable[..., None]]:
+    """Like `scenario`, in each of several ways of reaching what `listening` starts."""
+    return functools.partial(_scenario, ways=ways)
+
+
+def everywhere(function: Scenario) -> Callable[..., None]:
+    """Like `scenario`, in every way of reaching what `listening` starts."""
+    return _scenario(function, WAYS)
+
+
+def _scenario(function: Scenario, ways: tuple[str, ...]) -> Callable[..., None]:
+    def test(loop_factory: Callable[[], asyncio.AbstractEventLoop], way: str, **arguments: object) -> None:
         async def main() -> None:
+            _way.set(way)
             errors: list[dict[str, Any]] = []
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
             async with asyncio.timeout(30):
@@ -37,11 +64,15 @@ def scenario(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
     functools.update_wrapper(test, function)
     del test.__wrapped__
-    own = inspect.Parameter("loop_factory", inspect.Parameter.KEYWORD_ONLY)
-    test.__signature__ = inspect.Signature([*inspect.signature(function).parameters.values(), own])
-    return pytest.mark.parametrize(
-        "loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"]
-    )(test)
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("loop_factory", "way")]
+    test.__signature__ = inspect.Signature([*inspect.signature(function).parameters.values(), *own])
+    loops = [("uvloop", uvloop.new_event_loop), ("asyncio", asyncio.new_event_loop)]
+    cases = [
+        pytest.param(factory, way, id=name if way == "tcp" else f"{name}-{way}")
+        for way in ways
+        for name, factory in loops
+    ]
+    return pytest.mark.parametrize(("loop_factory", "way"), cases)(test)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -113,15 +144,20 @@ class Client:
 
 
 class Harness:
-    """A started listener whose WebSocket path ``/v1/ws`` leads to `Echo`."""
+    """A started listener whose WebSocket path ``/v1/ws`` leads to `Echo`. `path` is that of its Unix socket, if any."""
 
-    def __init__(self, listener: Listener, opened: list[Echo]) -> None:
+    def __init__(self, listener: Listener, opened: list[Echo], path: str | None) -> None:
         self.listener = listener
         self.opened = opened
+        self.path = path
         self._clients: list[Client] = []
 
     async def connect(self, data: bytes = b"") -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.listener.port))
+        context = files().authority.client_context() if _way.get() == "tls" else None
+        if self.path is not None:
+            client = Client(*await asyncio.open_unix_connection(self.path))
+        else:
+            client = Client(*await asyncio.open_connection("127.0.0.1", self.listener.port, ssl=context))
         self._clients.append(client)
         if data:
             client.send(data)
@@ -159,13 +195,18 @@ async def listening(app: web.Application | None = None, **options: Any) -> Async
     ) -> None:
         opened.append(Echo(transport, request, leftover))
 
-    listener = Listener(app or plain_app(), {"/v1/ws": open_connection}, port=0, **options)
-    await listener.start()
-    harness = Harness(listener, opened)
-    try:
-        yield harness
-    finally:
-        await harness.close()
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/socket" if _way.get() == "unix" else None
+        place = TcpPlace("127.0.0.1", 0) if path is None else UnixPlace(path)
+        if _way.get() == "tls":
+            options.setdefault("tls", TlsContext(str(files().certfile), None))
+        listener = Listener(app or plain_app(), {"/v1/ws": open_connection}, [place], **options)
+        await listener.start()
+        harness = Harness(listener, opened, path)
+        try:
+            yield harness
+        finally:
+            await harness.close()
 
 
 def upgrade(path: str = "/v1/ws", **headers: str | None) -> bytes:

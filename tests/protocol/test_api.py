@@ -19,12 +19,13 @@ from fastws.auth import Authenticator
 from fastws.auth.tokens import sign
 from fastws.feeds.lines import decode_body
 from fastws.limits import Limits
-from fastws.market.alerts import Alert, AlertBook
+from fastws.market.alert_messages import Alert
+from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.market.store import Store
-from fastws.server.api import ENDPOINTS, add_api_routes
-from fastws.server.http import MAX_BODY_SIZE, make_app
+from fastws.server.api import add_admin_routes, add_user_routes
+from fastws.server.http import MAX_BODY_SIZE, bare_app
 from fastws.server.peers import Peers
 from fastws.settings import Settings
 
@@ -152,8 +153,9 @@ class Site:
 async def site(**options: Any) -> AsyncIterator[Site]:
     view = View(**options)
     await view.store.open()
-    app = make_app(view)
-    add_api_routes(app, view)
+    app = bare_app()
+    add_user_routes(app, view)
+    add_admin_routes(app, view)
     try:
         async with listening(app) as harness:
             yield Site(view, await harness.connect())
@@ -274,9 +276,12 @@ async def test_other_methods_are_refused_like_elsewhere() -> None:
 @scenario
 async def test_every_listed_endpoint_is_there() -> None:
     async with site() as server:
-        for path, about in ENDPOINTS:
-            assert about
-            assert (await server.ask("GET", path)).status != 404
+        endpoints = (await server.json("GET", "/"))["endpoints"]
+        assert len(endpoints) == 7
+        for endpoint in endpoints:
+            assert endpoint["about"]
+            path = endpoint["path"].format(id=1)
+            assert (await server.ask(endpoint["method"], path)).status in (401, 403)
 
 
 # Who a token is.
@@ -302,6 +307,42 @@ async def test_a_token_in_the_header_comes_before_one_in_the_query() -> None:
 
 
 # Connections.
+
+
+@scenario
+async def test_an_address_may_be_wrong_so_often_a_second() -> None:
+    async with site(handshake_rate=3) as server:
+        known = {"X-Forwarded-For": "203.0.113.1"}
+        # Right ones are not charged.
+        for _ in range(10):
+            await server.json("GET", "/api/v1/users/me", headers=bearer(token()) | known)
+
+        async def refused(forwarded_for: str) -> Response:
+            for number in range(100):
+                path = ("/api/v1/users/me", "/v1/alerts")[number % 2]
+                headers = bearer("junk") | {"X-Forwarded-For": forwarded_for}
+                response = await server.ask("GET", path, headers=headers)
+                if response.status != 401:
+                    assert number >= 3 or forwarded_for != "203.0.113.1"
+                    return response
+            raise AssertionError("never refused")
+
+        response = await refused("203.0.113.1")
+        assert response.status == 429
+        assert response.headers["retry-after"] == "1"
+        assert json.loads(response.body)["error"] == {
+            "code": "RATE_LIMIT_EXCEEDED",
+            "message": "too many tokens from this address were not accepted; wait a moment",
+            "details": {"retry_after": 1},
+        }
+        # Whatever the client itself writes on the left; and others are not concerned.
+        for number in range(20):
+            assert (await refused(f"198.51.100.{number}, 203.0.113.1")).status == 429
+        other = {"X-Forwarded-For": "203.0.113.2"}
+        await server.error("GET", "/v1/alerts", headers=bearer("junk") | other, status=401)
+        async with asyncio.timeout(5):
+            while (await server.ask("GET", "/v1/alerts", headers=bearer(token()) | known)).status != 200:
+                await asyncio.sleep(0.02)
 
 
 @scenario

@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -138,6 +139,24 @@ async def test_a_stranger_cannot_claim_an_address() -> None:
             for number in range(8)
         ]
         assert 429 in answers
+
+
+async def test_a_proxy_on_the_unix_socket_can_be_trusted(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    async with serving(
+        unix_socket=path, host="127.0.0.1", connections_per_ip=1, trusted_proxies=("unix",)
+    ) as site:
+        async with site.client("203.0.113.1"), contextlib.AsyncExitStack() as stack:
+            for address in ("203.0.113.1", "203.0.113.2"):
+                await stack.enter_async_context(site.client(address, unix=True, path=path))
+            # Who has no address counts to no limit of addresses.
+            for _ in range(3):
+                await stack.enter_async_context(site.client(unix=True, path=path))
+            # That over TCP comes from this machine, whatever it says.
+            assert site.limits.n_addresses == 3
+            async with site.client("203.0.113.1", unix=True, path=path, greeted=False) as refused:
+                assert (await refused.receive())["code"] == "LIMIT_EXCEEDED"
+        await site.until_empty()
 
 
 async def test_the_headers_of_a_proxy_decide_what_the_own_origin_is() -> None:
@@ -456,14 +475,7 @@ async def test_whatever_ends_a_connection_it_is_counted_no_more() -> None:
 
 
 async def test_the_address_as_found_is_in_the_log_and_in_the_list_of_connections(server: StartServer) -> None:
-    target = server(
-        "--feed",
-        "none",
-        admin_token=ADMIN,
-        trusted_proxies="127.0.0.1",
-        connections_per_ip=1,
-        log_format="json",
-    )
+    target = server("--feed", "none", admin_token=ADMIN, trusted_proxies="127.0.0.1", connections_per_ip=1)
     headers = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9"}
     async with client(target.url, additional_headers=headers):
         async with (
@@ -476,5 +488,6 @@ async def test_the_address_as_found_is_in_the_log_and_in_the_list_of_connections
         async with client(target.url, additional_headers=headers, greeted=False) as second:
             assert await second.closed() == CloseCode.RATE_ABUSE
     closed = [line for line in target.log.splitlines() if "connection closed" in line]
-    assert [json.loads(line)["peer"] for line in closed] == ["203.0.113.9"]
+    assert len(closed) == 1
+    assert "peer=203.0.113.9" in closed[0]
     assert "198.51.100.7" not in target.log

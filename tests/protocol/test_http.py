@@ -13,14 +13,14 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from listening import Client, Response, listening, scenario, until, upgrade
+from listening import Client, Response, everywhere, listening, scenario, until, upgrade
 
 from fastws._core import Hub
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 from fastws._version import __version__
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.server.http import MAX_BODY_SIZE, make_app
+from fastws.server.http import MAX_BODY_SIZE, add_probe_routes, add_public_routes, bare_app
 from fastws.server.listener import Listener
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -75,17 +75,24 @@ class Site:
         return code
 
 
+def public_app(view: View) -> web.Application:
+    app = bare_app(("/v1/ws",))
+    add_probe_routes(app, view)
+    add_public_routes(app, view)
+    return app
+
+
 @contextlib.asynccontextmanager
 async def site() -> AsyncIterator[Site]:
     view = View()
     try:
-        async with listening(make_app(view)) as harness:
+        async with listening(public_app(view)) as harness:
             yield Site(view, harness.listener, await harness.connect())
     finally:
         view.hub.stop()
 
 
-@scenario
+@everywhere
 async def test_health() -> None:
     async with site() as server:
         body = await server.json("/health")
@@ -102,7 +109,7 @@ async def test_health() -> None:
             assert (await server.json("/health"))["price_feed_running"] is is_running
 
 
-@scenario
+@everywhere
 async def test_ready_until_draining() -> None:
     async with site() as server:
         assert (await server.json("/ready"))["status"] == "ready"
@@ -111,7 +118,7 @@ async def test_ready_until_draining() -> None:
         assert (await server.json("/health"))["status"] == "ok"
 
 
-@scenario
+@everywhere
 async def test_stats() -> None:
     async with site() as server:
         assert await server.json("/v1/ws/stats") == {
@@ -120,7 +127,7 @@ async def test_stats() -> None:
         }
 
 
-@scenario
+@everywhere
 async def test_the_root_lists_every_endpoint() -> None:
     async with site() as server:
         body = await server.json("/")
@@ -144,7 +151,7 @@ async def test_the_root_lists_every_endpoint() -> None:
             assert response.status == (426 if endpoint["protocol"] == "websocket" else 200)
 
 
-@scenario
+@everywhere
 async def test_stocks_are_listed_by_market_and_sector() -> None:
     samsung = {
         "code": "005930",
@@ -177,7 +184,7 @@ async def test_stocks_are_listed_by_market_and_sector() -> None:
             }
 
 
-@scenario
+@everywhere
 async def test_no_stock_has_a_sector() -> None:
     async with site() as server:
         server.view.market.instruments = Instruments([Instrument("A")])
@@ -185,7 +192,7 @@ async def test_no_stock_has_a_sector() -> None:
         assert body["error"]["message"] == "sector must be left out: the instruments have none"
 
 
-@scenario
+@everywhere
 async def test_the_last_price_with_the_digits_of_its_source() -> None:
     async with site() as server:
         assert await server.error("/v1/stocks/AAPL", 404) == "NO_DATA"
@@ -197,7 +204,7 @@ async def test_the_last_price_with_the_digits_of_its_source() -> None:
         assert TIMESTAMP.fullmatch(body["timestamp"])
 
 
-@scenario
+@everywhere
 async def test_the_last_books() -> None:
     async with site() as server:
         path = "/v1/stocks/005930/orderbook"
@@ -227,7 +234,7 @@ async def test_the_last_books() -> None:
     ["depth=0", "depth=11", "depth=-1", "depth=x", "depth=", "depth=1.5", "depth=%EF%BC%91",
      "depth=" + "1" * 5000, "history=-1", "history=1001", "history=x"],
 )  # fmt: skip
-@scenario
+@everywhere
 async def test_wrong_parameters(query: str) -> None:
     async with site() as server:
         path = f"/v1/stocks/005930/orderbook?{query}"
@@ -236,7 +243,7 @@ async def test_wrong_parameters(query: str) -> None:
         assert body["error"]["message"].startswith(query.partition("=")[0] + " must be a whole number from ")
 
 
-@scenario
+@everywhere
 async def test_unknown_symbols() -> None:
     async with site() as server:
         for code in ("999999", "%EC%82%BC", "%FF", "a%20b", "x" * 300, "%3Cscript%3E"):
@@ -244,7 +251,7 @@ async def test_unknown_symbols() -> None:
             assert await server.error(f"/v1/stocks/{code}/orderbook", 404) == "UNKNOWN_SYMBOL"
 
 
-@scenario
+@everywhere
 async def test_a_trailing_slash_changes_nothing() -> None:
     async with site() as server:
         server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
@@ -253,7 +260,7 @@ async def test_a_trailing_slash_changes_nothing() -> None:
                 assert (await server.ask(variant)).status == 200
 
 
-@scenario
+@everywhere
 async def test_head_answers_like_get_without_a_body() -> None:
     async with site() as server:
         for path, status in (("/health", 200), ("/health/", 200), ("/nothing", 404), ("/v1/stocks/1", 404)):
@@ -264,7 +271,7 @@ async def test_head_answers_like_get_without_a_body() -> None:
             assert head.headers["content-type"] == get.headers["content-type"]
 
 
-@scenario
+@everywhere
 async def test_every_error_is_json_of_one_shape() -> None:
     async with site() as server:
         for path in (
@@ -287,7 +294,7 @@ async def test_every_error_is_json_of_one_shape() -> None:
             assert json.loads(response.body)["error"]["code"] == "METHOD_NOT_ALLOWED"
 
 
-@scenario
+@everywhere
 async def test_a_failing_route_tells_nothing_of_its_failure() -> None:
     async with site() as server:
         server.view.is_broken = True
@@ -299,7 +306,7 @@ async def test_a_failing_route_tells_nothing_of_its_failure() -> None:
         assert response.headers["server"] == "fastws"
 
 
-@scenario
+@everywhere
 async def test_no_answer_tells_versions() -> None:
     async with site() as server:
         for path in ("/health", "/nothing"):
@@ -309,7 +316,7 @@ async def test_no_answer_tells_versions() -> None:
             assert headers["cache-control"] == "no-store"
 
 
-@scenario
+@everywhere
 async def test_large_bodies_are_read_away_and_too_large_ones_refused() -> None:
     async with site() as server:
         response = await server.ask("/nothing", "POST", b"x" * 500_000)
@@ -320,7 +327,7 @@ async def test_large_bodies_are_read_away_and_too_large_ones_refused() -> None:
         return web.Response(text=str(len(await request.read())))
 
     view = View()
-    app = make_app(view)
+    app = public_app(view)
     app.router.add_post("/read", read)
     async with listening(app) as harness:
         server = Site(view, harness.listener, await harness.connect())
@@ -332,7 +339,7 @@ async def test_large_bodies_are_read_away_and_too_large_ones_refused() -> None:
     view.hub.stop()
 
 
-@scenario
+@everywhere
 async def test_a_websocket_after_health_on_the_same_connection() -> None:
     async with site() as server:
         assert (await server.ask("/health")).status == 200

@@ -1,4 +1,4 @@
-"""The one port, over real sockets: heads in every shape, upgrades early and late, deadlines, limits."""
+"""The one port, over TCP, TLS and Unix sockets: heads in every shape, upgrades early and late, deadlines, limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import textwrap
 import time
 
 import pytest
-from listening import ACCEPT, KEY, listening, plain_app, scenario, until, upgrade
+from listening import (
+    ACCEPT,
+    KEY,
+    everywhere,
+    listening,
+    plain_app,
+    scenario,
+    scenario_over,
+    until,
+    upgrade,
+)
 
 from fastws.errors import SettingsError
 from fastws.server.listener import Listener
+from fastws.server.places import TcpPlace
 
 GET_HELLO = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -33,7 +44,7 @@ FIREFOX = (
 # Upgrades.
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_firefox_is_upgraded() -> None:
     async with listening() as server:
         client = await server.connect(FIREFOX)
@@ -53,7 +64,7 @@ async def test_firefox_is_upgraded() -> None:
         assert (server.listener.n_upgraded, server.listener.n_pending) == (1, 0)
 
 
-@scenario
+@everywhere
 async def test_path_with_trailing_slash_and_query() -> None:
     async with listening() as server:
         client = await server.connect(upgrade("/v1/ws/?token=undefined&x=1"))
@@ -62,14 +73,14 @@ async def test_path_with_trailing_slash_and_query() -> None:
         assert (request.path, request.query) == ("/v1/ws/", "token=undefined&x=1")
 
 
-@scenario
+@everywhere
 async def test_subprotocol_fastws_is_confirmed_and_the_token_is_not_echoed() -> None:
     async with listening() as server:
         client = await server.connect(upgrade(sec_websocket_protocol="bearer.abc, fastws"))
         assert (await client.response()).headers["sec-websocket-protocol"] == "fastws"
 
 
-@scenario
+@everywhere
 async def test_bytes_behind_the_head_are_handed_on() -> None:
     async with listening() as server:
         client = await server.connect(upgrade() + b"\x81\x85early")
@@ -80,7 +91,7 @@ async def test_bytes_behind_the_head_are_handed_on() -> None:
         assert await client.reader.readexactly(5) == b"later"
 
 
-@scenario
+@everywhere
 async def test_head_byte_by_byte_and_bytes_behind_its_last_byte() -> None:
     async with listening() as server:
         client = await server.connect()
@@ -109,7 +120,7 @@ async def test_head_byte_by_byte_and_bytes_behind_its_last_byte() -> None:
         (upgrade(origin="null"), 403, "ORIGIN_NOT_ALLOWED"),
     ],
 )
-@scenario
+@everywhere
 async def test_refused_upgrades_answer_json_and_close(request_: bytes, status: int, code: str) -> None:
     for first in (b"", GET_HELLO):  # as the first request of a connection, and as a later one
         async with listening() as server:
@@ -128,7 +139,7 @@ async def test_refused_upgrades_answer_json_and_close(request_: bytes, status: i
             assert server.opened == []
 
 
-@scenario
+@everywhere
 async def test_allowed_origins() -> None:
     async with listening(allowed_origins=("https://app.example",)) as server:
         client = await server.connect(upgrade(origin="https://app.example"))
@@ -142,7 +153,7 @@ async def test_a_failing_handler_costs_its_connection_only(caplog: pytest.LogCap
     def fail(*_: object) -> None:
         raise RuntimeError("handler is broken")
 
-    listener = Listener(plain_app(), {"/v1/ws": fail}, port=0)
+    listener = Listener(plain_app(), {"/v1/ws": fail}, [TcpPlace("127.0.0.1", 0)])
     await listener.start()
     for _ in range(2):
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
@@ -157,7 +168,7 @@ async def test_a_failing_handler_costs_its_connection_only(caplog: pytest.LogCap
 # HTTP beside it.
 
 
-@scenario
+@everywhere
 async def test_two_requests_on_one_connection() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -167,7 +178,7 @@ async def test_two_requests_on_one_connection() -> None:
         assert (await client.response()).body == b"hello"
 
 
-@scenario
+@everywhere
 async def test_pipelined_requests() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO + GET_HELLO + GET_HELLO)
@@ -175,7 +186,7 @@ async def test_pipelined_requests() -> None:
             assert (await client.response()).body == b"hello"
 
 
-@scenario
+@everywhere
 async def test_head_has_no_body_and_keeps_the_connection_in_step() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO.replace(b"GET", b"HEAD", 1))
@@ -186,7 +197,7 @@ async def test_head_has_no_body_and_keeps_the_connection_in_step() -> None:
 
 
 @pytest.mark.parametrize(("path", "status", "body"), [("/size", 200, b"500000"), ("/hello", 405, None)])
-@scenario
+@everywhere
 async def test_post_of_500_kb_keeps_the_connection_in_step(
     path: str, status: int, body: bytes | None
 ) -> None:
@@ -200,7 +211,7 @@ async def test_post_of_500_kb_keeps_the_connection_in_step(
         assert (await client.response()).body == b"hello"
 
 
-@scenario
+@everywhere
 async def test_body_in_pieces_behind_a_head_in_pieces() -> None:
     async with listening() as server:
         client = await server.connect(b"POST /size HTTP/1.1\r\nHost: local")
@@ -211,14 +222,14 @@ async def test_body_in_pieces_behind_a_head_in_pieces() -> None:
         assert (await client.response()).body == b"6"
 
 
-@scenario
+@everywhere
 async def test_http_1_0_is_answered_and_closed() -> None:
     async with listening() as server:
         client = await server.connect(b"GET /hello HTTP/1.0\r\n\r\n")
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_a_half_closed_client_gets_its_answer() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -226,7 +237,7 @@ async def test_a_half_closed_client_gets_its_answer() -> None:
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_a_half_closed_client_gets_its_answer_on_a_kept_alive_connection() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -236,7 +247,7 @@ async def test_a_half_closed_client_gets_its_answer_on_a_kept_alive_connection()
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_half_closing_an_idle_connection_ends_it() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -246,7 +257,7 @@ async def test_half_closing_an_idle_connection_ends_it() -> None:
         await until(lambda: server.listener.n_http == 0)
 
 
-@scenario
+@everywhere
 async def test_a_websocket_path_without_upgrade_says_what_is_missing() -> None:
     async with listening() as server:
         client = await server.connect(b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -259,7 +270,7 @@ async def test_a_websocket_path_without_upgrade_says_what_is_missing() -> None:
 # Upgrades on a connection that has spoken HTTP.
 
 
-@scenario
+@everywhere
 async def test_upgrade_after_http_on_the_same_connection() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -280,7 +291,7 @@ async def test_upgrade_after_http_on_the_same_connection() -> None:
         await until(lambda: echo.is_lost)
 
 
-@scenario
+@everywhere
 async def test_upgrade_pipelined_behind_http_with_bytes_behind_it() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO + GET_HELLO + upgrade() + b"early")
@@ -292,7 +303,7 @@ async def test_upgrade_pipelined_behind_http_with_bytes_behind_it() -> None:
         assert await client.reader.readexactly(5) == b"later"
 
 
-@scenario
+@everywhere
 async def test_no_byte_is_lost_behind_a_late_upgrade() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -303,7 +314,7 @@ async def test_no_byte_is_lost_behind_a_late_upgrade() -> None:
         assert await client.reader.readexactly(len(data)) == data
 
 
-@scenario
+@everywhere
 async def test_a_client_that_leaves_at_a_late_upgrade() -> None:
     async with listening() as server:
         for _ in range(20):
@@ -315,7 +326,7 @@ async def test_a_client_that_leaves_at_a_late_upgrade() -> None:
         await until(lambda: all(echo.is_lost for echo in server.opened))
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_a_client_that_half_closes_behind_a_late_upgrade() -> None:
     async with listening() as server:
         for first in (GET_HELLO, b""):
@@ -330,7 +341,7 @@ async def test_a_client_that_half_closes_behind_a_late_upgrade() -> None:
         await until(lambda: all(echo.is_lost for echo in server.opened))
 
 
-@scenario
+@everywhere
 async def test_a_list_in_the_upgrade_header_of_a_later_request_is_not_followed() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -356,7 +367,7 @@ async def test_a_list_in_the_upgrade_header_of_a_later_request_is_not_followed()
         (b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"y" * 17000, 431),
     ],
 )
-@scenario
+@everywhere
 async def test_refused_heads(head: bytes, status: int) -> None:
     async with listening() as server:
         client = await server.connect(head)
@@ -364,10 +375,10 @@ async def test_refused_heads(head: bytes, status: int) -> None:
         assert response.status == status
         assert json.loads(response.body)["error"]["message"]
         assert await client.rest() == b""
-        assert server.listener.n_refused == 1
+        assert sum(server.listener.refusals.values()) == 1
 
 
-@scenario
+@everywhere
 async def test_a_malformed_later_request_is_refused_as_json() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -380,7 +391,7 @@ async def test_a_malformed_later_request_is_refused_as_json() -> None:
         assert await client.rest() == b""
 
 
-@scenario
+@everywhere
 async def test_ten_megabytes_of_headers_are_refused_at_once_and_not_kept() -> None:
     async with listening() as server:
         client = await server.connect(b"GET / HTTP/1.1\r\nHost: a\r\n")
@@ -404,7 +415,7 @@ async def test_ten_megabytes_of_headers_are_refused_at_once_and_not_kept() -> No
 # Deadlines.
 
 
-@scenario
+@everywhere
 async def test_half_a_head_is_cut_at_the_deadline() -> None:
     async with listening(handshake_timeout=0.3) as server:
         started = time.monotonic()
@@ -418,7 +429,7 @@ async def test_half_a_head_is_cut_at_the_deadline() -> None:
         assert (server.listener.n_timed_out, server.listener.n_pending) == (2, 0)
 
 
-@scenario
+@everywhere
 async def test_a_trickling_client_does_not_move_its_deadline() -> None:
     async with listening(handshake_timeout=0.5) as server:
         client = await server.connect()
@@ -437,7 +448,7 @@ async def test_a_trickling_client_does_not_move_its_deadline() -> None:
         await asyncio.wait((task,))
 
 
-@scenario
+@scenario_over("tcp", "unix")
 async def test_many_half_open_connections_share_one_timer_and_all_end() -> None:
     async with listening(handshake_timeout=0.5) as server:
         clients = [await server.connect(b"G") for _ in range(300)]
@@ -463,7 +474,7 @@ async def test_accepted_sockets_have_nodelay() -> None:
             sock.detach()
 
 
-@scenario
+@scenario_over("tcp", "tls")
 async def test_after_stop_accepting_open_connections_get_http_and_no_upgrade() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
@@ -484,7 +495,7 @@ async def test_after_stop_accepting_open_connections_get_http_and_no_upgrade() -
         assert await client.rest() == b""
 
 
-@scenario
+@everywhere
 async def test_close_ends_half_open_and_idle_connections() -> None:
     async with listening(handshake_timeout=100) as server:
         half = await server.connect(b"GET / HT")
@@ -498,7 +509,7 @@ async def test_close_ends_half_open_and_idle_connections() -> None:
 
 @scenario
 async def test_every_address_of_a_name_has_the_same_port() -> None:
-    listener = Listener(plain_app(), {}, host="localhost", port=0)
+    listener = Listener(plain_app(), {}, [TcpPlace("localhost", 0)])
     await listener.start()
     addresses = listener.addresses
     assert {port for _, port in addresses} == {listener.port}
@@ -509,7 +520,7 @@ async def test_every_address_of_a_name_has_the_same_port() -> None:
 @scenario
 async def test_an_address_in_use_is_an_error_of_the_setting() -> None:
     async with listening() as server:
-        other = Listener(plain_app(), {}, port=server.listener.port)
+        other = Listener(plain_app(), {}, [TcpPlace("127.0.0.1", server.listener.port)])
         with pytest.raises(SettingsError, match=r"port: \d+ on 127\.0\.0\.1 is in use; ") as caught:
             await other.start()
         assert caught.value.setting == "port"
@@ -520,7 +531,7 @@ async def test_an_address_in_use_is_an_error_of_the_setting() -> None:
 @scenario
 async def test_a_foreign_address_is_an_error_of_the_setting(host: str) -> None:
     with pytest.raises(SettingsError, match="host: ") as caught:
-        await Listener(plain_app(), {}, host=host, port=0).start()
+        await Listener(plain_app(), {}, [TcpPlace(host, 0)]).start()
     assert caught.value.setting == "host"
 
 
@@ -530,6 +541,7 @@ import uvloop
 from listening import Echo, plain_app
 from fastws import logs
 from fastws.server.listener import Listener
+from fastws.server.places import TcpPlace
 
 logs.configure()
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 256))
@@ -538,7 +550,7 @@ async def main():
     def open_connection(transport, request, leftover, window_bits):
         Echo(transport, request, leftover)
 
-    listener = Listener(plain_app(), {"/v1/ws": open_connection}, port=0)
+    listener = Listener(plain_app(), {"/v1/ws": open_connection}, [TcpPlace("127.0.0.1", 0)])
     await listener.start()
     print(listener.port, resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)
     loop = asyncio.get_running_loop()

@@ -25,17 +25,11 @@ from fastws._alerts import ALERT_TYPES, AlertIndex
 from fastws._market import Instrument, PriceUpdate
 from fastws.clock import wall_ms
 from fastws.market import alerts as alerts_module
-from fastws.market.alerts import (
-    Alert,
-    AlertBook,
-    AlertError,
-    AlertLimitError,
-    alert_message,
-    encode_alert,
-    encode_rule,
-)
+from fastws.market.alert_messages import Alert, alert_message, encode_alert, encode_rule
+from fastws.market.alert_store import Firing, Rule
+from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
 from fastws.market.instruments import Instruments
-from fastws.market.store import Firing, Rule, Store, StoreError
+from fastws.market.store import Store, StoreError
 from tests.serving import ROOT
 
 SAMSUNG = Instrument("005930", "Samsung Electronics", "KOSPI", "IT", 72000, "KRW")

@@ -62,6 +62,7 @@ class RecordingMarket:
         self.instruments: Iterable[Instrument] = [SAMSUNG]
         self.events: list[tuple[float, str]] = []
         self.updates: list[PriceUpdate | BookUpdate] = []
+        self.received_ns = 0
 
     def _record(self, event: str) -> int:
         self.events.append((self._time.now, event))
@@ -74,6 +75,9 @@ class RecordingMarket:
     def publish_book(self, update: BookUpdate) -> int:
         self.updates.append(update)
         return self._record("book")
+
+    def set_received(self, at_ns: int) -> None:
+        self.received_ns = at_ns
 
     def set_status(self, market: str, status: str) -> int:
         return self._record(f"{market} {status}")
@@ -369,18 +373,27 @@ async def test_watching_costs_one_watched_call_per_second(time: VirtualTime, mar
 
 async def test_updates_sequences_and_lookups_pass_through(time: VirtualTime, market: RecordingMarket) -> None:
     returned: list[int] = []
+    receipts: list[int] = []
+    sinks: list[MarketSink] = []
 
     async def script(sink: MarketSink) -> None:
         assert list(sink.instruments) == [SAMSUNG]
         assert sink.instrument("005930") is SAMSUNG
         assert sink.instrument("999999") is None
         assert sink.ensure_instrument("999999").name == "999999"
+        sinks.append(sink)
+        sink.set_received(7)
+        receipts.append(market.received_ns)
         returned.extend(
             [sink.publish_price(price(1)), sink.publish_price(price(2)), sink.publish_book(book())]
         )
 
     await FeedSupervisor(ScriptedFeed(script), market, clock=time.clock, sleep=time.sleep).run()
     assert market.names == ["reconnecting", "price", "live", "price", "book", "stopped"]
+    receipts.append(market.received_ns)
+    sinks[0].set_received(8)  # of a run that is over
+    receipts.append(market.received_ns)
+    assert receipts == [7, 0, 0]
     assert returned == [2, 4, 5]
     assert isinstance(market.updates[1], PriceUpdate)
     assert market.updates[1].price == 2

@@ -37,6 +37,7 @@ RANKS = {
     "fastws.dialects": 3,
     "fastws.server": 4,
     "fastws.bench": 4,
+    "fastws.config_report": 4,
     "fastws.cli": 5,
     "fastws.__main__": 6,
     "fastws": 6,
@@ -47,7 +48,12 @@ HOMES = {
     "aiohttp": {"fastws.server"},
     "jwt": {"fastws.auth"},
     "cryptography": {"fastws.auth"},
-    "sqlalchemy": {"fastws.market.store"},
+    "sqlalchemy": {
+        "fastws.market.store",
+        "fastws.market.schema",
+        "fastws.market.alert_store",
+        "fastws.market.value_store",
+    },
     "structlog": {
         "fastws.dialects",
         "fastws.logs",
@@ -58,6 +64,7 @@ HOMES = {
         "fastws.cli",
     },
     "uvloop": {"fastws.server.lifecycle", "fastws.cli"},
+    "prometheus_client": {"fastws.server.metrics"},
     "orjson": {"fastws.server.http", "fastws.feeds"},
 }
 # Bytes or values in, values out: no event loop in these.

@@ -55,6 +55,8 @@ class Sink:
         self.instruments = ()
         self.times: list[float] = []
         self.updates: list[PriceUpdate | BookUpdate | MarketStatus] = []
+        self.receipts: list[float] = []
+        self.received_ns = 0
         self.on_update: Callable[[int], None] = lambda n: None
 
     def publish_price(self, update: PriceUpdate) -> int:
@@ -62,6 +64,9 @@ class Sink:
 
     def publish_book(self, update: BookUpdate) -> int:
         return self._keep(update)
+
+    def set_received(self, at_ns: int) -> None:
+        self.received_ns = at_ns
 
     def set_status(self, market: str, status: str) -> int:
         return self._keep(MarketStatus(market, status))
@@ -77,6 +82,7 @@ class Sink:
 
     def _keep(self, update: PriceUpdate | BookUpdate | MarketStatus) -> int:
         self.times.append(round(self._time.now - self._start, 9))
+        self.receipts.append(self.received_ns / 1e9 - self._start)
         self.updates.append(update)
         self.on_update(len(self.updates))
         return len(self.updates)
@@ -151,6 +157,8 @@ async def test_what_is_late_does_not_delay_what_follows(
     await feed_of(write(*[TRADE % n for n in range(1, 7)]), time).run(sink)
     # The second is due at 0.1 and takes until 0.35: the third and fourth are late, the fifth is on time.
     assert sink.times == pytest.approx([0.0, 0.1, 0.35, 0.35, 0.4, 0.5])
+    assert sink.receipts == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert sink.received_ns == 0
 
 
 async def test_pauses_that_last_too_long_do_not_add_up(

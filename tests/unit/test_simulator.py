@@ -434,18 +434,24 @@ class Tape:
         self.times: list[float] = []
         self.turns: list[int] = []  # in which run between two sleeps
         self.statuses: list[str] = []
+        self.receipts: list[float] = []
+        self.received_ns = 0
         self._time = time
         self._cost_s = cost_s
 
     def publish(self, update: PriceUpdate | BookUpdate) -> int:
         self.updates.append(update)
         self.times.append(self._time.now - 1_000.0)
+        self.receipts.append(self.received_ns / 1e9 - 1_000.0)
         self.turns.append(self._time.n_sleeps)
         self._time.now += self._cost_s
         return len(self.updates)
 
     publish_price = publish
     publish_book = publish
+
+    def set_received(self, at_ns: int) -> None:
+        self.received_ns = at_ns
 
     def set_status(self, market: str, status: str) -> int:
         assert not self.updates
@@ -518,6 +524,8 @@ async def test_low_rate_is_spread_evenly() -> None:
     gaps = [after - before for before, after in pairwise(tape.times)]
     assert gaps == pytest.approx([1 / 7.0] * len(gaps), abs=1e-6)
     assert len(tape.updates) == 7 * 60
+    assert tape.receipts == pytest.approx([n / 7.0 for n in range(7 * 60)], abs=1e-6)
+    assert tape.received_ns == 0
 
 
 async def test_single_symbol_gets_4000_prices_a_second_evenly() -> None:

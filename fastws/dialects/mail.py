@@ -1,0 +1,142 @@
+"""What is addressed to a user: told to the open connections, and kept for those that are away. Sans-IO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from fastws._core import CHANNEL_STATUS, Hub
+from fastws.clock import wall_ms
+from fastws.mailboxes import Kept, Mailboxes
+
+if TYPE_CHECKING:
+    from fastws.dialects.admission import Client
+    from fastws.sessions import Session, Sessions
+
+MAX_UNCLAIMED: Final = 100_000
+"""Messages from before the last start that may wait for the first connection of their users."""
+
+
+class Mail:
+    """Brings every user-addressed message to every connection of its user once.
+
+    1. A message goes to the connections that are open, at once and in its place among the updates.
+    2. It is kept for connections that have ended and may be restored, for as long as they may. A restored one gets
+       what was published after its cursor: with the updates that it missed, in order, or before its snapshot. One
+       that was open under another session meanwhile gets only what it has not heard there.
+    3. A paused connection gets it when it is resumed.
+    4. Nobody else does: a new connection hears nothing of before, but for what was published in the name of an earlier
+       process (`claim_later`), of which no session is left. That goes to the first connection of its user.
+    5. `on_told` is called with each payload once somebody was told, or nobody is there who could be; again for each
+       further connection.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        sessions: Sessions,
+        by_user: Mapping[str, Iterable[Client]],
+        *,
+        limit_per_user: int,
+    ) -> None:
+        self.hub = hub
+        self.sessions = sessions
+        self.mailboxes = Mailboxes(ttl=sessions.ttl, limit_per_user=limit_per_user)
+        self.on_told: Callable[[Any], object] = lambda payload: None
+        self._by_user = by_user
+        # Nobody can subscribe to this topic: what is told to one user must not be replayed to others.
+        topic = hub.topic("user", "")
+        self._channel = hub.channel("", "alert", (topic,), bit=CHANNEL_STATUS, numbered=False)
+        self._unclaimed: dict[str, list[Any]] = {}
+        self._n_unclaimed = 0
+        self._unclaimed_until = 0.0
+
+    def tell(self, user_key: str, payload: Any) -> int:
+        """Publish `payload` to a user; return its sequence."""
+        clients = [client for client in self._by_user.get(user_key, ()) if client.connection.is_open]
+        hearing = [client for client in clients if not client.connection.is_paused]
+        sequence = self.hub.tell(self._channel, payload, [client.connection for client in hearing])
+        for client in clients:
+            if client not in hearing:
+                client.owed.append(sequence)
+                del client.owed[: -self.mailboxes.limit_per_user or None]
+        is_awaited = user_key in self._by_user or self.sessions.has_user(user_key)
+        if is_awaited:
+            # An open connection may turn out to have been dead all along.
+            self.mailboxes.keep(user_key, Kept(sequence, wall_ms(), payload), time.monotonic())
+        if hearing or not is_awaited:
+            self.on_told(payload)
+        return sequence
+
+    def configure(self, *, ttl: float, limit_per_user: int) -> None:
+        """Set how long, and how many messages of a user are kept; it holds from the next one on."""
+        self.mailboxes.ttl = ttl
+        self.mailboxes.limit_per_user = limit_per_user
+
+    def claim_later(self, messages: Iterable[tuple[str, Any]]) -> None:
+        """Keep messages of an earlier process (user and payload) until their users come, within the sessions' time."""
+        self._unclaimed_until = time.monotonic() + self.sessions.ttl
+        for user_key, payload in messages:
+            waiting = self._unclaimed.setdefault(user_key, [])
+            if len(waiting) < self.mailboxes.limit_per_user and self._n_unclaimed < MAX_UNCLAIMED:
+                waiting.append(payload)
+                self._n_unclaimed += 1
+
+    # Of one connection.
+
+    def enter(self, client: Client) -> None:
+        """A connection is its user's from now on."""
+        client.entered_sequence = self.hub.sequence
+        client.owed = []
+
+    def welcome(self, client: Client) -> None:
+        """Tell what has waited for the first connection of a user."""
+        if not self._unclaimed or client.user_key is None:
+            return
+        if time.monotonic() > self._unclaimed_until:
+            self._unclaimed.clear()
+            return
+        for payload in self._unclaimed.pop(client.user_key, ()):
+            self.tell(client.user_key, payload)
+
+    def pause(self, client: Client) -> None:
+        """A connection that is about to be paused gets what it was still to catch up with when it is resumed."""
+        client.owed = (client.owed + client.connection.addressed_ahead)[-self.mailboxes.limit_per_user :]
+
+    def resume(self, client: Client) -> None:
+        """Send what came while a connection was paused."""
+        owed, client.owed = set(client.owed), []
+        self.send(client, [kept for kept in self._of(client) if kept.sequence in owed])
+
+    def missed(self, client: Client, session: Session, cursor: int | None) -> list[Kept]:
+        """Return what a client that takes over a session is to get, in order. `cursor`: see `Admission.cursor_of`."""
+        if cursor is not None and cursor <= self.hub.sequence:
+            owed = set(client.owed)
+        else:
+            cursor = session.heard if session.epoch == self.hub.epoch else 0
+            owed = {*client.owed, *session.owed}
+        return [
+            kept
+            for kept in self._of(client)
+            if kept.sequence in owed or cursor < kept.sequence <= client.entered_sequence
+        ]
+
+    def send(self, client: Client, messages: list[Kept]) -> None:
+        """Send messages out of their places, with their numbers."""
+        connection = client.connection
+        for kept in messages:
+            text = connection.dialect.encode(kept.payload, kept.published_ms)
+            connection.send(text + b',"sequence":%d}' % kept.sequence)
+        if connection.is_open:
+            self.note_told(messages)
+
+    def note_told(self, messages: Iterable[Kept]) -> None:
+        """Messages were given to a connection that had missed them."""
+        for kept in messages:
+            self.on_told(kept.payload)
+
+    def _of(self, client: Client) -> list[Kept]:
+        if client.user_key is None:
+            return []
+        return self.mailboxes.of(client.user_key, time.monotonic())

@@ -1,0 +1,305 @@
+"""``/metrics`` for Prometheus: reads the counters of the server when asked, and costs nothing in between.
+
+Labels have values from fixed sets only, never anything that a client has sent.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol, get_args
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import generate_latest as encode_text
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as encode_openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from fastws._core import HISTOGRAM_BOUNDS, Hub
+from fastws._version import __version__
+from fastws.auth import Authenticator
+from fastws.auth.tokens import Reason
+from fastws.dialects.screener import ScreenerDialect
+from fastws.errors import CloseCode
+from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedSupervisor
+from fastws.limits import Limits
+from fastws.market.alerts import AlertBook
+from fastws.market.market import Market
+from fastws.server.http import Endpoint, add_endpoints
+from fastws.server.listener import Listener
+from fastws.sessions import Sessions
+
+# What is no code of ours: the client's own end without one (RFC 6455 §7.4.1), and whatever else clients send.
+_FOREIGN_CLOSES: Final = {1005: "no_status", 1006: "abnormal"}
+_OTHER_CLOSES: Final = "other"
+
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_LE: Final = (*map(floatToGoString, HISTOGRAM_BOUNDS), "+Inf")
+
+
+class MetricsView(Protocol):
+    """What the metrics read of the server."""
+
+    @property
+    def hub(self) -> Hub: ...
+
+    @property
+    def market(self) -> Market: ...
+
+    @property
+    def supervisor(self) -> FeedSupervisor | None: ...
+
+    @property
+    def screener(self) -> ScreenerDialect: ...
+
+    @property
+    def alerts(self) -> AlertBook: ...
+
+    @property
+    def authenticator(self) -> Authenticator: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def listener(self) -> Listener: ...
+
+
+def add_metrics_routes(app: web.Application, server: MetricsView) -> None:
+    """Answer ``/metrics`` from `server`, in the Prometheus text format or as OpenMetrics, whichever is asked for."""
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(server))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+
+    async def metrics(request: web.Request) -> web.Response:
+        if "application/openmetrics-text" in request.headers.get("Accept", ""):
+            body: bytes = encode_openmetrics(registry)  # type: ignore[no-untyped-call]
+            return web.Response(body=body, headers={"Content-Type": OPENMETRICS})
+        return web.Response(body=encode_text(registry), headers={"Content-Type": _TEXT})
+
+    add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus"),))
+
+
+class ServerCollector(Collector):
+    """The figures of one server. Belongs to the loop's thread, as they do."""
+
+    def __init__(self, server: MetricsView) -> None:
+        self._server = server
+        self._started_at = time.time()
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._process()
+        yield from self._connections()
+        yield from self._updates()
+        yield from self._slow_clients()
+        yield from self._time()
+        yield from self._compression()
+        yield from self._feeds()
+        yield from self._users()
+
+    def _process(self) -> Iterator[Metric]:
+        running = {(__version__, platform.python_version()): 1}
+        yield _gauge("build_info", "1, labelled with what runs", running, "version", "python")
+        yield _gauge("start_time_seconds", "when the server was made, Unix time", self._started_at)
+
+    def _connections(self) -> Iterator[Metric]:
+        hub, listener, limits = self._server.hub, self._server.listener, self._server.limits
+        none = {self._server.screener.dialect.name: 0}
+        yield _gauge("connections", "open WebSocket connections", none | hub.n_by_dialect(), "dialect")
+        yield _counter(
+            "connections_opened", "WebSocket connections opened", none | hub.meters.opened, "dialect"
+        )
+        yield _counter("connections_closed", "WebSocket connections ended, by why", _closes(hub), "reason")
+        yield _gauge("addresses", "addresses that WebSocket connections come from", limits.n_addresses)
+        yield _gauge("http_connections", "open connections of other HTTP requests", listener.n_http)
+        yield _gauge(
+            "handshakes_pending", "connections whose request is not complete yet", listener.n_pending
+        )
+        yield _counter("handshakes", "WebSocket handshakes answered with 101", listener.n_upgraded)
+        yield _counter(
+            "handshakes_refused",
+            "request heads and WebSocket handshakes refused, by why",
+            {code.lower(): n for code, n in listener.refusals.items()},
+            "reason",
+        )
+        yield _counter(
+            "handshakes_timed_out", "connections whose request was not complete in time", listener.n_timed_out
+        )
+        yield _counter("limit_refusals", "connections not let in, by the limit", limits.refusals, "limit")
+        yield _counter(
+            "accept_pauses",
+            "times that accepting stopped for want of file descriptors",
+            listener.accept_pauses,
+        )
+
+    def _updates(self) -> Iterator[Metric]:
+        hub = self._server.hub
+        meters = hub.meters
+        yield _gauge("subscriptions", "subscriptions held, by kind", hub.subscription_counts(), "kind")
+        yield _gauge("cohorts", "groups of connections with equal subscriptions", len(hub.cohorts))
+        yield _gauge("sequence", "number of the last update published", hub.sequence)
+        yield _counter("updates_published", "updates published", hub.update_counts(), "channel")
+        ledger = hub.ledger()
+        yield _counter(
+            "deliveries", "updates due to connections, one for each of them", ledger.pop("published")
+        )
+        yield _gauge("deliveries_waiting", "of these, not yet decided", ledger.pop("waiting"))
+        yield _counter(
+            "deliveries_ended",
+            "of these, delivered, replaced by a newer value, declared lost, or left at the end of the connection",
+            ledger,
+            "outcome",
+        )
+        yield _counter("messages_sent", "messages sent, each of a batch", hub.n_messages_sent)
+        yield _counter("messages_received", "messages received", hub.n_messages_received)
+        yield _counter("sent_bytes", "bytes sent in WebSocket frames", meters.n_bytes_sent)
+        yield _counter("received_bytes", "bytes received in WebSocket frames", meters.n_bytes_received)
+        yield _counter("messages_rate_limited", "messages refused by the rate limit", meters.n_rate_limited)
+        yield _gauge("history_bytes", "size of the updates kept for restored sessions", hub.history_size)
+        yield _gauge("history_updates", "updates kept for restored sessions", hub.n_history)
+        yield _gauge("sessions", "ended sessions that can be restored", len(self._server.sessions))
+        yield _counter("restores", "sessions that went on without a gap", meters.n_restores)
+
+    def _slow_clients(self) -> Iterator[Metric]:
+        meters, outboxes = self._server.hub.meters, self._server.hub.outboxes()
+        yield _gauge("connections_blocked", "connections that take no more just now", outboxes["blocked"])
+        yield _counter("blocks", "times that a connection took no more", meters.n_blocks)
+        yield _counter(
+            "overflows", "times that a client was told what was dropped for it", meters.n_overflows
+        )
+        yield _gauge("outbox_bytes", "waiting for slow connections, all together", outboxes["bytes"])
+        yield _gauge("outbox_messages", "waiting for slow connections, all together", outboxes["messages"])
+        yield _gauge("outbox_largest_bytes", "waiting for the slowest connection", outboxes["max_bytes"])
+        yield _gauge(
+            "outbox_largest_messages", "waiting for the slowest connection", outboxes["max_messages"]
+        )
+
+    def _time(self) -> Iterator[Metric]:
+        hub = self._server.hub
+        flusher = hub.flusher
+        yield _gauge("flush_interval_seconds", "flush interval that was asked for", hub.interval_ms / 1000)
+        yield _gauge(
+            "flush_interval_effective_seconds",
+            "flush interval that there is, as a moving average",
+            max(flusher.effective_interval_ms, hub.interval_ms) / 1000,
+        )
+        yield _counter("flush_busy_seconds", "time spent on flushes", flusher.busy_ns / 1e9)
+        yield _counter("flush_sends", "frames handed to sockets in flushes", flusher.n_sends)
+        histograms = hub.meters.histograms()
+        yield _histogram(
+            "stage_seconds",
+            "how long updates take: feed (receipt to publication), wait (publication to the begin of the flush), "
+            "send (begin of a flush to its last connection), total (receipt to the last connection)",
+            {stage: histograms[stage] for stage in ("feed", "wait", "send", "total")},
+            "stage",
+        )
+        yield _histogram(
+            "flush_delay_seconds", "how late flushes begin; overload shows here", histograms["flush_delay"]
+        )
+        yield _histogram("loop_lag_seconds", "how late the event loop's timers are", histograms["loop_lag"])
+
+    def _compression(self) -> Iterator[Metric]:
+        meters = self._server.hub.meters
+        yield _counter("compressions", "frames compressed, once for all that share one", meters.n_compressed)
+        yield _counter("compression_input_bytes", "bytes before compression", meters.n_bytes_to_compress)
+        yield _counter("compression_output_bytes", "bytes after compression", meters.n_bytes_compressed)
+        yield _counter("decompressions", "messages of clients expanded", meters.n_expanded)
+        yield _counter("decompression_input_bytes", "bytes before expansion", meters.n_bytes_to_expand)
+        yield _counter("decompression_output_bytes", "bytes after expansion", meters.n_bytes_expanded)
+
+    def _feeds(self) -> Iterator[Metric]:
+        supervisor = self._server.supervisor
+        yield _gauge(
+            "feed_status",
+            "1 for the state that a feed is in",
+            {
+                (feed, status): int(current == status)
+                for feed, current in self._server.market.feeds.items()
+                for status in (LIVE, STALE, RECONNECTING, STOPPED)
+            },
+            "feed",
+            "status",
+        )
+        counts, _ = self._server.hub.meters.histograms()["feed"]
+        yield _counter("feed_updates", "updates that feeds have delivered", sum(counts))
+        if supervisor is not None:
+            yield _gauge(
+                "feed_failures",
+                "failures of a feed in a row",
+                {supervisor.feed.name: supervisor.n_failures},
+                "feed",
+            )
+
+    def _users(self) -> Iterator[Metric]:
+        alerts, authenticator = self._server.alerts, self._server.authenticator
+        yield _gauge(
+            "alerts",
+            "price alerts: waiting for a price, or crossed and waiting for the database",
+            {"waiting": alerts.n_waiting, "crossed": alerts.n_crossed},
+            "state",
+        )
+        yield _counter("alerts_fired", "price alerts fired", alerts.n_fired)
+        yield _counter(
+            "auth_failures",
+            "tokens not accepted, by why",
+            dict.fromkeys(get_args(Reason), 0) | authenticator.failures,
+            "reason",
+        )
+        if authenticator.keys_age is not None:
+            yield _gauge(
+                "jwks_age_seconds", "time since the issuer's keys were fetched", authenticator.keys_age
+            )
+
+
+Values = float | Mapping[str, float] | Mapping[tuple[str, str], float]
+Figures = tuple[list[int], float]
+
+
+def _counter(name: str, about: str, values: Values, *labels: str) -> Metric:
+    family = CounterMetricFamily(f"fastws_{name}", about, labels=labels)
+    for label_values, value in _items(values):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _gauge(name: str, about: str, values: Values, *labels: str) -> Metric:
+    family = GaugeMetricFamily(f"fastws_{name}", about, labels=labels)
+    for label_values, value in _items(values):
+        family.add_metric(label_values, value)
+    return family
+
+
+def _histogram(name: str, about: str, values: Figures | Mapping[str, Figures], *labels: str) -> Metric:
+    family = HistogramMetricFamily(f"fastws_{name}", about, labels=labels)
+    for label, (counts, total) in values.items() if isinstance(values, Mapping) else (("", values),):
+        buckets, n = [], 0
+        for bound, count in zip(_LE, counts, strict=True):
+            n += count
+            buckets.append((bound, n))
+        family.add_metric([label] if labels else [], buckets, total)
+    return family
+
+
+def _items(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
+    if not isinstance(values, Mapping):
+        return [((), values)]
+    return [(key if isinstance(key, tuple) else (key,), value) for key, value in values.items()]
+
+
+def _closes(hub: Hub) -> dict[str, int]:
+    """Ended connections by the label of their close code; clients may send any code."""
+    labels = {code.value: code.label for code in CloseCode} | _FOREIGN_CLOSES
+    closes = dict.fromkeys((*labels.values(), _OTHER_CLOSES), 0)
+    for code, n in hub.closes.items():
+        closes[labels.get(code, _OTHER_CLOSES)] += n
+    return closes

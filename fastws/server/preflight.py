@@ -1,0 +1,119 @@
+"""Finds what would keep a server from starting with its settings, without starting one or changing anything."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from fastws.auth import Authenticator
+from fastws.errors import SettingsError
+from fastws.server.fetch import fetch
+from fastws.server.server import load_instruments, make_store
+from fastws.server.tls import TlsContext
+from fastws.settings import SETTINGS, Settings, parse_feed
+
+# sun_path has 108 bytes on Linux and 104 on macOS, the last of which ends the path.
+_MAX_SOCKET_PATH: Final = 103
+
+
+def start_problems(settings: Settings, wrong: Collection[str]) -> list[SettingsError]:
+    """Return everything that is found; what depends on a setting in `wrong` is not looked at.
+
+    Files are read, addresses looked up and drivers of databases imported. Whether a port is taken and whether a
+    database or an issuer of keys answers is not asked: the server that these settings are for may be running.
+    """
+    problems = []
+    for names, check in _CHECKS.items():
+        if not any(name in wrong for name in names):
+            try:
+                check(settings)
+            except SettingsError as error:
+                problems.append(error)
+    return problems
+
+
+def _check_host(settings: Settings) -> None:
+    _check_address(settings, "host", settings.host)
+
+
+def _check_address(settings: Settings, setting: str, host: str) -> None:
+    """See that `host` is an address of this machine: one that can be bound, on a port that nobody has."""
+    try:
+        infos = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise settings.error(
+            setting, f"{host!r} is no address ({reason})", "use 127.0.0.1, 0.0.0.0 or one of this machine"
+        ) from None
+    for family, kind, protocol, _, address in infos:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+        except OSError:
+            continue
+        return
+    raise settings.error(
+        setting, f"{host} is no address of this machine", "use 127.0.0.1, 0.0.0.0 or one of its own"
+    )
+
+
+def _check_unix_socket(settings: Settings) -> None:
+    path = settings.unix_socket
+    if path is None:
+        return
+    directory = os.path.dirname(path) or "."
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise settings.error(
+            "unix_socket", f"{path} is too long", f"choose one of up to {_MAX_SOCKET_PATH} bytes"
+        )
+    if not os.path.isdir(directory):
+        raise settings.error(
+            "unix_socket", f"there is no directory {directory}", "make it or choose another path"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise settings.error(
+            "unix_socket",
+            f"no permission to make files in {directory}",
+            "let this user write to it or choose another path",
+        )
+    if os.path.lexists(path) and not Path(path).is_socket():
+        raise settings.error(
+            "unix_socket", f"{path} exists and is no socket", "remove it or choose another path"
+        )
+
+
+def _check_tls(settings: Settings) -> None:
+    if settings.certfile is not None:
+        TlsContext(settings.certfile, settings.keyfile)
+
+
+def _check_symbols_file(settings: Settings) -> None:
+    load_instruments(settings)
+
+
+def _check_feed(settings: Settings) -> None:
+    path = parse_feed(settings.feed).path
+    if path is not None and not os.access(path, os.R_OK):
+        raise settings.error("feed", f"no permission to read {path}", "let this user read it")
+
+
+def _check_database(settings: Settings) -> None:
+    make_store(settings)
+
+
+def _check_keys(settings: Settings) -> None:
+    Authenticator(settings, fetch=fetch)
+
+
+_CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
+    ("host",): _check_host,
+    ("unix_socket",): _check_unix_socket,
+    ("certfile", "keyfile"): _check_tls,
+    ("symbols_file",): _check_symbols_file,
+    ("feed",): _check_feed,
+    ("database",): _check_database,
+    (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
+}

@@ -1,0 +1,45 @@
+"""Which endpoints are served where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from aiohttp import web
+
+from fastws.market.market import Market
+from fastws.server.api import ApiView, add_admin_routes, add_user_routes
+from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
+from fastws.server.metrics import MetricsView, add_metrics_routes
+
+
+class View(ServerView, ApiView, MetricsView, Protocol):
+    """What all the routes together need of the server."""
+
+    @property
+    def market(self) -> Market: ...
+
+
+def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bool = True) -> web.Application:
+    """Return the application of the main places; without `has_admin` :func:`make_admin_app` makes the rest."""
+    app = bare_app(websocket_paths)
+    add_probe_routes(app, server)
+    add_public_routes(app, server)
+    add_user_routes(app, server)
+    if has_admin:
+        _add_admin(app, server)
+    return app
+
+
+def make_admin_app(server: View) -> web.Application:
+    """Return the application of the administrator's own place."""
+    app = bare_app()
+    add_probe_routes(app, server)
+    _add_admin(app, server)
+    return app
+
+
+def _add_admin(app: web.Application, server: View) -> None:
+    """Add what moves to `admin_bind` where that is set, and is nowhere else then."""
+    add_admin_routes(app, server)
+    add_metrics_routes(app, server)
