@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
 
-.PHONY: help serve test lint bench bench-load debug conformance wheel clean system
+.PHONY: help serve test lint bench bench-load soak bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,7 +46,7 @@ node_modules/.ready: package.json
 	@touch $@
 
 # Installed where this is root on a Debian; elsewhere the tests say what is missing.
-system: ## the programs that the tests drive: Chromium, Node
+system: ## the programs that the tests drive: Chromium, Node, nginx, PostgreSQL
 	@sh tests/install_system.sh
 
 serve: $(VENV)/.installed ## the server with the built-in simulator; others: SERVE_FLAGS="--feed none"
@@ -66,12 +66,33 @@ lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc --benchmark-storage=file://./bench_results --benchmark-columns=min,median,ops,rounds
 
-# About two minutes; the kernel's limit of open files (ulimit -Hn) must allow 9,000 connections.
-bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers), into bench_results/load_*.json
+# About four minutes; the kernel's limit of open files (ulimit -Hn) must allow 9,000 connections.
+bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers, …), into bench_results/load_*.json
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.load fanout --connections 1000 --rate 4000 --seconds 10 --json bench_results/load_fanout.json
 	$(BIN)/python -m benchmarks.load idle --connections 9000 --json bench_results/load_idle.json
 	$(BIN)/python -m benchmarks.load slow --connections 500 --slow 50 --seconds 20 --json bench_results/load_slow.json
+	$(BIN)/python -m benchmarks.load deflate --connections 1000 --json bench_results/load_deflate.json
+	$(BIN)/python -m benchmarks.load alerts --rules 10000 --json bench_results/load_alerts.json
+	$(BIN)/python -m benchmarks.load storm --connections 2000 --json bench_results/load_storm.json
+	$(BIN)/python -m benchmarks.load stop --connections 5000 --json bench_results/load_stop.json
+
+# About a minute and a half; each run has other deaths than the last.
+soak: $(VENV)/.installed ## 200 outages at 2,000 updates/s, no update missing or twice; into bench_results/load_restore.json
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.load restore --cycles 200 --seed $$(date +%s) --json bench_results/load_restore.json
+
+# Those that compare with other servers; what cannot be installed is left out of the comparison, which says so.
+peers: $(VENV)/.installed ## the servers that bench-peers compares with: socketify, Bun, Nchan (as root on a Debian)
+	$(BIN)/python -m pip install -q --group peers
+	@sh benchmarks/peers/install_system.sh
+	@if command -v npm >/dev/null; then npm install --prefix benchmarks/peers --no-audit --no-fund --no-package-lock --silent; fi
+	$(BIN)/python -m benchmarks.peers --list
+
+# About five minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
+bench-peers: peers ## the same load on other servers and on this one, into bench_results/peers.json
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.peers A C --json bench_results/peers.json
 
 # Bounds and None checks on, objects counted; the tests then also fail when an object is left over.
 debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it
@@ -91,7 +112,7 @@ wheel: $(VENV)/.dev ## sdist and wheel, into dist/
 	$(BIN)/python -m build -q
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info node_modules benchmarks/peers/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fastws -name '*.so' -delete
 	rm -f $(patsubst %.pyx,%.c,$(wildcard fastws/*.pyx fastws/*/*.pyx))
 	find . -name __pycache__ -prune -exec rm -rf {} +

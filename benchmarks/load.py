@@ -114,9 +114,7 @@ def _add_steady(command: argparse.ArgumentParser, connections: int, seconds: flo
     _add_connections(command, connections)
     _add_seconds(command, seconds, "measured time")
     add = command.add_argument
-    add(
-        "--warm-up", type=positive, default=1.0, metavar="S", help="time before that (default: %(default)g)"
-    )
+    add("--warm-up", type=positive, default=1.0, metavar="S", help="time before that (default: %(default)g)")
     add("--batch-interval-ms", type=int, default=30, metavar="MS")
     add("--mode", choices=("all", "latest"), default="all")
     add("--check", choices=("none", "edges", "full"), default="edges", help="how closely messages are read")
@@ -167,7 +165,13 @@ def _add_storm(command: argparse.ArgumentParser) -> None:
     _add_connections(command, 2000)
     _add_rate(command, 2000.0)
     add = command.add_argument
-    add("--outage", type=positive, default=1.0, metavar="S", help="until they come back (default: %(default)g)")
+    add(
+        "--outage",
+        type=positive,
+        default=1.0,
+        metavar="S",
+        help="until they come back (default: %(default)g)",
+    )
     add("--within", type=positive, default=1.0, metavar="S", help="all of them within (default: %(default)g)")
 
 

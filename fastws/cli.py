@@ -122,6 +122,7 @@ _log = structlog.get_logger("fastws.cli")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; `arguments` default to those of the process."""
+    _open_standard_streams()
     options, unknown = _parser().parse_known_args(arguments)
     if unknown:
         return _fail(_describe_unknown(unknown[0], options.command))
@@ -136,6 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return status
+
+
+def _open_standard_streams() -> None:
+    """Give a process that was started without standard streams ones that lead nowhere.
+
+    Otherwise its first sockets would get their descriptors, which libuv refuses to close by ending the process.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    # Python knows them only when they were there at its start.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _fail(text: str, status: int = USAGE) -> int:

@@ -1,7 +1,6 @@
 """How many connections there may be, in all and by address, and how fast they may come. Sans-IO.
 
-What clients are told apart by, a key, is the caller's; here it is a text, or None for a client that has no address and
-counts only to the total.
+What clients are told apart by, a key, is the caller's; here it is a text.
 """
 
 from __future__ import annotations
@@ -100,8 +99,8 @@ class Limits:
     2. At most `connection_limit` count, and at most `connections_per_ip` of one key; a limit of 0 is none. Limits
        that are lowered end no connection, they let none come.
     3. Guests do not count, so that a client can take its session over from a connection that only looks alive, and
-       so that whoever is refused is told why. But no handshake is granted while limit and guests are over the limit
-       by more than a tenth (at least 8): beyond that a refusal costs a line of HTTP, and no connection.
+       so that whoever is refused is told why. But no handshake is granted once all together are over a limit by a
+       tenth of it (at least 8): a flood of refusals then costs lines of HTTP, and no connections.
     4. :meth:`handshake` charges every handshake to its key, `handshake_rate` in a second.
     5. Tokens that are not accepted over HTTP, where every request may bring one, are charged in the same manner, but
        to buckets of their own: see :meth:`token_wait`.
@@ -132,27 +131,26 @@ class Limits:
         self.connections_per_ip = connections_per_ip
         self._handshakes.rate = self._bad_tokens.rate = handshake_rate
 
-    def handshake(self, key: str | None, now_ns: int) -> Excess | None:
+    def handshake(self, key: str, now_ns: int) -> Excess | None:
         """Charge a handshake; returns why it is not granted."""
         rate = self._handshakes.rate
-        if key is not None and (seconds := self._handshakes.take(key, now_ns)):
+        if seconds := self._handshakes.take(key, now_ns):
             return self._refused(Excess("handshake_rate", rate, rate, math.ceil(seconds)))
         n = self.n_admitted + self.n_guests
         if self.connection_limit and n >= _ceiling(self.connection_limit):
             return self._refused(Excess("connection_limit", self.connection_limit, self.n_admitted, 5))
-        if key is not None and self.connections_per_ip:
+        if self.connections_per_ip:
             n_admitted = self._by_key.get(key, 0)
             if n_admitted + self._guests_by_key.get(key, 0) >= _ceiling(self.connections_per_ip):
                 return self._refused(Excess("connections_per_ip", self.connections_per_ip, n_admitted, 5))
         return None
 
-    def arrive(self, key: str | None) -> None:
+    def arrive(self, key: str) -> None:
         """Note a new guest."""
         self.n_guests += 1
-        if key is not None:
-            self._guests_by_key[key] = self._guests_by_key.get(key, 0) + 1
+        self._guests_by_key[key] = self._guests_by_key.get(key, 0) + 1
 
-    def admit(self, key: str | None, *, n_leaving: int = 0, n_leaving_of_key: int = 0) -> Excess | None:
+    def admit(self, key: str, *, n_leaving: int = 0, n_leaving_of_key: int = 0) -> Excess | None:
         """Count a guest from now on, or return why there is no room for it.
 
         `n_leaving` connections, of which `n_leaving_of_key` have this key, will make room as soon as it is admitted.
@@ -160,39 +158,35 @@ class Limits:
         n = self.n_admitted - n_leaving
         if self.connection_limit and n >= self.connection_limit:
             return self._refused(Excess("connection_limit", self.connection_limit, n))
-        if key is not None:
-            n = self._by_key.get(key, 0) - n_leaving_of_key
-            if self.connections_per_ip and n >= self.connections_per_ip:
-                return self._refused(Excess("connections_per_ip", self.connections_per_ip, n))
-            _subtract(self._guests_by_key, key)
-            self._by_key[key] = self._by_key.get(key, 0) + 1
+        n = self._by_key.get(key, 0) - n_leaving_of_key
+        if self.connections_per_ip and n >= self.connections_per_ip:
+            return self._refused(Excess("connections_per_ip", self.connections_per_ip, n))
+        _subtract(self._guests_by_key, key)
+        self._by_key[key] = self._by_key.get(key, 0) + 1
         self.n_guests -= 1
         self.n_admitted += 1
         return None
 
-    def dismiss(self, key: str | None) -> None:
+    def dismiss(self, key: str) -> None:
         """Count an admitted connection no more; it is on its way out."""
         self.n_admitted -= 1
-        if key is not None:
-            _subtract(self._by_key, key)
+        _subtract(self._by_key, key)
         self.arrive(key)
 
-    def depart(self, key: str | None, *, is_admitted: bool) -> None:
+    def depart(self, key: str, *, is_admitted: bool) -> None:
         """Note the end of a connection, which is admitted or a guest."""
         if is_admitted:
             self.dismiss(key)
         self.n_guests -= 1
-        if key is not None:
-            _subtract(self._guests_by_key, key)
+        _subtract(self._guests_by_key, key)
 
-    def token_wait(self, key: str | None, now_ns: int) -> int:
+    def token_wait(self, key: str, now_ns: int) -> int:
         """Seconds for which no token of this key's is looked at, because too many were bad; 0: look at it."""
-        return 0 if key is None else math.ceil(self._bad_tokens.wait(key, now_ns))
+        return math.ceil(self._bad_tokens.wait(key, now_ns))
 
-    def note_bad_token(self, key: str | None, now_ns: int) -> None:
+    def note_bad_token(self, key: str, now_ns: int) -> None:
         """Charge a token that was not accepted."""
-        if key is not None:
-            self._bad_tokens.take(key, now_ns)
+        self._bad_tokens.take(key, now_ns)
 
     def _refused(self, excess: Excess) -> Excess:
         self.refusals[excess.setting] += 1

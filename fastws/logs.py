@@ -7,13 +7,11 @@ with the number of clients or messages goes through :func:`log_limited`.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
@@ -30,7 +28,7 @@ _LEVELS: Final = {
 }
 
 # Loggers that do not know the limiter; what a client does may be behind each of their lines.
-_OTHERS: Final = frozenset({"aiohttp", "asyncio"})
+_OTHERS: Final = frozenset({"aiohttp", "asyncio", "fastws.core", "py.warnings"})
 
 # Fields whose whole value is a secret.
 _SECRET_FIELDS: Final = frozenset(
@@ -125,9 +123,6 @@ def configure(
     writes one object per line with the keys timestamp (UTC), level, logger, event and the fields. Lines of
     the standard library (asyncio, aiohttp) take the same way. May be called again; the last call holds.
     """
-    if sys.stderr is None:
-        # The process was started without one. Nobody else is to get its descriptor.
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     stream = sys.stderr if stream is None else stream
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -224,7 +219,7 @@ def _on_unraisable(failure: sys.UnraisableHookArgs) -> None:
 
 def _is_within_limit(record: logging.LogRecord) -> bool:
     """Let a line of others pass, or count it."""
-    if record.name.partition(".")[0] not in _OTHERS:
+    if record.name not in _OTHERS and record.name.partition(".")[0] not in _OTHERS:
         return True
     error = record.exc_info[0] if record.exc_info else None
     # What follows the first line of asyncio's names objects by their addresses.

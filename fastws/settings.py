@@ -85,7 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "600"
     certfile: Annotated[
         _TEXT | None,
-        _meta("certificate chain in PEM; with it every connection uses TLS"),
+        _meta(
+            "certificate chain in PEM; with it TLS is spoken, also at admin_bind, but not at the Unix socket"
+        ),
     ] = None
     keyfile: Annotated[
         _TEXT | None, _meta("private key of the certificate in PEM; unset: it is in certfile")
@@ -93,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_bind: Annotated[
         _TEXT | None,
         _meta(
-            "HOST:PORT that serves the administrator's endpoints and /metrics instead of the main port",
+            "HOST:PORT of the administrator's endpoints and /metrics, then not on the main port; with TLS as there",
             restart=True,
         ),
     ] = None
@@ -386,6 +388,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise self._conflict("ping_interval", "must be under", "pong_timeout")
         if self.jwks_url is not None:
             self._check_jwks_url(self.jwks_url)
+        if self.admin_bind is not None and parse_bind(self.admin_bind) is None:
+            raise self.error(
+                "admin_bind",
+                f"{self.admin_bind!r} is no HOST:PORT",
+                "write one such as 127.0.0.1:9000 or [::1]:9000",
+            )
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, name)) for name, setting in SETTINGS.items())
@@ -509,6 +517,18 @@ class FeedSpec(NamedTuple):
 
     kind: str
     path: str | None = None
+
+
+def parse_bind(text: str) -> tuple[str, int] | None:
+    """Return the host and the port of ``HOST:PORT``, None where it is not that; IPv6 addresses are in brackets."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    if not host or not (len(port) <= 5 and port.isascii() and port.isdigit() and int(port) <= 65535):
+        return None
+    return host, int(port)
 
 
 def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:

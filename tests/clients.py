@@ -13,6 +13,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.certificates import files
+
 Message = dict[str, Any]
 PUBLISHED = ("price_update", "orderbook_update", "market_status", "feed_status")
 WAIT_SECONDS = 15.0
@@ -98,6 +100,8 @@ def client(url: str, *, greeted: bool = True, **options: Any) -> AbstractAsyncCo
 async def _client(url: str, greeted: bool, options: dict[str, Any]) -> Any:
     # A proxy of the surroundings is not meant for the loopback address.
     arguments: dict[str, Any] = {"proxy": None, "max_size": None, "max_queue": None, "ping_interval": None}
+    if url.startswith("wss:"):
+        arguments["ssl"] = files().authority.client_context()
     async with connect(url, **(arguments | options)) as connection:
         joined = Client(connection)
         if greeted:

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import files
 from tests.serving import Server
 
 StartServer = Callable[..., Server]
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def over(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings for ``server(..., **over)``, with which a test runs twice: in plain, and with TLS."""
+    return {} if request.param == "tcp" else {"certfile": str(files().certfile)}
 
 
 @pytest.fixture

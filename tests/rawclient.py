@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from types import TracebackType
@@ -73,15 +74,24 @@ class Frame(NamedTuple):
 
 
 class RawClient:
-    """A TCP connection to a server. A context manager, whose end closes it."""
+    """A TCP connection to a server, with TLS where `tls` is given. A context manager, whose end closes it."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None, handshake: bool = True) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        receive_buffer: int | None = None,
+        handshake: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(_WAIT_SECONDS)
         if receive_buffer is not None:
             # Before connecting: it decides the window that the peer is offered.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.connect(("127.0.0.1", port))
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self._received = bytearray()
         if handshake:
             self.send(upgrade_head())

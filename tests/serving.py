@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
+from tests.certificates import files
+
 ROOT = Path(__file__).parent.parent
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
-_URL = re.compile(r"WebSocket +ws://127\.0\.0\.1:(\d+)/v1/ws")
+_URL = re.compile(r"(?:WebSocket +|\"websocket\": ?\")wss?://127\.0\.0\.1:(\d+)/v1/ws")
 _FAILURE = re.compile(r"Traceback|\[(?:error|critical) *\]|Exception ignored|was never (?:awaited|retrieved)")
 
 
@@ -84,10 +86,12 @@ class Server:
 
     `flags` are those of the command line, `settings` go as environment variables. It listens on a free port
     of the loopback address once the constructor returns, and answers ``/health``. :meth:`end` must be called.
+    With the setting `certfile` it speaks TLS: `tls` is what clients need for that, else None.
     """
 
     def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
         self._is_signalled = False
+        self.tls = files().authority.client_context() if "certfile" in settings else None
         self.log_path = directory / f"server-{time.monotonic_ns()}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -120,16 +124,21 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v1/ws"
+        return f"{'ws' if self.tls is None else 'wss'}://127.0.0.1:{self.port}/v1/ws"
 
     @property
     def rss(self) -> int:
         """Resident memory of the server in bytes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def http_connection(self) -> http.client.HTTPConnection:
+        if self.tls is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
+
     def get(self, path: str, method: str = "GET") -> tuple[int, bytes]:
         """Status and body of a plain HTTP request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = self.http_connection()
         try:
             connection.request(method, path)
             response = connection.getresponse()

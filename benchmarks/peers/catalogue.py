@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
+COMPILER = shlex.split(os.environ.get("CC", "")) or ["cc"]
 SYMBOL = "005930"
 # As the simulator of fastws writes a price, up to the stamp.
 HEAD = (
@@ -134,9 +136,8 @@ class Running:
 
 def _compiled_floor(directory: Path) -> list[str]:
     program = directory / "floor"
-    compiler = shutil.which(os.environ.get("CC", "cc")) or "cc"
     done = subprocess.run(
-        [compiler, "-O2", "-o", str(program), str(HERE / "floor.c")],
+        [*COMPILER, "-O2", "-o", str(program), str(HERE / "floor.c")],
         capture_output=True,
         text=True,
         check=False,
@@ -209,8 +210,8 @@ PEERS = (
         "a bare send() to one connection after the other, in C",
         "nothing",
         _compiled_floor,
-        _no_program(os.environ.get("CC", "cc"), "apt-get install gcc libc6-dev"),
-        _first_line(os.environ.get("CC", "cc"), "--version"),
+        _no_program(COMPILER[0], "apt-get install gcc libc6-dev"),
+        _first_line(*COMPILER, "--version"),
     ),
     Peer(
         "bun",

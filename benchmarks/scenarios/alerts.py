@@ -115,13 +115,15 @@ def alerts(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             for name in servers
         }
         rates = {
-            name: (server.stats()["sequence"] - published[name])
-            / (time.monotonic() - began_first[name].at)
+            name: (server.stats()["sequence"] - published[name]) / (time.monotonic() - began_first[name].at)
             for name, server in servers.items()
         }
         results = {name: client.result() for name, client in clients.items()}
         memory = {name: server.memory()["rss"] for name, server in servers.items()}
-        target = {name: {"command": server.command, "environment": server.environment} for name, server in servers.items()}
+        target = {
+            name: {"command": server.command, "environment": server.environment}
+            for name, server in servers.items()
+        }
     if not rows:
         raise LoadError("--seconds is too short")
     cost = cores["with"] - cores["without"]
@@ -130,7 +132,8 @@ def alerts(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     for name in servers:
         table.add(
             f"{name} rules",
-            f"{cores[name]:.4f} cores, {rates[name]:,.0f} prices/s, {mib(memory[name])}, started in {start_s[name]:.2f} s",
+            f"{cores[name]:.4f} cores, {rates[name]:,.0f} prices/s, {mib(memory[name])},"
+            f" started in {start_s[name]:.2f} s",
         )
     table.add("cost of the rules", f"{cost:+.2%} of a core (median of the windows {median:+.2%})")
     table.print()

@@ -133,13 +133,19 @@ def deflate(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         target = {"url": server.url, "command": server.command, "environment": server.environment}
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
     cores = {kind: [row["cpu_cores"] for row in by_kind[kind]] for kind in KINDS}
-    pairs = [compressed / plain for plain, compressed in zip(cores["plain"], cores["compressed"], strict=True)]
+    pairs = [
+        compressed / plain for plain, compressed in zip(cores["plain"], cores["compressed"], strict=True)
+    ]
     ratio = sum(cores["compressed"]) / sum(cores["plain"])
     packed = by_kind["compressed"]
-    saved = 1 - sum(row["wire_bytes_checked"] for row in packed) / sum(row["plain_bytes_checked"] for row in packed)
+    saved = 1 - sum(row["wire_bytes_checked"] for row in packed) / sum(
+        row["plain_bytes_checked"] for row in packed
+    )
     n_batches = sum(row["batches_checked"] for row in packed)
     batch_size = sum(row["messages_checked"] for row in packed) / max(n_batches, 1)
-    table = Table(f"deflate: {options.connections:,} connections in one cohort, {options.rate:,g} messages/s to each")
+    table = Table(
+        f"deflate: {options.connections:,} connections in one cohort, {options.rate:,g} messages/s to each"
+    )
     for kind in KINDS:
         shown = "  ".join(f"{value:.3f}" for value in cores[kind])
         rate = statistics.fmean(row["bytes_per_second"] for row in by_kind[kind])
@@ -154,7 +160,9 @@ def deflate(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if any(row["compressed_messages"] for row in by_kind["plain"]):
         faults.append("compressed messages came without having been agreed to")
     if ratio > options.cost_limit:
-        faults.append(f"compression costs {ratio:.2f} times the plain run, {options.cost_limit:g} are allowed")
+        faults.append(
+            f"compression costs {ratio:.2f} times the plain run, {options.cost_limit:g} are allowed"
+        )
     if saved < SAVED_LIMIT:
         faults.append(f"{saved:.1%} are saved, {SAVED_LIMIT:.0%} are wanted")
     return {

@@ -1,4 +1,4 @@
-"""A WebSocket client that can die in every way a client dies, on asyncio, and what it has to get (WIRE sections 4, 5)."""
+"""A WebSocket client on asyncio that can die in every way a client dies."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class Peer(asyncio.Protocol):
     def _end(self, error: BaseException | None) -> None:
         self._is_ended = True
         if not self.is_open.done():
-            self.is_open.set_exception(error or ConnectionResetError("closed before the upgrade was answered"))
+            self.is_open.set_exception(
+                error or ConnectionResetError("closed before the upgrade was answered")
+            )
         if not self.closed.done():
             self.closed.set_result(self._close_code)
 
@@ -133,10 +135,8 @@ class Peer(asyncio.Protocol):
 
     def _send_frame(self, opcode: int, payload: bytes) -> None:
         size = len(payload)
-        if size < 126:
-            head = bytes((0x80 | opcode, 0x80 | size))
-        else:
-            head = struct.pack(">BBH", 0x80 | opcode, 0x80 | 126, size)
+        extended = b"" if size < 126 else size.to_bytes(2, "big")
+        head = bytes((0x80 | opcode, 0x80 | (size if size < 126 else 126))) + extended
         if not self.transport.is_closing():
             self.transport.write(head + _MASK + payload)
 
@@ -175,7 +175,7 @@ async def connect(
     path = parts.path + (f"?{query}" if query else "")
     loop = asyncio.get_running_loop()
     _, peer = await loop.create_connection(
-        lambda: Peer(path, parts.netloc, on_message, deflate=deflate), parts.hostname, parts.port
+        lambda: Peer(path, parts.netloc, on_message, deflate=deflate), parts.hostname or "", parts.port or 80
     )
     await peer.is_open
     return peer

@@ -36,6 +36,8 @@ class Sample:
     rss: int
     machine_busy_s: float
     """Processor time that all processes together have used."""
+    waited_s: float
+    """How long threads of the server were ready to run and had no processor."""
 
 
 class Process:
@@ -49,15 +51,21 @@ class Process:
         with open("/proc/stat") as file:
             busy = [int(field) for field in file.readline().split()[1:9]]
         idle = busy[3] + busy[4]
-        return Sample(time.monotonic(), self.cpu_seconds(), pages * _PAGE, (sum(busy) - idle) / _TICKS)
+        cpu_s, waited_s = self._schedstat()
+        return Sample(time.monotonic(), cpu_s, pages * _PAGE, (sum(busy) - idle) / _TICKS, waited_s)
 
     def cpu_seconds(self) -> float:
         """Processor time of all threads, to the nanosecond: the sum in `stat` counts whole ticks of 10 ms."""
-        ns = 0
+        return self._schedstat()[0]
+
+    def _schedstat(self) -> tuple[float, float]:
+        ran = waited = 0
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
-                ns += int((task / "schedstat").read_text().split()[0])
-        return ns / 1e9
+                fields = (task / "schedstat").read_text().split()
+                ran += int(fields[0])
+                waited += int(fields[1])
+        return ran / 1e9, waited / 1e9
 
     def memory(self) -> dict[str, int]:
         """Resident and proportional size in bytes, exactly and not from the counters that lag behind."""
@@ -249,14 +257,16 @@ class StallProbe:
         return common
 
     def report(self) -> dict[str, Any]:
-        """`machine_stall_max_ms` is of all processors at once, `processor_stall_max_ms` of any; 0: none over `STALL_MS`."""
+        """`machine_stall_max_ms` is of all processors at once, `processor_stall_max_ms` of any; 0: none was seen."""
         stalls = sorted(self.stalls(), key=_length, reverse=True)
         alone = [_length(stall) for late in self.late for stall in late]
         return {
             "machine_stall_max_ms": round(1000 * _length(stalls[0]), 1) if stalls else 0.0,
             "processor_stall_max_ms": round(1000 * max(alone, default=0.0), 1),
             "machine_stalls": len(stalls),
-            "machine_stalls_longest": [{"at": stall[0], "ms": 1000 * _length(stall)} for stall in stalls[:20]],
+            "machine_stalls_longest": [
+                {"at": stall[0], "ms": 1000 * _length(stall)} for stall in stalls[:20]
+            ],
         }
 
 

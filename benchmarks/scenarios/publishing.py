@@ -26,7 +26,7 @@ Key = tuple[str, str]
 
 
 class Record:
-    """What was published: `texts[key][seq - 1]` is a number of its own for every message, `at` when it was sent."""
+    """What was published: `numbers[key][seq - 1]` is a number of its own for every message, `at` when it was sent."""
 
     def __init__(self) -> None:
         self.numbers: dict[Key, list[int]] = {}
@@ -46,10 +46,11 @@ class Publisher:
     it goes on until the server takes no more, which is no error then.
     """
 
-    def __init__(self, server: Server, symbols: Sequence[str], rate: float, *, until_refused: bool = False) -> None:
+    def __init__(
+        self, server: Server, symbols: Sequence[str], rate: float, *, until_refused: bool = False
+    ) -> None:
         self.record = Record()
         self.n_accepted = 0
-        self.n_delayed_ms = 0.0
         self._url = f"{server.http_url}/v1/publish"
         self._symbols = symbols
         self._rate = rate
@@ -74,8 +75,6 @@ class Publisher:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             while not self._is_stopped:
-                late = time.monotonic() - began - len(self.record.at) / self._rate
-                self.n_delayed_ms = max(self.n_delayed_ms, 1000 * (late - TICK_S))
                 n = min(500, int((time.monotonic() - began) * self._rate) - len(self.record.at))
                 if n > 0:
                     try:
@@ -146,7 +145,6 @@ class Reader:
         self.n_in_flight = 0
         self.faults: list[str] = []
         self.answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.is_cursor_known = True
         self._may_miss: dict[Key, float] = {}
 
     def allow_holes(self, cut_at: float) -> None:

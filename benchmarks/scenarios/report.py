@@ -88,7 +88,7 @@ def describe(table: Table, run: Run, options: argparse.Namespace, *, indent: str
         add(
             "server",
             f"{run.server['cpu_cores']:.2f} cores, {mib(run.server['rss_last'])},"
-            f" {mib(run.server['rss_most'])} at most",
+            f" {mib(run.server['rss_most'])} at most, waited {run.server['waited_seconds']:.2f} s for a processor",
         )
     own = load["client"]
     add(

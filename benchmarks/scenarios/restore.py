@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import uvloop
@@ -30,32 +31,36 @@ SYMBOLS_EACH = 12
 WANTED_SHARE = 0.99
 
 
+@dataclass
 class Cycle:
     """One death and one return."""
 
-    def __init__(self, death: str, outage_s: float, way: str, has_cursor: bool) -> None:
-        self.death = death
-        self.outage_s = outage_s
-        self.way = way
-        self.has_cursor = has_cursor
-        self.recovered = False
-        self.answer = ""
-        self.missed = 0
-        self.return_s = 0.0
+    death: str
+    outage_s: float
+    way: str
+    has_cursor: bool
+    recovered: bool = False
+    answer: str = ""
+    missed: int = 0
+    return_s: float = 0.0
 
 
 class Client:
     """A reader with a connection that is cut off and restored again and again."""
 
-    def __init__(self, url: str, reader: Reader, seed: int) -> None:
+    def __init__(
+        self, url: str, reader: Reader, seed: int, *, outages_s: Sequence[float] = OUTAGES_S
+    ) -> None:
         self.url = url
+        self.outages_s = outages_s
         self.reader = reader
         self.random = random.Random(seed)
+        self.has_deflate = self.random.random() < 0.3
         self.peer: Peer
 
     async def begin(self) -> None:
         reader = self.reader
-        self.peer = await connect(self.url, reader.take)
+        self.peer = await connect(self.url, reader.take, deflate=self.has_deflate)
         greeting = await self._answer("connection")
         reader.session_id = greeting["connection_id"]
         self.peer.send(type="subscribe", subscription_type="stock", targets=list(reader.symbols))
@@ -112,13 +117,13 @@ class Client:
         cursor = {"last_sequence": reader.cursor, "epoch": reader.epoch} if has_cursor else {}
         if way == "query":
             query = f"session_id={reader.session_id}" + "".join(f"&{name}={cursor[name]}" for name in cursor)
-            self.peer = await connect(self.url, reader.take, query=query)
+            self.peer = await connect(self.url, reader.take, query=query, deflate=self.has_deflate)
             greeting = await self._answer("connection")
             answer = await self._answer("reconnected")
         else:
             # The greeting of a connection that is still a new one says nothing about what the old one has seen.
             seen = reader.cursor
-            self.peer = await connect(self.url, reader.take)
+            self.peer = await connect(self.url, reader.take, deflate=self.has_deflate)
             greeting = await self._answer("connection")
             reader.cursor = seen
             self.peer.send(type="reconnect", session_id=reader.session_id, **cursor)
@@ -139,8 +144,6 @@ class Client:
             await asyncio.sleep(self.random.choice(LIVES_S))
         return cycles
 
-    outages_s: Sequence[float] = OUTAGES_S
-
 
 async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
     symbols = symbol_names()
@@ -152,16 +155,20 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
     publishing = asyncio.create_task(publisher.run())
     rng = random.Random(options.seed)
     clients = [
-        Client(server.url, Reader(f"client {i}", rng.sample(symbols, SYMBOLS_EACH), publisher.record), rng.random())
+        Client(
+            server.url,
+            Reader(f"client {i}", rng.sample(symbols, SYMBOLS_EACH), publisher.record),
+            rng.getrandbits(32),
+            outages_s=[outage for outage in OUTAGES_S if outage <= options.longest_outage],
+        )
         for i in range(options.connections)
     ]
-    outages = [outage for outage in OUTAGES_S if outage <= options.longest_outage]
-    n_each = [options.cycles // len(clients) + (i < options.cycles % len(clients)) for i in range(len(clients))]
+    n_each = [
+        options.cycles // len(clients) + (i < options.cycles % len(clients)) for i in range(len(clients))
+    ]
     began = time.monotonic()
     try:
         await asyncio.gather(*(client.begin() for client in clients))
-        for client in clients:
-            client.outages_s = outages
         lives = [client.live(n, rng.random()) for client, n in zip(clients, n_each, strict=True)]
         cycles = [cycle for cycles in await asyncio.gather(*lives) for cycle in cycles]
         elapsed = time.monotonic() - began
@@ -187,7 +194,7 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
         "missing": missing,
         "errors": errors[:MAX_FAULTS],
         "reader_faults": [fault for client in clients for fault in client.reader.faults],
-        "cycles": [vars(cycle) for cycle in cycles],
+        "cycles": [asdict(cycle) for cycle in cycles],
     }
 
 
@@ -216,7 +223,9 @@ def _verdict(result: dict[str, Any], options: argparse.Namespace) -> list[str]:
         raise LoadError("no cycle was made")
     n_recovered = sum(cycle["recovered"] for cycle in cycles)
     times = sorted(cycle["return_s"] for cycle in cycles if cycle["death"] != "half_open")
-    table = Table(f"restore: {len(cycles)} outages of {options.connections} clients at {options.rate:,g} updates/s")
+    table = Table(
+        f"restore: {len(cycles)} outages of {options.connections} clients at {options.rate:,g} updates/s"
+    )
     table.add("published", f"{result['published']:,}, {result['published_per_second']:,.0f}/s")
     table.add("received", f"{result['received']:,} updates by all")
     table.add("recovered", f"{n_recovered} of {len(cycles)} ({n_recovered / len(cycles):.1%})")
@@ -227,7 +236,9 @@ def _verdict(result: dict[str, Any], options: argparse.Namespace) -> list[str]:
     table.add("outages", f"median {outages[len(outages) // 2]:g} s, longest {outages[-1]:g} s")
     table.add("missed at once", f"at most {max(cycle['missed'] for cycle in cycles):,} updates")
     if times:
-        table.add("back within", f"median {1000 * times[len(times) // 2]:.0f} ms, at most {1000 * times[-1]:.0f} ms")
+        table.add(
+            "back within", f"median {1000 * times[len(times) // 2]:.0f} ms, at most {1000 * times[-1]:.0f} ms"
+        )
     table.add("on their way at a cut without cursor", f"{result['in_flight_at_a_cut_without_cursor']:,}")
     rss = result["server_rss"]
     table.add("server memory", f"{mib(rss['before'])} before, {mib(rss['after'])} after")

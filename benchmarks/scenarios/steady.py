@@ -119,6 +119,7 @@ def measure(
         own_s = time.process_time() - own_started
         server = {
             "cpu_cores": cpu_s / elapsed,
+            "waited_seconds": last.waited_s - first.waited_s,
             "rss_first": first.rss,
             "rss_last": last.rss,
             "rss_most": max(sample.rss for sample in samples),

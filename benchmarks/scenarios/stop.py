@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import uvloop
 
@@ -41,9 +45,7 @@ class Crowd:
         self.is_latest = is_latest
         options = {"mode": "latest"} if is_latest else {}
         requests = [
-            json.dumps(
-                {"type": "subscribe", "subscription_type": "stock", "targets": list(group), **options}
-            )
+            json.dumps({"type": "subscribe", "subscription_type": "stock", "targets": list(group), **options})
             for group in groups
         ]
         self.client = LoadClient(
@@ -71,7 +73,9 @@ class Crowd:
         return ((i, self.client.streams(i)) for i in range(self.n))
 
 
-async def _publish_until_refused(server: Server, symbols: Sequence[str], stop_at: threading.Event) -> Publisher:
+async def _publish_until_refused(
+    server: Server, symbols: Sequence[str], stop_at: threading.Event
+) -> Publisher:
     publisher = Publisher(server, symbols, PUBLISHED_RATE, until_refused=True)
     task = asyncio.create_task(publisher.run())
     while not stop_at.is_set() and not task.done():
@@ -97,13 +101,23 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "unknown_symbols": "accept",
     }
     groups = [
-        [*simulated[i * SIMULATED_EACH : (i + 1) * SIMULATED_EACH], *published[i * PUBLISHED_EACH : (i + 1) * PUBLISHED_EACH]]
+        [
+            *simulated[i * SIMULATED_EACH : (i + 1) * SIMULATED_EACH],
+            *published[i * PUBLISHED_EACH : (i + 1) * PUBLISHED_EACH],
+        ]
         for i in range(N_SIMULATED // SIMULATED_EACH)
     ]
     n_latest = int(options.connections * LATEST_SHARE)
     if n_latest == 0:
         raise LoadError(f"--connections must be {int(1 / LATEST_SHARE)} or more")
-    with Server(feed="sim", symbols=simulated, settings=settings) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="fastws-load-") as directory,
+        Server(
+            feed="sim",
+            symbols=simulated,
+            settings=settings | {"database": f"sqlite:///{directory}/last.db"},
+        ) as server,
+    ):
         crowds = [
             Crowd(server.url, options.connections - n_latest, groups, is_latest=False),
             Crowd(server.url, n_latest, groups, is_latest=True),
@@ -130,6 +144,7 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         log = server.logged("stopped")
         text = server.log()
         target = {"url": server.url, "command": server.command, "environment": server.environment}
+        kept = _kept_prices(server, simulated) if status == 0 else {}
     publisher = outcome[0] if outcome else None
     results = [crowd.client.result() for crowd in crowds]
     closes = Counter[int]()
@@ -137,7 +152,16 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         closes.update(result["closes"])
     n_told = sum(result["shutdowns"] for result in results)
     delays = results[0]["return_delay"]
-    faults = _verdict(crowds, publisher)
+    newest, faults = _verdict(crowds, publisher)
+    wrong = {
+        code: (price, newest.get(("price_update", code)))
+        for code, price in kept.items()
+        if price != newest.get(("price_update", code), (0, None))[1]
+    }
+    if wrong or (status == 0 and not kept):
+        faults.append(
+            f"{len(wrong)} of {len(kept)} last prices are others after a restart: {list(wrong.items())[:3]}"
+        )
     if status != 0:
         faults.append(f"the server ended with {status} after {stop_s:.1f} s")
     if not all(were_ended):
@@ -147,13 +171,16 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if n_told != options.connections:
         faults.append(f"{n_told} of {options.connections} were told when to come back")
     if "Traceback" in text:
-        faults.append(f"the server logged a failure: {text[text.index('Traceback'):][:500]}")
+        faults.append(f"the server logged a failure: {text[text.index('Traceback') :][:500]}")
     table = Table(f"stop: {options.connections:,} connections, {options.rate:,g} simulated updates/s")
     table.add("connected in", f"{connect_s:.2f} s")
     table.add("published", f"{before['sequence']:,} messages before the signal, {before['cohorts']} cohorts")
     table.add("delivered", f"{sum(result['messages'] for result in results):,} messages")
     table.add("stopped", f"in {stop_s:.2f} s with status {status}, {log}")
     table.add("told to come back", f"{n_told:,}" + (f": {durations(delays)}" if delays else ""))
+    table.add(
+        "known after a restart", f"{len(kept)} last prices, {len(kept) - len(wrong)} those that clients have"
+    )
     table.add("close codes", ", ".join(f"{n:,} x {code}" for code, n in sorted(closes.items())))
     if publisher is not None:
         table.add("published with an answer", f"{publisher.n_accepted:,} of {len(publisher.record.at):,}")
@@ -164,6 +191,7 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "stop_seconds": stop_s,
         "exit_status": status,
         "stopped": log,
+        "prices_known_after_a_restart": len(kept),
         "closes": dict(closes),
         "told": n_told,
         "published_with_an_answer": publisher.n_accepted if publisher else 0,
@@ -171,7 +199,24 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     }, faults
 
 
-def _verdict(crowds: Sequence[Crowd], publisher: Publisher | None) -> list[str]:
+def _kept_prices(stopped: Server, symbols: Sequence[str]) -> dict[str, str]:
+    """The last prices that a server knows which begins with the database of one that has ended, as they are written."""
+    kept = {}
+    database = {"database": stopped.environment["FASTWS_DATABASE"]}
+    with Server(feed="none", symbols=symbols, settings=database) as server:
+        for code in symbols:
+            with (
+                contextlib.suppress(HTTPError),  # one that never had a price
+                urlopen(f"{server.http_url}/v1/stocks/{code}", timeout=10) as response,
+            ):
+                kept[code] = json.load(response, parse_int=str, parse_float=str)["price"]
+    return kept
+
+
+def _verdict(
+    crowds: Sequence[Crowd], publisher: Publisher | None
+) -> tuple[dict[Key, tuple[int, str | None]], list[str]]:
+    """The newest value that anyone has of each stream, and what is wrong."""
     faults = []
     newest: dict[Key, tuple[int, str | None]] = {}
     for crowd in crowds:
@@ -179,7 +224,9 @@ def _verdict(crowds: Sequence[Crowd], publisher: Publisher | None) -> list[str]:
         name = "latest" if crowd.is_latest else "all"
         faults += [f"mode {name}: {fault} {result[fault]:,}" for fault in FAULTS if result[fault]]
         if result["lost"] and not crowd.is_latest:
-            faults.append(f"mode {name}: {result['lost']:,} numbers are missing, {result['declared_lost']:,} declared")
+            faults.append(
+                f"mode {name}: {result['lost']:,} numbers are missing, {result['declared_lost']:,} declared"
+            )
         for _, streams in crowd.last_values():
             for key, state in streams.items():
                 newest[key] = max(newest.get(key, (0, None)), (state["seq"], state["price"]))
@@ -190,19 +237,25 @@ def _verdict(crowds: Sequence[Crowd], publisher: Publisher | None) -> list[str]:
         for i, streams in crowd.last_values():
             wanted = {
                 key
-                for key in itertools.product(("price_update", "orderbook_update"), crowd.groups[i % len(crowd.groups)])
+                for key in itertools.product(
+                    ("price_update", "orderbook_update"), crowd.groups[i % len(crowd.groups)]
+                )
                 if key in newest
             }
             for key in wanted:
-                state = streams.get(key)
-                if state is None or (state["seq"], state["price"]) != newest[key]:
+                last = streams.get(key)
+                if last is None or (last["seq"], last["price"]) != newest[key]:
                     behind[name] += 1
-                    examples.append(f"connection {i} has {state} of {key}, others {newest[key]}")
-    faults += [f"mode {name}: {n:,} last values are not the newest; {examples[0]}" for name, n in behind.items()]
+                    examples.append(f"connection {i} has {last} of {key}, others {newest[key]}")
+    faults += [
+        f"mode {name}: {n:,} last values are not the newest; {examples[0]}" for name, n in behind.items()
+    ]
     if publisher is None or not publisher.n_accepted:
         faults.append("nothing was published")
-        return faults
+        return newest, faults
     for key, seq in publisher.accepted.items():
         if newest.get(key, (0, None))[0] < seq:
-            faults.append(f"{key}: seq {seq} was accepted and {newest.get(key)} is the newest that anyone has")
-    return faults
+            faults.append(
+                f"{key}: seq {seq} was accepted and {newest.get(key)} is the newest that anyone has"
+            )
+    return newest, faults

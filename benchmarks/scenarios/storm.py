@@ -20,8 +20,8 @@ from fastws.bench import LoadClient, LoadResult
 N_SYMBOLS = 400
 SYMBOLS_EACH = 2
 PING_INTERVAL_MS = 5.0
-CALM_S = 2.0
-AFTER_S = 3.0
+CALM_S = 1.0
+AFTER_S = 2.0
 
 
 class Bystander:
@@ -53,7 +53,11 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
     publisher = Publisher(server, symbols, options.rate)
     rng = random.Random(1)
     clients = [
-        Client(server.url, Reader(f"client {i}", rng.sample(symbols, SYMBOLS_EACH), publisher.record), rng.random())
+        Client(
+            server.url,
+            Reader(f"client {i}", rng.sample(symbols, SYMBOLS_EACH), publisher.record),
+            rng.getrandbits(32),
+        )
         for i in range(options.connections)
     ]
     bystander = Bystander(server.url)
@@ -119,7 +123,11 @@ async def _come_back(
 
 def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """All clients are cut off at once and come back within a second."""
-    settings = {"admin_token": ADMIN_TOKEN, "rate_limit": 1000, "batch_interval_ms": options.batch_interval_ms}
+    settings = {
+        "admin_token": ADMIN_TOKEN,
+        "rate_limit": 1000,
+        "batch_interval_ms": options.batch_interval_ms,
+    }
     with Server(feed="none", symbols=symbol_names(N_SYMBOLS), settings=settings) as server:
         result = uvloop.run(_run(options, server))
         target = {"url": server.url, "command": server.command}
@@ -134,7 +142,9 @@ def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     table.add("a bystander's ping during", durations(result["during"]))
     rss = result["server_rss"]
     table.add("server", f"{result['server_cpu_cores']:.2f} cores")
-    table.add("server memory", f"{mib(rss['before'])} before, {mib(rss['peak'])} peak, {mib(rss['after'])} after")
+    table.add(
+        "server memory", f"{mib(rss['before'])} before, {mib(rss['peak'])} peak, {mib(rss['after'])} after"
+    )
     table.print()
     faults = [*result["reader_faults"][:MAX_FAULTS], *result["errors"]]
     if result["answers"]["recovered"] != n:

@@ -26,6 +26,7 @@ cdef class Flusher:
             raise MemoryError
         self.cursor_ms = monotonic_ns() // MS
         self.credited_at_ns = monotonic_ns()
+        self.credit_ns = 20.0 * MS
         self.effective_interval_ms = hub.interval_ms
 
     def __dealloc__(self):

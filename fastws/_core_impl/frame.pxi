@@ -124,6 +124,18 @@ cdef bytes join_messages(
     return pack(hub, 1, data, window_bits) if is_deflated else data
 
 
+cdef bytes failure_text(Dialect dialect):
+    """What stands in the place of an update that could not be encoded."""
+    cdef char stamp[24]
+    if dialect.index == 1:
+        return b'{"type":"error","data":{"code":"INTERNAL_ERROR"}}'
+    write_utc(stamp, fastws_wall_ms())
+    return (
+        b'{"type":"error","code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR",'
+        b'"message":"The server failed to write this update","details":{},"timestamp":"%b"}' % stamp[:24]
+    )
+
+
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
     int64_t after_sequence, int64_t sequence, int window_bits,
@@ -151,11 +163,11 @@ cdef list build_frames(
         except Exception:
             hub.logger.exception("an update of %r could not be encoded, an error stands in its place", update.channel)
             update.payload = None
+            text = failure_text(dialect)
             if dialect.index == 0:
-                update.text0 = b'{"type":"error","code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR"}'
+                update.text0 = text
             else:
-                update.text1 = b'{"type":"error","data":{"code":"INTERNAL_ERROR"}}'
-            text = update.text(dialect)
+                update.text1 = text
         if texts and size + PyBytes_GET_SIZE(text) > MAX_BATCH_SIZE:
             frames.append(
                 close_frame(

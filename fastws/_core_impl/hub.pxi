@@ -265,7 +265,11 @@ cdef class Hub:
     def broadcast(self, Channel channel not None, payload):
         """Hand one message to every connection that is not paused; returns its sequence."""
         cdef Cohort cohort
-        cdef int64_t sequence = self.publish_update(channel, payload)
+        cdef int64_t sequence, received_ns = self.received_ns
+        # The server's own word, also when it is said because a feed has delivered something.
+        self.received_ns = 0
+        sequence = self.publish_update(channel, payload)
+        self.received_ns = received_ns
         for cohort in self.cohorts.values():
             if not cohort.is_paused and cohort.claimed_sequence != sequence:
                 cohort.claimed_sequence = sequence

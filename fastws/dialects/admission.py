@@ -35,14 +35,14 @@ SESSION_REFUSALS: Final = {
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """What a client brings with the handshake. `address` is for people; limits count by `address_key`, if any."""
+    """What a client brings with the handshake. `address` is for people; limits count by `address_key`."""
 
     token: str | None = None
     session_id: str | None = None
     last_sequence: int | None = None
     epoch: str | None = None
     address: str = "unknown"
-    address_key: str | None = None
+    address_key: str = "unknown"
 
 
 class Client:
@@ -166,7 +166,11 @@ class Admission:
         connection = client.connection
         subscriptions = connection.left_subscriptions
         # A user who has subscribed to nothing is still to get what is addressed to the user.
-        if client.is_admitted and subscriptions is not None and (subscriptions or client.user_key is not None):
+        if (
+            client.is_admitted
+            and subscriptions is not None
+            and (subscriptions or client.user_key is not None)
+        ):
             self.sessions.save(
                 Session(
                     session_id=client.connection_id,

@@ -111,11 +111,9 @@ class Mail:
 
     def missed(self, client: Client, session: Session, cursor: int | None) -> list[Kept]:
         """Return what a client that takes over a session is to get, in order. `cursor`: see `Admission.cursor_of`."""
-        if cursor is not None and cursor <= self.hub.sequence:
-            owed = set(client.owed)
-        else:
+        if cursor is None or cursor > self.hub.sequence:
             cursor = session.heard if session.epoch == self.hub.epoch else 0
-            owed = {*client.owed, *session.owed}
+        owed = {*client.owed, *session.owed}
         return [
             kept
             for kept in self._of(client)

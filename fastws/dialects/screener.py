@@ -19,7 +19,7 @@ from fastws.dialects.admission import SESSION_REFUSALS, Admission, Arrival, Clie
 from fastws.errors import CloseCode, ErrorCode
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert, encode_alert
-from fastws.market.market import Market
+from fastws.market.market import Market, Stale, encode_stale
 from fastws.messages import Rejected, RequestId
 from fastws.sessions import Session
 
@@ -62,8 +62,11 @@ _log = structlog.get_logger("fastws.screener")
 
 def encode(payload: object, published_ms: int) -> bytes:
     """The message of a payload as JSON without ``sequence`` and the closing brace."""
-    if isinstance(payload, Alert):
-        return encode_alert(payload, published_ms)
+    kind = type(payload)
+    if kind is Alert:
+        return encode_alert(payload, published_ms)  # type: ignore[arg-type]
+    if kind is Stale:
+        return encode_stale(payload)  # type: ignore[arg-type]
     return encode_screener(payload, published_ms)  # type: ignore[arg-type]  # it refuses what it does not know
 
 

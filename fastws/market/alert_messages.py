@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from fastws._market import utc_text
+from fastws._market import Instrument, PriceUpdate, utc_text
 from fastws.market.alert_store import Rule, number_text
+from fastws.market.schema import MAX_USER_ID
 
-if TYPE_CHECKING:
-    from fastws._market import Instrument
+_user_id = msgspec.json.Decoder(str | int)
+_text = msgspec.json.Decoder(str)
 
 _SENTENCES: Final = {
     "price_above": "{name} exceeded {threshold}",
@@ -36,6 +38,76 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     message: str
     extra: bytes | None = None
     rule_id: int | None = None
+
+
+class UserAlert(NamedTuple):
+    """An alert for the user whose id is `user_key` as text."""
+
+    user_key: str
+    alert: Alert
+
+
+def read_alert(members: Mapping[str, msgspec.Raw]) -> UserAlert:
+    """Return the alert that a backend publishes, from the members of its JSON object.
+
+    Those of the alert message are required, and `user_id`, a text or an integer; others are passed through.
+
+    Raises:
+        ValueError: beginning with the name of the member that is missing or wrong.
+    """
+    left = dict(members)
+    left.pop("type", None)
+    user_key = _take_user(left)
+    instrument = Instrument(_take_text(left, "code"))
+    alert_type = _take_text(left, "alert_type")
+    threshold = _take_number(left, "threshold", instrument)
+    current_price = _take_number(left, "current_price", instrument)
+    message = _take_text(left, "message")
+    extra = b",".join(b"%b:%b" % (msgspec.json.encode(name), bytes(raw)) for name, raw in left.items())
+    return UserAlert(
+        user_key, Alert(instrument.code, alert_type, threshold, current_price, message, extra or None)
+    )
+
+
+def _take(members: dict[str, msgspec.Raw], name: str) -> msgspec.Raw:
+    raw = members.pop(name, None)
+    if raw is None:
+        raise ValueError(f"{name}: missing")
+    return raw
+
+
+def _take_user(members: dict[str, msgspec.Raw]) -> str:
+    try:
+        user_key = str(_user_id.decode(_take(members, "user_id")))
+    except msgspec.DecodeError:
+        raise ValueError("user_id: expected text or an integer") from None
+    return checked_user(user_key)
+
+
+def checked_user(user_key: str) -> str:
+    """Return `user_key` if it can be the id of a user; else ValueError."""
+    if not 0 < len(user_key) <= MAX_USER_ID or not user_key.isprintable():
+        raise ValueError(f"user_id: expected 1 to {MAX_USER_ID} printable characters, got {user_key!a:.80}")
+    return user_key
+
+
+def _take_text(members: dict[str, msgspec.Raw], name: str) -> str:
+    try:
+        text = _text.decode(_take(members, name))
+    except msgspec.DecodeError:
+        raise ValueError(f"{name}: expected text") from None
+    if not text:
+        raise ValueError(f"{name}: must not be empty")
+    return text
+
+
+def _take_number(members: dict[str, msgspec.Raw], name: str, instrument: Instrument) -> int | Decimal:
+    """The number as it is written, so that no digit changes, within the bounds of a price."""
+    text = bytes(_take(members, name)).decode()
+    try:
+        return PriceUpdate(instrument, text).price
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).partition(': ')[2]}") from None
 
 
 def encode_alert(alert: Alert, published_ms: int) -> bytes:

@@ -17,9 +17,8 @@ from fastws._market import Instrument, PriceUpdate
 from fastws.clock import wall_ms
 from fastws.errors import FastwsError
 from fastws.logs import log_limited
-from fastws.market.alert_messages import Alert, alert_message
+from fastws.market.alert_messages import Alert, alert_message, checked_user
 from fastws.market.alert_store import AlertStore, Firing, Rule, number_text
-from fastws.market.schema import MAX_USER_ID
 from fastws.market.store import StoreError
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ _FIRST_PAUSE: Final = 0.1  # seconds between attempts to fire while the database
 _LONGEST_PAUSE: Final = 5.0
 _BATCH: Final = 500  # rules fired in one transaction, so that other requests get their turn in between
 _SLICE: Final = 50  # alerts delivered before the loop runs on
+
 
 class AlertError(FastwsError):
     """A rule cannot be made from what was given. `field` is what is wrong, with which the text begins."""
@@ -325,8 +325,10 @@ class AlertBook:
 
 
 def _check_user(user_id: str) -> None:
-    if not 0 < len(user_id) <= MAX_USER_ID or not user_id.isprintable():
-        raise AlertError("user_id", f"expected 1 to {MAX_USER_ID} printable characters, got {user_id!a:.80}")
+    try:
+        checked_user(user_id)
+    except ValueError as error:
+        raise AlertError("user_id", str(error).partition(": ")[2]) from None
 
 
 def _check_threshold(

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS
-from fastws._market import FeedStatus, Instrument, MarketStatus, encode_book, encode_screener
+from fastws._market import (
+    BookUpdate,
+    FeedStatus,
+    Instrument,
+    MarketStatus,
+    PriceUpdate,
+    encode_book,
+    encode_screener,
+)
 from fastws._rings import BookRing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastws._core import Channel, Hub, Topic
-    from fastws._market import BookUpdate, PriceUpdate
     from fastws.market.instruments import Instruments, TableChange
 
 FEED_STATUSES: Final = frozenset({"live", "stale", "reconnecting", "stopped"})
+
+
+class Stale(NamedTuple):
+    """A value from before the last start of the server, when it was published at `published_ms` (Unix epoch)."""
+
+    value: PriceUpdate | BookUpdate
+    published_ms: int
+
+
+_STALE: Final = b',"stale":true'
+
+
+def encode_stale(payload: Stale) -> bytes:
+    """Return the message of a value of before, with its time of then; see `encode_screener`."""
+    return encode_screener(payload.value, payload.published_ms) + _STALE
 
 
 class _Stock:
@@ -102,6 +124,22 @@ class Market:
         stock.ring.push(update, stock.book_channel.last_published_ms)
         return sequence
 
+    def restore(self, update: PriceUpdate | BookUpdate, published_ms: int) -> int:
+        """Take a value from before the last start for the last one, until there is a newer; return its sequence.
+
+        For use before anybody is connected: it is in snapshots, marked stale, and no live update. It fires no alert,
+        and is in no ring of books.
+        """
+        stock = self._stocks.get(update.instrument.code) or self._open(update.instrument)
+        payload = Stale(update, published_ms)
+        if isinstance(update, PriceUpdate):
+            stock.price = update
+            stock.price_sequence = sequence = self._publish(stock.price_channel, payload)
+        else:
+            stock.book = update
+            stock.book_sequence = sequence = self._publish(stock.book_channel, payload)
+        return sequence
+
     def publish_status(self, update: MarketStatus) -> int:
         """Publish the trading status of a market to its subscribers; return its sequence."""
         channel = self._status_channels.get(update.market)
@@ -181,6 +219,15 @@ class Market:
 
     # What was published last.
 
+    def live_values(self) -> Iterator[tuple[str, PriceUpdate | BookUpdate, int]]:
+        """Every last value that was published since the start, with the type of its message and its time (ms)."""
+        for stock in list(self._stocks.values()):
+            price, book = stock.price, stock.book
+            if price is not None and stock.price_channel.last_payload is price:
+                yield "price_update", price, stock.price_channel.last_published_ms
+            if book is not None and stock.book_channel.last_payload is book:
+                yield "orderbook_update", book, stock.book_channel.last_published_ms
+
     def last_price(self, code: str) -> PriceUpdate | None:
         """Return the last price of `code`, or None."""
         stock = self._stocks.get(code)
@@ -199,12 +246,17 @@ class Market:
     def stock_body(self, code: str) -> bytes | None:
         """Return the last price message of `code` as JSON, or None before its first.
 
-        It is the message as it was published, with `sequence` and `seq`.
+        It is the message as it was published, with `sequence` and `seq`; with `stale` when that was before the last
+        start of the server.
         """
         stock = self._stocks.get(code)
         if stock is None or stock.price is None:
             return None
-        head = encode_screener(stock.price, stock.price_channel.last_published_ms)
+        payload = stock.price_channel.last_payload
+        if isinstance(payload, Stale):
+            head = encode_stale(payload)
+        else:
+            head = encode_screener(stock.price, stock.price_channel.last_published_ms)
         return head + b',"sequence":%d,"seq":%d}' % (stock.price_sequence, stock.price_channel.seq)
 
     def orderbook_body(self, code: str, depth: int = 10, history: int = 1) -> bytes | None:
@@ -212,17 +264,26 @@ class Market:
 
         It is the message as it was published, cut to the best `depth` levels a side, with one more member:
         `history` holds the last `history` books, oldest first (so the last of them is this one), fewer when
-        fewer are held (see `BookRing.encode`); 0 leaves the member out.
+        fewer are held (see `BookRing.encode`); 0 leaves the member out. A book from before the last start is the
+        only one until the next one comes.
 
         Raises:
             ValueError: `depth` is under 1 or `history` is negative.
         """
         stock = self._stocks.get(code)
-        if stock is None or stock.book is None or stock.ring is None:
+        if stock is None or stock.book is None:
             return None
-        head = encode_book(stock.book, stock.book_channel.last_published_ms, depth)
+        payload, ring = stock.book_channel.last_payload, stock.ring
+        if isinstance(payload, Stale):
+            head = encode_book(stock.book, payload.published_ms, depth) + _STALE
+            ring = BookRing(1)
+            ring.push(stock.book, payload.published_ms)
+        elif ring is not None:
+            head = encode_book(stock.book, stock.book_channel.last_published_ms, depth)
+        else:
+            return None
         numbers = b',"sequence":%d,"seq":%d' % (stock.book_sequence, stock.book_channel.seq)
-        books = stock.ring.encode(history, depth)
+        books = ring.encode(history, depth)
         return head + numbers + (b',"history":%b}' % books if history else b"}")
 
     def _open(self, instrument: Instrument) -> _Stock:

@@ -40,7 +40,7 @@ _LINES: Final = """
 {"type":"feed_status","feed":"kis","status":"reconnecting","timestamp":"2025-11-11T09:30:00.000Z","sequence":12348}
 {"type":"alert","code":"005930","alert_type":"price_above","threshold":75000,"current_price":75100,"message":"Samsung Electronics exceeded 75,000 KRW","timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
 {"type":"batch","batch_size":2,"messages":[{"type":"price_update","code":"005930","name":"Samsung Electronics","price":73100,"timestamp":"2025-11-11T09:30:00.010Z","sequence":12350,"seq":102},{"type":"price_update","code":"AAPL","name":"Apple","price":150.25,"timestamp":"2025-11-11T09:30:00.020Z","sequence":12351,"seq":9}],"timestamp":"2025-11-11T09:30:00.030Z","sequence":12352}
-{"type":"batch","batch_size":1,"snapshot":true,"messages":[{"type":"price_update","code":"005930","name":"Samsung Electronics","price":73100,"timestamp":"2025-11-11T09:30:00.010Z","sequence":12350,"seq":102}],"timestamp":"2025-11-11T09:30:00.030Z","sequence":12352}
+{"type":"batch","batch_size":2,"snapshot":true,"messages":[{"type":"price_update","code":"000660","name":"SK hynix","price":250500,"timestamp":"2025-11-10T06:30:00.000Z","stale":true,"sequence":7,"seq":1},{"type":"price_update","code":"005930","name":"Samsung Electronics","price":73100,"timestamp":"2025-11-11T09:30:00.010Z","sequence":12350,"seq":102}],"timestamp":"2025-11-11T09:30:00.030Z","sequence":12352}
 {"type":"overflow","items":[{"code":"005930","channel":"price","dropped":5,"from_seq":101,"to_seq":105}],"timestamp":"2025-11-11T09:30:00.000Z"}
 """  # noqa: E501
 

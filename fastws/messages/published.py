@@ -73,8 +73,8 @@ class PriceUpdate(Update, tag="price_update", kw_only=True):
     venue: Venue | UnsetType = UNSET
     quality: Quality | UnsetType = UNSET
     event_time: EventTime | UnsetType = UNSET
-    stale: Stale | UnsetType = UNSET
     timestamp: Timestamp
+    stale: Stale | UnsetType = UNSET
     sequence: Sequence
     seq: Seq
 
@@ -95,8 +95,8 @@ class OrderbookUpdate(Update, tag="orderbook_update", kw_only=True):
     venue: Venue | UnsetType = UNSET
     quality: Quality | UnsetType = UNSET
     event_time: EventTime | UnsetType = UNSET
-    stale: Stale | UnsetType = UNSET
     timestamp: Timestamp
+    stale: Stale | UnsetType = UNSET
     sequence: Sequence
     seq: Seq
 

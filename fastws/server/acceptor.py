@@ -124,7 +124,9 @@ class Acceptor:
         self.is_paused = True
         self.n_pauses += 1
         self._close_servers()
-        _log.warning(
+        log_limited(
+            _log,
+            "descriptors",
             "file descriptors are running out, clients wait until some are free: raise the limit (ulimit -n)",
             in_use=self._fd_ceiling,
         )
@@ -166,7 +168,7 @@ class Acceptor:
             self._close_servers()
             return
         self.is_paused = False
-        _log.info("accepting again")
+        log_limited(_log, "accepting again", "accepting again", level="info")
 
 
 async def _serve_unix(

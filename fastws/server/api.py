@@ -25,7 +25,7 @@ from fastws.errors import FastwsError
 from fastws.feeds.lines import LineError, decode_body
 from fastws.limits import Limits
 from fastws.logs import log_limited
-from fastws.market.alert_messages import Alert, encode_rule
+from fastws.market.alert_messages import Alert, UserAlert, encode_rule, read_alert
 from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
 from fastws.market.market import Market
 from fastws.market.store import StoreError
@@ -76,6 +76,9 @@ class ApiView(Protocol):
 
     @property
     def market(self) -> Market: ...
+
+    def tell(self, user_key: str, alert: Alert, /) -> int:
+        """Publish an alert to a user, compared by `Identity.user_key`; return its sequence."""
 
     def connections(self) -> list[dict[str, Any]]:
         """The body of ``/v1/ws/connections``."""
@@ -129,7 +132,12 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
     routes = _Routes(server)
     _add(
         app,
-        ("POST", "/v1/publish", routes.publish, "publish prices, order books and market statuses; admin"),
+        (
+            "POST",
+            "/v1/publish",
+            routes.publish,
+            "publish prices, order books, market statuses and alerts; admin",
+        ),
         ("GET", "/v1/ws/connections", routes.connections, "open WebSocket connections; admin"),
         ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
     )
@@ -196,7 +204,7 @@ class _Routes:
         if not self._server.takes_updates:
             raise _ApiError(503, "SHUTTING_DOWN", "the server is stopping", headers={"Retry-After": "5"})
         # In one go: the sequences of a request have no gaps.
-        sequences = [_publish(self._server.market, update) for update in updates]
+        sequences = [_publish(self._server, update) for update in updates]
         return json_response(
             {"accepted": len(sequences), "first_sequence": sequences[0], "last_sequence": sequences[-1]},
             status=202,
@@ -354,7 +362,7 @@ def _text_of(members: Mapping[str, msgspec.Raw], name: str) -> str:
         raise _invalid(name, f"{name}: expected text") from None
 
 
-async def _read_updates(body: bytes, market: Market) -> list[Update]:
+async def _read_updates(body: bytes, market: Market) -> list[Update | UserAlert]:
     """Return what the body of a publish request wants to be published, one or more; nothing has changed yet.
 
     Raises:
@@ -378,7 +386,7 @@ async def _read_updates(body: bytes, market: Market) -> list[Update]:
             new[code] = known = Instrument(code)
         return known
 
-    updates = []
+    updates: list[Update | UserAlert] = []
     for i, element in enumerate(elements):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
@@ -389,28 +397,41 @@ async def _read_updates(body: bytes, market: Market) -> list[Update]:
     return updates
 
 
-def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> Update:
+def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> Update | UserAlert:
     try:
         members = _raw_members.decode(element)
     except (msgspec.DecodeError, RecursionError):
         raise _ElementError(None, "expected an object") from None
-    if bytes(members.get("type", b"")) == b'"alert"':
-        raise _ElementError("type", "alert is not available in this version")
     for name in _BY_SERVER:
         if name in members:
             raise _ElementError(name, f"{name}: is set by the server, leave it out")
+    if _is_alert(members):
+        try:
+            return read_alert(members)
+        except ValueError as error:
+            raise _ElementError(str(error).partition(":")[0], str(error)) from None
     try:
         update = decode_body(element, instrument_of)
     except LineError as error:
         if error.kind == "message type":
-            raise _ElementError("type", f"type: {error}") from None
+            raise _ElementError("type", f"type: {error}, nor alert") from None
         raise _ElementError(str(error).partition(":")[0], str(error)) from None
     if update is None:  # a control message of KIS, which has no type
         raise _ElementError("type", "type: missing")
     return update
 
 
-def _publish(market: Market, update: Update) -> int:
+def _is_alert(members: Mapping[str, msgspec.Raw]) -> bool:
+    try:
+        return _any_text.decode(members.get("type", b"")) == "alert"
+    except msgspec.DecodeError:
+        return False
+
+
+def _publish(server: ApiView, update: Update | UserAlert) -> int:
+    market = server.market
+    if isinstance(update, UserAlert):
+        return server.tell(update.user_key, update.alert)
     if isinstance(update, PriceUpdate):
         return market.publish_price(update)
     if isinstance(update, BookUpdate):

@@ -14,8 +14,6 @@ from fastws.errors import CloseCode
 # So long the loop is held at most; between two slices it reads, writes and answers.
 _SLICE_SECONDS: Final = 0.002
 _LOOK_SECONDS: Final = 0.01
-# Who has not answered the close frame by then will not do it later.
-_ANSWER_SECONDS: Final = 3.0
 # Clients come back from here on, so that the next process has begun to listen.
 _LEAST_MS: Final = 500
 
@@ -27,8 +25,8 @@ class Drain:
        kernel for it. So a slow one holds up nobody else.
     2. Who has not taken everything after half of the time is told and closed nevertheless: both go past what waits
        for it. So is a client that catches up with what a session missed.
-    3. Who does not answer the close frame is cut off 3 s after the last one was sent, and all that are left at
-       `deadline`, which is a time of :func:`time.monotonic`.
+    3. Who does not answer the close frame is let go of by the core, as at any close; and all that are left at
+       `deadline`, which is a time of :func:`time.monotonic`, are cut off.
     4. No step holds the loop for more than 2 ms, however many clients there are.
 
     Nothing may be published, and nobody come, while it runs. `announce` tells a client in how many milliseconds to
@@ -46,7 +44,7 @@ class Drain:
         self._patience = time.monotonic() + max(0.0, deadline - time.monotonic()) / 2
 
     async def run(self) -> int:
-        """Return how many clients were cut off: closed before they had everything, or without their answer."""
+        """Return how many clients were closed before they had taken everything, or cut off at the deadline."""
         flusher = self._hub.flusher
         flusher.flush_all()
         while not flusher.is_idle and time.monotonic() < self._patience:
@@ -58,8 +56,7 @@ class Drain:
                 await asyncio.sleep(_LOOK_SECONDS)
         slow = set(waiting)
         await self._end(waiting, lambda connection: True)
-        answered_by = min(self._deadline, time.monotonic() + _ANSWER_SECONDS)
-        while self._hub.n_connections and time.monotonic() < answered_by:
+        while self._hub.n_connections and time.monotonic() < self._deadline:
             await asyncio.sleep(_LOOK_SECONDS)
         left = self._hub.connection_list()
         async for connection in _paced(left):

@@ -17,6 +17,7 @@ import uvloop
 
 from fastws import logs
 from fastws.errors import SettingsError
+from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
@@ -165,6 +166,8 @@ def _log_reloaded(done: Reloaded) -> None:
     fields: dict[str, object] = dict(done.changed)
     if done.has_new_keys:
         fields["keys"] = "changed"
+    if done.certificate is not None:
+        fields["certificate"] = f"valid until {done.certificate:%Y-%m-%d %H:%M} UTC"
     for name, codes in done.instruments._asdict().items():
         if codes:
             fields[f"instruments_{name}"] = len(codes)
@@ -176,22 +179,39 @@ def _log_reloaded(done: Reloaded) -> None:
 def _print_welcome(server: Server) -> None:
     """For people as lines to click on; for programs as one log line."""
     settings = server.settings
-    host, port = server.listener.addresses[0]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     instruments = server.market.instruments
     n = len(instruments)
+    base = _base_url(server.listener)
+    admin = None if server.admin_listener is None else _base_url(server.admin_listener)
+    websocket = None if base is None else f"ws{base.removeprefix('http')}/v1/ws"
     if settings.log_format == "json":
-        _log.info("ready", websocket=f"ws://{shown}:{port}/v1/ws", instruments=n, feed=settings.feed)
+        places = {"websocket": websocket, "unix_socket": settings.unix_socket, "admin": admin}
+        given = {name: place for name, place in places.items() if place is not None}
+        _log.info("ready", **given, instruments=n, feed=settings.feed)
         return
-    lines = [
-        f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}",
-        f"  WebSocket  ws://{shown}:{port}/v1/ws",
-        f"  health     http://{shown}:{port}/health",
-        f"  statistics http://{shown}:{port}/v1/ws/stats",
-    ]
-    if n and settings.feed != "none":
-        lines.append(f"  a stock    http://{shown}:{port}/v1/stocks/{next(iter(instruments)).code}")
+    lines = [f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}"]
+    if base is not None:
+        lines += [
+            f"  WebSocket  {websocket}",
+            f"  health     {base}/health",
+            f"  statistics {base}/v1/ws/stats",
+        ]
+        if n and settings.feed != "none":
+            lines.append(f"  a stock    {base}/v1/stocks/{next(iter(instruments)).code}")
+    if settings.unix_socket is not None:
+        lines.append(f"  socket     {settings.unix_socket}, for proxies")
+    if admin is not None:
+        lines.append(f"  admin      {admin}/")
     if settings.feed == "none":
         lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
     with contextlib.suppress(OSError):  # nobody reads it; that is no reason not to serve
         print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _base_url(listener: Listener) -> str | None:
+    """A URL at which a browser on this machine reaches `listener`; None where it has only a Unix socket."""
+    if not listener.addresses:
+        return None
+    host, port = listener.addresses[0]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"{'https' if listener.is_tls else 'http'}://{shown}:{port}"

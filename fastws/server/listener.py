@@ -174,6 +174,11 @@ class Listener:
         return self.addresses[0][1]
 
     @property
+    def is_tls(self) -> bool:
+        """Whether clients on other machines speak TLS."""
+        return self._tls is not None
+
+    @property
     def is_paused(self) -> bool:
         """Whether clients wait in the backlog for want of file descriptors."""
         return any(acceptor.is_paused for acceptor in self._acceptors)
@@ -210,7 +215,7 @@ class Listener:
             await self._http.close()
             raise
         for acceptor in self._acceptors:
-            for url in acceptor.urls(is_tls=self._tls is not None):
+            for url in acceptor.urls(is_tls=self.is_tls):
                 _log.info("listening", url=url)
 
     def stop_accepting(self) -> None:

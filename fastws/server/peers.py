@@ -61,14 +61,14 @@ _log = structlog.get_logger("fastws.listener")
 class Peer(msgspec.Struct, frozen=True):
     """A client on the network.
 
-    `address` is an IPv4 or IPv6 address, ``unix`` or ``unknown``. `key` is what limits count by: an IPv4 address, or
-    the /64 of an IPv6 one, which is the least that a single subscriber has; None where there is no address, and
-    then nothing is counted. `scheme` is http or https, as the client speaks it to the outermost proxy that is
-    trusted; `host` is what it asked that one for, None where no proxy says so and the Host header counts.
+    `address` is an IPv4 or IPv6 address, ``unix`` or ``unknown``. `key` is what limits count by: the same, but the
+    /64 of an IPv6 address, which is the least that a single subscriber has. `scheme` is http or https, as the client
+    speaks it to the outermost proxy that is trusted; `host` is what it asked that one for, None where no proxy says
+    so and the Host header counts.
     """
 
     address: str = UNKNOWN
-    key: str | None = None
+    key: str = UNKNOWN
     scheme: str = "http"
     host: str | None = None
 
@@ -110,7 +110,8 @@ class Peers:
         scheme = "https" if is_tls else "http"
         if address in (UNIX, UNKNOWN):
             is_trusted = address == UNIX and self._trusts_unix
-            direct = Peer(address, None, scheme)
+            # Not exempt from limits: behind a proxy, what a client sends may be all that hides its address.
+            direct = Peer(address, address, scheme)
         elif ":" not in address and not self._networks:
             return Peer(address, address, scheme)
         else:

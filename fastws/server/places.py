@@ -10,6 +10,7 @@ import stat
 from typing import Final, Protocol
 
 from fastws.errors import SettingsError
+from fastws.settings import Settings, parse_bind
 
 # The kernel caps it at net.core.somaxconn, which is 4096 on Linux since 5.4.
 BACKLOG: Final = 4096
@@ -33,6 +34,24 @@ class Place(Protocol):
 
     def release(self) -> None:
         """Take away what outlives the sockets; called when they are closed."""
+
+
+def main_places(settings: Settings) -> list[Place]:
+    """Where the settings let a server listen; an address that nobody has asked for gives way to a Unix socket."""
+    places: list[Place] = []
+    if settings.unix_socket is None or not settings.sources.keys().isdisjoint(("host", "port")):
+        places.append(TcpPlace(settings.host, settings.port))
+    if settings.unix_socket is not None:
+        places.append(UnixPlace(settings.unix_socket, int(settings.unix_socket_mode, 8)))
+    return places
+
+
+def admin_place(settings: Settings) -> Place | None:
+    """The administrator's own place, if the settings name one."""
+    bind = None if settings.admin_bind is None else parse_bind(settings.admin_bind)
+    if bind is None:
+        return None
+    return TcpPlace(*bind, host_setting="admin_bind", port_setting="admin_bind")
 
 
 class TcpPlace:

@@ -12,8 +12,8 @@ from fastws.auth import Authenticator
 from fastws.errors import SettingsError
 from fastws.server.fetch import fetch
 from fastws.server.server import load_instruments, make_store
-from fastws.server.tls import TlsContext
-from fastws.settings import SETTINGS, Settings, parse_feed
+from fastws.server.tls import make_tls
+from fastws.settings import SETTINGS, Settings, parse_bind, parse_feed
 
 # sun_path has 108 bytes on Linux and 104 on macOS, the last of which ends the path.
 _MAX_SOCKET_PATH: Final = 103
@@ -60,6 +60,12 @@ def _check_address(settings: Settings, setting: str, host: str) -> None:
     )
 
 
+def _check_admin_bind(settings: Settings) -> None:
+    bind = None if settings.admin_bind is None else parse_bind(settings.admin_bind)
+    if bind is not None:
+        _check_address(settings, "admin_bind", bind[0])
+
+
 def _check_unix_socket(settings: Settings) -> None:
     path = settings.unix_socket
     if path is None:
@@ -86,8 +92,7 @@ def _check_unix_socket(settings: Settings) -> None:
 
 
 def _check_tls(settings: Settings) -> None:
-    if settings.certfile is not None:
-        TlsContext(settings.certfile, settings.keyfile)
+    make_tls(settings)
 
 
 def _check_symbols_file(settings: Settings) -> None:
@@ -110,6 +115,7 @@ def _check_keys(settings: Settings) -> None:
 
 _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("host",): _check_host,
+    ("admin_bind",): _check_admin_bind,
     ("unix_socket",): _check_unix_socket,
     ("certfile", "keyfile"): _check_tls,
     ("symbols_file",): _check_symbols_file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -11,15 +12,20 @@ import msgspec
 from fastws import deflate, logs
 from fastws.market.instruments import TableChange
 from fastws.server.server import Server, load_instruments
+from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings, display
 
 
 class Reloaded(NamedTuple):
-    """What came of it: `changed` has "old -> new" by setting, `kept` names those that only a restart changes."""
+    """What came of it: `changed` has "old -> new" by setting, `kept` names those that only a restart changes.
+
+    `certificate` is the end of validity of another certificate than before.
+    """
 
     changed: dict[str, str]
     kept: list[str]
     has_new_keys: bool
+    certificate: datetime | None
     instruments: TableChange
 
 
@@ -37,8 +43,14 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     settings = _with(settings, old, kept)
     # In a thread: a large table takes longer than clients should wait for their prices.
     instruments = await asyncio.to_thread(load_instruments, settings)
+    tls = make_tls(settings)
     # The last that can fail, and it changes nothing when it does.
     has_new_keys = await server.authenticator.reload(settings)
+    certificate = None
+    if server.tls is not None and tls is not None:
+        if tls.expires_at != server.tls.expires_at:
+            certificate = tls.expires_at
+        server.tls.adopt(tls)
     _apply(server, settings)
     return Reloaded(
         changed={
@@ -48,6 +60,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
         },
         kept=kept,
         has_new_keys=has_new_keys,
+        certificate=certificate,
         instruments=server.market.update_instruments(instruments),
     )
 
@@ -55,6 +68,9 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
 def _is_fixed(name: str, old: Settings, new: Settings) -> bool:
     if getattr(old, name) == getattr(new, name):
         return False
+    if name in ("certfile", "keyfile"):
+        # Another certificate is fine; what was begun without TLS cannot go on with it.
+        return (old.certfile is None) != (new.certfile is None)
     return SETTINGS[name].needs_restart
 
 
@@ -95,11 +111,12 @@ def _apply(server: Server, settings: Settings) -> None:
         connections_per_ip=settings.connections_per_ip,
         handshake_rate=settings.handshake_rate,
     )
-    server.listener.configure(
-        handshake_timeout=settings.handshake_timeout,
-        allowed_origins=settings.allowed_origins,
-        compression=settings.compression,
-    )
+    for listener in filter(None, (server.listener, server.admin_listener)):
+        listener.configure(
+            handshake_timeout=settings.handshake_timeout,
+            allowed_origins=settings.allowed_origins,
+            compression=settings.compression,
+        )
     admission = server.admission
     admission.allow_anonymous = settings.allow_anonymous
     admission.auth_timeout = settings.auth_timeout
@@ -107,4 +124,6 @@ def _apply(server: Server, settings: Settings) -> None:
     admission.evicts_oldest = settings.on_connection_limit == "evict_oldest"
     server.sessions.ttl = settings.session_ttl
     server.sessions.limit = settings.session_limit
+    admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user
+    server.last_values.configure(interval=settings.save_interval)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from fastws import deflate
-from fastws._core import CHANNEL_STATUS, Channel, Connection, Hub
+from fastws._core import Connection, Hub
 from fastws.auth import Authenticator, token_of
 from fastws.dialects.admission import Admission, Arrival
 from fastws.dialects.screener import ScreenerDialect
@@ -33,10 +33,12 @@ from fastws.server import stats
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
+from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
 from fastws.server.peers import Peers
-from fastws.server.places import TcpPlace
-from fastws.server.routes import make_app
+from fastws.server.places import admin_place, main_places
+from fastws.server.routes import make_admin_app, make_app
+from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
 from fastws.settings import Settings, parse_feed
 
@@ -120,7 +122,8 @@ class Server:
             compress=partial(deflate.compress, level=settings.compression_level),
             inflate=deflate.inflate,
             deflate_threshold=settings.compression_threshold,
-            history_size=settings.history_bytes,
+            # None before the values of before are in place: nobody has missed those.
+            history_size=0,
             logger=logging.getLogger("fastws.core"),
         )
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
@@ -128,11 +131,11 @@ class Server:
         self.alerts = AlertBook(
             self.store,
             self.market.instruments,
-            self._deliver_alert,
+            self.tell,
             alerts_per_user=settings.alerts_per_user,
         )
         self.market.on_price = self.alerts.on_price
-        self._alert_channels: dict[str, Channel] = {}
+        self.last_values = LastValues(self.market, self.store, interval=settings.save_interval)
         feed = make_feed(settings, self.market.instruments)
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
         self.authenticator = Authenticator(settings, fetch=fetch)
@@ -152,7 +155,9 @@ class Server:
             auth_timeout=settings.auth_timeout,
             connections_per_user=settings.connections_per_user,
             evicts_oldest=settings.on_connection_limit == "evict_oldest",
+            kept_messages_per_user=settings.kept_messages_per_user,
         )
+        self.admission.mail.on_told = self._on_told
         self.screener = ScreenerDialect(
             self.hub,
             self.market,
@@ -161,10 +166,24 @@ class Server:
             message_bytes=settings.message_bytes,
             accept_unknown_symbols=settings.unknown_symbols == "accept",
         )
+        self.tls = make_tls(settings)
+        admin = admin_place(settings)
+        self.admin_listener = (
+            None
+            if admin is None
+            else Listener(
+                make_admin_app(self),
+                {},
+                [admin],
+                tls=self.tls,
+                handshake_timeout=settings.handshake_timeout,
+            )
+        )
         self.listener = Listener(
-            make_app(self, websocket_paths=("/v1/ws",)),
+            make_app(self, websocket_paths=("/v1/ws",), has_admin=admin is None),
             {"/v1/ws": self._open_screener},
-            [TcpPlace(settings.host, settings.port)],
+            main_places(settings),
+            tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,
             compression=settings.compression,
@@ -184,12 +203,24 @@ class Server:
             try:
                 await self.store.open()
                 await self.alerts.load()
+                self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             except StoreError as error:
                 raise SettingsError(str(error), setting="database") from None
             if self.store.is_in_memory:
-                _log.info("alerts are kept in memory and end with this process; --database keeps them")
+                _log.info(
+                    "alerts and last values are kept in memory and end with this process; --database keeps them"
+                )
+            if n_restored := await self.last_values.restore():
+                _log.info("last values are back, marked stale until newer ones come", values=n_restored)
+            self.hub.configure(history_size=self.settings.history_bytes)
+            self.last_values.start()
+            begun.push_async_callback(self._save_values)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
+            # First here and last to go: it tells how the start and the stop of the rest are coming on.
+            if self.admin_listener is not None:
+                await self.admin_listener.start()
+                begun.push_async_callback(self.admin_listener.close)
             await self.listener.start()
             begun.push_async_callback(self.listener.close)
             if self.supervisor is not None:
@@ -200,13 +231,14 @@ class Server:
         """Take everything down, losing no value that was published; see `Drain` for the clients.
 
         It takes `shutdown_timeout` at most, after `shutdown_delay`, in which only ``/ready`` has changed. Returns how
-        many clients had to be cut off because they did not take what was left, or did not answer.
+        many clients had to be cut off before they had taken everything.
         """
         self.is_draining = True
         await asyncio.sleep(self.settings.shutdown_delay)
         timeout = self.settings.shutdown_timeout
         began = time.monotonic()
-        self._stopped_by = began + timeout
+        # A little before the process is given up for what does not end.
+        self._stopped_by = began + 0.95 * timeout
         self.listener.stop_accepting()
         self.takes_updates = False
         await self._stop_feed(timeout / 4)
@@ -240,6 +272,10 @@ class Server:
             # Whatever it died of, the clients are still to get what it has published.
             _log.exception("the feed failed while it was stopped")
 
+    async def _save_values(self) -> None:
+        # The rest is for closing the database.
+        await self.last_values.stop(self._time_left() / 2)
+
     async def _close_store(self) -> None:
         try:
             await self.store.close(min(5.0, self._time_left()))
@@ -272,15 +308,13 @@ class Server:
         """Close connections with 4401; see `Admission.kick`."""
         return self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
 
-    def _deliver_alert(self, user_key: str, alert: Alert) -> None:
-        channel = self._alert_channels.get(user_key)
-        if channel is None:
-            # Nobody subscribes to this topic: what is told to one user must not be replayed to others.
-            channel = self._alert_channels[user_key] = self.hub.channel(
-                user_key, "alert", (self.hub.topic("user", user_key),), bit=CHANNEL_STATUS, numbered=False
-            )
-        clients = self.admission.by_user.get(user_key, {})
-        self.hub.tell(channel, alert, [client.connection for client in clients])
+    def tell(self, user_key: str, alert: Alert) -> int:
+        """Publish an alert to a user; see `Mail`. Returns its sequence."""
+        return self.admission.mail.tell(user_key, alert)
+
+    def _on_told(self, alert: Alert) -> None:
+        if alert.rule_id is not None:
+            self.alerts.told(alert.rule_id)
 
     def _open_screener(
         self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int

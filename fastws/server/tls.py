@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol, cast
 import structlog
 from cryptography import x509
 
-from fastws.errors import SettingsError
 from fastws.logs import log_limited
 from fastws.server.handshake import Refusal, refusal_response
+from fastws.settings import Settings
 
 # Forward secrecy and authenticated encryption; those of TLS 1.3 are all of that kind.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -42,41 +42,52 @@ _log = structlog.get_logger("fastws.tls")
 class TlsContext:
     """The certificate and the rules of new TLS connections.
 
-    `n_failed` counts connections that sent something and came to no handshake.
+    `expires_at` is the end of the certificate's validity. `n_failed` counts connections that sent something and came
+    to no handshake.
     """
 
-    def __init__(self, certfile: str, keyfile: str | None) -> None:
-        """Read the files; `keyfile` None: the key is in `certfile`.
-
-        Raises:
-            SettingsError: naming `certfile` or `keyfile` and the fix.
-        """
-        self._certfile = certfile
-        self._keyfile = keyfile
+    def __init__(self, settings: Settings) -> None:
+        """Read `certfile` and `keyfile`; see :func:`make_tls`."""
         self.n_failed = 0
-        self.context, self.expires_at = _load(certfile, keyfile)
+        self.context, self.expires_at = _load(settings)
 
-    def reload(self) -> None:
-        """Read the files again, for the connections that come from now on; the open ones go on as they are.
+    def adopt(self, other: TlsContext) -> None:
+        """Give new connections the certificate of `other`, read later; the open ones go on as they are."""
+        self.context, self.expires_at = other.context, other.expires_at
 
-        Raises:
-            SettingsError: a file cannot be used; nothing has changed.
-        """
-        self.context, self.expires_at = _load(self._certfile, self._keyfile)
+
+def make_tls(settings: Settings) -> TlsContext | None:
+    """What the settings say of TLS, None without a certificate.
+
+    Raises:
+        SettingsError: naming `certfile` or `keyfile` and the fix.
+    """
+    if settings.certfile is not None:
+        return TlsContext(settings)
+    if settings.keyfile is not None:
+        raise settings.error(
+            "keyfile", "there is no certfile that it is the key of", "set certfile as well or unset it"
+        )
+    return None
 
 
 class _EncryptedKeyError(Exception):
     """The key asks for a password."""
 
 
-def _load(certfile: str, keyfile: str | None) -> tuple[ssl.SSLContext, datetime]:
-    chain = _read("certfile", certfile)
-    key, key_setting = (chain, "certfile") if keyfile is None else (_read("keyfile", keyfile), "keyfile")
+def _load(settings: Settings) -> tuple[ssl.SSLContext, datetime]:
+    certfile = cast(str, settings.certfile)
+    keyfile = certfile if settings.keyfile is None else settings.keyfile
+    key_setting = "certfile" if settings.keyfile is None else "keyfile"
+    chain = _read(settings, "certfile", certfile)
+    key = _read(settings, key_setting, keyfile)
     if b"-----BEGIN CERTIFICATE-----" not in chain:
-        raise _error("certfile", f"{certfile} holds no certificate in PEM", "name the file of the chain")
+        raise settings.error(
+            "certfile", f"{certfile} holds no certificate in PEM", "name the file of the chain"
+        )
     if b"PRIVATE KEY-----" not in key:
-        fix = "name the key's file in keyfile" if keyfile is None else "name the file of the key"
-        raise _error(key_setting, f"{keyfile or certfile} holds no private key in PEM", fix)
+        fix = "name the file of the key" + (" in keyfile" if settings.keyfile is None else "")
+        raise settings.error(key_setting, f"{keyfile} holds no private key in PEM", fix)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A peer that could renegotiate could make the server work without end on one connection.
@@ -88,31 +99,32 @@ def _load(certfile: str, keyfile: str | None) -> tuple[ssl.SSLContext, datetime]
         context.load_cert_chain(certfile, keyfile, password=_refuse_password)
         expires_at = x509.load_pem_x509_certificate(chain).not_valid_after_utc
     except _EncryptedKeyError:
-        raise _error(
+        raise settings.error(
             key_setting,
-            f"the key in {keyfile or certfile} is encrypted",
-            "decrypt it (openssl pkey -in FILE -out NEW) and keep it readable by the server alone",
+            f"the key in {keyfile} is encrypted",
+            "decrypt it (openssl pkey -in FILE -out NEW) and let only this user read it",
         ) from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise _error(
-                "keyfile" if keyfile else "certfile",
-                f"the key in {keyfile or certfile} does not belong to the first certificate in {certfile}",
-                "name the key that the certificate was issued for, and put that certificate first",
+            raise settings.error(
+                key_setting,
+                f"the key in {keyfile} does not belong to the first certificate in {certfile}",
+                "name the key that it was issued for, and put the server's certificate before the others",
             ) from None
-        files = certfile if keyfile is None else f"{certfile} with {keyfile}"
-        raise _error(
+        raise settings.error(
             "certfile",
-            f"{files} cannot be used ({error.reason or error})",
-            "check both with openssl x509 and pkey",
+            f"{certfile} and the key in {keyfile} cannot be used ({error.reason or error})",
+            "look at them with openssl x509 -in FILE and openssl pkey -in FILE",
         ) from None
     except (OSError, ValueError) as error:
-        raise _error(
-            "certfile", f"{certfile} cannot be used ({error})", "check it with openssl x509"
+        raise settings.error(
+            "certfile", f"{certfile} cannot be used ({error})", "look at it with openssl x509 -in FILE"
         ) from None
     if expires_at < datetime.now(UTC):
         _log.warning(
-            "the certificate has expired: clients will refuse it", certfile=certfile, expired=str(expires_at)
+            "the certificate has expired, and clients will refuse it",
+            certfile=certfile,
+            expired=f"{expires_at:%Y-%m-%d}",
         )
     return context, expires_at
 
@@ -121,17 +133,14 @@ def _refuse_password() -> str:
     raise _EncryptedKeyError
 
 
-def _read(setting: str, path: str) -> bytes:
+def _read(settings: Settings, setting: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise _error(
-            setting, f"cannot read {path} ({error.strerror})", "check the path and its permissions"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise settings.error(
+            setting, f"cannot read {path} ({reason})", "check the path and its permissions"
         ) from None
-
-
-def _error(setting: str, problem: str, fix: str) -> SettingsError:
-    return SettingsError(f"{setting}: {problem}; {fix}", setting=setting)
 
 
 class _BufferedReceiver(Protocol):

@@ -115,6 +115,9 @@ async def test_a_page_in_chromium(server: StartServer, tmp_path: Path) -> None:
         outcome = await browse(program, site, tmp_path / "profile")
     assert outcome["failure"] is None
     transcript.compare_all(scripts, outcome["received"])
+    # What it was sent came compressed where it was long enough: it always offers that.
+    assert all(extensions.startswith("permessage-deflate;") for extensions in outcome["extensions"])
+    assert any(len(text) >= 256 for texts in outcome["received"] for text in texts)
 
 
 async def test_a_page_of_another_origin_is_refused(server: StartServer, tmp_path: Path) -> None:

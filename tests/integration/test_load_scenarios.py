@@ -19,6 +19,8 @@ from websockets.asyncio.server import ServerConnection, serve
 if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
+from benchmarks.scenarios.process import StallProbe
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 COMMAND = [sys.executable, str(ROOT / "benchmarks" / "load.py")]
@@ -81,6 +83,71 @@ def test_slow_compares_with_and_without(tmp_path: Path) -> None:
     assert with_slow["load"]["slow"]["messages"] == 0
     assert with_slow["load"]["connections"] == without["load"]["connections"] == 10
     assert "p99 with / without" in out["printed"]
+
+
+def test_compression_saves_and_loses_nothing(tmp_path: Path) -> None:
+    # What it costs takes a quiet machine and longer phases: `make bench-load`.
+    out = load(
+        tmp_path, "deflate", "--connections", "40", "--seconds", "1", "--rounds", "1", "--cost-limit", "20"
+    )
+    assert [row["kind"] for row in out["phases"]] == ["plain", "compressed"]
+    assert [row["compressed_messages"] > 0 for row in out["phases"]] == [False, True]
+    assert out["messages_per_batch"] == pytest.approx(20, rel=0.5)
+    assert out["saved"] >= 0.75
+    assert out["cost_ratio"] > 0
+
+
+def test_waiting_alert_rules_are_loaded_and_weighed(tmp_path: Path) -> None:
+    out = load(tmp_path, "alerts", "--seconds", "2", "--cost-limit", "0.5")
+    assert out["prices_per_second"]["with"] == pytest.approx(1000, rel=0.3)
+    assert out["server_rss"]["with"] > out["server_rss"]["without"] + 1_000_000, "the rules were not loaded"
+    assert "cost of the rules" in out["printed"]
+
+
+def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
+    """The short form of `make soak`: outages of up to 2 s."""
+    seed = str(int(time.time()))
+    out = load(
+        tmp_path, "restore", "--connections", "40", "--cycles", "120", "--longest-outage", "2", "--seed", seed
+    )
+    cycles = out["run"]["cycles"]
+    assert len(cycles) == 120
+    assert {cycle["death"] for cycle in cycles} == {"reset", "silence", "half_open", "goodbye"}
+    assert {cycle["way"] for cycle in cycles} == {"query", "message"}
+    assert out["run"]["missing"] == {}
+    assert out["run"]["published_per_second"] == pytest.approx(2000, rel=0.3)
+
+
+def test_a_storm_of_sessions_is_restored(tmp_path: Path) -> None:
+    out = load(tmp_path, "storm", "--connections", "300", "--within", "0.3", "--outage", "0.5")
+    assert out["run"]["answers"] == {"recovered": 300}
+    assert out["run"]["missing"] == 0
+    assert out["run"]["during"]["count"] > 50
+
+
+def test_a_planned_stop_loses_no_final_value(tmp_path: Path) -> None:
+    out = load(tmp_path, "stop", "--connections", "300", "--seconds", "1.5")
+    assert out["exit_status"] == 0
+    assert out["closes"] == {"1012": 300}
+    assert out["told"] == 300
+    assert out["published_with_an_answer"] > 50
+    all_mode, latest = out["load"]
+    assert (all_mode["lost"], all_mode["connections"], latest["connections"]) == (0, 240, 60)
+
+
+def test_a_machine_that_stands_still_is_seen() -> None:
+    with StallProbe() as probe:
+        processes = [psutil.Process(process.pid) for process in probe._processes]
+        time.sleep(0.5)
+        for process in processes:
+            process.suspend()
+        time.sleep(0.2)
+        for process in processes:
+            process.resume()
+        time.sleep(0.2)
+    report = probe.report()
+    assert 150 < report["machine_stall_max_ms"] < 5000
+    assert report["processor_stall_max_ms"] >= report["machine_stall_max_ms"]
 
 
 async def test_a_lossy_server_is_found_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fastws.server.handshake import Request
 from fastws.server.listener import Listener
 from fastws.server.places import TcpPlace, UnixPlace
 from fastws.server.tls import TlsContext
+from fastws.settings import Settings
 from tests.certificates import files
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -199,7 +200,7 @@ async def listening(app: web.Application | None = None, **options: Any) -> Async
         path = f"{directory}/socket" if _way.get() == "unix" else None
         place = TcpPlace("127.0.0.1", 0) if path is None else UnixPlace(path)
         if _way.get() == "tls":
-            options.setdefault("tls", TlsContext(str(files().certfile), None))
+            options.setdefault("tls", TlsContext(Settings(certfile=str(files().certfile))))
         listener = Listener(app or plain_app(), {"/v1/ws": open_connection}, [place], **options)
         await listener.start()
         harness = Harness(listener, opened, path)

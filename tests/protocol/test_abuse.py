@@ -607,13 +607,15 @@ def catch_up(raw: RawClient, losses: Losses, keys: set[tuple[str, str]]) -> None
                     after[key] = after.get(key, 0) + 1
 
 
-async def test_who_stops_reading_is_told_exactly_what_was_lost(server: StartServer, tmp_path: Path) -> None:
-    target = start(server, tmp_path, simulator_rate=3000)
+async def test_who_stops_reading_is_told_exactly_what_was_lost(
+    server: StartServer, tmp_path: Path, over: dict[str, str]
+) -> None:
+    target = start(server, tmp_path, simulator_rate=3000, **over)
     keys = {(code, kind) for code in CODES for kind in CHANNELS.values()}
     losses = Losses()
 
     def attack() -> None:
-        with RawClient(target.port, receive_buffer=4096) as raw:
+        with RawClient(target.port, tls=target.tls, receive_buffer=4096) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES)
             take_snapshot(raw, losses)
             for n in (300, 1, 1500):
@@ -725,11 +727,13 @@ async def test_who_reads_by_fits_and_starts_has_the_last_value_of_everything_in_
     assert losses.n_overflows > 1
 
 
-async def test_latest_gets_the_newest_values_after_a_stall(server: StartServer, tmp_path: Path) -> None:
-    target = start(server, tmp_path, simulator_rate=3000)
+async def test_latest_gets_the_newest_values_after_a_stall(
+    server: StartServer, tmp_path: Path, over: dict[str, str]
+) -> None:
+    target = start(server, tmp_path, simulator_rate=3000, **over)
 
     def attack() -> None:
-        with RawClient(target.port, receive_buffer=4096) as raw:
+        with RawClient(target.port, tls=target.tls, receive_buffer=4096) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES, mode="latest")
             for _ in range(2):
                 raw.read_message()
@@ -755,13 +759,13 @@ async def test_latest_gets_the_newest_values_after_a_stall(server: StartServer, 
 
 
 async def test_who_never_reads_is_closed_and_costs_little_meanwhile(
-    server: StartServer, tmp_path: Path
+    server: StartServer, tmp_path: Path, over: dict[str, str]
 ) -> None:
-    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.5, outbox_soft_bytes=65536)
+    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.5, outbox_soft_bytes=65536, **over)
     n = 30
 
     def never_read() -> RawClient:
-        raw = RawClient(target.port, receive_buffer=4096)
+        raw = RawClient(target.port, tls=target.tls, receive_buffer=4096)
         raw.send_message(type="subscribe", subscription_type="stock", targets=CODES)
         return raw
 
@@ -790,12 +794,14 @@ def send_queues(port: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's queues are read from Linux's /proc/net/tcp")
-async def test_the_kernel_holds_little_for_who_does_not_read(server: StartServer, tmp_path: Path) -> None:
+async def test_the_kernel_holds_little_for_who_does_not_read(
+    server: StartServer, tmp_path: Path, over: dict[str, str]
+) -> None:
     """Else a stopped reader costs megabytes that no limit of ours sees, and reads stale values when it goes on."""
-    target = start(server, tmp_path, simulator_rate=5000)
+    target = start(server, tmp_path, simulator_rate=5000, **over)
 
     def attack() -> int:
-        with RawClient(target.port) as raw:
+        with RawClient(target.port, tls=target.tls) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES)
             until_lost(target, 1000)
             return max(send_queues(target.port))
@@ -804,12 +810,14 @@ async def test_the_kernel_holds_little_for_who_does_not_read(server: StartServer
         assert await in_thread(attack) < 300 << 10
 
 
-async def test_who_reads_slowly_but_steadily_is_kept(server: StartServer, tmp_path: Path) -> None:
-    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.2)
+async def test_who_reads_slowly_but_steadily_is_kept(
+    server: StartServer, tmp_path: Path, over: dict[str, str]
+) -> None:
+    target = start(server, tmp_path, simulator_rate=3000, stall_timeout=1.2, **over)
 
     def attack() -> int:
         """Read 100 KB a second of about 1 MB a second, for several times the stall timeout."""
-        with RawClient(target.port, receive_buffer=16384) as raw:
+        with RawClient(target.port, tls=target.tls, receive_buffer=16384) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES)
             n, started = 0, time.monotonic()
             while (elapsed := time.monotonic() - started) < 5:

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from fastws._core import Hub
 from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, encode_screener
 from fastws.auth import Authenticator
 from fastws.auth.tokens import sign
+from fastws.dialects.mail import Mail
 from fastws.feeds.lines import decode_body
 from fastws.limits import Limits
-from fastws.market.alert_messages import Alert
+from fastws.market.alert_messages import Alert, encode_alert
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
@@ -27,6 +29,7 @@ from fastws.market.store import Store
 from fastws.server.api import add_admin_routes, add_user_routes
 from fastws.server.http import MAX_BODY_SIZE, bare_app
 from fastws.server.peers import Peers
+from fastws.sessions import Sessions
 from fastws.settings import Settings
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -61,6 +64,7 @@ class View:
         self.limits = Limits(handshake_rate=handshake_rate)
         self.store = Store()
         self.told: list[tuple[str, Alert]] = []
+        self.mail = Mail(self.hub, Sessions(), {}, limit_per_user=10)
         self.alerts = AlertBook(
             self.store,
             self.market.instruments,
@@ -75,6 +79,10 @@ class View:
 
     def stats(self) -> Mapping[str, Any]:
         return {}
+
+    def tell(self, user_key: str, alert: Alert) -> int:
+        self.told.append((user_key, alert))
+        return self.mail.tell(user_key, alert)
 
     def connections(self) -> list[dict[str, Any]]:
         return [{**connection, "subscriptions": {"stock": ["005930"]}} for connection in self.open]
@@ -464,6 +472,15 @@ async def test_members_are_passed_through_as_they_are_written() -> None:
         assert body.endswith(b'Z","sequence":1,"seq":1}')
 
 
+ALERT: dict[str, Any] = {
+    "type": "alert",
+    "user_id": "user-1",
+    "code": "005930",
+    "alert_type": "price_above",
+    "threshold": 75000,
+    "current_price": 75100,
+    "message": "Samsung Electronics exceeded 75,000 KRW",
+}
 BOOK = {"type": "orderbook_update", "code": "NEW2", "bids": [], "asks": []}
 NEW = {"type": "price_update", "code": "NEW1", "price": 1}
 
@@ -532,11 +549,64 @@ async def test_a_member_of_the_server_is_found_however_it_is_written() -> None:
 
 
 @scenario
-async def test_an_alert_cannot_be_published_yet() -> None:
+async def test_alerts_are_published_among_the_others() -> None:
     async with site() as server:
-        error = await server.refused([PRICE, {"type": "alert", "user_id": "user-1", "code": "005930"}])
-        assert error["message"] == "element 1: alert is not available in this version"
-        assert error["details"] == {"index": 1, "field": "type"}
+        answer = await server.publish(
+            b'[{"type":"price_update","code":"005930","price":1},'
+            b'{"type":"alert","user_id":"user-1","code":"005930","alert_type":"price_above","threshold":75000.50,'
+            b'"current_price":75100,"message":"Samsung \xec\x82\xbc \\"up\\"","news_id":18446744073709551616,'
+            b'"meta":{"k":[1.10]}},'
+            b'{"\\u0074ype":"alert","user_id":123,"code":"NEW9","alert_type":"halt","threshold":0,'
+            b'"current_price":-1.0,"message":"m"},'
+            b'{"type":"price_update","code":"005930","price":2}]'
+        )
+        assert answer == {"accepted": 4, "first_sequence": 1, "last_sequence": 4}
+        (user, first), (other, second) = server.view.told
+        assert (user, other) == ("user-1", "123")
+        assert encode_alert(first, 0) == (
+            b'{"type":"alert","code":"005930","alert_type":"price_above","threshold":75000.50,"current_price":75100,'
+            b'"message":"Samsung \xec\x82\xbc \\"up\\"","news_id":18446744073709551616,"meta":{"k":[1.10]},'
+            b'"timestamp":"1970-01-01T00:00:00.000Z"'
+        )
+        assert second == Alert("NEW9", "halt", 0, Decimal("-1.0"), "m")
+        # It is no instrument for that.
+        assert server.view.market.instrument("NEW9") is None
+        assert (await server.publish({**ALERT, "user_id": "7"}))["last_sequence"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        *(({name: None}, name) for name in ("user_id", "code", "alert_type", "message")),
+        *(({name: ...}, name) for name in ALERT if name != "type"),
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": "x" * 256}, "user_id"),
+        ({"user_id": "a\nb"}, "user_id"),
+        ({"user_id": True}, "user_id"),
+        ({"user_id": 1.5}, "user_id"),
+        ({"user_id": ["user-1"]}, "user_id"),
+        ({"code": 5930}, "code"),
+        ({"code": "a b"}, "code"),
+        ({"alert_type": ""}, "alert_type"),
+        ({"alert_type": 1}, "alert_type"),
+        ({"threshold": "75000"}, "threshold"),
+        ({"threshold": None}, "threshold"),
+        ({"threshold": 1e300}, "threshold"),
+        ({"current_price": True}, "current_price"),
+        ({"current_price": 2**63}, "current_price"),
+        ({"message": 1}, "message"),
+        ({"timestamp": "2025-11-11T09:30:00Z"}, "timestamp"),
+        ({"sequence": 1}, "sequence"),
+    ],
+)
+@scenario
+async def test_a_wrong_alert_is_named_and_nothing_is_published(change: dict[str, Any], field: str) -> None:
+    element = {name: value for name, value in {**ALERT, **change}.items() if value is not ...}
+    async with site() as server:
+        error = await server.refused([NEW, element, PRICE])
+        assert error["details"] == {"index": 1, "field": field}
+        assert error["message"].startswith(f"element 1: {field}: ")
+        assert server.view.told == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -548,6 +549,9 @@ async def test_an_update_that_cannot_be_encoded_costs_only_itself() -> None:
         made.publish("A", 3)
         batch = await client.next()
         assert [item.get("value", item.get("code")) for item in batch["messages"]] == [1, "INTERNAL_ERROR", 3]
+        error = batch["messages"][1]
+        assert list(error) == ["type", "code", "error_code", "message", "details", "timestamp"]
+        assert datetime.fromisoformat(error["timestamp"]).tzinfo is not None
 
 
 @scenario

@@ -84,7 +84,7 @@ async def test_stages_of_one_update() -> None:
             "flush_delay": 2,
         }
         assert 0.5 <= figures["feed"][1] < 0.5 + took
-        assert 0.5 <= max(between(made, "total"))[1]
+        assert max(between(made, "total"))[1] >= 0.5
         assert figures["total"][1] == pytest.approx(
             figures["feed"][1] + figures["wait"][1] + figures["send"][1], abs=1e-6
         )

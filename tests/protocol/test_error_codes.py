@@ -136,7 +136,7 @@ async def ends(connection: Client) -> Refused:
 
 async def invalid_message(servers: Servers) -> Refused:
     async with client(servers.usual.url) as connection:
-        await connection.connection.send("hello")
+        await connection.send(type="nonsense")
         return await goes_on(connection)
 
 

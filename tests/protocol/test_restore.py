@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 
 from core_harness import Bench, Client, bench, updates
 from listening import scenario, until
@@ -165,6 +167,29 @@ async def test_what_a_connection_leaves_for_its_session() -> None:
         assert connection.left_subscriptions == wanted
         assert connection.left_sequence == 1
         assert not connection.left_paused
+        again = await made.connect()
+        assert again.connection.restore(wanted, connection.left_sequence)
+        assert (await again.next())["value"] == 2
+        del connection
+
+
+@scenario
+async def test_what_a_broken_socket_refuses_is_left_for_the_session() -> None:
+    async with bench(interval_ms=0) as made:
+        client = await made.connect()
+        wanted = made.subscribe(client, "A")
+        made.publish("A", 1)
+        assert (await client.next())["value"] == 1
+        connection = client.connection
+        transport = client.writer.transport
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        # The reset is there when the update is sent, in the same turn of the loop, and nobody has read it yet.
+        transport.abort()
+        made.publish("A", 2)
+        await until(lambda: made.handler.closed != [])
+        assert connection.left_sequence == 1
         again = await made.connect()
         assert again.connection.restore(wanted, connection.left_sequence)
         assert (await again.next())["value"] == 2

@@ -58,7 +58,9 @@ def write_replay(directory: Path, lines: Iterable[str]) -> str:
 
 
 @pytest.fixture
-def busy(shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def busy(
+    shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory, over: dict[str, str]
+) -> Server:
     """A server where prices and books of twelve symbols are updated 2,000 times a second."""
     symbols = tmp_path_factory.getbasetemp() / "symbols"
     symbols.mkdir(exist_ok=True)
@@ -71,6 +73,7 @@ def busy(shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -
         simulator_seed=11,
         simulator_opening_burst=1,
         rate_limit=1000,
+        **over,
     )
 
 

@@ -21,6 +21,7 @@ from tests.serving import Server
 
 SECRET = "a secret of more than thirty-two bytes"
 FAST = ("--feed", "sim", "--simulator-rate", "2000")
+SETTINGS = {"jwt_secret": SECRET, "rate_limit": 0, "simulator_opening_burst": 1}
 
 
 def token(sub: str | int = "user-123", seconds: float | None = 3600, **claims: Any) -> str:
@@ -30,8 +31,8 @@ def token(sub: str | int = "user-123", seconds: float | None = 3600, **claims: A
 
 
 @pytest.fixture
-def target(shared_server: StartServer) -> Server:
-    return shared_server(*FAST, jwt_secret=SECRET, rate_limit=0, simulator_opening_burst=1)
+def target(shared_server: StartServer, over: dict[str, str]) -> Server:
+    return shared_server(*FAST, **SETTINGS, **over)
 
 
 # Tokens.
@@ -223,7 +224,8 @@ class Stream:
         self.cursor = max(self.cursor, message.get("sequence", 0))
 
 
-async def test_every_update_comes_once_over_cut_connections(target: Server) -> None:
+async def test_every_update_comes_once_over_cut_connections(shared_server: StartServer) -> None:
+    target = shared_server(*FAST, **SETTINGS)
     seed = random.randrange(1 << 30)
     rng = random.Random(seed)
     stream = Stream()
@@ -309,7 +311,7 @@ async def _read(connection: Client) -> None:
 
 async def test_a_session_moves_from_a_connection_that_only_looks_alive(target: Server) -> None:
     def dead() -> tuple[RawClient, str]:
-        raw = RawClient(target.port)
+        raw = RawClient(target.port, tls=target.tls)
         greeting = raw.read_message()
         raw.send_message(type="subscribe", subscription_type="stock", targets=["005930"])
         return raw, greeting["connection_id"]

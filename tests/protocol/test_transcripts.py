@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import re
 import signal
@@ -119,7 +118,7 @@ class Player:
 
     async def _connect(self, query: str) -> None:
         url = self.server.url + self.script.filled(query, self.known)
-        self.client = Client(await connect(url, proxy=None))
+        self.client = Client(await connect(url, proxy=None, ssl=self.server.tls))
 
     async def _disconnect(self) -> None:
         if self.client is not None:
@@ -141,7 +140,7 @@ class Player:
         headers = {"Content-Type": "application/json"}
         if "bearer" in request:
             headers["Authorization"] = f"Bearer {self.script.filled(request['bearer'], self.known)}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection = self.server.http_connection()
         try:
             body = transcript.compact(request["body"]).encode() if "body" in request else None
             path = self.script.filled(request["path"], self.known)
@@ -154,9 +153,9 @@ class Player:
 
 
 @pytest.mark.parametrize("name", transcript.names())
-async def test_transcript(shared_server: StartServer, name: str) -> None:
+async def test_transcript(shared_server: StartServer, over: dict[str, str], name: str) -> None:
     script = transcript.load(name)
-    server = shared_server(*script.flags, **script.settings)
+    server = shared_server(*script.flags, **script.settings, **over)
     if script.feed_status is not None:
         server.until_feed_is(script.feed_status)
     await Player(server, script).play()

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from fastws._alerts import ALERT_TYPES, AlertIndex
 from fastws._market import Instrument, PriceUpdate
 from fastws.clock import wall_ms
+from fastws.market import alert_messages
 from fastws.market import alerts as alerts_module
 from fastws.market.alert_messages import Alert, alert_message, encode_alert, encode_rule
-from fastws.market.alert_store import Firing, Rule
+from fastws.market.alert_store import AlertStore, Firing, Rule
 from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
 from fastws.market.instruments import Instruments
 from fastws.market.store import Store, StoreError
@@ -56,12 +57,16 @@ class Desk:
     def __init__(self, url: str | None = None, **options: Any) -> None:
         self.told: list[tuple[str, Alert]] = []
         self.store = Store(url)
-        self.book = AlertBook(
-            self.store,
-            Instruments([SAMSUNG, APPLE]),
-            lambda user_id, alert: self.told.append((user_id, alert)),
-            **options,
-        )
+        self.rules = AlertStore(self.store)
+        # Whether users are there to be told.
+        self.is_heard = True
+        self.book = AlertBook(self.store, Instruments([SAMSUNG, APPLE]), self.deliver, **options)
+
+    def deliver(self, user_id: str, alert: Alert) -> None:
+        if self.is_heard:
+            self.told.append((user_id, alert))
+            assert alert.rule_id is not None
+            self.book.told(alert.rule_id)
 
     async def open(self) -> Desk:
         await self.store.open()
@@ -160,7 +165,7 @@ async def test_a_rule_fires_once(desk: Desk) -> None:
     (told,) = await desk.settle()
     assert told == (
         "kim",
-        Alert("005930", "price_above", 75000, 75100, "Samsung Electronics exceeded 75,000 KRW"),
+        Alert("005930", "price_above", 75000, 75100, "Samsung Electronics exceeded 75,000 KRW", rule_id=1),
     )
     desk.book.on_price(price(76000))
     assert await desk.settle() == []
@@ -374,7 +379,7 @@ async def test_what_makes_no_rule(
     assert str(caught.value).startswith(f"{field}: ")
     assert text in str(caught.value)
     assert desk.book.n_waiting == 0
-    assert await desk.store.waiting_rules() == []
+    assert await desk.rules.waiting_rules() == []
 
 
 async def test_the_limit_of_a_user() -> None:
@@ -618,9 +623,12 @@ async def main():
     instrument = Instrument("005930")
     store = Store(sys.argv[1])
     await store.open()
-    book = AlertBook(
-        store, Instruments([instrument]), lambda user_id, alert: print("told", user_id, flush=True)
-    )
+
+    def deliver(user_id, alert):
+        print("told", user_id, flush=True)
+        book.told(alert.rule_id)
+
+    book = AlertBook(store, Instruments([instrument]), deliver)
     await book.load()
     number = 0
     while True:
@@ -662,11 +670,64 @@ async def test_after_a_kill_every_rule_is_there_and_none_fires_twice(url: str, n
     assert set(stored) <= set(rules)
     fired = {rule.user_id for rule in rules.values() if rule.fired_ms is not None}
     assert set(told) <= fired
+    # Nobody is forgotten; who was told in the last moment, of one or two prices, may hear it again.
+    untold = [user_id for user_id, _ in await desk.book.untold(600)]
+    assert {*told, *untold} == fired
+    assert len(untold) == len(set(untold))
+    assert set(told) & set(untold) <= set(told[-6:])
     desk.book.on_price(price(10**6))
     told_now = [user_id for user_id, _ in await desk.settle()]
     assert set(told_now) == {rule.user_id for rule in rules.values()} - fired
     assert len(told_now) == len(set(told_now))
     assert len(told) == len(set(told))
+    await desk.close()
+
+
+async def test_who_was_told_nothing_is_found_after_the_next_start(url: str) -> None:
+    desk = await Desk(url).open()
+    for number in (100, 200, "300.50"):
+        await desk.book.add(f"user{number}", "005930", "price_above", number)
+    desk.book.on_price(price(101))
+    assert [user_id for user_id, _ in await desk.settle()] == ["user100"]
+    desk.is_heard = False
+    desk.book.on_price(price("300.70"))
+    assert await desk.settle() == []
+    await desk.close()
+
+    again = await Desk(url).open()
+    found = await again.book.untold(600)
+    assert [user_id for user_id, _ in found] == ["user200", "user300.50"]
+    message = "Samsung Electronics exceeded 300.50 KRW"
+    assert found[1][1] == Alert(
+        "005930", "price_above", Decimal("300.50"), Decimal("300.70"), message, rule_id=3
+    )
+    assert await again.book.untold(0) == []
+    # Told at last, they are not found again.
+    for _, alert in found[:1]:
+        assert alert.rule_id is not None
+        again.book.told(alert.rule_id)
+    await again.settle()
+    assert [user_id for user_id, _ in await again.book.untold(600)] == ["user300.50"]
+    await again.close()
+
+
+async def test_that_somebody_was_told_is_stored_once_the_database_is_back(url: str, tmp_path: Path) -> None:
+    desk = await Desk(f"{url}?timeout=0.1").open()
+    await desk.book.add("kim", "005930", "price_above", 100)
+    desk.is_heard = False
+    desk.book.on_price(price(101))
+    await desk.settle()
+    ((_, alert),) = await desk.book.untold(600)
+    other = sqlite3.connect(tmp_path / "fastws.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert alert.rule_id is not None
+    desk.book.told(alert.rule_id)
+    with pytest.raises(StoreError, match="locked"):
+        await desk.book.list("kim")
+    other.execute("ROLLBACK")
+    other.close()
+    await desk.settle()
+    assert await desk.book.untold(600) == []
     await desk.close()
 
 
@@ -720,7 +781,7 @@ def test_sentences(instrument: Instrument, alert_type: str, threshold: int | Dec
 
 
 def test_every_type_has_a_sentence() -> None:
-    assert set(alerts_module._SENTENCES) == set(ALERT_TYPES)
+    assert set(alert_messages._SENTENCES) == set(ALERT_TYPES)
 
 
 def test_rules_as_json() -> None:
@@ -787,12 +848,12 @@ async def test_ten_thousand_rules_fire_on_one_price(url: str) -> None:
     desk.book.on_price(price(20_000))
     told = await desk.settle()
     assert [user_id for user_id, _ in told] == [f"user{i}" for i in range(10_000)]
-    assert await desk.store.waiting_rules() == []
+    assert await desk.rules.waiting_rules() == []
     firing = await desk.store.run(
         lambda connection: connection.execute(
             sa.text("SELECT count(*), count(DISTINCT fired_at), min(fired_price) FROM alert_rules")
         ).one()
     )
     assert tuple(firing) == (10_000, 1, "20000")
-    assert await desk.store.fire_rules([Firing(1, MS, 1)], "someone else") == set()
+    assert await desk.rules.fire_rules([Firing(1, MS, 1)], "someone else") == set()
     await desk.close()

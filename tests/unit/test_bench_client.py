@@ -128,6 +128,7 @@ class Peer:
         self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}/v1/ws"
         self.sockets: list[socket.socket] = []
         self.heads: list[bytes] = []
+        self.extensions = b""
 
     def accept(self, response: bytes | None = None) -> socket.socket:
         """Take the next connection and answer its upgrade with `response`, by default the right 101."""
@@ -139,7 +140,8 @@ class Peer:
         while not head.endswith(b"\r\n\r\n"):
             head += connection.recv(1)
         self.heads.append(head)
-        connection.sendall(self.switching(head) if response is None else response)
+        agreed = b"Sec-WebSocket-Extensions: " + self.extensions + b"\r\n" if self.extensions else b""
+        connection.sendall(self.switching(head)[:-2] + agreed + b"\r\n" if response is None else response)
         return connection
 
     @staticmethod
@@ -295,6 +297,17 @@ def test_an_error_instead_of_the_answer_is_quoted(peer: Peer) -> None:
 def test_a_silent_server_ends_at_the_deadline(peer: Peer) -> None:
     text = failing_connect(peer, peer.accept, n=2, timeout=0.3, max_in_flight=1)
     assert text.startswith("0 of 2 connections were open after 0.3 s")
+
+
+def test_deflate_is_insisted_on(peer: Peer) -> None:
+    client = LoadClient(peer.url, 1, subscribe=SUBSCRIBE, deflate=True)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(client.connect, timeout=DEADLINE)
+        peer.accept()
+        error = done.exception(DEADLINE)
+    assert b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" in peer.heads[0]
+    assert isinstance(error, LoadError)
+    assert "did not agree to permessage-deflate; 0 of 1" in str(error)
 
 
 def test_too_few_descriptors_are_named() -> None:
@@ -741,6 +754,7 @@ def test_however_the_bytes_are_cut_the_figures_are_the_same(
         for varying in (
             "receives",
             "latency",
+            "slowest_at",
             "client",
             "seconds",
             "messages_per_second",
@@ -751,6 +765,54 @@ def test_however_the_bytes_are_cut_the_figures_are_the_same(
         figures.append((result, streams))
     assert figures[0] == figures[1]
     assert figures[0][0]["unparsed"] == 0
+
+
+def test_compressed_messages_are_counted_and_not_read(
+    peer: Peer, connected: Callable[..., Connected]
+) -> None:
+    peer.extensions = b"permessage-deflate; server_no_context_takeover"
+    made = connected(deflate=True)
+    whole = b"\xc1\x03abc"
+    in_parts = b"\x41\x02ab" + b"\x89\x00" + b"\x80\x01c"
+    made.deliver(whole + frame(run_of(7, 7)) + in_parts + frame(run_of(8, 9)))
+    result = made.client.result()
+    assert faults(result) == {}
+    assert (result["compressed_messages"], result["messages"]) == (2, 3)
+    assert read_frame(made.ends[0]) == (10, b"")
+    made.deliver(b"\xc9\x00")
+    assert faults(made.client.result()) == {"protocol_violations": 1}
+
+
+def test_what_a_planned_stop_tells_is_kept(connected: Callable[..., Connected]) -> None:
+    made = connected(2)
+    for i, delay in enumerate((700, 4200)):
+        text = (
+            b'{"type":"server_shutdown","reconnect_after_ms":%d,"timestamp":"2025-11-11T00:00:00.000Z"}'
+            % delay
+        )
+        made.deliver(frame(text) + frame(struct.pack("!H", 1012), opcode=8), i)
+    result = made.client.result()
+    assert (result["shutdowns"], faults(result)) == (2, {})
+    delays = result["return_delay"]
+    assert delays is not None
+    assert delays["count"] == 2
+    assert delays["p50_ms"] == pytest.approx(700, rel=0.005)
+    assert delays["max_ms"] == 4200
+    made.client.reset()
+    assert made.client.result()["return_delay"] is None
+    for end in made.ends:
+        end.close()
+    assert made.until(lambda result: not result["open"])["closes"] == {1012: 2}
+
+
+def test_the_slowest_message_has_a_time(connected: Callable[..., Connected]) -> None:
+    made = connected()
+    assert made.client.result()["slowest_at"] is None
+    made.deliver_texts(run_of(1, 1, at=time.time() - 5))
+    first = made.client.result()["slowest_at"]
+    made.deliver_texts(run_of(2, 2, at=time.time() - 1))
+    assert made.client.result()["slowest_at"] == first
+    assert first == pytest.approx(time.monotonic(), abs=DEADLINE)
 
 
 def test_pings_are_answered(connected: Callable[..., Connected]) -> None:

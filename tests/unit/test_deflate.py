@@ -79,25 +79,50 @@ def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
     assert code in (None, 1007, 1009)
 
 
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 131_072, 300_000])
+@pytest.mark.parametrize("max_size", [1024, 65_535, 65_536, 131_072, 300_000, 1 << 20])
+def test_the_limit_is_exact_whatever_the_size(size: int, max_size: int) -> None:
+    message = b"price" * (size // 5) + b"x" * (size % 5)
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    data = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    if size <= max_size:
+        assert inflate(data, max_size) == message
+    else:
+        with pytest.raises(InflateError) as refused:
+            inflate(data, max_size)
+        assert refused.value.args[0] == 1009
+
+
+def test_streams_without_content_do_not_add_up() -> None:
+    """Each costs an expander: 64 KB of the shortest took 65 ms."""
+    assert inflate(b"\x03\x00" * 50, 1000) == b""
+    with pytest.raises(InflateError) as refused:
+        inflate(b"\x03\x00" * 32_000, 65_536)
+    assert refused.value.args == (1009, "message is in more than 100 streams")
+
+
 BOMB = """
-import tracemalloc, zlib
+import sys, tracemalloc, zlib
 from fastws.deflate import inflate
 compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-block = bytes(1 << 20)
-# The largest that the limit of a message lets in: 60 KB for 60 MB.
-bomb = b"".join(compressor.compress(block) for _ in range(60)) + compressor.flush(zlib.Z_SYNC_FLUSH)[:-4]
-assert len(bomb) < 65536
+limit = int(sys.argv[1])
+# The largest that the limit of a message lets in: a thousand times as much. Blocks that do not refer back repeat.
+block = compressor.compress(bytes(1 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+bomb = block * (limit // len(block))
+assert limit // 2 < len(bomb) <= limit
 tracemalloc.start()
 try:
-    inflate(bomb, 65536)
+    inflate(bomb, limit)
 except ValueError as error:
     print(error.args[0], tracemalloc.get_traced_memory()[1])
 """
 
 
-def test_a_bomb_is_not_expanded() -> None:
+@pytest.mark.parametrize("limit", [65_536, 1 << 20])
+def test_a_bomb_is_not_expanded(limit: int) -> None:
     # In a process of its own: what a test runner allocates meanwhile is not looked at.
-    output = subprocess.run([sys.executable, "-c", BOMB], check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", BOMB, str(limit)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     code, peak = map(int, output.split())
     assert code == 1009
     assert peak < 1 << 20

@@ -1,8 +1,8 @@
-"""The close-code table is the one place that says what fastws closes connections with."""
+"""The tables of codes are the one place that says what fastws answers errors with and closes connections with."""
 
 from __future__ import annotations
 
-from fastws.errors import CloseCode, FastwsError, SettingsError
+from fastws.errors import CloseCode, ErrorCode, FastwsError, SettingsError
 
 
 def test_every_documented_code_is_in_the_table() -> None:
@@ -28,6 +28,17 @@ def test_what_a_client_should_not_repeat() -> None:
     assert {int(code) for code in CloseCode if not code.should_reconnect} == {
         1002, 1003, 1007, 1009, 4401, 4403, 4410,
     }  # fmt: skip
+
+
+def test_every_documented_error_is_in_the_table() -> None:
+    assert set(ErrorCode) == {
+        "INVALID_MESSAGE", "INVALID_TOKEN", "SUBSCRIPTION_FAILED", "RATE_LIMIT_EXCEEDED",
+        "SESSION_RESTORATION_FAILED", "TOKEN_REFRESH_ERROR", "AUTH_REQUIRED", "FORBIDDEN", "LIMIT_EXCEEDED",
+        "INTERNAL_ERROR",
+    }  # fmt: skip
+    assert ErrorCode("FORBIDDEN") is ErrorCode.FORBIDDEN
+    assert f"{ErrorCode.FORBIDDEN}" == "FORBIDDEN" == ErrorCode.FORBIDDEN.name
+    assert all(code.meaning and isinstance(code.closes, CloseCode | None) for code in ErrorCode)
 
 
 def test_a_settings_error_names_setting_and_source() -> None:

@@ -260,17 +260,25 @@ async def test_an_unknown_key_id_fetches_once(issuer: Issuer) -> None:
         # What is wrong in another way fetches nothing.
         assert await awaited_reason(subject, token(1, kid="k0")) == "signature"
         assert await awaited_reason(subject, "x") == "malformed"
+        # Each counts once, also where it was verified twice; looking without waiting counts when that is final.
+        assert subject.failures == {"unknown_key": 50, "signature": 1, "malformed": 1}
+        assert reason(subject, token(2, kid="x")) == "unknown_key"
+        assert reason(subject, "x") == "malformed"
+        assert subject.failures == {"unknown_key": 50, "signature": 1, "malformed": 2}
     assert issuer.asked == 2
 
 
 async def test_unknown_key_ids_fetch_at_most_once_per_cooldown(issuer: Issuer) -> None:
     now = [1000.0]
     remote = RemoteKeys(issuer.url, "ES256", fetch, Timing(cooldown=60), lambda: now[0])
+    assert remote.age is None
     assert await remote.look_again()
     for moment, is_fetched in ((1000, False), (1059.9, False), (1060, True), (1061, False), (1500, True)):
         now[0] = moment
         assert await remote.look_again() is is_fetched
     assert issuer.asked == 3
+    now[0] = 1503
+    assert remote.age == 3
     await remote.close()
 
 

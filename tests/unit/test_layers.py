@@ -28,6 +28,7 @@ RANKS = {
     "fastws.limits": 1,
     "fastws.messages": 1,
     "fastws.sessions": 2,
+    "fastws.mailboxes": 0,
     "fastws.logs": 1,
     "fastws.market": 2,
     "fastws._alerts": 2,
@@ -47,7 +48,7 @@ HOMES = {
     "isal": {"fastws.deflate"},
     "aiohttp": {"fastws.server"},
     "jwt": {"fastws.auth"},
-    "cryptography": {"fastws.auth"},
+    "cryptography": {"fastws.auth", "fastws.server.tls"},
     "sqlalchemy": {
         "fastws.market.store",
         "fastws.market.schema",
@@ -89,10 +90,14 @@ SANS_IO = {
     "fastws.auth.revocations",
     "fastws.auth.tokens",
     "fastws.dialects.screener",
+    "fastws.dialects.mail",
+    "fastws.mailboxes",
+    "fastws.sessions",
     "fastws.server.asyncapi",
     "fastws.server.handshake",
     "fastws.server.peers",
     "fastws.market.market",
+    "fastws.market.alert_messages",
     "fastws.market.instruments",
 }
 _CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)

@@ -99,23 +99,12 @@ def test_an_address_has_so_many_connections() -> None:
 
 def test_there_are_so_many_connections_in_all() -> None:
     limits = Limits(connection_limit=2)
-    for key in ("a", None, "b"):
+    for key in ("a", "c", "b"):
         limits.arrive(key)
     assert limits.admit("a") is None
-    assert limits.admit(None) is None
+    assert limits.admit("c") is None
     assert limits.admit("b") == Excess("connection_limit", 2, 2)
     assert "2 connections" in Excess("connection_limit", 2, 2).message
-
-
-def test_without_an_address_only_the_total_counts() -> None:
-    limits = Limits(connections_per_ip=1, handshake_rate=1)
-    for _ in range(50):
-        assert limits.handshake(None, 0) is None
-        limits.arrive(None)
-        assert limits.admit(None) is None
-        limits.note_bad_token(None, 0)
-        assert limits.token_wait(None, 0) == 0
-    assert limits.n_admitted == 50
 
 
 def test_the_handshake_rate_says_when_to_come_again() -> None:
@@ -194,16 +183,14 @@ def test_limits_can_change_while_connections_are_there() -> None:
 @given(
     st.integers(0, 4),
     st.integers(0, 3),
-    st.lists(
-        st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", None]), st.integers(0, 99)), max_size=80
-    ),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", "c"]), st.integers(0, 99)), max_size=80),
 )
 def test_the_counts_are_right_in_every_order_and_return_to_zero(
-    connection_limit: int, connections_per_ip: int, steps: list[tuple[int, str | None, int]]
+    connection_limit: int, connections_per_ip: int, steps: list[tuple[int, str, int]]
 ) -> None:
     limits = Limits(connection_limit=connection_limit, connections_per_ip=connections_per_ip)
-    guests: list[str | None] = []
-    admitted: list[str | None] = []
+    guests: list[str] = []
+    admitted: list[str] = []
     for step, key, choice in steps:
         if step == 0:
             limits.arrive(key)
@@ -211,9 +198,7 @@ def test_the_counts_are_right_in_every_order_and_return_to_zero(
         elif step == 1 and guests:
             chosen = guests[choice % len(guests)]
             is_full = connection_limit and len(admitted) >= connection_limit
-            is_full_for_key = (
-                connections_per_ip and chosen is not None and admitted.count(chosen) >= connections_per_ip
-            )
+            is_full_for_key = connections_per_ip and admitted.count(chosen) >= connections_per_ip
             excess = limits.admit(chosen)
             assert (excess is not None) == bool(is_full or is_full_for_key)
             if excess is None:
@@ -229,7 +214,7 @@ def test_the_counts_are_right_in_every_order_and_return_to_zero(
             chosen = admitted.pop(index - len(guests)) if is_admitted else guests.pop(index)
             limits.depart(chosen, is_admitted=is_admitted)
         assert (limits.n_guests, limits.n_admitted) == (len(guests), len(admitted))
-        assert limits.n_addresses == len({key for key in admitted if key is not None})
+        assert limits.n_addresses == len(set(admitted))
     for key in guests:
         limits.depart(key, is_admitted=False)
     for key in admitted:

@@ -104,7 +104,7 @@ def test_tracebacks_are_written_and_cleaned() -> None:
             raise ValueError(f"cannot open /v1/ws?token={SECRET}")
         except ValueError:
             structlog.get_logger("fastws.test").exception("failed")
-            logging.getLogger("asyncio").exception("failed")
+            logging.getLogger("asyncio").exception(f"failed as {style}")
         text = stream.getvalue()
         assert text.count("Traceback (most recent call last)") == 2
         assert "ValueError: cannot open /v1/ws?token=[removed]" in text

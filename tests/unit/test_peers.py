@@ -46,11 +46,11 @@ def found(address: str = PROXY, peers: Peers = TRUSTED, **headers: str) -> Peer:
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::1", "fe80::/64"),
         ("::1", "::1", "::/64"),
-        ("unix", "unix", None),
-        ("unknown", "unknown", None),
+        ("unix", "unix", "unix"),
+        ("unknown", "unknown", "unknown"),
     ],
 )
-def test_a_direct_peer_is_the_client(address: str, shown: str, key: str | None) -> None:
+def test_a_direct_peer_is_the_client(address: str, shown: str, key: str) -> None:
     for peers in (Peers(), TRUSTED):
         assert found(address, peers) == Peer(shown, key)
     assert Peers().find(address, {}, is_tls=True).scheme == "https"
@@ -182,7 +182,9 @@ def test_two_headers_have_to_agree() -> None:
 
 def test_a_unix_socket_can_be_a_trusted_proxy() -> None:
     assert found("unix", x_forwarded_for=f"1.1.1.1, {CLIENT}") == Peer(CLIENT, CLIENT)
-    assert found("unix", x_forwarded_for="unknown") == Peer("unix", None)
+    # No client escapes the limits by hiding its address.
+    assert found("unix", x_forwarded_for="unknown") == Peer("unix", "unix")
+    assert found("unix", x_forwarded_for=CLIENT, forwarded="for=1.1.1.1") == Peer("unix", "unix")
 
 
 def test_only_so_many_hops_are_followed() -> None:

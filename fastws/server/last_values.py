@@ -1,0 +1,139 @@
+"""Saves the last prices and order books, and brings them back after a start."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fastws._market import BookUpdate, Instrument, PriceUpdate, encode_screener
+from fastws.feeds.lines import LineError, decode_body
+from fastws.logs import log_limited
+from fastws.market.market import Market
+from fastws.market.store import Store, StoreError
+from fastws.market.value_store import SavedValue, ValueStore
+
+_BATCH: Final = 500  # values in one transaction, so that other requests get their turn in between
+_SLICE: Final = 250  # values looked at before the loop runs on, which is under a millisecond
+
+_log = structlog.get_logger("fastws.last_values")
+
+
+class LastValues:
+    """Keeps the last values of `market` in `store`.
+
+    1. Every `interval` seconds (0: only at the stop) what has changed since it was saved last is saved: a process
+       that is killed loses what came after that.
+    2. The market knows nothing of it. A database that fails or is slow delays the next save and nothing else; what
+       was not saved is saved then.
+    3. A value that has come back and was not replaced since is not saved again: it stays as old as it is.
+    4. In a database in memory nothing is saved.
+    """
+
+    def __init__(self, market: Market, store: Store, *, interval: float) -> None:
+        self.interval = interval
+        self._market = market
+        self._is_lasting = not store.is_in_memory
+        self._stored = ValueStore(store)
+        self._saved: dict[tuple[str, str], PriceUpdate | BookUpdate] = {}
+        self._saving: asyncio.Task[None] | None = None
+
+    async def restore(self) -> int:
+        """Give the market what was saved, before anything is published; return the number of values.
+
+        Those of unknown instruments are left out, and so are all when the database fails: prices do not need them.
+        """
+        if not self._is_lasting:
+            return 0
+        try:
+            values = await self._stored.load()
+        except StoreError as error:
+            _log.warning("the last values of before are not there", error=str(error))
+            return 0
+        n_restored = 0
+        for i, value in enumerate(values):
+            if i % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            instrument = self._market.instrument(value.code)
+            if instrument is not None and self._restore(instrument, value):
+                n_restored += 1
+        return n_restored
+
+    def _restore(self, instrument: Instrument, value: SavedValue) -> bool:
+        try:
+            update = decode_body(value.body, lambda code: instrument)
+            if not isinstance(update, (PriceUpdate, BookUpdate)):
+                raise LineError("message type", f"{value.kind} is neither a price nor a book")
+            self._market.restore(update, value.published_ms)
+        except ValueError as error:
+            log_limited(
+                _log,
+                "value-unreadable",
+                "a row of last_values was left out",
+                code=value.code,
+                message=value.kind,
+                error=str(error),
+            )
+            return False
+        return True
+
+    def start(self) -> None:
+        """Begin to save."""
+        if self._is_lasting and self.interval > 0:
+            self._saving = asyncio.get_running_loop().create_task(self._run())
+
+    def configure(self, *, interval: float) -> None:
+        """Set the interval of a running one; the next save comes after it."""
+        if interval == self.interval:
+            return
+        self.interval = interval
+        if self._saving is not None:
+            # A batch that has begun is finished by the database, and saved again.
+            self._saving.cancel()
+            self._saving = None
+        self.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Save what is left, within `seconds`."""
+        if self._saving is not None:
+            self._saving.cancel()
+            await asyncio.wait({self._saving})
+        try:
+            async with asyncio.timeout(seconds):
+                await self.save()
+        except TimeoutError:
+            _log.warning("the last values were not all saved: the database takes too long", seconds=seconds)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self.interval)
+            await self.save()
+
+    async def save(self) -> bool:
+        """Save what has changed; return whether all of it was saved. Not to be called while it runs."""
+        if not self._is_lasting:
+            return True
+        batch: list[tuple[SavedValue, PriceUpdate | BookUpdate]] = []
+        for i, (kind, update, published_ms) in enumerate(self._market.live_values()):
+            if i % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            code = update.instrument.code
+            if self._saved.get((code, kind)) is not update:
+                body = encode_screener(update, published_ms) + b"}"
+                batch.append((SavedValue(code, kind, published_ms, body), update))
+            if len(batch) == _BATCH:
+                if not await self._save(batch):
+                    return False
+                batch = []
+        return await self._save(batch)
+
+    async def _save(self, batch: list[tuple[SavedValue, PriceUpdate | BookUpdate]]) -> bool:
+        try:
+            await self._stored.save([value for value, _ in batch])
+        except StoreError as error:
+            log_limited(_log, "values-not-saved", "last values are not saved", error=str(error))
+            return False
+        for value, update in batch:
+            self._saved[value.code, value.kind] = update
+        return True
