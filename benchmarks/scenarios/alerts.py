@@ -121,7 +121,7 @@ def alerts(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         results = {name: client.result() for name, client in clients.items()}
         memory = {name: server.memory()["rss"] for name, server in servers.items()}
         target = {
-            name: {"command": server.command, "environment": server.environment}
+            name: {"command": server.shown_command, "environment": server.environment}
             for name, server in servers.items()
         }
     if not rows:

@@ -130,7 +130,7 @@ def deflate(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     settings = even_prices(options.rate) | {"batch_interval_ms": options.batch_interval_ms}
     with Server(feed="sim", symbols=symbols, settings=settings) as server:
         rows = uvloop.run(_phases(options, server, symbols))
-        target = {"url": server.url, "command": server.command, "environment": server.environment}
+        target = {"url": server.url, "command": server.shown_command, "environment": server.environment}
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
     cores = {kind: [row["cpu_cores"] for row in by_kind[kind]] for kind in KINDS}
     pairs = [

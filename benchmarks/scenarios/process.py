@@ -127,6 +127,8 @@ class Server(Process):
             "--symbols-file", str(table), "--log-format", "json",
         ]  # fmt: skip
         self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in settings.items()}
+        # Whose Python it was is nobody's business in a committed result.
+        self.shown_command = ["python", *self.command[1:]]
         self._process = subprocess.Popen(
             self.command,
             env=clean_environment() | self.environment,

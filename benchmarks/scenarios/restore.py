@@ -213,7 +213,7 @@ def restore(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         before = Process(server.pid).memory()["rss"]
         result = uvloop.run(_run(options, server))
         result["server_rss"] = {"before": before, "after": server.memory()["rss"]}
-        described = {"url": server.url, "command": server.command}
+        described = {"url": server.url, "command": server.shown_command}
     return {"target": described, "run": result}, _verdict(result, options)
 
 

@@ -30,7 +30,7 @@ def target(options: argparse.Namespace, feed: str) -> Iterator[Target]:
         pinned(options.pin) as cpu,
         Server(feed=feed, symbols=[SYMBOL], settings=settings, cpu=cpu) as server,
     ):
-        yield Target(server.url, server, server.command, server.environment)
+        yield Target(server.url, server, server.shown_command, server.environment)
 
 
 def even_prices(rate: float) -> dict[str, object]:

@@ -143,7 +143,7 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         were_ended = [crowd.join(GRACE_S) for crowd in crowds]
         log = server.logged("stopped")
         text = server.log()
-        target = {"url": server.url, "command": server.command, "environment": server.environment}
+        target = {"url": server.url, "command": server.shown_command, "environment": server.environment}
         kept = _kept_prices(server, simulated) if status == 0 else {}
     publisher = outcome[0] if outcome else None
     results = [crowd.client.result() for crowd in crowds]

@@ -130,7 +130,7 @@ def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     }
     with Server(feed="none", symbols=symbol_names(N_SYMBOLS), settings=settings) as server:
         result = uvloop.run(_run(options, server))
-        target = {"url": server.url, "command": server.command}
+        target = {"url": server.url, "command": server.shown_command}
     times = result["return_s"]
     n = options.connections
     table = Table(f"storm: {n:,} sessions restored within {options.within:g} s, {options.rate:,g} updates/s")
@@ -146,6 +146,7 @@ def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "server memory", f"{mib(rss['before'])} before, {mib(rss['peak'])} peak, {mib(rss['after'])} after"
     )
     table.print()
+    result["return_s"] = {f"p{share}": times[min(n - 1, n * share // 100)] for share in (50, 90, 99, 100)}
     faults = [*result["reader_faults"][:MAX_FAULTS], *result["errors"]]
     if result["answers"]["recovered"] != n:
         faults.append(f"not all were recovered: {dict(result['answers'])}")

@@ -648,7 +648,8 @@ cdef class Connection(FrameParser):
         else:
             # It catches up with another session already; that goes on from where it is.
             self.replay_starts = {
-                topic: max(self.replay_starts.get(topic, 0), self.replay_sequence) for topic in held
+                topic: max(self.replay_starts.get(topic, 0), self.replay_sequence) if topic in held else cursor
+                for topic in wanted | held
             }
             self.replay_also |= set(also)
             self.replay_sequence = min(cursor, self.replay_sequence)

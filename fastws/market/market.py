@@ -129,9 +129,13 @@ class Market:
 
         For use before anybody is connected: it is in snapshots, marked stale, and no live update. It fires no alert,
         and is in no ring of books.
+
+        Raises:
+            ValueError: `published_ms` is outside the years 1970 to 9999.
         """
-        stock = self._stocks.get(update.instrument.code) or self._open(update.instrument)
         payload = Stale(update, published_ms)
+        encode_stale(payload)  # what cannot be written is to fail here and not in a snapshot
+        stock = self._stocks.get(update.instrument.code) or self._open(update.instrument)
         if isinstance(update, PriceUpdate):
             stock.price = update
             stock.price_sequence = sequence = self._publish(stock.price_channel, payload)

@@ -30,12 +30,14 @@ class ValueStore:
         self._store = store
 
     async def load(self) -> list[SavedValue]:
-        """Return all of them."""
+        """Return all of them, in the order in which they were published."""
 
         def job(connection: sa.Connection) -> list[SavedValue]:
             columns = LAST_VALUES.c
             rows = connection.execute(
-                sa.select(columns.code, columns.kind, columns.published_at, columns.body)
+                sa.select(columns.code, columns.kind, columns.published_at, columns.body).order_by(
+                    columns.published_at, columns.code, columns.kind
+                )
             )
             return [SavedValue(code, kind, at, body.encode()) for code, kind, at, body in rows]
 

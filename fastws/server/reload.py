@@ -48,9 +48,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     has_new_keys = await server.authenticator.reload(settings)
     certificate = None
     if server.tls is not None and tls is not None:
-        if tls.expires_at != server.tls.expires_at:
-            certificate = tls.expires_at
-        server.tls.adopt(tls)
+        certificate = tls.expires_at if server.tls.adopt(tls) else None
     _apply(server, settings)
     return Reloaded(
         changed={

@@ -42,18 +42,27 @@ _log = structlog.get_logger("fastws.tls")
 class TlsContext:
     """The certificate and the rules of new TLS connections.
 
-    `expires_at` is the end of the certificate's validity. `n_failed` counts connections that sent something and came
-    to no handshake.
+    `n_failed` counts connections that sent something and came to no handshake.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Read `certfile` and `keyfile`; see :func:`make_tls`."""
         self.n_failed = 0
-        self.context, self.expires_at = _load(settings)
+        self.context, self._certificate = _load(settings)
 
-    def adopt(self, other: TlsContext) -> None:
-        """Give new connections the certificate of `other`, read later; the open ones go on as they are."""
-        self.context, self.expires_at = other.context, other.expires_at
+    @property
+    def expires_at(self) -> datetime:
+        """When the certificate ends."""
+        return self._certificate.not_valid_after_utc
+
+    def adopt(self, other: TlsContext) -> bool:
+        """Give new connections what `other` has read later; the open ones go on as they are.
+
+        Returns whether that is another certificate.
+        """
+        is_other = other._certificate != self._certificate
+        self.context, self._certificate = other.context, other._certificate
+        return is_other
 
 
 def make_tls(settings: Settings) -> TlsContext | None:
@@ -75,7 +84,7 @@ class _EncryptedKeyError(Exception):
     """The key asks for a password."""
 
 
-def _load(settings: Settings) -> tuple[ssl.SSLContext, datetime]:
+def _load(settings: Settings) -> tuple[ssl.SSLContext, x509.Certificate]:
     certfile = cast(str, settings.certfile)
     keyfile = certfile if settings.keyfile is None else settings.keyfile
     key_setting = "certfile" if settings.keyfile is None else "keyfile"
@@ -97,7 +106,7 @@ def _load(settings: Settings) -> tuple[ssl.SSLContext, datetime]:
     try:
         # Without a password OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certfile, keyfile, password=_refuse_password)
-        expires_at = x509.load_pem_x509_certificate(chain).not_valid_after_utc
+        certificate = x509.load_pem_x509_certificate(chain)
     except _EncryptedKeyError:
         raise settings.error(
             key_setting,
@@ -120,13 +129,13 @@ def _load(settings: Settings) -> tuple[ssl.SSLContext, datetime]:
         raise settings.error(
             "certfile", f"{certfile} cannot be used ({error})", "look at it with openssl x509 -in FILE"
         ) from None
-    if expires_at < datetime.now(UTC):
+    if certificate.not_valid_after_utc < datetime.now(UTC):
         _log.warning(
             "the certificate has expired, and clients will refuse it",
             certfile=certfile,
-            expired=f"{expires_at:%Y-%m-%d}",
+            expired=f"{certificate.not_valid_after_utc:%Y-%m-%d}",
         )
-    return context, expires_at
+    return context, certificate
 
 
 def _refuse_password() -> str:

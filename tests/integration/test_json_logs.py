@@ -28,19 +28,8 @@ def parsed(text: str) -> list[dict[str, Any]]:
     return lines
 
 
-class JsonServer(Server):
-    """A server whose lines are JSON; its port is that of the line `ready`."""
-
-    def _announced_port(self) -> str | None:
-        assert self.process.poll() is None, self.log
-        for line in self.log.splitlines():
-            if '"event": "ready"' in line:
-                return str(json.loads(line)["websocket"]).rpartition(":")[2].partition("/")[0]
-        return None
-
-
 async def test_a_run_with_everything_that_clients_can_do(tmp_path: Path) -> None:
-    target = JsonServer(tmp_path, "--log-format", "json", "--feed", "sim", rate_limit=5)
+    target = Server(tmp_path, "--log-format", "json", "--feed", "sim", rate_limit=5)
     try:
         for i in range(200):
             # Handshakes refused, heads that are none, frames that are wrong, connections that are reset.

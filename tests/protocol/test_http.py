@@ -340,6 +340,83 @@ async def test_large_bodies_are_read_away_and_too_large_ones_refused() -> None:
 
 
 @everywhere
+async def test_compressed_bodies_are_refused_and_the_connection_stays_in_step() -> None:
+    async with site() as server:
+        for encoding in ("gzip", "br", "GZIP, deflate", "x"):
+            for method, path in (("GET", "/health"), ("POST", "/health"), ("POST", "/nothing")):
+                server.client.send(
+                    f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Encoding: {encoding}\r\n"
+                    "Content-Length: 4\r\n\r\njunk".encode()
+                )
+                response = await server.client.response()
+                assert (response.status, response.headers["accept-encoding"]) == (415, "identity")
+                assert json.loads(response.body)["error"]["code"] == "UNSUPPORTED_MEDIA_TYPE"
+        server.client.send(b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Encoding: identity\r\n\r\n")
+        assert (await server.client.response()).status == 200
+
+
+@everywhere
+async def test_expectations_that_nobody_knows() -> None:
+    async with site() as server:
+        server.client.send(b"GET /health HTTP/1.1\r\nHost: a\r\nExpect: <b>\r\n\r\n")
+        response = await server.client.response()
+        assert response.status == 417
+        assert json.loads(response.body)["error"]["code"] == "EXPECTATION_FAILED"
+
+
+BAD_BODIES = [
+    (b"Transfer-Encoding: chunked\r\n", b"zz\r\n"),
+    (b"Transfer-Encoding: chunked\r\n", b"5\r\nhelloXX\r\n"),
+    (b"Transfer-Encoding: chunked\r\n", b"0\r\nbad trailer\r\n\r\n"),
+    (b"Transfer-Encoding: chunked\r\n", b"FFFFFFFFFFFFFFFFFFFF\r\nx"),
+    (b"Transfer-Encoding: chunked\r\n", b"5\r\nhe"),
+    (b"Content-Length: 500\r\n", b"half"),
+    (b"Content-Encoding: gzip\r\nContent-Length: 4\r\n", b"junk"),
+    (b"Content-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n", b"4\r\njunk\r\n0\r\n\r\n"),
+    (b"Expect: 100-continue\r\nContent-Length: 5\r\n", b"half"),
+]
+
+
+@pytest.mark.parametrize("path", ["/size", "/hello", "/nothing"])
+@everywhere
+async def test_bodies_that_are_wrong_or_end_early_are_no_news(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often a client sends one; read by a route, or read away behind its answer."""
+    async with listening(wrong_body_app()) as server:
+        for header, body in BAD_BODIES:
+            for ending in ("answer", "reset"):
+                head = b"POST " + path.encode() + b" HTTP/1.1\r\nHost: a\r\n" + header + b"\r\n"
+                n_http = server.listener.n_http
+                client = await server.connect(head)
+                # The head first, or aiohttp's parser would refuse both as one.
+                await until(lambda n_http=n_http: server.listener.n_http > n_http)
+                await asyncio.sleep(0)
+                client.send(body)
+                await asyncio.sleep(0.002)
+                if ending == "answer" and (b"XX" in body or b"zz" in body or b"bad" in body):
+                    answer = await client.rest()
+                    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ", b"HTTP/1.1 405 ")), answer
+                client.writer.transport.abort()
+                await until(lambda: server.listener.n_http == 0)
+    texts = [record.getMessage() for record in caplog.records if record.name != "fastws.listener"]
+    assert texts == []
+
+
+def wrong_body_app() -> web.Application:
+    async def size(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app = bare_app()
+    app.router.add_post("/size", size)
+    app.router.add_get("/hello", hello)
+    return app
+
+
+@everywhere
 async def test_a_websocket_after_health_on_the_same_connection() -> None:
     async with site() as server:
         assert (await server.ask("/health")).status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 import structlog
 
 from fastws.cli import main
-from fastws.config_report import WIDTH
-from fastws.settings import SETTINGS
+from fastws.cli.config_report import WIDTH
+from fastws.settings import SETTINGS, Setting
 from tests.certificates import Authority
 
 SECRET = "a secret of a length that is long enough"
@@ -275,3 +276,25 @@ def test_an_unknown_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         "--prot: unknown option, did you mean --port? (see fastws check-config --help)"
         in capsys.readouterr().err
     )
+
+
+def test_help_says_what_takes_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("serve", "check-config"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "On SIGHUP the server reads" in text
+        for setting in SETTINGS.values():
+            # Where the setting is described, with or without a flag.
+            is_marked = bool(
+                re.search(rf"{re.escape(setting.default_text)}\) \[restart\]", text_of(text, setting))
+            )
+            assert is_marked == setting.needs_restart, setting.name
+
+
+def text_of(text: str, setting: Setting) -> str:
+    """The part of a help text that is about a setting: from its name or flag to the mark, if there is one."""
+    described = text.index(setting.description)
+    if (flag := text.find(f" {setting.name} (")) >= 0:
+        return text[flag:described]
+    return text[described : described + len(setting.description) + len(setting.default_text) + 40]

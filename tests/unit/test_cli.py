@@ -66,6 +66,7 @@ def test_the_module_is_the_command() -> None:
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "--help")
     assert "serve " in text
+    assert "check-config" in text
     assert "record " in text
     assert "token " in text
 

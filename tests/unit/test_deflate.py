@@ -126,3 +126,14 @@ def test_a_bomb_is_not_expanded(limit: int) -> None:
     code, peak = map(int, output.split())
     assert code == 1009
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("window_bits", range(9, 16))
+def test_every_level_keeps_to_the_window(level: int, window_bits: int) -> None:
+    message = b"".join(b'{"code":"%06d","price":%d}' % (i, 70_000 + i % 97) for i in range(3000))
+    data = compress(message, window_bits, level)
+    assert len(data) < len(message) / 2
+    # A smaller window than the one that was used would not find what is referred to.
+    expander = zlib.decompressobj(-window_bits)
+    assert expander.decompress(data + b"\x00\x00\xff\xff") == message

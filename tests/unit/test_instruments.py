@@ -249,3 +249,71 @@ def test_the_default_table_is_plausible(default: Instruments) -> None:
             assert re.fullmatch(r"[A-Z]{1,5}(\.[A-Z])?", item.code)
             assert isinstance(close, Decimal)
             assert close.as_tuple().exponent == -2
+
+
+# A newer table.
+
+
+def facts(instrument: Instrument) -> tuple[object, ...]:
+    return tuple(
+        getattr(instrument, name)
+        for name in ("code", "name", "market", "sector", "previous_close", "currency")
+    )
+
+
+def test_a_newer_table_is_taken_over() -> None:
+    table = Instruments(
+        [
+            Instrument("A", "Old", "KOSPI", "IT", 100, "KRW"),
+            Instrument("B", "Bee", "NYSE", "IT"),
+            Instrument("C"),
+        ]
+    )
+    held = {code: table.get(code) for code in "ABC"}
+    newer = Instruments(
+        [
+            Instrument("D", "Dee", "KOSPI"),
+            Instrument("C"),
+            Instrument("A", "New", "KOSDAQ", "BIO", "101.50", "USD"),
+        ]
+    )
+    change = table.update(newer)
+    assert change == (("D",), ("A",), ("B",))
+    # Whoever holds an instrument holds the new one.
+    assert [table.get(code) for code in "ABC"] == [held[code] for code in "ABC"]
+    assert facts(held["A"]) == ("A", "New", "KOSDAQ", "BIO", Decimal("101.50"), "USD")  # type: ignore[arg-type]
+    assert held["A"].price_head == b'{"type":"price_update","code":"A","name":"New","price":'  # type: ignore[union-attr]
+    assert [instrument.code for instrument in table] == ["A", "B", "C", "D"]
+    assert list(table.markets) == ["NYSE", "KOSDAQ", "KOSPI"]
+    assert list(table.sectors) == ["IT", "BIO"]
+    assert [instrument.code for instrument in table.members_of_market("KOSPI")] == ["D"]
+    assert [instrument.code for instrument in table.members_of_sector("IT")] == ["B"]
+    assert table.update(newer) == ((), (), ("B",))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Instrument("A", "Name", "KOSPI", "IT", "1.9", "KRW"),
+        Instrument("A", "Name", "KOSPI", "IT", None, "KRW"),
+        Instrument("A", "Name", "KOSPI", "IT", "1.90", None),
+        Instrument("A", "Name", "KOSPI", None, "1.90", "KRW"),
+        Instrument("A", "Name", None, "IT", "1.90", "KRW"),
+        Instrument("A", None, "KOSPI", "IT", "1.90", "KRW"),
+    ],
+)
+def test_every_fact_counts(other: Instrument) -> None:
+    table = Instruments([Instrument("A", "Name", "KOSPI", "IT", "1.90", "KRW")])
+    assert table.update(Instruments([other])).changed == ("A",)
+    assert facts(table.get("A")) == facts(other)  # type: ignore[arg-type]
+    assert len(table.members_of_market("KOSPI")) == (other.market is not None)
+    assert len(table.members_of_sector("IT")) == (other.sector is not None)
+
+
+def test_an_instrument_keeps_its_code() -> None:
+    instrument = Instrument("A", "Name")
+    with pytest.raises(ValueError, match=r"^code: A cannot become B"):
+        instrument.become(Instrument("B"))
+    with pytest.raises(TypeError):
+        instrument.become(None)  # type: ignore[arg-type]
+    assert instrument.name == "Name"

@@ -38,7 +38,6 @@ RANKS = {
     "fastws.dialects": 3,
     "fastws.server": 4,
     "fastws.bench": 4,
-    "fastws.config_report": 4,
     "fastws.cli": 5,
     "fastws.__main__": 6,
     "fastws": 6,

@@ -328,3 +328,46 @@ async def test_subscribers_read_what_is_published(market: Market) -> None:
         server.close()
         async with asyncio.timeout(5):
             await subscriber.closed.wait()
+
+
+# A newer instrument table.
+
+
+def newer(*instruments: Instrument) -> Instruments:
+    return Instruments(instruments)
+
+
+async def test_an_instrument_moves_to_other_topics(market: Market) -> None:
+    market.publish_price(price(market, "005930", 73000))
+    (channel,) = channels(market, "sector", "IT")
+    assert market.update_instruments(
+        newer(
+            Instrument("005930", "Samsung", "KOSDAQ", "BIO"), Instrument("000660", "SK hynix", "KOSPI", "IT")
+        )
+    ) == (("000660",), ("005930",), ("AAPL", "KO", "0074K0"))
+    assert channels(market, "sector", "IT") == []
+    assert channels(market, "market", "KOSPI") == []
+    assert channels(market, "sector", "BIO") == channels(market, "market", "KOSDAQ") == [channel]
+    assert [topic.kind for topic in channel.topics] == ["stock", "sector", "market"]
+    assert channel in channels(market, "stock", "005930")
+    sequence = market.publish_price(price(market, "005930", 73001))
+    assert channel.seq == 2
+    assert json.loads(market.stock_body("005930") or b"") | {"timestamp": ""} == {
+        "type": "price_update", "code": "005930", "name": "Samsung", "price": 73001, "timestamp": "",
+        "sequence": sequence, "seq": 2,
+    }  # fmt: skip
+    # One without a market has the topic of its own only.
+    market.update_instruments(newer(Instrument("005930", "Samsung")))
+    assert [topic.kind for topic in channel.topics] == ["stock"]
+    assert channels(market, "sector", "BIO") == channels(market, "market", "KOSDAQ") == []
+
+
+async def test_the_order_books_of_one_that_moves_stay(market: Market) -> None:
+    market.publish_book(book(market, "005930", 72900))
+    before = channels(market, "stock", "005930")
+    market.update_instruments(newer(Instrument("005930", "Samsung", "KOSDAQ", "BIO")))
+    assert set(channels(market, "stock", "005930")) == set(before)
+    assert market.publish_book(book(market, "005930", 73000))
+    ring = market.book_ring("005930")
+    assert ring is not None
+    assert len(ring) == 2

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from fastws.auth.tokens import sign
+from tests.certificates import files
 from tests.clients import Client, client
 from tests.conftest import StartServer
+from tests.rawclient import RawClient
 from tests.serving import Server, until
 
 OLD_SECRET = "the old secret, long enough for HS256"
@@ -155,6 +160,15 @@ async def test_origins_and_the_admin_token(reloading: StartReloading) -> None:
         pass
 
 
+async def test_a_shorter_time_holds_for_who_already_waits(reloading: StartReloading) -> None:
+    target = reloading(handshake_timeout=300)
+    with RawClient(target.server.port, handshake=False) as raw:
+        raw.send(b"GET /v1/ws HTTP/1.1\r\n")
+        target.reload(handshake_timeout=0.2)
+        status, _, _ = await asyncio.to_thread(raw.read_response)
+        assert status == 408
+
+
 async def test_the_form_of_the_log(reloading: StartReloading) -> None:
     target = reloading()
     target.reload(log_format="json")
@@ -186,6 +200,30 @@ async def test_flags_win_as_at_the_start(reloading: StartReloading) -> None:
     target = reloading("--rate-limit", "9", rate_limit=5)
     assert "nothing has changed" in target.reload(rate_limit=6)
     assert target.server.stats()["rate_limit"] == 9
+
+
+async def serial_number(server: Server) -> int:
+    """That of the certificate which a new connection gets."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.tls)
+    chain: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
+    writer.close()
+    return x509.load_der_x509_certificate(chain).serial_number
+
+
+async def test_another_certificate_is_for_those_who_come(server: StartServer, tmp_path: Path) -> None:
+    certfile = tmp_path / "server.pem"
+    files().authority.issue(certfile)
+    target = Reloading(partial(server, certfile=certfile), tmp_path)
+    before = await serial_number(target.server)
+    async with client(target.server.url) as connection:
+        files().authority.issue(certfile, days=2)
+        assert await serial_number(target.server) == before
+        assert "certificate=" in target.hang_up()
+        after = await serial_number(target.server)
+        assert after != before
+        assert await is_alive(connection)
+        assert "nothing has changed" in target.hang_up()
+    assert await serial_number(target.server) == after
 
 
 # Symbols.
@@ -265,6 +303,22 @@ async def test_symbols_change_under_their_subscribers(reloading: StartReloading,
 # What is refused.
 
 
+@contextlib.contextmanager
+def logging_errors(
+    directory: Path, variables: Mapping[str, object] | None = None, **settings: object
+) -> Iterator[Reloading]:
+    """A server that may log errors, but no tracebacks, and ends as it should."""
+    target = Reloading(partial(Server, directory, **(variables or {})), directory, **settings)
+    try:
+        yield target
+        target.server.signal(signal.SIGTERM)
+        assert target.server.wait() == 0
+    finally:
+        target.server.process.kill()
+        target.server.process.wait()
+    assert "Traceback" not in target.server.log
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -274,6 +328,7 @@ async def test_symbols_change_under_their_subscribers(reloading: StartReloading,
         ({"symbols_file": "nowhere.csv"}, ("symbols_file", "nowhere.csv")),
         ({"symbols_file": "fastws.toml"}, ("symbols_file", "line 1")),
         ({"jwt_algorithm": "RS256"}, ("jwt_secret", "RS256")),
+        ({"trusted_proxies": ["nonsense"]}, ("trusted_proxies", "nonsense")),
         (
             {"jwt_algorithm": "ES256", "jwt_secret": None, "jwt_public_key": "nowhere.pem"},
             ("jwt_public_key",),
@@ -286,9 +341,8 @@ async def test_what_is_wrong_changes_nothing(
 ) -> None:
     (tmp_path / "symbols.csv").write_text(HEADER + "A1,Name,KOSPI,IT,100\n")
     before: dict[str, object] = {"jwt_secret": OLD_SECRET, "rate_limit": 30, "symbols_file": "symbols.csv"}
-    target = Reloading(lambda *flags: Server(tmp_path, *flags), tmp_path, **before)
-    server = target.server
-    try:
+    with logging_errors(tmp_path, **before) as target:
+        server = target.server
         async with client(server.url) as connection:
             # Another limit, another secret and another table come with what is wrong.
             (tmp_path / "symbols.csv").write_text(HEADER + "A1,Other,KOSPI,IT,100\nB2,Bee,KOSPI,IT,100\n")
@@ -307,12 +361,23 @@ async def test_what_is_wrong_changes_nothing(
         # Repaired, it is taken over.
         assert "[info" in target.reload(**before | {"rate_limit": 70})
         assert server.stats()["rate_limit"] == 70
-        server.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(server.wait) == 0
-    finally:
-        server.process.kill()
-        server.process.wait()
-    assert "Traceback" not in server.log
+
+
+async def test_a_wrong_certificate_changes_nothing(tmp_path: Path) -> None:
+    certfile = tmp_path / "server.pem"
+    files().authority.issue(certfile)
+    good = certfile.read_bytes()
+    with logging_errors(tmp_path, {"certfile": certfile}, rate_limit=30) as target:
+        before = await serial_number(target.server)
+        for wrong in (b"", good[: len(good) // 2], good.replace(b"A", b"B")):
+            certfile.write_bytes(wrong)
+            log = target.reload(rate_limit=70)
+            assert "[error" in log
+            assert "certfile: " in log
+            assert await serial_number(target.server) == before
+            assert target.server.stats()["rate_limit"] == 30
+        certfile.write_bytes(good)
+        assert "[info" in target.reload(rate_limit=70)
 
 
 async def test_many_at_once_are_done_one_after_the_other(reloading: StartReloading) -> None:
@@ -323,13 +388,6 @@ async def test_many_at_once_are_done_one_after_the_other(reloading: StartReloadi
     await asyncio.to_thread(until, lambda: target.server.stats()["rate_limit"] == 29, "the last reload")
 
 
-def test_one_during_the_start_does_not_end_it(server: StartServer) -> None:
-    """The default action of SIGHUP is to end the process; there is no moment at which a starting server takes it."""
-    target = server("--feed", "sim")
-    os.kill(target.process.pid, signal.SIGHUP)
-    until(lambda: "nothing has changed" in target.log, "the reload")
-
-
 # systemd.
 
 
@@ -338,8 +396,7 @@ async def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.M
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        target = Reloading(lambda *flags: Server(tmp_path, *flags), tmp_path, rate_limit=5)
-        try:
+        with logging_errors(tmp_path, rate_limit=5) as target:
             assert manager.recv(4096) == b"READY=1\nSTATUS=313 instruments, feed none"
             target.reload(rate_limit=6)
             assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
@@ -349,9 +406,4 @@ async def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.M
             state, _, status = manager.recv(4096).partition(b"\n")
             assert state == b"READY=1"
             assert status.startswith(b"STATUS=the last reload failed: rate_limit: ")
-            target.server.signal(signal.SIGTERM)
-            assert manager.recv(4096) == b"STOPPING=1\nSTATUS=stopping"
-            assert target.server.wait() == 0
-        finally:
-            target.server.process.kill()
-            target.server.process.wait()
+        assert manager.recv(4096) == b"STOPPING=1\nSTATUS=stopping"

@@ -1,0 +1,184 @@
+"""What the commands share: the parser, settings as flags, and how they are loaded."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, TypeAlias
+
+import structlog
+
+from fastws import logs
+from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
+from fastws.settings import SETTINGS, Setting, Settings
+
+FAILED: Final = 1
+"""Exit status: the command was understood and did not succeed."""
+USAGE: Final = 2
+"""Exit status: a flag or a setting is wrong, and nothing was begun."""
+INTERRUPTED: Final = 130
+
+SERVE_FLAGS: Final = (
+    "host",
+    "port",
+    "unix_socket",
+    "certfile",
+    "keyfile",
+    "admin_bind",
+    "allowed_origins",
+    "feed",
+    "symbols_file",
+    "replay_speed",
+    "replay_loop",
+    "replay_max_gap",
+    "simulator_rate",
+    "simulator_seed",
+    "batch_interval_ms",
+    "rate_limit",
+    "jwt_secret",
+    "admin_token",
+    "database",
+    "log_level",
+    "log_format",
+)
+"""Settings that are flags of `fastws serve`; the others are in the file and in variables only."""
+
+_METAVARS: Final = {
+    "admin_bind": "HOST:PORT",
+    "allowed_origins": "ORIGIN,...",
+    "certfile": "FILE",
+    "keyfile": "FILE",
+    "unix_socket": "PATH",
+    "feed": "FEED",
+    "jwt_secret": "SECRET",
+    "admin_token": "SECRET",
+    "database": "URL",
+    "replay_max_gap": "SECONDS",
+    "replay_speed": "FACTOR",
+    "symbols_file": "FILE",
+}
+
+_log = structlog.get_logger("fastws.cli")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line; the usage of a command with many flags would bury it."""
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+# The class is not generic when the program runs.
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def add_command(commands: Commands, name: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
+    )
+    command.set_defaults(command=command)
+    return command
+
+
+def add_settings(command: argparse._ActionsContainer, names: Sequence[str]) -> None:
+    for name in names:
+        setting = SETTINGS[name]
+        text = f"{setting.description} (default: {setting.default_text})".replace("%", "%%")
+        if names is SERVE_FLAGS:
+            text += _restart_mark(setting)
+        # Values stay text here: the settings check flags, variables and file alike, with the same messages.
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": name}
+        if setting.kind is bool:
+            command.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            metavar = _METAVARS.get(name, _metavar(setting.kind, name))
+            command.add_argument(setting.flag, metavar=metavar, **options)
+
+
+def _restart_mark(setting: Setting) -> str:
+    return " [restart]" if setting.needs_restart else ""
+
+
+def _metavar(kind: Any, name: str) -> str:
+    choices = getattr(kind, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return "N" if kind in (int, float) else name.upper()
+
+
+def other_settings(names: Sequence[str]) -> str:
+    lines = [
+        f"  {setting.name} ({setting.default_text}){_restart_mark(setting)}\n      {setting.description}"
+        for setting in SETTINGS.values()
+        if setting.name not in names
+    ]
+    return "\n".join(
+        [
+            "",
+            "Each flag is also a key of the TOML file (batch_interval_ms = 30) and a variable",
+            "(FASTWS_BATCH_INTERVAL_MS=30). Flags win over variables, and variables over the file.",
+            "",
+            "On SIGHUP the server reads file, keys, certificate and symbols again and takes over what has",
+            "changed, all of it or nothing; settings with [restart] stay as they were at its start.",
+            "",
+            "Settings without a flag, with their defaults:",
+            *lines,
+        ]
+    )
+
+
+def describe_unknown(argument: str, command: argparse.ArgumentParser) -> str:
+    flag = argument.partition("=")[0]
+    name = flag.removeprefix("--").replace("-", "_")
+    setting = SETTINGS.get(name) or SETTINGS.get(name.removeprefix("no_"))
+    if flag.startswith("--") and setting is not None and setting.flag not in command._option_string_actions:
+        if setting.name in SERVE_FLAGS:
+            return f"{flag} is a flag of fastws serve, not of {command.prog}"
+        return f"{flag} is no flag; set {setting.name} in the TOML file or {setting.variable}"
+    matches = difflib.get_close_matches(flag, command._option_string_actions, n=1)
+    hint = f", did you mean {matches[0]}?" if matches else ""
+    return f"{flag}: unknown option{hint} (see {command.prog} --help)"
+
+
+def load_settings(options: argparse.Namespace) -> Settings:
+    return load(options.config, os.environ, flags_of(options))
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, object]:
+    return {name: value for name, value in vars(options).items() if name in SETTINGS}
+
+
+def begin(options: argparse.Namespace) -> Settings:
+    """Load the settings and begin to log."""
+    settings = load_settings(options)
+    logs.configure(settings.log_level, settings.log_format)
+    logs.capture()
+    warn_of_linked_variables()
+    return settings
+
+
+def warn_of_linked_variables() -> None:
+    for variable in linked_variables(os.environ):
+        _log.warning(
+            "variable ignored: it is no setting but what Kubernetes sets for a Service named fastws "
+            "(enableServiceLinks: false leaves it out)",
+            variable=variable,
+            value=os.environ[variable],
+        )
+
+
+def fail(text: str, status: int = USAGE) -> int:
+    print("fastws: error:", logs.redact_text(text), file=sys.stderr)
+    return status

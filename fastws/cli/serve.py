@@ -1,0 +1,100 @@
+"""``fastws serve`` and ``fastws check-config``, which take the same flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from typing import Final
+
+import structlog
+
+from fastws import logs
+from fastws.cli import config_report
+from fastws.cli.options import (
+    SERVE_FLAGS,
+    USAGE,
+    Commands,
+    add_command,
+    add_settings,
+    begin,
+    fail,
+    flags_of,
+    load_settings,
+    other_settings,
+    warn_of_linked_variables,
+)
+from fastws.configuration import read
+from fastws.errors import SettingsError
+from fastws.server import lifecycle
+from fastws.server.preflight import start_problems
+
+SERVE_EXAMPLES: Final = """\
+examples:
+  fastws serve --feed sim
+      made-up prices at ws://127.0.0.1:8000/v1/ws
+  fastws serve --host 0.0.0.0 --port 9000 --feed replay:day.txt --replay-speed 10
+      a recording, ten times as fast
+  FASTWS_RATE_LIMIT=500 fastws serve --config fastws.toml
+      settings from a file, one of them replaced by the environment
+"""
+CHECK_EXAMPLES: Final = """\
+examples:
+  fastws check-config --config fastws.toml && kill -HUP "$PID"
+      let a running server take the file over, if it can be used
+  FASTWS_PORT=9000 fastws check-config --feed sim --json
+      the same for programs
+"""
+
+_log = structlog.get_logger("fastws.cli")
+
+
+def add_serve(commands: Commands) -> None:
+    serve = add_command(
+        commands, "serve", "serve prices to WebSocket clients", SERVE_EXAMPLES + other_settings(SERVE_FLAGS)
+    )
+    add_settings(serve, SERVE_FLAGS)
+    serve.set_defaults(run=_serve)
+
+
+def add_check_config(commands: Commands) -> None:
+    checking = add_command(
+        commands,
+        "check-config",
+        "show every setting, and find what would keep the server from starting",
+        CHECK_EXAMPLES + other_settings(SERVE_FLAGS),
+    )
+    checking.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_settings(checking, SERVE_FLAGS)
+    checking.set_defaults(run=_check_config)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = begin(options)
+    try:
+        return lifecycle.serve(settings, partial(load_settings, options))
+    except SettingsError as error:
+        if settings.log_format == "console":
+            raise
+        # Whoever reads the lines of this process expects JSON from here on.
+        _log.error(str(error), setting=error.setting)
+        return USAGE
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    logs.configure("warning")  # what is found that the server would only warn of
+    warn_of_linked_variables()
+    settings, problems, wrong = read(options.config, os.environ, flags_of(options))
+    problems += start_problems(settings, wrong)
+    if options.json:
+        print(config_report.document(settings, problems, wrong))
+    elif not problems:
+        print(config_report.table(settings))
+        print(config_report.conclusion(settings))
+    else:
+        for problem in problems:
+            fail(str(problem))
+        n = len(problems)
+        print(f"{n} problem{'s' if n > 1 else ''}; a server would not start", file=sys.stderr)
+    return USAGE if problems else 0
