@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 
 from fastws.logs import log_limited
 from fastws.server.handshake import (
@@ -168,7 +169,7 @@ class _NoResponse(web.StreamResponse):
 class HttpProtocol(web.RequestHandler):
     """aiohttp's connection, with errors as JSON and answers for clients that close their sending side."""
 
-    __slots__ = ("is_half_closed",)
+    __slots__ = ("_body", "is_half_closed")
 
     def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -181,6 +182,7 @@ class HttpProtocol(web.RequestHandler):
             auto_decompress=False,
         )
         self.is_half_closed = False
+        self._body: StreamReader | None = None
 
     def handle_error(
         self,
@@ -217,8 +219,24 @@ class HttpProtocol(web.RequestHandler):
                 _log, "http failed", "a connection failed", level="error", reason=str(args[0]), exc_info=error
             )
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        for message, body in self._messages:
+            if isinstance(message, RawRequestMessage):
+                self._body = body
+            else:
+                # What cannot be parsed is answered when the request before it is done; but where it is in the body
+                # of that request, that would never be.
+                self._end_body()
+
+    def _end_body(self) -> None:
+        """Tell whoever waits for the rest of the last request's body that it will not come."""
+        if self._body is not None and not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError("the body is malformed or incomplete"))
+
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio.Protocol allows
         """Keep a half-closed connection until its request is answered."""
+        self._end_body()
         if self._waiter is not None and not self._waiter.done():  # idle: nothing is owed
             return None
         self.is_half_closed = True

@@ -6,6 +6,7 @@ status. Handlers read what is in memory and wait for nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -27,12 +28,16 @@ MAX_BODY_SIZE: Final = 1 << 20
 MAX_BOOK_DEPTH: Final = 10
 MAX_BOOKS: Final = 1000
 
+# For a body to arrive and to be dealt with.
+_REQUEST_SECONDS: Final = 30.0
+
 _ENCODED: Final = Refusal(
     415,
     "UNSUPPORTED_MEDIA_TYPE",
     "compressed bodies are not accepted; send it without Content-Encoding",
     (("Accept-Encoding", "identity"),),
 )
+_LATE_BODY: Final = Refusal(408, "REQUEST_TIMEOUT", "the body took too long")
 _MALFORMED_BODY: Final = Refusal(400, "BAD_REQUEST", "malformed or incomplete body")
 
 _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
@@ -291,7 +296,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         # Answered here, where nobody looks at the body: a decoder would have to be bounded, and nobody needs one.
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HttpError(_ENCODED)
-        return await handler(request)
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            return await handler(request)
+    except TimeoutError:
+        if request.content.is_eof():
+            raise
+        response = problem_response(_LATE_BODY)
+        response.force_close()
+        return response
     except HttpError as problem:
         return problem_response(problem.refusal)
     except web.RequestPayloadError:
