@@ -31,6 +31,7 @@ from fastws.market.alerts import AlertBook
 from fastws.market.market import Market
 from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.listener import Listener
+from fastws.server.tls import TlsContext
 from fastws.sessions import Sessions
 
 # What is no code of ours: the client's own end without one (RFC 6455 §7.4.1), and whatever else clients send.
@@ -71,6 +72,9 @@ class MetricsView(Protocol):
 
     @property
     def listener(self) -> Listener: ...
+
+    @property
+    def tls(self) -> TlsContext | None: ...
 
 
 def add_metrics_routes(app: web.Application, server: MetricsView) -> None:
@@ -141,6 +145,14 @@ class ServerCollector(Collector):
             "times that accepting stopped for want of file descriptors",
             listener.accept_pauses,
         )
+        if self._server.tls is not None:
+            tls = self._server.tls
+            yield _counter("tls_failures", "connections that came to no TLS handshake", tls.n_failed)
+            yield _gauge(
+                "certificate_expires_seconds",
+                "when the certificate of new connections ends, Unix time",
+                tls.expires_at.timestamp(),
+            )
 
     def _updates(self) -> Iterator[Metric]:
         hub = self._server.hub

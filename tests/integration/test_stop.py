@@ -262,3 +262,27 @@ def test_the_end_of_its_terminal_is_its_end(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_stop_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """Nothing that is known does this: the loop stands still in the middle of the stop."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nimport fastws.server.drain as m\nm.Drain.run = lambda self: time.sleep(60)\n"
+    )
+    port = free_port()
+    variables = environment({"shutdown_timeout": 1})
+    variables["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{variables['PYTHONPATH']}"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command("serve", "--port", str(port)), env=variables, cwd=tmp_path, stderr=log
+        )
+    try:
+        until(lambda: not is_closed(port), "the server", 30)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(15) == 1
+        assert time.monotonic() - began < 2.5
+    finally:
+        process.kill()
+        process.wait()
+    assert "took longer than shutdown_timeout" in (tmp_path / "log").read_text().splitlines()[-1]

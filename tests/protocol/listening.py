@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
@@ -140,7 +141,8 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(ConnectionError):  # the server may have closed first
+        # The server may have closed first, or still be saying something.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             await self.writer.wait_closed()
 
 

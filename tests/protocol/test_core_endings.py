@@ -118,6 +118,7 @@ async def test_values_of_mode_latest_survive_a_second_blockage() -> None:
         assert set(range(1, 3001)) <= set(sequences)
         declared = [item["code"] for message in client.messages for item in message.get("items", ())]
         assert set(declared) <= {"A"}
+        del connection  # nothing may hold it when the hub ends
 
 
 async def settled(made: Bench, client: Client) -> None:

@@ -575,6 +575,22 @@ async def test_a_server_with_tls_says_so_and_serves_deflate(server: StartServer)
             await connection.receive()
 
 
+def test_metrics_tell_of_the_certificate_and_of_failures(server: StartServer) -> None:
+    target = server("--feed", "none", certfile=files().certfile)
+
+    def figure(name: str) -> float:
+        text = target.get("/metrics")[1].decode()
+        (line,) = (line for line in text.splitlines() if line.startswith(f"fastws_{name} "))
+        return float(line.split()[1])
+
+    assert 0 < figure("certificate_expires_seconds") - time.time() < 2 * 86_400
+    assert figure("tls_failures_total") == 0
+    with RawClient(target.port, handshake=False) as raw:
+        raw.send(GET_HELLO)
+        assert raw.read_response()[0] == 400
+    assert figure("tls_failures_total") == 1
+
+
 def test_who_breaks_off_is_no_news(server: StartServer) -> None:
     target = server("--feed", "sim", certfile=files().certfile)
     for _ in range(20):

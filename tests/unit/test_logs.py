@@ -264,3 +264,28 @@ def test_kinds_are_bounded() -> None:
     clock.now += 11
     limiter.log(log, "kind 2000", "event")
     assert log.lines[-1] == ("warning", "event", {"suppressed": 995})
+
+
+def test_what_others_log_is_limited_by_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(logs, "limiter", LogLimiter(10.0, clock=clock))
+    stream = written()
+    asyncio_log, other = logging.getLogger("asyncio"), logging.getLogger("somebody")
+
+    def fail(kind: type[Exception], number: int) -> None:
+        try:
+            raise kind(number)
+        except kind as error:
+            asyncio_log.error(f"Fatal error\nprotocol: <P at {number:#x}>", exc_info=error)
+
+    for number in range(100):
+        fail(ValueError, number)
+        fail(KeyError, number)
+        logging.getLogger("aiohttp.server").error("Error handling request from %s", number)
+        other.warning("kept")
+    kinds = [line["event"] for line in lines(stream)]
+    assert kinds.count("kept") == 100
+    assert len(kinds) == 103
+    clock.now += 11
+    fail(ValueError, 7)
+    assert lines(stream)[-1]["suppressed"] == 99
