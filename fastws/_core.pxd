@@ -165,8 +165,8 @@ cdef class Cohort:
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
     cdef int retire(self) except -1
-    cdef int add_member(self, Connection connection) except -1
-    cdef int remove_member(self, Connection connection) except -1
+    cdef int add_member(self, Subscriber connection) except -1
+    cdef int remove_member(self, Subscriber connection) except -1
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept
 
 
@@ -237,7 +237,7 @@ cdef class Flusher:
     cdef void forget_ended(self) noexcept
     cdef int gather(self) except -1
     cdef int send_gathered(self) except -1
-    cdef int hand_over(self, Connection connection) except -1
+    cdef int hand_over(self, Subscriber connection) except -1
     cdef Frame variant(self, Frame frame, int64_t after_sequence)
     cdef int drop_gathered(self) except -1
 
@@ -301,8 +301,8 @@ cdef class Hub:
     cdef int64_t publish_update(self, Channel channel, object payload) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
-    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, dict wanted) except -1
-    cdef int leave(self, Connection connection) except -1
+    cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
+    cdef int leave(self, Subscriber connection) except -1
     cdef int count_close(self, int code) except -1
     cdef int remember(self, Update update) except -1
     cdef int forget(self, int64_t last) noexcept
@@ -310,42 +310,17 @@ cdef class Hub:
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
 
-cdef class Connection(FrameParser):
+cdef class Outbox(FrameParser):
     cdef readonly Hub hub
     cdef readonly object transport
-    cdef readonly object handler
-    cdef public object context
     cdef readonly Dialect dialect
-    cdef Cohort cohort
-    cdef tuple order
-    cdef uint32_t member_index
-    cdef uint32_t registry_index
     cdef int fd
     cdef uint8_t is_blocked
     cdef uint8_t state
-    cdef uint8_t has_subscribed
-    cdef uint8_t abuse_seconds
     cdef uint8_t window_bits
-    cdef int close_code
-    cdef readonly str close_reason
-    cdef int64_t join_sequence
     cdef int64_t assigned_sequence
     cdef int64_t delivered_sequence
     cdef int64_t refused_sequence   # of the first update that was neither sent nor kept; -1: of a frame without any
-    cdef int64_t base_sequence
-    # A restored session catches up with history before it joins a cohort.
-    cdef dict replay_wanted         # what it will hold then
-    cdef dict replay_starts         # topics of which only what comes after a number is missed
-    cdef dict replay_channels
-    cdef set replay_also            # numbers of updates that were addressed to this connection
-    cdef int64_t replay_sequence
-    cdef bint replay_paused
-    # What was held when the connection left its cohort for good, and up to where it was served; not `left_whole`: a
-    # snapshot did not arrive, so what it was served has no base.
-    cdef readonly dict left_subscriptions
-    cdef readonly int64_t left_sequence
-    cdef readonly bint left_paused
-    cdef readonly bint left_whole
     # What waits to be sent, in order: the cut frame (in the transport), outbox, backlog.
     cdef Frame cut
     cdef object outbox
@@ -360,14 +335,73 @@ cdef class Connection(FrameParser):
     cdef int64_t n_delivered
     cdef int64_t n_conflated
     cdef int64_t n_lost
+    cdef int64_t taken_ns
+    cdef Py_ssize_t waiting_size
+
+    cdef bint is_usable(self) except? 0
+    cdef Py_ssize_t queued_size(self)
+    cdef int send_ahead(self, bytes data) except -1
+    cdef int check_cap(self) except -1
+    cdef int send_frame(self, Frame frame) except -1
+    cdef int assign(self, Frame frame) except -1
+    cdef int write_frame(self, Frame frame) except -1
+    cdef int on_sent(self, Frame frame, Py_ssize_t n_sent) except -1
+    cdef void refuse(self, Frame frame) noexcept
+    cdef int on_cut_written(self) except -1
+    cdef int enqueue(self, Frame frame) except -1
+    cdef int drop_oldest(self, Py_ssize_t n_kept) except -1
+    cdef int declare_lost(self, Update update) except -1
+    cdef int enqueue_backlog(self, Frame frame) except -1
+    cdef int move_backlog(self, int64_t sequence) except -1
+    cdef int drain(self) except -1
+    cpdef abort(self, int code, str reason=*)
+    cdef int on_drained(self) except -1
+
+
+cdef class Subscriber(Outbox):
+    cdef Cohort cohort
+    cdef tuple order
+    cdef uint32_t member_index
+    cdef uint8_t has_subscribed
+    cdef int64_t join_sequence
+    cdef int64_t base_sequence
+    # A restored session catches up with history before it joins a cohort.
+    cdef dict replay_wanted         # what it will hold then
+    cdef dict replay_starts         # topics of which only what comes after a number is missed
+    cdef dict replay_channels
+    cdef set replay_also            # numbers of updates that were addressed to this connection
+    cdef int64_t replay_sequence
+    cdef bint replay_paused
+    # What was held when the connection left its cohort for good, and up to where it was served; not `left_whole`: a
+    # snapshot did not arrive, so what it was served has no base.
+    cdef readonly dict left_subscriptions
+    cdef readonly int64_t left_sequence
+    cdef readonly bint left_paused
+    cdef readonly bint left_whole
+
+    cdef bint settle(self) except? 0
+    cdef int note_settled(self) except -1
+    cdef int end_replay(self) except -1
+    cdef int64_t served_until(self) except? -2
+    cdef int64_t assigned_until(self) except? -2
+    cdef bint owes_snapshot(self)
+    cdef int leave_for_good(self) except -1
+    cdef int fail(self, int code, str reason) except -1
+
+
+cdef class Connection(Subscriber):
+    cdef readonly object handler
+    cdef public object context
+    cdef uint32_t registry_index
+    cdef uint8_t abuse_seconds
+    cdef int close_code
+    cdef readonly str close_reason
     cdef readonly int64_t message_count
     cdef int64_t opened_ms
     cdef int64_t received_ns
     cdef int64_t heard_ns
     cdef int64_t pinged_ns
-    cdef int64_t taken_ns
     cdef int64_t deadline_ns
-    cdef Py_ssize_t waiting_size
     cdef float tokens
     cdef uint32_t n_recent
     cdef int64_t refilled_ns
@@ -377,31 +411,6 @@ cdef class Connection(FrameParser):
     cdef int feed_bytes(self, uint8_t* data, Py_ssize_t size) except -1
     cdef bytes inflated(self, bytes payload, bint is_text)
     cdef bint take_token(self, int64_t now_ns) noexcept
-    cdef int send_ahead(self, bytes data) except -1
-    cdef int send_frame(self, Frame frame) except -1
-    cdef int write_frame(self, Frame frame) except -1
-    cdef int on_sent(self, Frame frame, Py_ssize_t n_sent) except -1
-    cdef void refuse(self, Frame frame) noexcept
-    cdef int assign(self, Frame frame) except -1
-    cdef int on_cut_written(self) except -1
-    cdef int enqueue(self, Frame frame) except -1
-    cdef int move_backlog(self, int64_t sequence) except -1
-    cdef int enqueue_backlog(self, Frame frame) except -1
-    cdef int drop_oldest(self, Py_ssize_t n_kept) except -1
-    cdef int declare_lost(self, Update update) except -1
-    cdef int drain(self) except -1
-    cdef bint settle(self) except? 0
-    cdef int check_cap(self) except -1
-    cpdef abort(self, int code, str reason=*)
-    cdef int leave_for_good(self) except -1
-    cdef int64_t served_until(self) except? -2
-    cdef int64_t assigned_until(self) except? -2
-    cdef bint owes_snapshot(self)
-    cdef int note_settled(self) except -1
-    cdef int end_replay(self) except -1
-    cdef int fail(self, int code, str reason) except -1
     cdef void excuse(self, int64_t ns) noexcept
     cdef int sweep(self, int64_t now_ns) except -1
-    cdef bint is_usable(self) except? 0
-    cdef Py_ssize_t queued_size(self)
     cdef int finish(self, int code) except -1

@@ -249,7 +249,7 @@ cdef class Cohort:
         del self.hub.cohorts[self.key]
         return 0
 
-    cdef int add_member(self, Connection connection) except -1:
+    cdef int add_member(self, Subscriber connection) except -1:
         cdef uint32_t size, i
         cdef PyObject** grown
         if self.n_members == self.members_size:
@@ -267,7 +267,7 @@ cdef class Cohort:
             self.hub.subscriptions_by_kind[(<Topic>self.subs[i].topic).kind_index] += 1
         return 0
 
-    cdef int remove_member(self, Connection connection) except -1:
+    cdef int remove_member(self, Subscriber connection) except -1:
         cdef Flusher flusher = self.hub.flusher
         cdef uint32_t hole = connection.member_index, i
         for i in range(self.n_subs):

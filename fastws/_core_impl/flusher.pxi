@@ -438,7 +438,7 @@ cdef class Flusher:
             connection.abort(1011, "internal error")
         return 0
 
-    cdef int hand_over(self, Connection connection) except -1:
+    cdef int hand_over(self, Subscriber connection) except -1:
         """Give a connection that is about to leave its cohort what the job under way still has for it."""
         cdef Py_ssize_t i
         cdef Frame frame

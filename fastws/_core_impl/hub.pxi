@@ -397,7 +397,7 @@ cdef class Hub:
 
     # Connections.
 
-    cdef int join(self, Connection connection, Dialect dialect, bint is_paused, dict wanted) except -1:
+    cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1:
         cdef Cohort cohort
         cdef list given = list(wanted.items())
         cdef list subscriptions = sorted(given, key=_topic_number)
@@ -414,7 +414,7 @@ cdef class Hub:
         cohort.add_member(connection)
         return 0
 
-    cdef int leave(self, Connection connection) except -1:
+    cdef int leave(self, Subscriber connection) except -1:
         if connection.cohort is not None:
             connection.cohort.remove_member(connection)
         return 0

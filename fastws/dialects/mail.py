@@ -61,11 +61,13 @@ class Mail:
             if client not in hearing:
                 client.owed.append(sequence)
                 del client.owed[: -self.mailboxes.limit_per_user or None]
+        now = time.monotonic()
+        self.sessions.expire(now)
         is_awaited = user_key in self._by_user or self.sessions.has_user(user_key)
         if is_awaited:
             # An open connection may turn out to have been dead all along.
-            self.mailboxes.keep(user_key, Kept(sequence, wall_ms(), payload), time.monotonic())
-        if hearing or not is_awaited:
+            self.mailboxes.keep(user_key, Kept(sequence, wall_ms(), payload), now)
+        if not is_awaited or any(client.connection.is_open for client in hearing):
             self.on_told(payload)
         return sequence
 

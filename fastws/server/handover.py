@@ -229,6 +229,10 @@ class HttpProtocol(web.RequestHandler):
                 # of that request, that would never be.
                 self._end_body()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._end_body()  # behind an answer, aiohttp would go on waiting for it
+
     def _end_body(self) -> None:
         """Tell whoever waits for the rest of the last request's body that it will not come."""
         if self._body is not None and not self._body.is_eof():

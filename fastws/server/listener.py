@@ -29,7 +29,8 @@ from fastws.server.handshake import (
 )
 from fastws.server.peers import Peers, endpoint
 from fastws.server.places import Place
-from fastws.server.tls import TlsContext, TlsTransport
+from fastws.server.tls import TlsContext
+from fastws.server.tls_transport import TlsTransport
 
 # A refused client may still be sending; closing on unread data would reset the connection and could cost it
 # the answer. So the rest is read and dropped for a while.

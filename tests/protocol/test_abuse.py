@@ -727,13 +727,11 @@ async def test_who_reads_by_fits_and_starts_has_the_last_value_of_everything_in_
     assert losses.n_overflows > 1
 
 
-async def test_latest_gets_the_newest_values_after_a_stall(
-    server: StartServer, tmp_path: Path, over: dict[str, str]
-) -> None:
-    target = start(server, tmp_path, simulator_rate=3000, **over)
+async def test_latest_gets_the_newest_values_after_a_stall(server: StartServer, tmp_path: Path) -> None:
+    target = start(server, tmp_path, simulator_rate=3000)
 
     def attack() -> None:
-        with RawClient(target.port, tls=target.tls, receive_buffer=4096) as raw:
+        with RawClient(target.port, receive_buffer=4096) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=CODES, mode="latest")
             for _ in range(2):
                 raw.read_message()

@@ -58,13 +58,23 @@ def write_replay(directory: Path, lines: Iterable[str]) -> str:
 
 
 @pytest.fixture
-def busy(
+def busy(shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A server where prices and books of twelve symbols are updated 2,000 times a second."""
+    return start_busy(shared_server, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def busy_over(
     shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory, over: dict[str, str]
 ) -> Server:
-    """A server where prices and books of twelve symbols are updated 2,000 times a second."""
-    symbols = tmp_path_factory.getbasetemp() / "symbols"
+    """The same in plain, and with TLS."""
+    return start_busy(shared_server, tmp_path_factory.getbasetemp(), **over)
+
+
+def start_busy(launch: StartServer, directory: Path, **settings: object) -> Server:
+    symbols = directory / "symbols"
     symbols.mkdir(exist_ok=True)
-    return shared_server(
+    return launch(
         "--feed",
         "sim",
         "--symbols-file",
@@ -73,20 +83,20 @@ def busy(
         simulator_seed=11,
         simulator_opening_burst=1,
         rate_limit=1000,
-        **over,
+        **settings,
     )
 
 
 # Numbers.
 
 
-async def test_mode_all_gets_every_update_once_in_order_and_the_same_as_others(busy: Server) -> None:
+async def test_mode_all_gets_every_update_once_in_order_and_the_same_as_others(busy_over: Server) -> None:
     texts: dict[tuple[str, str, int], list[str]] = {}
     wanted = [list(SYMBOLS), list(SYMBOLS)[:1], list(SYMBOLS)[:6], list(SYMBOLS)]
 
     async def listen(codes: list[str]) -> tuple[Stream, dict[tuple[str, str, int], Message]]:
         stream, seen = Stream(), {}
-        async with client(busy.url) as connection:
+        async with client(busy_over.url) as connection:
             connection.on_message = stream.take
             await connection.subscribe("stock", *codes)
             await connection.until_snapshot()
@@ -253,7 +263,7 @@ async def test_unsubscribing_from_the_specific_leaves_the_general(busy: Server) 
 # Snapshots.
 
 
-async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy: Server) -> None:
+async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy_over: Server) -> None:
     """Six clients subscribe and unsubscribe at random, each checked against its own history and the others'."""
     texts: dict[tuple[str, str, int], str] = {}
 
@@ -263,7 +273,7 @@ async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy: Server) ->
 
     async def storm(seed: int) -> int:
         rng = random.Random(seed)
-        async with client(busy.url) as connection:
+        async with client(busy_over.url) as connection:
             stream = Stream()
 
             def take(message: Message) -> None:

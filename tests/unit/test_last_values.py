@@ -259,7 +259,7 @@ async def test_rows_that_make_no_value_are_left_out(url: str) -> None:
     assert desk.stock("E")["stale"] is True
     assert all(desk.market.stock_body(code) is None for code in "ABCD")
     (line,) = [line for line in lines if "left out" in line["event"]]
-    assert line["code"] == "A"
+    assert line["code"] in "ABCD"
     await desk.close()
 
 

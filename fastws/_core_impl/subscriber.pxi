@@ -1,0 +1,256 @@
+cdef class Subscriber(Outbox):
+    """What one client has asked for: its place in a cohort, or, while it catches up with history, its way there.
+
+    1. An open connection is in one cohort, also when it has subscribed to nothing, or it catches up.
+    2. Whoever moves to another cohort has got everything that was published until then: see `settle`.
+    3. What is caught up comes in order and before anything live: no cohort before it is done.
+    4. What it held and up to where it was served is noted once, when it leaves for good, for a session to go on from.
+    """
+
+    @property
+    def is_paused(self):
+        if self.replay_wanted is not None:
+            return self.replay_paused
+        return self.cohort is not None and self.cohort.is_paused
+
+    def subscriptions(self):
+        """dict[Topic, Options] of what this connection holds, in the order in which it was asked for."""
+        cdef dict held = {}
+        cdef uint32_t i
+        if self.replay_wanted is not None:
+            return dict(self.replay_wanted)
+        if self.cohort is not None:
+            for i in range(self.cohort.n_subs):
+                held[<object>self.cohort.subs[i].topic] = <object>self.cohort.subs[i].options
+            if self.order is not None:
+                held = {topic: held[topic] for topic in self.order}
+        return held
+
+    def set_subscriptions(self, dict wanted, is_paused=None):
+        """Hold exactly `wanted` (dict[Topic, Options]) from now on.
+
+        What is pending for the connection is handed to its outbox first, so nothing published until now is missing
+        or doubled by a snapshot sent right after this call.
+        """
+        cdef bint paused = self.is_paused if is_paused is None else is_paused
+        if self.state != OPEN:
+            return
+        if wanted:
+            self.has_subscribed = 1
+        if self.replay_wanted is not None:
+            # What is new begins now, whatever is still to be caught up for the rest.
+            for topic in wanted:
+                if topic not in self.replay_wanted:
+                    self.replay_starts[topic] = self.hub.sequence
+            self.replay_wanted = wanted
+            self.replay_channels = {}
+            self.replay_paused = paused
+            return
+        if self.settle():
+            self.hub.leave(self)
+            self.hub.join(self, self.dialect, paused, wanted)
+
+    def send_snapshot(self, topics):
+        """One batch marked `snapshot` with the last update of every channel of `topics` ((Topic, Options) pairs)."""
+        cdef Frame frame
+        if self.state != OPEN or not self.settle():
+            return
+        if self.replay_wanted is None:
+            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.hub.sequence)
+        else:
+            # It must not claim what is still to be caught up.
+            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.replay_sequence)
+        self.allowance = max(self.allowance, frame.size())
+        self.send_frame(frame)
+
+    cdef bint settle(self) except? 0:
+        """Put everything published until now for this connection into its outbox.
+
+        Returns whether the connection is still open: any send may end it and take its cohort.
+        """
+        cdef Frame frame
+        if self.cohort is not None and not self.cohort.is_paused:
+            self.hub.flusher.hand_over(self)
+            if self.state != OPEN:
+                return False
+            for frame in self.cohort.frames_after(self.join_sequence):
+                self.send_frame(frame)
+        self.join_sequence = self.hub.sequence
+        self.note_settled()
+        return self.state == OPEN
+
+    cdef int note_settled(self) except -1:
+        """Note that everything up to `join_sequence` was handed to the kernel, if it was."""
+        if self.replay_wanted is None and not (self.is_blocked or self.outbox is not None or self.backlog):
+            self.base_sequence = self.join_sequence
+        return 0
+
+    # Restoration.
+
+    def restore(self, dict wanted, int64_t cursor, bint is_paused=False, also=()):
+        """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
+
+        Targets of mode `all` get every update in order, those of `latest` their current value, as fast as the client
+        takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
+        so slow that history ends before it has caught up is closed with 4408. What the connection held before goes
+        on from now; its options hold. `also` are numbers of updates that come in their places though no topic asks
+        for them: what `Hub.tell` has told others.
+
+        :return: False, and nothing was done, when history does not reach back to `cursor`.
+        """
+        if self.state != OPEN:
+            return True
+        if not self.hub.history_limit or not self.hub.history_start - 1 <= cursor <= self.hub.sequence:
+            return False
+        held = self.subscriptions()
+        if not self.settle():
+            return True
+        self.hub.leave(self)
+        if wanted:
+            self.has_subscribed = 1
+        if self.replay_wanted is None:
+            self.replay_starts = dict.fromkeys(held, self.hub.sequence)
+            self.replay_also = set(also)
+            self.replay_sequence = cursor
+        else:
+            # It catches up with another session already; that goes on from where it is.
+            self.replay_starts = {
+                topic: max(self.replay_starts.get(topic, 0), self.replay_sequence) if topic in held else cursor
+                for topic in wanted | held
+            }
+            self.replay_also |= set(also)
+            self.replay_sequence = min(cursor, self.replay_sequence)
+        self.replay_wanted = wanted | held
+        self.replay_channels = {}
+        self.replay_paused = is_paused
+        # What follows has not been handed over, whatever was before.
+        self.base_sequence = self.delivered_sequence = self.replay_sequence
+        self.hub.meters.n_restores += 1
+        self._catch_up()
+        return True
+
+    @property
+    def is_restoring(self):
+        """True while the connection catches up with history."""
+        return self.replay_wanted is not None
+
+    @property
+    def addressed_ahead(self):
+        """Numbers of what is addressed to this connection and still to come while it catches up, in order."""
+        return sorted(self.replay_also) if self.replay_also else []
+
+    def _catch_up(self):
+        """Send the next of what was missed; called again when the client has taken it."""
+        cdef Hub hub = self.hub
+        cdef uintptr_t* entries
+        cdef Update update
+        cdef Frame frame
+        cdef uint32_t n = 0
+        cdef Py_ssize_t size = 0
+        cdef int64_t sequence
+        cdef int wish
+        if self.replay_wanted is None or self.state != OPEN or self.is_blocked:
+            return
+        if self.replay_sequence < hub.sequence and (
+            not hub.history_limit or self.replay_sequence < hub.history_start - 1
+        ):
+            self.fail(4408, "fell behind the history while catching up")
+            return
+        entries = <uintptr_t*>malloc(CATCH_UP * sizeof(uintptr_t))
+        if entries is NULL:
+            raise MemoryError
+        try:
+            sequence = self.replay_sequence
+            # No more at a time than a batch holds: the outbox must never have to drop what is being caught up.
+            while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
+                sequence += 1
+                update = hub.past(sequence)
+                if sequence in self.replay_also:
+                    self.replay_also.discard(sequence)
+                    wish = 1
+                else:
+                    wish = wish_for(update, self.replay_wanted, self.replay_starts, self.replay_channels)
+                if wish == 1 or (wish == 2 and update.channel.last is update):
+                    entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
+                    n += 1
+                    size += PyBytes_GET_SIZE(update.text(self.dialect))
+            if self.replay_paused:
+                sequence = hub.sequence
+            self.replay_sequence = sequence
+            for frame in build_frames(hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits):
+                self.send_frame(frame)
+        finally:
+            free(entries)
+        if self.state != OPEN:
+            return
+        if self.replay_sequence == hub.sequence:
+            self.end_replay()
+        elif not self.is_blocked:
+            hub.loop.call_soon(self._catch_up)
+
+    cdef int end_replay(self) except -1:
+        cdef dict wanted = self.replay_wanted
+        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
+        self.hub.join(self, self.dialect, self.replay_paused, wanted)
+        return 0
+
+    # What a session needs.
+
+    cdef int64_t served_until(self) except? -2:
+        """The number up to which everything of mode `all` was handed to the kernel."""
+        cdef int64_t served = self.assigned_until()
+        return min(served, self.refused_sequence - 1) if self.refused_sequence > 0 else served
+
+    cdef int64_t assigned_until(self) except? -2:
+        """The same if the socket has refused nothing."""
+        cdef Flusher flusher = self.hub.flusher
+        cdef Frame frame
+        cdef Py_ssize_t i
+        if self.replay_wanted is not None and not self.is_blocked:
+            return self.replay_sequence
+        if self.is_blocked or self.outbox is not None or self.cohort is None:
+            return max(self.delivered_sequence, self.base_sequence)
+        if flusher.job_cohort is self.cohort:
+            i = flusher.job_frame
+            if self.member_index < flusher.job_member:
+                i += 1
+            if i < len(flusher.job_frames):
+                frame = <Frame>flusher.job_frames[i]
+                return max(frame.first_sequence - 1, self.join_sequence)
+        if self.cohort.lane is not None and self.cohort.lane.n_pending:
+            return max((<Update>entry_update(self.cohort.lane.pending[0])).sequence - 1, self.join_sequence)
+        return max(self.hub.sequence, self.join_sequence)
+
+    cdef bint owes_snapshot(self):
+        """Whether a snapshot has not arrived: without it the client has no base for what follows."""
+        cdef Frame frame
+        if self.refused_sequence < 0 or (self.cut is not None and not self.cut.n_entries):
+            return True
+        if self.outbox is not None:
+            for frame in self.outbox:
+                if not frame.n_entries:
+                    return True
+        return False
+
+    cdef int leave_for_good(self) except -1:
+        """Leave the cohort because the connection ends, and note what a session needs to go on elsewhere."""
+        if self.left_subscriptions is None:
+            self.left_sequence = self.served_until()
+            self.left_paused = self.is_paused
+            self.left_whole = not self.owes_snapshot()
+            self.left_subscriptions = self.subscriptions()
+        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
+        self.hub.leave(self)
+        return 0
+
+    cdef int on_drained(self) except -1:
+        if self.replay_wanted is not None:
+            self._catch_up()
+        return 0
+
+    cdef int fail(self, int code, str reason) except -1:
+        raise NotImplementedError
+
+
+def _topic_number(pair):
+    return (<Topic>pair[0]).number
