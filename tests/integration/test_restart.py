@@ -164,20 +164,23 @@ async def test_after_a_kill_every_alert_is_told(house: House, n_heard: int) -> N
     rules = [{"code": CODE, "alert_type": "price_above", "threshold": i} for i in range(1, n_rules + 1)]
     for rule in rules:
         call(first, "POST", "/v1/alerts", rule, token())
-    stopped = threading.Event()
+    killed = threading.Event()
+    heard: list[int] = []
 
     def publish() -> None:
+        # A few prices ahead of what is heard, so that the kill comes in between.
         with contextlib.suppress(OSError, urllib.error.URLError):  # the kill
             for i in range(1, n_rules + 1):
+                while i > len(heard) + 10 and not killed.wait(0.001):
+                    pass
                 call(first, "POST", "/v1/publish", price(i + 0.5))
-        stopped.set()
 
-    heard: list[int] = []
     async with client(f"{first.url}?token={token()}") as connection:
         publishing = asyncio.create_task(asyncio.to_thread(publish))
         while len(heard) < n_heard:
             heard.append((await connection.until_type("alert"))["threshold"])
         await asyncio.to_thread(house.kill, first)
+        killed.set()
         with contextlib.suppress(ConnectionClosed):
             while True:
                 heard.append((await connection.until_type("alert"))["threshold"])

@@ -126,7 +126,7 @@ async def test_an_administrator_lists_and_ends_connections(target: Server) -> No
         assert status == 200
         (found,) = [item for item in listed if item["user_id"] == "carol"]
         assert list(found) == [
-            "connection_id", "user_id", "connected_at", "subscriptions", "message_count", "last_activity",
+            "connection_id", "user_id", "peer", "connected_at", "subscriptions", "message_count", "last_activity",
         ]  # fmt: skip
         assert found["subscriptions"] == {"stock": ["005930"]}
         assert found["connection_id"] == connection.greeting["connection_id"]

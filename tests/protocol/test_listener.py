@@ -454,7 +454,7 @@ async def test_many_half_open_connections_share_one_timer_and_all_end() -> None:
         clients = [await server.connect(b"G") for _ in range(300)]
         late = await server.connect(upgrade())
         assert (await late.response()).status == 101
-        await until(lambda: server.listener.n_pending == 300)
+        await until(lambda: server.listener.n_pending + server.listener.n_timed_out == 300)
         for client in clients:
             assert (await client.response()).status == 408
         assert server.listener.n_timed_out == 300
