@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
+# Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --benchmark-disable
 
 .PHONY: help serve test lint bench bench-load soak bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
@@ -54,7 +56,7 @@ serve: $(VENV)/.installed ## the server with the built-in simulator; others: SER
 
 test: $(VENV)/.installed $(VENV)/.dev system ## every test, on real sockets, browsers and programs
 	@if command -v npm >/dev/null; then $(MAKE) -s node_modules/.ready; fi
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 	$(BIN)/ruff check .
@@ -101,7 +103,7 @@ debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, a
 	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $(VENV)/.debug
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # AUTOBAHN names a command that runs the suite's fuzzing client: AUTOBAHN URL CASES, e.g. a script around wstest.
 conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite, with AUTOBAHN="command of its fuzzing client"
