@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenarios import alerts, deflate, restore, steady, stop, storm
-from benchmarks.scenarios.process import STALL_MS, StallProbe
-from benchmarks.scenarios.report import machine
 from fastws.bench import LoadError
+from fastws.bench.process import STALL_MS, StallProbe, machine
 
 
 def positive(text: str) -> float:
@@ -225,9 +224,7 @@ def _tell_stalls(probe: StallProbe, report: dict[str, Any], result: dict[str, An
         at, latency = run["load"]["slowest_at"], run["load"]["latency"]
         if at is not None:
             first = at - latency["max_ms"] / 1000
-            run["stalled_ms_of_the_slowest"] = 1000 * sum(
-                max(0.0, min(at, until) - max(first, since)) for since, until in probe.stalls()
-            )
+            run["stalled_ms_of_the_slowest"] = probe.stalled_ms(first, at)
             line += f"; {run['stalled_ms_of_the_slowest']:.0f} of the {latency['max_ms']:.0f} ms of the slowest message"
     print(line)
 

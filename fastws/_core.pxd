@@ -75,6 +75,7 @@ cdef class Update:
     cdef object payload
     cdef int64_t sequence
     cdef int64_t seq
+    cdef int64_t previous           # number of the update before it in its channel, or 0
     cdef int64_t published_ms
     cdef int64_t published_ns       # monotonic clock
     cdef int64_t origin_ns          # when it was received, or else published: monotonic clock
@@ -242,6 +243,38 @@ cdef class Flusher:
     cdef int drop_gathered(self) except -1
 
 
+cdef class History:
+    cdef PyObject** places
+    cdef int64_t n_places
+    cdef int64_t start
+    cdef int64_t end
+    cdef Py_ssize_t size
+    cdef Py_ssize_t limit
+
+    cdef int set_limit(self, Py_ssize_t limit, int64_t sequence) except -1
+    cdef int remember(self, Update update) except -1
+    cdef inline void keep_to_limit(self) noexcept
+    cdef void forget(self, int64_t last) noexcept
+    cdef inline Update past(self, int64_t sequence)
+    cdef inline int64_t before(self, int64_t sequence) noexcept
+    cdef bint reaches(self, int64_t cursor) noexcept
+    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1
+    cdef Missed missed(self, Hub hub, dict wanted, dict starts, dict known, set also, int64_t cursor)
+
+
+cdef class Missed:
+    cdef int64_t* sequences
+    cdef uint32_t n
+    cdef uint32_t size
+    cdef uint32_t next
+    cdef bint is_sparse
+    cdef int64_t until
+
+    cdef int note(self, int64_t sequence) except -1
+    cdef void clear(self) noexcept
+    cdef inline int64_t after(self, int64_t sequence) noexcept
+
+
 cdef class Hub:
     cdef readonly object loop
     cdef readonly str epoch
@@ -254,6 +287,7 @@ cdef class Hub:
     cdef readonly dict cohorts
     cdef list kinds
     cdef list channels
+    cdef list common_channels       # those of no topic, which everyone gets
     cdef object options_table
     cdef object logger
     cdef object compress
@@ -289,12 +323,7 @@ cdef class Hub:
     cdef readonly int64_t n_messages_received
     cdef readonly int64_t n_accepted
     cdef readonly dict closes
-    # Owned references to the updates from history_start to sequence, each at the place sequence & (places - 1).
-    cdef PyObject** history
-    cdef int64_t history_places
-    cdef readonly int64_t history_start
-    cdef readonly Py_ssize_t history_size
-    cdef Py_ssize_t history_limit
+    cdef History history
     cdef object snapshot_key
     cdef Frame snapshot_frame
 
@@ -304,9 +333,7 @@ cdef class Hub:
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
     cdef int count_close(self, int code) except -1
-    cdef int remember(self, Update update) except -1
-    cdef int forget(self, int64_t last) noexcept
-    cdef inline Update past(self, int64_t sequence)
+    cdef list channels_of(self, dict wanted, int64_t limit)
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
 
@@ -368,7 +395,8 @@ cdef class Subscriber(Outbox):
     # A restored session catches up with history before it joins a cohort.
     cdef dict replay_wanted         # what it will hold then
     cdef dict replay_starts         # topics of which only what comes after a number is missed
-    cdef dict replay_channels
+    cdef dict replay_channels       # what was found out about channels, see `wish_for`
+    cdef Missed replay_missed       # where to look; None when that is not known any more
     cdef set replay_also            # numbers of updates that were addressed to this connection
     cdef int64_t replay_sequence
     cdef bint replay_paused
@@ -381,6 +409,7 @@ cdef class Subscriber(Outbox):
 
     cdef bint settle(self) except? 0
     cdef int note_settled(self) except -1
+    cdef int look_again(self) except -1
     cdef int end_replay(self) except -1
     cdef int64_t served_until(self) except? -2
     cdef int64_t assigned_until(self) except? -2

@@ -45,13 +45,14 @@ class Book(NamedTuple):
 class BookRing:
     """The last `depth` (1 to 1,000,000) order books of one symbol.
 
-    Takes no memory before its first book, then 678 bytes per book of `depth`, once (42 KiB for 64 books).
-    `push` writes in place and allocates nothing.
+    Takes no memory before its first book, then 678 bytes for each place: 4 at first, twice as many whenever they
+    are full, `depth` in the end (42 KiB for 64 books). From then on `push` writes in place and allocates nothing.
 
-    The arrays that `last` and `latest` return are contiguous read-only views of the ring. They see what the
+    The arrays that `last` and `latest` return are contiguous read-only views of the ring. They may see what the
     ring writes later: the rows of a window of n books are sure to stay as they are for the next ``depth -
-    n`` pushes, after that they turn, oldest first, into newer books. Whoever keeps books longer copies them
-    (``window.bid_prices.copy()``). A view stays readable after the ring is gone.
+    n`` pushes, after that they may turn, oldest first, into newer books (those of a ring that has grown since
+    never do). Whoever keeps books longer copies them (``window.bid_prices.copy()``). A view stays readable after
+    the ring has grown, and after it is gone.
 
     One thread only, the one that pushes; other threads must be given copies.
     """

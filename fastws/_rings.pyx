@@ -7,6 +7,9 @@ the ring has wrapped, and every window is a contiguous view. The price is a seco
 and twice the memory; the gain is that a window never has to be copied and that its rows stay untouched
 until depth - n more books have come.
 
+A ring begins with a few places and doubles them up to `depth` as books come, for most symbols are quiet. It
+wraps only at `depth`. Growing moves the ring to new memory; what views were lent stays as it was with them.
+
 The memory belongs to a `_RingMemory`, which lends it read-only: numpy arrays over it cannot be made writable
 again, and they keep it alive when the ring is gone. The ring writes through its own pointers and calls
 nothing of numpy.
@@ -37,6 +40,7 @@ import numpy as np
 
 cdef enum:
     MAX_DEPTH = 1_000_000
+    FIRST_PLACES = 4
     N_LEVEL_COLUMNS = 4         # prices and quantities of both sides
     N_TIME_COLUMNS = 2
     N_BYTE_COLUMNS = 3
@@ -102,9 +106,10 @@ cdef class _RingMemory:
 cdef class BookRing:
     cdef readonly Py_ssize_t depth
     cdef readonly int64_t n_written
+    cdef Py_ssize_t places      # books that there is room for; `n_written` is not over it before it is `depth`
     cdef _RingMemory memory      # None until the first book
-    cdef list columns           # numpy arrays over `memory`, 2 * depth rows each; None until somebody looks
-    # Columns of 2 * depth rows inside `memory`, borrowed from it.
+    cdef list columns           # numpy arrays over `memory`, 2 * places rows each; None until somebody looks
+    # Columns of 2 * places rows inside `memory`, borrowed from it.
     cdef int64_t* bid_prices
     cdef int64_t* bid_quantities
     cdef int64_t* ask_prices
@@ -136,18 +141,25 @@ cdef class BookRing:
 
     cdef int push_c(self, BookUpdate update, int64_t published_ms) except -1:
         cdef Py_ssize_t row
-        if self.memory is None:
-            self.allocate()
-        row = self.n_written % self.depth
+        if self.n_written == self.places and self.places < self.depth:
+            self.grow()
+        row = self.n_written % self.places
         self.write_row(row, update, published_ms)
-        self.write_row(row + self.depth, update, published_ms)
+        self.write_row(row + self.places, update, published_ms)
         self.n_written += 1
         return 0
 
-    cdef int allocate(self) except -1:
+    cdef int grow(self) except -1:
+        """Move to new memory with twice the places, `depth` at most. The ring is full, and has not wrapped."""
+        cdef Py_ssize_t places = min(max(2 * self.places, FIRST_PLACES), self.depth)
         # The wide columns come first, so all of them are aligned.
-        cdef Py_ssize_t n = 2 * self.depth
-        self.memory = _RingMemory(n * ROW_SIZE)
+        cdef Py_ssize_t n = 2 * places
+        cdef _RingMemory memory = _RingMemory(n * ROW_SIZE)
+        if self.memory is not None:
+            self.copy_rows(memory.start, places)
+        self.memory = memory
+        self.columns = None
+        self.places = places
         self.bid_prices = <int64_t*>self.memory.start
         self.bid_quantities = self.bid_prices + n * BOOK_LEVELS
         self.ask_prices = self.bid_quantities + n * BOOK_LEVELS
@@ -158,6 +170,21 @@ cdef class BookRing:
         self.bid_counts = self.price_scales + n
         self.ask_counts = self.bid_counts + n
         return 0
+
+    cdef void copy_rows(self, char* target, Py_ssize_t places) noexcept:
+        """Copy all books to memory of `places` places."""
+        cdef Py_ssize_t width, size
+        cdef const char* source = self.memory.start
+        cdef int i
+        for i in range(N_LEVEL_COLUMNS + N_TIME_COLUMNS + N_BYTE_COLUMNS):
+            width = LEVELS_SIZE if i < N_LEVEL_COLUMNS else 1
+            if N_LEVEL_COLUMNS <= i < N_LEVEL_COLUMNS + N_TIME_COLUMNS:
+                width = sizeof(int64_t)
+            size = self.places * width
+            memcpy(target, source, size)
+            memcpy(target + places * width, source, size)
+            source += 2 * size
+            target += 2 * places * width
 
     cdef void write_row(self, Py_ssize_t row, BookUpdate update, int64_t published_ms) noexcept:
         # Whole sides: an update has zeros behind its last level.
@@ -241,7 +268,7 @@ cdef class BookRing:
 
     cdef inline Py_ssize_t end(self) noexcept:
         """One past the newest row, in the second copy."""
-        return (self.n_written - 1) % self.depth + 1 + self.depth if self.n_written else self.depth
+        return (self.n_written - 1) % self.places + 1 + self.places if self.n_written else 0
 
     cdef inline Py_ssize_t clamp(self, Py_ssize_t n) except -1:
         if n < 0:
@@ -249,8 +276,8 @@ cdef class BookRing:
         return min(n, self.n_written, self.depth)
 
     cdef list arrays(self):
-        """The columns as numpy arrays of 2 * depth rows."""
-        cdef Py_ssize_t n = 2 * self.depth
+        """The columns as numpy arrays of 2 * places rows."""
+        cdef Py_ssize_t n = 2 * max(self.places, 1)
         if self.columns is None:
             # A ring without books shows empty windows over memory that nobody writes.
             memory = _RingMemory(n * ROW_SIZE) if self.memory is None else self.memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_origin
@@ -13,18 +13,9 @@ from typing import Any, Final, NamedTuple, get_origin
 import msgspec
 
 from fastws.errors import SettingsError
-from fastws.settings import (
-    ENV_PREFIX,
-    HINTS,
-    KEY_TABLE,
-    SETTINGS,
-    SPEED,
-    Setting,
-    Settings,
-    parse_feed,
-    shown,
-    suggest,
-)
+from fastws.settings import HINTS, SETTINGS, Settings
+from fastws.settings_catalog import ENV_PREFIX, KEY_TABLE, SPEED, Setting, is_plain_path, shown
+from fastws.settings_checks import parse_feed, suggest
 
 CONFIG_VARIABLE: Final = "FASTWS_CONFIG"
 
@@ -69,8 +60,21 @@ def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
     """
     reading = read(config_path, environ, flags)
     if reading.problems:
-        raise reading.problems[0]
+        raise first_of(reading.problems)
     return reading.settings
+
+
+def first_of(problems: Sequence[SettingsError]) -> SettingsError:
+    """Return the first of `problems`, saying how many more there are."""
+    first, *others = problems
+    if not others:
+        return first
+    return SettingsError(
+        f"{first} (and {len(others)} more: run fastws check-config)",
+        setting=first.setting,
+        source=first.source,
+        opposes=first.opposes,
+    )
 
 
 def read(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Reading:
@@ -173,14 +177,15 @@ def _from_toml(name: str, value: Any, path: str) -> Any:
 
 
 def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
-    # Neither the path nor what is in the file is shown: either may be a secret in the wrong place.
+    # What is in the file is not shown, and neither is what does not look like a path: it may be a secret.
+    file = f"the file {path}, which {source} names," if is_plain_path(path) else f"the file that {source} names"
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
         raise SettingsError(
-            f"{setting.name}: the file that {source} names cannot be read: {reason}; name a file of lines "
+            f"{setting.name}: {file} cannot be read: {reason}; name a file of lines "
             'such as key-1 = "…"',
             setting=setting.name,
             source=source,

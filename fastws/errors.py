@@ -74,7 +74,7 @@ class CloseCode(IntEnum):
 
 
 class ErrorCode(StrEnum):
-    """Codes of the message ``error``, on WebSocket connections.
+    """Codes of the message ``error``, on WebSocket connections; HTTP answers with those that fit, and others.
 
     Each member carries `meaning`, `details` (the members that ``details`` may have) and `closes` (the code that the
     connection may be closed with after it, None where it always goes on).

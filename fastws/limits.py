@@ -102,15 +102,23 @@ class Limits:
        so that whoever is refused is told why. But no handshake is granted once all together are over a limit by a
        tenth of it (at least 8): a flood of refusals then costs lines of HTTP, and no connections.
     4. :meth:`handshake` charges every handshake to its key, `handshake_rate` in a second.
-    5. Tokens that are not accepted over HTTP, where every request may bring one, are charged in the same manner, but
+    5. Connections that wait for a request are counted elsewhere: `half_open_per_ip` of a key are spared, and those
+       that are not are noted here.
+    6. Tokens that are not accepted over HTTP, where every request may bring one, are charged in the same manner, but
        to buckets of their own: see :meth:`token_wait`.
     """
 
     def __init__(
-        self, *, connection_limit: int = 0, connections_per_ip: int = 0, handshake_rate: int = 0
+        self,
+        *,
+        connection_limit: int = 0,
+        connections_per_ip: int = 0,
+        handshake_rate: int = 0,
+        half_open_per_ip: int = 0,
     ) -> None:
         self.connection_limit = connection_limit
         self.connections_per_ip = connections_per_ip
+        self.half_open_per_ip = half_open_per_ip
         self._handshakes = Buckets(handshake_rate)
         self._bad_tokens = Buckets(handshake_rate)
         # Also kept where there is no limit, so that one can be set while the server runs.
@@ -118,17 +126,31 @@ class Limits:
         self._guests_by_key: dict[str, int] = {}
         self.n_admitted = 0
         self.n_guests = 0
-        self.refusals = {"connection_limit": 0, "connections_per_ip": 0, "handshake_rate": 0}
+        self.refusals = {
+            "connection_limit": 0,
+            "connections_per_ip": 0,
+            "handshake_rate": 0,
+            "half_open_per_ip": 0,
+            "connections_per_user": 0,
+        }
 
     @property
     def n_addresses(self) -> int:
         """Different keys among those that count."""
         return len(self._by_key)
 
-    def update(self, *, connection_limit: int, connections_per_ip: int, handshake_rate: int) -> None:
+    def update(
+        self,
+        *,
+        connection_limit: int,
+        connections_per_ip: int,
+        handshake_rate: int,
+        half_open_per_ip: int = 0,
+    ) -> None:
         """Go on with other limits."""
         self.connection_limit = connection_limit
         self.connections_per_ip = connections_per_ip
+        self.half_open_per_ip = half_open_per_ip
         self._handshakes.rate = self._bad_tokens.rate = handshake_rate
 
     def handshake(self, key: str, now_ns: int) -> Excess | None:
@@ -180,6 +202,10 @@ class Limits:
         self.n_guests -= 1
         _subtract(self._guests_by_key, key)
 
+    def note_half_open(self) -> None:
+        """Note a connection that was closed because too many of its key wait for a request."""
+        self.refusals["half_open_per_ip"] += 1
+
     def token_wait(self, key: str, now_ns: int) -> int:
         """Seconds for which no token of this key's is looked at, because too many were bad; 0: look at it."""
         return math.ceil(self._bad_tokens.wait(key, now_ns))
@@ -187,6 +213,10 @@ class Limits:
     def note_bad_token(self, key: str, now_ns: int) -> None:
         """Charge a token that was not accepted."""
         self._bad_tokens.take(key, now_ns)
+
+    def note_refused_user(self) -> None:
+        """Count a connection that its user may not have on top; users are counted elsewhere."""
+        self.refusals["connections_per_user"] += 1
 
     def _refused(self, excess: Excess) -> Excess:
         self.refusals[excess.setting] += 1

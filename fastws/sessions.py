@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -10,6 +11,11 @@ from fastws._core import Options, Topic
 
 # A session is about as large as its subscriptions: some 100 bytes each.
 DEFAULT_LIMIT: Final = 100_000
+# Of the limit, what one owner may have: many clients may share an address, and none may push out everybody's.
+_OWNER_SHARE: Final = 10
+_MIN_PER_OWNER: Final = 100
+# Sessions forgotten in one call, which is about a millisecond.
+_MAX_FORGOTTEN: Final = 1000
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
@@ -17,7 +23,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
 
     `cursor` is the number up to which everything was handed to the kernel, -1 when that is not known; it counts in
     `epoch`. `heard` is that number for what is addressed to the user, but for the numbers in `owed`, which came while
-    it was paused. `user_key` is None for a client without a token.
+    it was paused. `user_key` is None for a client without a token, which is known by `address_key` then.
     """
 
     session_id: str
@@ -29,13 +35,23 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     saved_at: float
     heard: int = 0
     owed: tuple[int, ...] = ()
+    address_key: str = ""
+
+    @property
+    def owner(self) -> tuple[str | None, str]:
+        """Whose share of the sessions it counts to: its user's, or its address's where there is none."""
+        return self.user_key, "" if self.user_key is not None else self.address_key
 
 
 class Sessions:
     """Ended sessions by id, the oldest first.
 
     1. A session is kept for `ttl` seconds from its end, and at most `limit` of them; beyond, the oldest go.
-    2. It is given back once, and only to its own user.
+    2. Of one user, or of one address without a token, at most a tenth of `limit` are kept (at least 100); beyond, its
+       own oldest go.
+    3. It is given back once, and only to its own user.
+    4. A call forgets a thousand at most, so where very many end at once, or a limit is lowered, the rest go with the
+       next calls. None is given back after its time.
 
     Times are those of any one monotonic clock, in seconds, passed in by the caller.
     """
@@ -43,8 +59,9 @@ class Sessions:
     def __init__(self, *, ttl: float = 300.0, limit: int = DEFAULT_LIMIT) -> None:
         self.ttl = ttl
         self.limit = limit
-        self._sessions: dict[str, Session] = {}
-        self._n_by_user: dict[str, int] = {}
+        # Dictionaries that lose their front would be searched through for it, these are not.
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._by_owner: dict[tuple[str | None, str], OrderedDict[str, None]] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -55,14 +72,16 @@ class Sessions:
         if session.session_id in self._sessions:
             self._drop(session.session_id)
         self._sessions[session.session_id] = session
-        if session.user_key is not None:
-            self._n_by_user[session.user_key] = self._n_by_user.get(session.user_key, 0) + 1
-        while len(self._sessions) > self.limit:
+        mine = self._by_owner.setdefault(session.owner, OrderedDict())
+        mine[session.session_id] = None
+        for _ in range(min(_MAX_FORGOTTEN, len(mine) - max(_MIN_PER_OWNER, self.limit // _OWNER_SHARE))):
+            self._drop(next(iter(mine)))
+        for _ in range(min(_MAX_FORGOTTEN, len(self._sessions) - self.limit)):
             self._drop(next(iter(self._sessions)))
 
     def has_user(self, user_key: str) -> bool:
         """Whether a session of this user is kept; also one whose time is over and which is not forgotten yet."""
-        return user_key in self._n_by_user
+        return (user_key, "") in self._by_owner
 
     def take(self, session_id: str, user_key: str | None, now: float) -> Session | str:
         """Return the session and forget it, or say why not: "expired or unknown" or "not the user's"."""
@@ -78,15 +97,15 @@ class Sessions:
 
     def expire(self, now: float) -> None:
         """Forget the sessions whose time is over."""
-        while self._sessions:
+        for _ in range(min(_MAX_FORGOTTEN, len(self._sessions))):
             session = next(iter(self._sessions.values()))
             if now - session.saved_at < self.ttl:
                 return
             self._drop(session.session_id)
 
     def _drop(self, session_id: str) -> None:
-        key = self._sessions.pop(session_id).user_key
-        if key is not None:
-            self._n_by_user[key] -= 1
-            if not self._n_by_user[key]:
-                del self._n_by_user[key]
+        owner = self._sessions.pop(session_id).owner
+        mine = self._by_owner[owner]
+        del mine[session_id]
+        if not mine:
+            del self._by_owner[owner]

@@ -6,28 +6,17 @@ the flag ``--batch-interval-ms``; `fastws.configuration` reads them.
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Iterable
-from importlib import resources
-from ipaddress import IPv6Network, ip_address, ip_network
-from types import NoneType
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from fastws.errors import SettingsError
+from fastws.settings_catalog import SPEED, Setting, collect, shown
+from fastws.settings_catalog import meta as _meta
+from fastws.settings_checks import FEEDS, SAMPLE_FEED, check
 
-ENV_PREFIX: Final = "FASTWS_"
-SPEED = float | Literal["max"]
-KEY_TABLE = dict[str, str]
 _TEXT = Annotated[str, Meta(min_length=1)]
-
-FEEDS: Final = ("none", "sim", "replay:FILE")
-SAMPLE_FEED: Final = "replay:sample"
 
 JwtAlgorithm = Literal[
     "HS256",
@@ -45,24 +34,9 @@ JwtAlgorithm = Literal[
     "EdDSA",
 ]
 
-HIDDEN: Final = "***"
-"""What stands for a secret wherever a setting is shown."""
-
-# In a URL: behind the user, up to the last @ (SQLAlchemy allows any character before it), or as a parameter.
-_PASSWORD: Final = re.compile(r"(://[^/:@]*:).*(?=@)|((?:password|passwd|pwd)=)[^&\"]*", re.IGNORECASE)
-
-
-def _meta(
-    description: str, unit: str = "", *, secret: bool = False, restart: bool = False, **constraints: Any
-) -> Meta:
-    """`restart`: a running server keeps the value that it was started with; the others it can read again."""
-    return Meta(
-        description=description, extra={"unit": unit, "secret": secret, "restart": restart}, **constraints
-    )
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one server, complete and checked by :func:`load`.
+    """The settings of one server, complete and checked by `fastws.configuration.load`.
 
     Constructing it directly checks only what concerns several settings at once. `sources` tells for each
     setting that was given where its value came from; a setting that is not in it has its default.
@@ -246,6 +220,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=1_000_000,
         ),
     ] = 0
+    half_open_per_ip: Annotated[
+        int,
+        _meta(
+            "connections an address (IPv6: a /64) may have waiting for a request; beyond, old ones close; 0 is no limit",
+            "connections",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 100
     session_ttl: Annotated[
         float, _meta("how long a session can be restored after its connection ended", "s", gt=0, le=86_400)
     ] = 300.0
@@ -307,7 +290,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, _meta("a client that never subscribes is closed after this", "s", gt=0, le=86_400)
     ] = 300.0
 
-    allow_anonymous: Annotated[bool, _meta("serve public data to clients without a token")] = True
+    allow_anonymous: Annotated[
+        bool,
+        _meta(
+            "serve prices to clients without a token, on the WebSocket and under /v1/stocks; "
+            "/health, /ready, /v1/ws/stats and /v1/asyncapi.json are open to all"
+        ),
+    ] = True
     auth_timeout: Annotated[
         float, _meta("time to authenticate where anonymous clients are not served", "s", gt=0, le=300)
     ] = 10.0
@@ -377,23 +366,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        parse_feed(self.feed, source=self.sources.get("feed", "feed"))
-        for origin in self.allowed_origins:
-            self._check_origin(origin)
-        for entry in self.trusted_proxies:
-            self._check_proxy(entry)
-        if self.outbox_soft_bytes > self.outbox_hard_bytes:
-            raise self._conflict("outbox_soft_bytes", "must not be over", "outbox_hard_bytes")
-        if self.ping_interval >= self.pong_timeout:
-            raise self._conflict("ping_interval", "must be under", "pong_timeout")
-        if self.jwks_url is not None:
-            self._check_jwks_url(self.jwks_url)
-        if self.admin_bind is not None and parse_bind(self.admin_bind) is None:
-            raise self.error(
-                "admin_bind",
-                f"{self.admin_bind!r} is no HOST:PORT",
-                "write one such as 127.0.0.1:9000 or [::1]:9000",
-            )
+        check(self)
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, name)) for name, setting in SETTINGS.items())
@@ -407,246 +380,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         source = self.sources.get(setting, "default")
         return SettingsError(f"{setting}: {problem} (from {source}); {fix}", setting=setting, source=source)
 
-    def _check_origin(self, origin: str) -> None:
-        if origin == "*":
-            return
-        try:
-            parts = urlsplit(origin)
-            is_origin = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_origin = False
-        # What a browser sends has no path, no query and no credentials, so such an entry could never match.
-        if not is_origin or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
-            raise self.error(
-                "allowed_origins",
-                f"{origin!r} is not an origin",
-                "write scheme and host, such as https://app.example:8443, or * for all",
-            )
-
-    def _check_proxy(self, entry: str) -> None:
-        if entry == "unix":
-            return
-        try:
-            network = ip_network("" if "%" in entry else entry, strict=False)
-        except ValueError:
-            raise self.error(
-                "trusted_proxies",
-                f"{entry!r} is no address and no network",
-                "write such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32, or unix for the Unix socket",
-            ) from None
-        if network.network_address != ip_address(entry.partition("/")[0]):
-            raise self.error("trusted_proxies", f"{entry!r} goes beyond its prefix", f"write {network}")
-        if network.prefixlen == 0:
-            raise self.error(
-                "trusted_proxies",
-                f"{entry!r} is everyone, and then every client may claim any address",
-                "name the addresses of the proxies only",
-            )
-        if isinstance(network, IPv6Network) and (mapped := network.network_address.ipv4_mapped) is not None:
-            fix = f"write {mapped}/{max(0, network.prefixlen - 96)}"
-            raise self.error("trusted_proxies", f"{entry!r} is IPv4 written as IPv6", fix)
-
-    def _conflict(self, lower: str, rule: str, upper: str) -> SettingsError:
-        # The one that was given is to blame, not the other one's default.
-        setting = upper if upper in self.sources and lower not in self.sources else lower
-        problem = f"{lower} ({getattr(self, lower):.15g}) {rule} {upper} ({getattr(self, upper):.15g})"
-        error = self.error(setting, problem, f"lower {lower} or raise {upper}")
-        error.opposes = upper if setting == lower else lower
-        return error
-
-    def _check_jwks_url(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            is_usable = (
-                parts.scheme in ("http", "https")
-                and bool(parts.hostname)
-                and parts.port != 0
-                and "@" not in parts.netloc
-                and url.isascii()
-                and url.isprintable()
-                and " " not in url
-            )
-        except ValueError:
-            is_usable = False
-        if not is_usable:
-            # Not shown, because what is wrong with it may be the password in it.
-            raise self.error(
-                "jwks_url",
-                "the value is not an address of key sets",
-                "write one without user and password, such as https://id.example/.well-known/jwks.json",
-            )
-
-
-class Setting(NamedTuple):
-    """What is known of one setting without its value.
-
-    `kind` is its type without None and limits, `expects` completes "expected …". A value of a setting that
-    `is_secret` is never shown, and one that `needs_restart` is not changed by SIGHUP.
-    """
-
-    name: str
-    kind: Any
-    default: Any
-    description: str
-    unit: str
-    expects: str
-    is_secret: bool
-    needs_restart: bool
-
-    @property
-    def variable(self) -> str:
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def default_text(self) -> str:
-        """The default as a user would write it, with its unit; ``unset`` where there is none."""
-        if self.default is None or self.default in ((), {}):
-            return "unset"
-        if isinstance(self.default, bool):
-            return "on" if self.default else "off"
-        text = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-        return f"{text} {self.unit}" if self.unit else text
-
-
-class FeedSpec(NamedTuple):
-    """What the setting `feed` names: `kind` is none, sim or replay; `path` is the file of a replay."""
-
-    kind: str
-    path: str | None = None
-
-
-def parse_bind(text: str) -> tuple[str, int] | None:
-    """Return the host and the port of ``HOST:PORT``, None where it is not that; IPv6 addresses are in brackets."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        return None
-    if not host or not (len(port) <= 5 and port.isascii() and port.isdigit() and int(port) <= 65535):
-        return None
-    return host, int(port)
-
-
-def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
-    """Read a feed specification.
-
-    The file named ``sample`` is the one that ships with fastws; one's own file of that name is ``./sample``.
-
-    Raises:
-        SettingsError: the feed does not exist; the text names those that do.
-    """
-    kind, separator, argument = text.partition(":")
-    if kind in ("none", "sim") and not separator:
-        return FeedSpec(kind)
-    if text == SAMPLE_FEED:
-        return FeedSpec(kind, str(resources.files("fastws.data") / "kis_frames.txt"))
-    if kind == "replay" and argument:
-        return FeedSpec(kind, argument)
-    available = ", ".join(FEEDS)
-    if kind == "replay":
-        problem = "a replay needs its file: replay:FILE"
-    elif kind in ("none", "sim"):
-        problem = f"{text!r}: the feed {kind} takes no argument; write {kind}"
-    elif kind in ("kis", "poll"):
-        problem = f"the feed {kind!r} is not available in this version; available: {available}"
-    else:
-        problem = f"{text!r} is no feed{suggest(kind, ('none', 'sim', 'replay'))}; available: {available}"
-    raise SettingsError(f"feed: {problem} (from {source})", setting="feed", source=source)
-
-
-def shown(setting: Setting, value: Any, *, as_typed: bool = False, max_size: int = 80) -> str:
-    """Return a value of `setting` as it may be printed: never a secret, and no longer than `max_size`.
-
-    It is spelled as in TOML; `as_typed` is for the text of a flag or a variable.
-    """
-    if setting.is_secret and value:
-        return HIDDEN
-    if isinstance(value, str) and "-----BEGIN" in value:
-        # Even where a public key belongs, somebody may have put the private one.
-        return "PEM text"
-    is_plain = as_typed and value and value.isprintable() and " " not in value
-    text = _PASSWORD.sub(
-        lambda found: (found[1] or found[2]) + HIDDEN, value if is_plain else _spelled(value)
-    )
-    return text if len(text) <= max_size else text[: max_size - 3] + "..."
-
-
-def display(setting: Setting, value: Any, *, max_size: int = 80) -> str:
-    """Return a value as `shown`, with its unit; ``unset`` where there is none."""
-    if value is None or value in ((), {}):
-        return "unset"
-    text = f"{value:.15g}" if isinstance(value, float) else shown(setting, value, max_size=max_size)
-    return f"{text} {setting.unit}" if setting.unit else text
-
-
-def _spelled(value: Any) -> str:
-    """`value` as it is written in TOML."""
-    if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_spelled, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{name} = {_spelled(item)}' for name, item in value.items())}}}"
-    return str(value)
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {matches[0]}?" if matches else ""
-
-
-def _expectation(kind: Any, meta: Meta) -> str:
-    if kind is bool:
-        return "true or false"
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if get_origin(kind) is tuple:
-        return "a list of texts (in a variable or flag: separated by commas)"
-    if kind == KEY_TABLE:
-        return "texts by key id, or the path of a TOML file with them"
-    if kind is str:
-        if meta.pattern:
-            return "three octal digits, such as 660"
-        return "a text that is not empty" if meta.min_length else "a text"
-    if kind == SPEED:
-        return "a number above 0, or max"
-    text = "a whole number" if kind is int else "a number"
-    if meta.gt is not None:
-        return f"{text} above {meta.gt:g} and up to {meta.le:g}"
-    return f"{text} from {meta.ge:.15g} to {meta.le:.15g}"
-
 
 HINTS: Final[dict[str, Any]] = get_type_hints(Settings, include_extras=True)
-
-
-def _collect() -> dict[str, Setting]:
-    settings = {}
-    for field in msgspec.structs.fields(Settings):
-        if field.name == "sources":
-            continue
-        kind, meta = get_args(HINTS[field.name])
-        limits = meta
-        if NoneType in get_args(kind):
-            kind = get_args(kind)[0]
-            if get_origin(kind) is Annotated:
-                kind, limits = get_args(kind)
-        has_factory = field.default_factory is not msgspec.NODEFAULT
-        settings[field.name] = Setting(
-            name=field.name,
-            kind=kind,
-            default=field.default_factory() if has_factory else field.default,
-            description=meta.description,
-            unit=meta.extra["unit"],
-            expects=_expectation(kind, limits),
-            is_secret=meta.extra["secret"],
-            needs_restart=meta.extra["restart"],
-        )
-    return settings
-
-
-SETTINGS: Final[dict[str, Setting]] = _collect()
+SETTINGS: Final[dict[str, Setting]] = collect(Settings)
 """Every setting by name, in the order in which help and documentation show them."""

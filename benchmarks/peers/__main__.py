@@ -33,8 +33,7 @@ from benchmarks.peers.comparison import (
     scenario,
     table,
 )
-from benchmarks.scenarios.process import StallProbe
-from benchmarks.scenarios.report import machine
+from fastws.bench.process import StallProbe, machine
 
 
 def a_scenario(text: str) -> Scenario:

@@ -16,10 +16,12 @@ from typing import Any
 
 from benchmarks.peers.catalogue import SYMBOL, Peer, Running
 from benchmarks.scenarios.process import Server, pinned
-from benchmarks.scenarios.report import bottlenecks, verdict
-from benchmarks.scenarios.steady import Run, even_prices
+from benchmarks.scenarios.report import verdict
+from benchmarks.scenarios.steady import even_prices
 from fastws import __version__
 from fastws.bench import LoadClient, LoadError
+from fastws.bench.measure import Run
+from fastws.bench.report import bottlenecks
 
 OURS = "fastws"
 CONNECT_TIMEOUT_S = 30.0

@@ -15,9 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.report import Table, mib, verdict_of
 from benchmarks.scenarios.steady import SYMBOL, even_prices
 from fastws.bench import LoadClient, LoadError
+from fastws.bench.report import Table, mib, verdict_of
 from fastws.market.store import Store
 
 COST_LIMIT = 0.05

@@ -13,9 +13,9 @@ import uvloop
 
 from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.report import FAULTS, Table
 from benchmarks.scenarios.steady import even_prices
 from fastws.bench import LoadClient, LoadError
+from fastws.bench.report import FAULTS, Table
 
 KINDS = ("plain", "compressed")
 COST_LIMIT = 1.3

@@ -14,10 +14,11 @@ from typing import Any
 import uvloop
 
 from benchmarks.scenarios.peer import Peer, connect
-from benchmarks.scenarios.process import Process, Server
+from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
-from benchmarks.scenarios.report import Table, mib
 from fastws.bench import LoadError
+from fastws.bench.process import Process
+from fastws.bench.report import Table, mib
 
 # How a connection dies. `silence`: it stops reading, and is reset later. `half_open`: it stops reading and stays, and
 # the client comes back on another one. `goodbye`: a close handshake.

@@ -8,12 +8,15 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from benchmarks.scenarios.process import Process, Server, Target, pinned, tcp_memory
-from benchmarks.scenarios.report import Table, describe, described, mib, verdict
-from fastws.bench import LoadClient, LoadError, LoadResult
+from benchmarks.scenarios.process import Server, Target, pinned, tcp_memory
+from benchmarks.scenarios.report import describe, described, verdict
+from fastws.bench import LoadClient, LoadError
+from fastws.bench.measure import Run, observe
+from fastws.bench.process import Process
+from fastws.bench.report import Table, mib
 
 SYMBOL = "005930"
 
@@ -71,16 +74,6 @@ def new_client(
     )
 
 
-@dataclass(frozen=True)
-class Run:
-    """A measured stretch of load."""
-
-    connect_s: float
-    load: LoadResult
-    server: dict[str, Any] | None
-    timeline: list[dict[str, float]]
-
-
 def measure(
     options: argparse.Namespace,
     client: LoadClient,
@@ -89,45 +82,13 @@ def measure(
     warm_up: float,
     seconds: float,
 ) -> Run:
-    """Connect, warm up, then measure with a look at the server every second."""
+    """Connect, warm up, then measure."""
     started = time.monotonic()
     client.connect(timeout=options.connect_timeout, max_in_flight=options.batch_size, ramp_up=options.ramp_up)
     connect_s = time.monotonic() - started
     client.run(warm_up)
     client.reset()
-    samples = [process.sample()] if process else []
-    own_started = time.process_time()
-    began = time.monotonic()
-    timeline: list[dict[str, float]] = []
-    n_before = 0
-    while (left := began + seconds - time.monotonic()) > 0.001 and client.n_open:
-        client.run(min(1.0, left))
-        result = client.result()
-        row: dict[str, float] = {"at": time.monotonic() - began, "messages": result["messages"] - n_before}
-        n_before = result["messages"]
-        if result["slow"]:
-            row["slow_open"] = result["slow"]["open"]
-        if process:
-            samples.append(process.sample())
-            row["rss"] = samples[-1].rss
-        timeline.append(row)
-    server = None
-    if process:
-        first, last = samples[0], samples[-1]
-        elapsed = last.at - first.at
-        cpu_s = last.cpu_s - first.cpu_s
-        own_s = time.process_time() - own_started
-        server = {
-            "cpu_cores": cpu_s / elapsed,
-            "waited_seconds": last.waited_s - first.waited_s,
-            "rss_first": first.rss,
-            "rss_last": last.rss,
-            "rss_most": max(sample.rss for sample in samples),
-            "other_processes_cores": max(
-                0.0, (last.machine_busy_s - first.machine_busy_s - cpu_s - own_s) / elapsed
-            ),
-        }
-    return Run(connect_s, client.result(), server, timeline)
+    return observe(client, process, seconds=seconds, connect_s=connect_s)
 
 
 def fanout(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

@@ -20,8 +20,8 @@ import uvloop
 
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import ADMIN_TOKEN, Key, Publisher
-from benchmarks.scenarios.report import FAULTS, Table, durations
 from fastws.bench import LoadClient, LoadError, StreamState
+from fastws.bench.report import FAULTS, Table, durations
 
 RESTART = 1012
 # Every client has symbols of the simulator, which make the load, and some of the publisher, who knows what it was

@@ -13,9 +13,9 @@ import uvloop
 
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
-from benchmarks.scenarios.report import Table, durations, mib
 from benchmarks.scenarios.restore import ANSWER_S, Client, symbol_names
 from fastws.bench import LoadClient, LoadResult
+from fastws.bench.report import Table, durations, mib
 
 N_SYMBOLS = 400
 SYMBOLS_EACH = 2

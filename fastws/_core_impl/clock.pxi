@@ -10,7 +10,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 from libc.time cimport time_t
 
@@ -68,6 +68,7 @@ cdef enum:
     # client is dropped by the frame.
     MAX_BATCH_SIZE = 64 * 1024
     CATCH_UP = 1024                 # updates of history sent between two turns of the loop
+    MAX_MISSED = 16384              # numbers noted of what one connection missed: half of what an outbox may hold
     WHEEL_SIZE = 4096               # slots of one millisecond
     SWEEP_SLOTS = 10                # each connection is looked at once a second
     SWEEP_NS = 100 * MS

@@ -43,12 +43,13 @@ cdef class Hub:
         self.epoch = epoch
         self.interval_ms = interval_ms
         self.inflate = inflate
-        self.history_start = 1
+        self.history = History.__new__(History)
         self.logger = logger if logger is not None else logging.getLogger("fastws")
         self.topics = {}
         self.cohorts = {}
         self.kinds = []
         self.channels = []
+        self.common_channels = []
         self.closes = {}
         self.options_table = weakref.WeakValueDictionary()
         self.meters = Meters.__new__(Meters)
@@ -97,7 +98,7 @@ cdef class Hub:
         cdef Py_ssize_t soft = checked("outbox_soft_size", outbox_soft_size, MAX_SIZE, self.outbox_soft_size)
         cdef Py_ssize_t hard = checked("outbox_hard_size", outbox_hard_size, MAX_SIZE, self.outbox_hard_size)
         cdef Py_ssize_t threshold = checked("deflate_threshold", deflate_threshold, MAX_SIZE, self.deflate_threshold)
-        cdef Py_ssize_t history = checked("history_size", history_size, MAX_SIZE, self.history_limit)
+        cdef Py_ssize_t history = checked("history_size", history_size, MAX_SIZE, self.history.limit)
         cdef int rate = checked("rate_limit", rate_limit, MAX_RATE, self.rate_limit)
         cdef int control_rate = checked("control_rate_limit", control_rate_limit, MAX_RATE, self.control_rate_limit)
         cdef int64_t stall_ns = checked_ns("stall_timeout", stall_timeout, self.stall_ns)
@@ -123,21 +124,9 @@ cdef class Hub:
         self.flusher.share = share
         if compress is not None:
             self.compress = compress
-        if history and not self.history_limit:
-            # Nothing was remembered meanwhile.
-            self.history_start = self.sequence + 1
-        self.history_limit = history
-        if history == 0:
-            self.forget(self.sequence)
-            free(self.history)
-            self.history = NULL
-            self.history_places = 0
-        while self.history_size > history and self.history_start < self.sequence:
-            self.forget(self.history_start)
+        self.history.set_limit(history, self.sequence)
 
     def __dealloc__(self):
-        self.forget(self.sequence)
-        free(self.history)
         free(self.connections)
 
     def stop(self):
@@ -147,7 +136,7 @@ cdef class Hub:
         # An update and its channel refer to each other, and the collector does not see updates.
         for channel in self.channels:
             channel.last = None
-        self.forget(self.sequence)
+        self.history.forget(self.sequence)
         self.snapshot_frame = None
         if self.sweep_timer is not None:
             self.sweep_timer.cancel()
@@ -178,8 +167,29 @@ cdef class Hub:
         cdef Topic topic
         for topic in topics:
             topic.channels.append(channel)
+        if not topics:
+            self.common_channels.append(channel)
         self.channels.append(channel)
         return channel
+
+    cdef list channels_of(self, dict wanted, int64_t limit):
+        """Channels of which a holder of `wanted` may be due something, each once; None: there are more than `limit`."""
+        cdef list found = []
+        cdef Topic topic
+        cdef Channel channel
+        if len(self.common_channels) > limit:
+            return None
+        self.mark += 1
+        for topic in wanted:
+            if len(topic.channels) > limit:
+                return None
+            for channel in topic.channels:
+                if channel.mark != self.mark:
+                    channel.mark = self.mark
+                    found.append(channel)
+            if len(found) > limit:
+                return None
+        return found + self.common_channels
 
     def move_channels(self, dict moves not None):
         """Let channels belong to other topics: dict[Channel, tuple[Topic, ...]], the most specific first.
@@ -193,6 +203,10 @@ cdef class Hub:
         for channel, topics in moves.items():
             for topic in channel.topics:
                 topic.channels.remove(channel)
+            if not channel.topics:
+                self.common_channels.remove(channel)
+            if not topics:
+                self.common_channels.append(channel)
             channel.topics = topics
             for topic in topics:
                 topic.channels.append(channel)
@@ -201,7 +215,7 @@ cdef class Hub:
         for i in range(self.n_connections):
             connection = <Connection>self.connections[i]
             if connection.replay_wanted is not None:
-                connection.replay_channels = {}
+                connection.look_again()
 
     def options(self, *, bint latest=False, double max_rate=0.0, int channels=CHANNEL_PRICE | CHANNEL_ORDERBOOK):
         """What a subscription asks for. `max_rate`: values per second and channel, implies `latest`; 0 is no limit."""
@@ -246,9 +260,11 @@ cdef class Hub:
         if self.received_ns:
             update.origin_ns = self.received_ns
             observe(&self.meters.feed, now - self.received_ns)
+        if channel.last is not None:
+            update.previous = channel.last.sequence
         channel.last = update
-        if self.history_limit:
-            self.remember(update)
+        if self.history.limit:
+            self.history.remember(update)
         for topic in channel.topics:
             for i in range(topic.n_interests):
                 interest = &topic.interests[i]
@@ -309,58 +325,13 @@ cdef class Hub:
             connection.note_settled()
         return sequence
 
-    # History: every update since `history_start`, one place each, in a ring that doubles until it is full.
-
-    cdef int remember(self, Update update) except -1:
-        cdef uint32_t size, i
-        cdef int64_t sequence
-        cdef PyObject** grown
-        if self.sequence - self.history_start >= self.history_places:
-            size = 1024 if self.history_places == 0 else self.history_places * 2
-            grown = <PyObject**>malloc(size * sizeof(PyObject*))
-            if grown is NULL:
-                raise MemoryError
-            for sequence in range(self.history_start, self.sequence):
-                grown[sequence & (size - 1)] = self.history[sequence & (self.history_places - 1)]
-            free(self.history)
-            self.history = grown
-            self.history_places = size
-        Py_INCREF(update)
-        self.history[self.sequence & (self.history_places - 1)] = <PyObject*>update
-        self.history_size += history_cost(update)
-        while self.history_size > self.history_limit and self.history_start < self.sequence:
-            self.forget(self.history_start)
-        return 0
-
-    cdef int forget(self, int64_t last) noexcept:
-        """Let go of the updates up to number `last`."""
-        cdef PyObject* update
-        while self.history_start <= last and self.history_places:
-            update = self.history[self.history_start & (self.history_places - 1)]
-            self.history_size -= history_cost(<Update>update)
-            self.history_start += 1
-            Py_DECREF(<object>update)
-        return 0
-
-    cdef inline Update past(self, int64_t sequence):
-        return <Update>self.history[sequence & (self.history_places - 1)]
-
     def count_missed(self, dict wanted, int64_t cursor):
         """How many updates since number `cursor` a holder of `wanted` (dict[Topic, Options]) was to get.
 
         Returns (count, is_complete): is_complete is False when history does not reach back that far, and the count
         is of what it holds.
         """
-        cdef dict channels = {}
-        cdef int64_t sequence, n = 0
-        cdef bint is_complete = self.history_start - 1 <= cursor <= self.sequence and self.history_limit > 0
-        if cursor < self.history_start - 1:
-            cursor = self.history_start - 1
-        if self.history_limit:
-            for sequence in range(cursor + 1, self.sequence + 1):
-                if wish_for(self.past(sequence), wanted, {}, channels):
-                    n += 1
-        return n, is_complete
+        return self.history.count(self, wanted, cursor), self.history.reaches(cursor)
 
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t at):
         """One batch of the last updates of `topics`, kept for those that ask the same before anything is published."""
@@ -480,7 +451,7 @@ cdef class Hub:
                 connection.sweep(now)
             except Exception:
                 self.logger.exception("looking after a connection failed")
-                connection.abort(1011)
+                connection.abort(1011, "internal error")
             # One that ended has given its place to the last one, which is looked at next.
             if i < self.n_connections and self.connections[i] == <PyObject*>connection:
                 i += SWEEP_SLOTS
@@ -508,7 +479,17 @@ cdef class Hub:
     @property
     def n_history(self):
         """Updates kept for restored sessions."""
-        return self.sequence - self.history_start + 1 if self.history_limit else 0
+        return self.history.end - self.history.start + 1 if self.history.limit else 0
+
+    @property
+    def history_start(self):
+        """Number of the oldest update kept, or the next number when none is."""
+        return self.history.start
+
+    @property
+    def history_size(self):
+        """Size of the updates kept, as `History` counts it."""
+        return self.history.size
 
     def update_counts(self):
         """Number of updates published by name of channel: dict[str, int]."""
@@ -610,35 +591,6 @@ cdef int64_t checked_ns(str name, value, int64_t current) except -1:
     if not 0.0 <= value <= 1e8:
         raise ValueError(f"{name}: expected seconds from 0 (off) to 1e8, got {value}")
     return <int64_t>(<double>value * 1e9)
-
-
-cdef inline Py_ssize_t history_cost(Update update) noexcept:
-    return 2000 if update.channel.bit == 2 else 700
-
-
-cdef int wish_for(Update update, dict wanted, dict starts, dict known) except -1:
-    """What a holder of `wanted` is to get of an update: 0 nothing, 1 itself, 2 only if it is the latest.
-
-    Of the topics in `starts` only what was published after the number there counts. `known` keeps what was found out
-    about a channel: (wish, start).
-    """
-    cdef Channel channel = update.channel
-    cdef Options options
-    found = known.get(channel)
-    if found is None:
-        found = (0, 0) if channel.topics else (1, 0)
-        for topic in channel.topics:
-            options = wanted.get(topic)
-            if options is not None:
-                start = starts.get(topic, 0)
-                if channel.bit == STATUS_BIT:
-                    found = (1, start)
-                elif options.channels & channel.bit:
-                    found = (2 if options.latest else 1, start)
-                break
-        known[channel] = found
-    wish, start = found
-    return wish if update.sequence > <int64_t>start else 0
 
 
 cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list subscriptions):

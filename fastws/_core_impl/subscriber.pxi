@@ -43,7 +43,7 @@ cdef class Subscriber(Outbox):
                 if topic not in self.replay_wanted:
                     self.replay_starts[topic] = self.hub.sequence
             self.replay_wanted = wanted
-            self.replay_channels = {}
+            self.look_again()
             self.replay_paused = paused
             return
         if self.settle():
@@ -100,7 +100,7 @@ cdef class Subscriber(Outbox):
         """
         if self.state != OPEN:
             return True
-        if not self.hub.history_limit or not self.hub.history_start - 1 <= cursor <= self.hub.sequence:
+        if not self.hub.history.reaches(cursor):
             return False
         held = self.subscriptions()
         if not self.settle():
@@ -121,7 +121,7 @@ cdef class Subscriber(Outbox):
             self.replay_also |= set(also)
             self.replay_sequence = min(cursor, self.replay_sequence)
         self.replay_wanted = wanted | held
-        self.replay_channels = {}
+        self.look_again()
         self.replay_paused = is_paused
         # What follows has not been handed over, whatever was before.
         self.base_sequence = self.delivered_sequence = self.replay_sequence
@@ -152,7 +152,7 @@ cdef class Subscriber(Outbox):
         if self.replay_wanted is None or self.state != OPEN or self.is_blocked:
             return
         if self.replay_sequence < hub.sequence and (
-            not hub.history_limit or self.replay_sequence < hub.history_start - 1
+            not hub.history.limit or self.replay_sequence < hub.history.start - 1
         ):
             self.fail(4408, "fell behind the history while catching up")
             return
@@ -163,8 +163,12 @@ cdef class Subscriber(Outbox):
             sequence = self.replay_sequence
             # No more at a time than a batch holds: the outbox must never have to drop what is being caught up.
             while n < CATCH_UP and size < MAX_BATCH_SIZE and sequence < hub.sequence and not self.replay_paused:
-                sequence += 1
-                update = hub.past(sequence)
+                if self.replay_missed is None or sequence >= self.replay_missed.until:
+                    self.replay_missed = hub.history.missed(
+                        hub, self.replay_wanted, self.replay_starts, self.replay_channels, self.replay_also, sequence
+                    )
+                sequence = self.replay_missed.after(sequence)
+                update = hub.history.past(sequence)
                 if sequence in self.replay_also:
                     self.replay_also.discard(sequence)
                     wish = 1
@@ -188,9 +192,16 @@ cdef class Subscriber(Outbox):
         elif not self.is_blocked:
             hub.loop.call_soon(self._catch_up)
 
+    cdef int look_again(self) except -1:
+        """Note that what was found out about history holds no longer."""
+        self.replay_channels = {}
+        self.replay_missed = None
+        return 0
+
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
         self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
+        self.replay_missed = None
         self.hub.join(self, self.dialect, self.replay_paused, wanted)
         return 0
 
@@ -240,6 +251,7 @@ cdef class Subscriber(Outbox):
             self.left_whole = not self.owes_snapshot()
             self.left_subscriptions = self.subscriptions()
         self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
+        self.replay_missed = None
         self.hub.leave(self)
         return 0
 

@@ -26,6 +26,7 @@ from fastws.auth.keys import (
 from fastws.auth.revocations import Revocations
 from fastws.auth.tokens import AuthError, parse, parse_claims
 from fastws.settings import Settings
+from fastws.settings_catalog import is_plain_path
 
 # With these, keys that are fetched anew may make the difference.
 _MAY_BE_NEW_KEY: Final = frozenset({"unknown_key", "unavailable"})
@@ -155,15 +156,34 @@ class Authenticator:
             raise
 
     async def _authenticate(self, token: str) -> Identity:
-        try:
-            return self._verify(token)
-        except AuthError as error:
-            if self._remote is None or error.reason not in _MAY_BE_NEW_KEY:
-                raise
-            reason = error.reason
-        if not await self._remote.look_again():
-            raise AuthError(reason)
+        # A second time where the settings were replaced meanwhile: who had asked the issuer of before got no answer, and
+        # it may be another one now.
+        for _ in range(2):
+            try:
+                return self._verify(token)
+            except AuthError as error:
+                if (remote := self._remote) is None or error.reason not in _MAY_BE_NEW_KEY:
+                    raise
+                reason = error.reason
+            if not await remote.look_again() and self._remote is remote:
+                raise AuthError(reason)
         return self._verify(token)
+
+    def check(self, identity: Identity) -> None:
+        """Look again at an identity that was verified a while ago.
+
+        Raises:
+            AuthError: its token has expired or was revoked since; it is counted in `failures`.
+        """
+        now = self._clock()
+        error = None
+        if identity.ends_at is not None and now >= identity.ends_at:
+            error = AuthError("expired")
+        elif identity.jti is not None and self._revocations.has(identity.jti, now):
+            error = AuthError("revoked")
+        if error is not None:
+            self._count(error)
+            raise error
 
     def _count(self, error: AuthError) -> None:
         self.failures[error.reason] = self.failures.get(error.reason, 0) + 1
@@ -296,10 +316,11 @@ def _read(settings: Settings, name: str, text: str, subject: str) -> Key:
         try:
             text = Path(text).read_text()
         except (OSError, ValueError) as error:
-            # The path is not shown, because it may be a secret in the wrong place.
+            # Anything else than a path may be a secret in the wrong place.
+            file = f"the file {text}, which" if is_plain_path(text) else "a file that"
             reason = error.strerror if isinstance(error, OSError) else "it is not a text"
             raise settings.error(
-                name, f"{subject} is in a file that cannot be read: {reason}", "give its path, or PEM text"
+                name, f"{subject} is in {file} cannot be read: {reason}", "give its path, or PEM text"
             ) from None
     try:
         return read_key(text, settings.jwt_algorithm)

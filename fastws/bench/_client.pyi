@@ -1,8 +1,11 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from fastws.bench import LoadResult, StreamState
+from fastws.bench.client import LoadResult, StreamState
 from fastws.errors import FastwsError
+
+_Text: TypeAlias = bytes | str
+_Item: TypeAlias = _Text | tuple[_Text, ...]
 
 class LoadError(FastwsError): ...
 
@@ -12,8 +15,12 @@ class LoadClient:
         url: str,
         connections: int,
         *,
-        subscribe: bytes | str | Sequence[bytes | str] | Callable[[int], bytes | str] | None = None,
+        subscribe: _Text
+        | Sequence[_Text | tuple[_Text, ...]]
+        | Callable[[int], _Text | tuple[_Text, ...]]
+        | None = None,
         wait_for: str | None = "subscribed",
+        n_answers: int = 0,
         check: Literal["none", "edges", "full"] = "edges",
         conflated: bool = False,
         n_slow: int = 0,
@@ -23,13 +30,30 @@ class LoadClient:
         ping_message: bytes = b'{"type":"ping"}',
         headers: Mapping[str, str] | None = None,
         deflate: bool = False,
+        keep_sessions: bool = False,
         nap_us: int = 0,
     ) -> None: ...
     @property
     def url(self) -> str: ...
     @property
     def n_open(self) -> int: ...
-    def connect(self, *, timeout: float = 30.0, max_in_flight: int = 100, ramp_up: float = 0.0) -> None: ...
+    def connect(
+        self,
+        *,
+        timeout: float = 30.0,
+        max_in_flight: int = 100,
+        ramp_up: float = 0.0,
+        step: int = 1,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> None: ...
+    def cut(self) -> None: ...
+    def restore(
+        self,
+        *,
+        timeout: float = 30.0,
+        max_in_flight: int = 100,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> None: ...
     def run(self, seconds: float) -> None: ...
     def stop(self) -> None: ...
     def reset(self) -> None: ...

@@ -28,10 +28,12 @@ cdef class LoadClient:
 
     url                  ws://HOST[:PORT]/PATH; TLS is not spoken. A name that is both is taken as IPv4.
     connections          1 or more; the process needs as many file descriptors and some 30.
-    subscribe            text frame that each connection sends once: bytes or str for all, a sequence with
-                         one for each, or a callable of the connection's index. None sends nothing.
-    wait_for             `type` of the message that answers it and makes the connection open; None waits
-                         for none.
+    subscribe            text frames that each connection sends once: bytes or str for all, a sequence with
+                         one item for each, or a callable of the connection's index that returns one. An item
+                         is one frame, or a tuple of several. None sends nothing.
+    wait_for             `type` of the messages that answer them and make the connection open. None waits for
+                         none. A `subscribed` that names rejected targets makes `connect` fail.
+    n_answers            how many of these; 0: one for each frame.
     check                "none" counts messages. "edges" also checks that `seq` runs on from frame to frame
                          and that the numbers of a frame's first and last message fit their count: for
                          subscriptions to one symbol on one channel. "full" reads every message and keeps
@@ -44,6 +46,8 @@ cdef class LoadClient:
     headers              further lines of the upgrade request, by name.
     deflate              ask for permessage-deflate, and insist on it. Messages that come compressed are counted
                          and not read: nothing of them is in the checks and the latencies.
+    keep_sessions        note session ids from the greetings, for `cut` and `restore`; not with `deflate`, as they
+                         may come compressed.
     nap_us               after a wake-up, let events gather for so long; saves processor time on both sides
                          at high connection counts and is added to latencies. 0: none.
 
@@ -59,15 +63,16 @@ cdef class LoadClient:
     cdef int64_t _started_us, _ended_us, _cpu_us, _delay_ns
 
     def __cinit__(
-        self, str url not None, int connections, *, subscribe=None, str wait_for="subscribed",
+        self, str url not None, int connections, *, subscribe=None, str wait_for="subscribed", int n_answers=0,
         str check not None="edges", bint conflated=False, int n_slow=0, int slow_receive_buffer=0,
         int n_ping=0, double ping_interval_ms=100.0, bytes ping_message not None=b'{"type":"ping"}',
-        headers=None, bint deflate=False, int nap_us=0,
+        headers=None, bint deflate=False, bint keep_sessions=False, int nap_us=0,
     ):
         cdef Client* c = &self.c
         cdef int i
         cdef Py_ssize_t largest = MAX_CONTROL
         cdef bytes payload
+        cdef int n_requests
         c.epoll_fd = -1
         if connections < 1:
             raise ValueError(f"connections must be 1 or more, not {connections}")
@@ -77,6 +82,10 @@ cdef class LoadClient:
             raise ValueError(f"n_slow {n_slow} and n_ping {n_ping} do not fit into {connections} connections")
         if not 0 <= nap_us < 1_000_000:
             raise ValueError(f"nap_us must be 0 to 999999, not {nap_us}")
+        if n_answers < 0:
+            raise ValueError(f"n_answers must be 0 or more, not {n_answers}")
+        if keep_sessions and (deflate or n_slow):
+            raise ValueError("keep_sessions needs greetings that come plain and connections that all read")
         if ping_interval_ms <= 0:
             raise ValueError(f"ping_interval_ms must be positive, not {ping_interval_ms}")
         self.url = url
@@ -96,6 +105,7 @@ cdef class LoadClient:
         c.check = _CHECKS[check]
         c.is_conflated = conflated
         c.wants_deflate = deflate
+        c.keeps_sessions = keep_sessions
         c.nap_us = nap_us
         c.ping_interval_us = max(1, <int64_t>(1000 * ping_interval_ms))
         c.request = PyBytes_AS_STRING(self._request)
@@ -108,9 +118,7 @@ cdef class LoadClient:
         c.ping = PyBytes_AS_STRING(ping_message)
         c.ping_size = len(ping_message)
         c.mask_state = int.from_bytes(os.urandom(4), "little") | 1
-        for payload in self._payloads:
-            largest = max(largest, len(payload))
-        largest = max(largest, len(ping_message)) + MAX_HEADER
+        largest = max(largest, len(ping_message), len(self._request) + QUERY_SIZE) + MAX_HEADER
         c.receive_buffer = <char*>malloc(RECEIVE_SIZE)
         c.frame_buffer = <char*>malloc(largest)
         c.events = <epoll_event*>malloc(MAX_EVENTS * sizeof(epoll_event))
@@ -125,9 +133,10 @@ cdef class LoadClient:
             c.conns[i].stream.last_seq = NO_SEQ
             c.conns[i].last_sequence = -1
             if self._payloads:
-                payload = self._payloads[i if len(self._payloads) > 1 else 0]
+                payload, n_requests = self._payloads[i if len(self._payloads) > 1 else 0]
                 c.conns[i].subscribe = PyBytes_AS_STRING(payload)
                 c.conns[i].subscribe_size = <uint32_t>len(payload)
+                c.conns[i].n_answers = n_answers if n_answers else n_requests
         histogram_clear(&c.stats[0].latency, 100)
         histogram_clear(&c.stats[1].latency, 100)
         histogram_clear(&c.ping_time, 10)
@@ -180,6 +189,8 @@ cdef class LoadClient:
         packed = socket_module.inet_pton(family, address[0])
         _fill_address(&self.c, family == socket_module.AF_INET6, packed, port)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self.c.target_size = len(f"GET {target}".encode())
+        self.c.has_query = bool(parts.query)
         lines = [
             f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", "Upgrade: websocket", "Connection: Upgrade",
             f"Sec-WebSocket-Key: {key.decode()}", "Sec-WebSocket-Version: 13",
@@ -187,34 +198,65 @@ cdef class LoadClient:
         ]
         return "\r\n".join(lines).encode()
 
-    def connect(self, *, double timeout=30.0, int max_in_flight=100, double ramp_up=0.0):
+    def connect(
+        self, *, double timeout=30.0, int max_in_flight=100, double ramp_up=0.0, int step=1, on_progress=None
+    ):
         """Open every connection: TCP, upgrade, subscription, its answer.
 
-        At most `max_in_flight` are under way at a time; with `ramp_up` they start evenly over so many
-        seconds. Data that comes meanwhile is read and counted. Raises LoadError when one fails, or not all
-        are open after `timeout` seconds; all are closed then.
+        At most `max_in_flight` are under way at a time; with `ramp_up` they start in steps of `step`, evenly
+        over so many seconds. Data that comes meanwhile is read and counted. `on_progress` is called five times
+        a second with the number of those that are open. Raises LoadError when one fails, or not all are open
+        after `timeout` seconds; all are closed then.
         """
         cdef Client* c = &self.c
-        cdef int64_t start_us, until_us, slice_us, ramp_us = <int64_t>(ramp_up * 1e6)
-        cdef int status = 0
         if self._is_connected:
             raise LoadError("this client was connected before; make a new one")
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be 1 or more, not {max_in_flight}")
+        if max_in_flight < 1 or step < 1:
+            raise ValueError(f"max_in_flight and step must be 1 or more, not {max_in_flight} and {step}")
         _need_descriptors(c.n_conns + 30)
         c.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if c.epoll_fd < 0:
             raise LoadError(f"epoll cannot be used: {os.strerror(errno)}")
         self._is_connected = True
+        self._open_all(timeout, max_in_flight, ramp_up, step, on_progress)
+
+    def cut(self):
+        """Reset every connection at once. The server is told nothing, and figures stay. All must be open, and
+        `keep_sessions` set."""
+        cdef Client* c = &self.c
+        cdef int i
+        if c.n_ready < c.n_conns or c.n_live < c.n_conns:
+            raise LoadError(f"only {c.n_live} of {c.n_conns} connections are open")
+        for i in range(c.n_conns):
+            if c.conns[i].session[0] == 0:
+                raise LoadError(f"{self.url} sends no session ids in its greetings: nothing can be restored")
+        with nogil:
+            cut_all(c)
+
+    def restore(self, *, double timeout=30.0, int max_in_flight=100, on_progress=None):
+        """After `cut`, connect every connection again, each with its session and the last `sequence` that it has
+        seen, until all are answered `reconnected`. What comes is counted and checked as going on from before.
+        Raises LoadError like `connect`."""
+        if not self._is_connected or self.c.n_live:
+            raise LoadError("cut() comes before restore()")
+        self.c.is_restoring = True
+        self._open_all(timeout, max_in_flight, 0.0, 1, on_progress)
+
+    cdef int _open_all(self, double timeout, int max_in_flight, double ramp_up, int step, on_progress) except -1:
+        cdef Client* c = &self.c
+        cdef int64_t start_us, until_us, slice_us, ramp_us = <int64_t>(ramp_up * 1e6)
+        cdef int status = 0
         start_us = monotonic_us()
         until_us = start_us + <int64_t>(timeout * 1e6)
         while status == 0 and c.failure == 0 and c.n_ready < c.n_conns and monotonic_us() < until_us:
             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)
             with nogil:
-                status = connect_until(c, slice_us, max_in_flight, start_us, ramp_us)
+                status = connect_until(c, slice_us, max_in_flight, start_us, ramp_us, step)
             PyErr_CheckSignals()
+            if on_progress is not None:
+                on_progress(c.n_ready)
         if status == 0 and c.failure == 0 and c.n_ready == c.n_conns:
-            return
+            return 0
         text = self._failure(status, timeout)
         self.close(timeout=0)
         raise LoadError(text)
@@ -227,17 +269,24 @@ cdef class LoadClient:
         if status < 0:
             return f"epoll failed: {os.strerror(saved)}; {done}"
         if c.failure == FAILED_CONNECT:
-            hint = " (is the server running there?)" if c.failure_detail == ECONNREFUSED else ""
+            hint = _CONNECT_HINTS.get(c.failure_detail, "")
             return f"cannot connect to {self.url}: {os.strerror(c.failure_detail)}{hint}; {done}"
         if c.failure == FAILED_STATUS:
             line = sample.partition("\r\n")[0]
-            return f"{self.url} answered {line!r} instead of an upgrade to WebSocket; {done}"
+            words = line.split()
+            hint = _STATUS_HINTS.get(words[1], "") if len(words) > 1 else ""
+            return f"{self.url} answered {line!r} instead of an upgrade to WebSocket{hint}; {done}"
         if c.failure == FAILED_ACCEPT:
             return f"{self.url} answered without the right Sec-WebSocket-Accept: no WebSocket server; {done}"
         if c.failure == FAILED_CLOSED:
-            return f"{self.url} closed a connection with code {c.failure_detail} before it was open; {done}"
+            hint = _CLOSE_HINTS.get(c.failure_detail, "")
+            return f"{self.url} closed a connection with code {c.failure_detail} before it was open{hint}; {done}"
         if c.failure == FAILED_REPLY:
-            return f"the subscription was answered with {sample}; {done}"
+            asked = "restoration of a session" if c.is_restoring else "subscription"
+            hint = _ERROR_HINTS.get(_error_code(sample), "")
+            return f"the {asked} was answered with {sample}{hint}; {done}"
+        if c.failure == FAILED_REJECTED:
+            return f"a part of the subscription was rejected: {sample}; {done}"
         if c.failure == FAILED_DEFLATE:
             return f"{self.url} did not agree to permessage-deflate; {done}"
         if c.failure == FAILED_SYSTEM:
@@ -291,6 +340,7 @@ cdef class LoadClient:
         histogram_clear(&c.ping_time, 10)
         histogram_clear(&c.return_delay, 1000)
         c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0
+        c.n_restored = c.n_recovered = c.n_missed = 0
         for i in range(c.n_conns):
             conn = &c.conns[i]
             conn.n_messages = conn.n_lost = conn.n_declared = 0
@@ -332,6 +382,9 @@ cdef class LoadClient:
         ping["skipped"] = c.n_pings_skipped
         out["ping"] = ping if c.n_ping else None
         out["return_delay"] = histogram_summary(&c.return_delay) if c.return_delay.total else None
+        out["restored"] = {
+            "sessions": c.n_restored, "recovered": c.n_recovered, "missed": c.n_missed,
+        } if c.is_restoring else None
         out["client"] = {
             "cpu_seconds": self._cpu_us / 1e6,
             "cpu_share": self._cpu_us / 1e6 / seconds if wall_us else 0.0,
@@ -429,8 +482,36 @@ cdef class LoadClient:
         return out
 
 
+_PORTS_HINT = " (no local port is left for so many connections: net.ipv4.ip_local_port_range)"
+_LIMIT_HINT = " (a limit of connections on the server: per user, per address or in all)"
+_TOKEN_HINT = " (the token is missing, wrong or has expired)"
+_CONNECT_HINTS = {
+    ECONNREFUSED: " (is the server running there?)", EADDRNOTAVAIL: _PORTS_HINT,
+}
+_STATUS_HINTS = {
+    "401": _TOKEN_HINT,
+    "403": " (not allowed: the Origin, or the address)",
+    "404": " (no WebSocket at this path)",
+    "426": " (no WebSocket at this path)",
+    "429": " (too many handshakes or connections from this address: handshake_rate, connections_per_ip)",
+    "503": " (the server is stopping, or full)",
+}
+_CLOSE_HINTS = {1006: " (without a word)", 4401: _TOKEN_HINT, 4429: _LIMIT_HINT}
+_ERROR_HINTS = {
+    "INVALID_TOKEN": _TOKEN_HINT,
+    "AUTH_REQUIRED": " (the server wants a token)",
+    "SESSION_RESTORATION_FAILED": " (was it kept for too short a time?)",
+}
+
+
+def _error_code(sample):
+    """The code of an `error`, of which the beginning is at hand; empty when it has none."""
+    return sample.partition('"code":"')[2].partition('"')[0]
+
+
 cdef list _payloads_for(subscribe, int n):
-    """One payload for all, one for each, or none."""
+    """One payload for all, one for each, or none: the frames as they are sent, and how many they are."""
+    cdef dict made = {}
     if subscribe is None:
         return []
     if isinstance(subscribe, (bytes, str)):
@@ -441,7 +522,28 @@ cdef list _payloads_for(subscribe, int n):
         items = list(subscribe)
         if len(items) != n:
             raise ValueError(f"subscribe has {len(items)} payloads for {n} connections")
-    return [item.encode() if isinstance(item, str) else bytes(item) for item in items]
+    rows = []
+    for item in items:
+        key = item if isinstance(item, tuple) else (item,)
+        if key not in made:
+            texts = [text.encode() if isinstance(text, str) else bytes(text) for text in key]
+            made[key] = b"".join([_frame(text) for text in texts]), len(texts)
+        rows.append(made[key])
+    return rows
+
+
+def _frame(bytes text):
+    """A final text frame, masked as those of clients must be (RFC 6455 section 5.3)."""
+    n = len(text)
+    mask = os.urandom(4)
+    whole = int.from_bytes((mask * (n // 4 + 1))[:n], "little") ^ int.from_bytes(text, "little")
+    if n < 126:
+        size = bytes([0x80 | n])
+    elif n < 65536:
+        size = b"\xfe" + n.to_bytes(2, "big")
+    else:
+        size = b"\xff" + n.to_bytes(8, "big")
+    return b"\x81" + size + mask + whole.to_bytes(n, "little")
 
 
 cdef void _fill_address(Client* c, bint is_v6, bytes packed, int port):

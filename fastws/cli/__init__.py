@@ -1,4 +1,4 @@
-"""The command line: ``fastws serve``, ``check-config``, ``record`` and ``token``."""
+"""The command line: ``fastws serve``, ``check-config``, ``record``, ``token`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from fastws.cli.record import add_record
 from fastws.cli.serve import add_check_config, add_serve
 from fastws.cli.token import add_token
 from fastws.errors import FastwsError, SettingsError
+
+if sys.platform == "linux":
+    from fastws.cli.bench import add_bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     add_check_config(commands)
     add_record(commands)
     add_token(commands)
+    if sys.platform == "linux":
+        add_bench(commands)
     return parser
 
 

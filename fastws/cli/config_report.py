@@ -9,7 +9,11 @@ from typing import Any, Final
 
 from fastws.configuration import ENV_ALIASES
 from fastws.errors import SettingsError
-from fastws.settings import HIDDEN, SETTINGS, Setting, Settings, display, shown
+from fastws.market.store import file_of
+from fastws.server.acceptor import capacity
+from fastws.server.advice import warnings
+from fastws.settings import SETTINGS, Settings
+from fastws.settings_catalog import HIDDEN, Setting, display, shown
 
 WIDTH: Final = 100
 """Columns of the table at most, unless a single word is longer."""
@@ -51,6 +55,13 @@ def conclusion(settings: Settings) -> str:
     )
 
 
+def notes(settings: Settings) -> list[str]:
+    """Return lines on what the settings come to here."""
+    lines = [f"{capacity()} connections fit, by the limit of file descriptors"]
+    path = file_of(settings.database)
+    return lines if path is None else [*lines, f"the database is the file {path}"]
+
+
 def document(settings: Settings, problems: Sequence[SettingsError], wrong: Collection[str]) -> str:
     """Return all of it as JSON; a setting in `wrong` has no value."""
     return json.dumps(
@@ -63,6 +74,9 @@ def document(settings: Settings, problems: Sequence[SettingsError], wrong: Colle
                 {"setting": problem.setting, "source": problem.source, "message": str(problem)}
                 for problem in problems
             ],
+            "warnings": warnings(settings),
+            "room_for_connections": capacity(),
+            "database_file": None if problems else file_of(settings.database),
         },
         indent=2,
         ensure_ascii=False,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, Literal, NoReturn, TypeAlias, get_origin
 
 import structlog
 
 from fastws import logs
 from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
-from fastws.settings import SETTINGS, Setting, Settings
+from fastws.settings import SETTINGS, Settings
+from fastws.settings_catalog import Setting
+from fastws.settings_checks import suggest
 
 FAILED: Final = 1
 """Exit status: the command was understood and did not succeed."""
@@ -74,7 +75,9 @@ class Parser(argparse.ArgumentParser):
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-def add_command(commands: Commands, name: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Commands, name: str, purpose: str, epilog: str, *, has_settings: bool = True
+) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
         help=purpose,
@@ -83,11 +86,12 @@ def add_command(commands: Commands, name: str, purpose: str, epilog: str) -> arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument(
-        "--config",
-        metavar="FILE",
-        help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
-    )
+    if has_settings:
+        command.add_argument(
+            "--config",
+            metavar="FILE",
+            help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
+        )
     command.set_defaults(command=command)
     return command
 
@@ -118,9 +122,14 @@ def _metavar(kind: Any, name: str) -> str:
     return "N" if kind in (int, float) else name.upper()
 
 
+def _choices(setting: Setting) -> str:
+    return f": {_metavar(setting.kind, '')}" if get_origin(setting.kind) is Literal else ""
+
+
 def other_settings(names: Sequence[str]) -> str:
     lines = [
-        f"  {setting.name} ({setting.default_text}){_restart_mark(setting)}\n      {setting.description}"
+        f"  {setting.name} ({setting.default_text}){_restart_mark(setting)}\n"
+        f"      {setting.description}{_choices(setting)}"
         for setting in SETTINGS.values()
         if setting.name not in names
     ]
@@ -147,8 +156,7 @@ def describe_unknown(argument: str, command: argparse.ArgumentParser) -> str:
         if setting.name in SERVE_FLAGS:
             return f"{flag} is a flag of fastws serve, not of {command.prog}"
         return f"{flag} is no flag; set {setting.name} in the TOML file or {setting.variable}"
-    matches = difflib.get_close_matches(flag, command._option_string_actions, n=1)
-    hint = f", did you mean {matches[0]}?" if matches else ""
+    hint = suggest(flag, command._option_string_actions)
     return f"{flag}: unknown option{hint} (see {command.prog} --help)"
 
 

@@ -15,7 +15,8 @@ from fastws.cli.options import Commands, add_command, add_settings, begin
 from fastws.errors import SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.server.server import load_instruments, make_feed
-from fastws.settings import Settings, parse_feed
+from fastws.settings import Settings
+from fastws.settings_checks import parse_feed
 
 RECORD_FLAGS: Final = (
     "feed",

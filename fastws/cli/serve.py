@@ -28,6 +28,7 @@ from fastws.cli.options import (
 from fastws.configuration import read
 from fastws.errors import SettingsError
 from fastws.server import lifecycle
+from fastws.server.advice import warnings
 from fastws.server.preflight import start_problems
 
 SERVE_EXAMPLES: Final = """\
@@ -90,7 +91,10 @@ def _check_config(options: argparse.Namespace) -> int:
     if options.json:
         print(config_report.document(settings, problems, wrong))
     elif not problems:
+        for line in warnings(settings):
+            _log.warning(line)
         print(config_report.table(settings))
+        print("\n".join(config_report.notes(settings)))
         print(config_report.conclusion(settings))
     else:
         for problem in problems:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastws._core import CHANNEL_STATUS, Hub
 from fastws.clock import wall_ms
+from fastws.dialects.clients import Client
 from fastws.mailboxes import Kept, Mailboxes
-
-if TYPE_CHECKING:
-    from fastws.dialects.admission import Client
-    from fastws.sessions import Session, Sessions
+from fastws.sessions import Session, Sessions
 
 MAX_UNCLAIMED: Final = 100_000
 """Messages from before the last start that may wait for the first connection of their users."""
@@ -26,9 +24,10 @@ class Mail:
        what was published after its cursor: with the updates that it missed, in order, or before its snapshot. One
        that was open under another session meanwhile gets only what it has not heard there.
     3. A paused connection gets it when it is resumed.
-    4. Nobody else does: a new connection hears nothing of before, but for what was published in the name of an earlier
-       process (`claim_later`), of which no session is left. That goes to the first connection of its user.
-    5. `on_told` is called with each payload once somebody was told, or nobody is there who could be; again for each
+    4. A new connection hears nothing of before, but for what nobody has heard yet: that goes to the first connection
+       of its user that can hear it, under a new number, for as long as sessions are kept. So does what an earlier
+       process told nobody (`claim_later`).
+    5. `on_told` is called with each payload once somebody was told, or it is known that nobody will be; again for each
        further connection.
     """
 
@@ -43,6 +42,8 @@ class Mail:
         self.hub = hub
         self.sessions = sessions
         self.mailboxes = Mailboxes(ttl=sessions.ttl, limit_per_user=limit_per_user)
+        # For users of whom nothing is here; apart, so that many messages to such users push out no other's.
+        self._of_absent = Mailboxes(ttl=sessions.ttl, limit_per_user=limit_per_user)
         self.on_told: Callable[[Any], object] = lambda payload: None
         self._by_user = by_user
         # Nobody can subscribe to this topic: what is told to one user must not be replayed to others.
@@ -64,17 +65,19 @@ class Mail:
         now = time.monotonic()
         self.sessions.expire(now)
         is_awaited = user_key in self._by_user or self.sessions.has_user(user_key)
-        if is_awaited:
-            # An open connection may turn out to have been dead all along.
-            self.mailboxes.keep(user_key, Kept(sequence, wall_ms(), payload), now)
-        if not is_awaited or any(client.connection.is_open for client in hearing):
+        is_told = any(client.connection.is_open for client in hearing)
+        # An open connection may turn out to have been dead all along, so what it was told is kept too.
+        boxes = self.mailboxes if is_awaited else self._of_absent
+        boxes.keep(user_key, Kept(sequence, wall_ms(), payload), now, is_told=is_told)
+        if is_told or boxes.limit_per_user <= 0:
             self.on_told(payload)
         return sequence
 
     def configure(self, *, ttl: float, limit_per_user: int) -> None:
         """Set how long, and how many messages of a user are kept; it holds from the next one on."""
-        self.mailboxes.ttl = ttl
-        self.mailboxes.limit_per_user = limit_per_user
+        for boxes in (self.mailboxes, self._of_absent):
+            boxes.ttl = ttl
+            boxes.limit_per_user = limit_per_user
 
     def claim_later(self, messages: Iterable[tuple[str, Any]]) -> None:
         """Keep messages of an earlier process (user and payload) until their users come, within the sessions' time."""
@@ -94,13 +97,17 @@ class Mail:
 
     def welcome(self, client: Client) -> None:
         """Tell what has waited for the first connection of a user."""
-        if not self._unclaimed or client.user_key is None:
+        key = client.user_key
+        if key is None or not client.connection.is_open or client.connection.is_paused:
             return
-        if time.monotonic() > self._unclaimed_until:
+        now = time.monotonic()
+        if self._unclaimed and now > self._unclaimed_until:
             self._unclaimed.clear()
-            return
-        for payload in self._unclaimed.pop(client.user_key, ()):
-            self.tell(client.user_key, payload)
+        waiting = self._unclaimed.pop(key, [])
+        kept = self._of_absent.take_untold(key, now) + self.mailboxes.take_untold(key, now)
+        kept.sort(key=lambda one: one.sequence)
+        for payload in [*waiting, *(one.payload for one in kept)]:
+            self.tell(key, payload)
 
     def pause(self, client: Client) -> None:
         """A connection that is about to be paused gets what it was still to catch up with when it is resumed."""
@@ -112,7 +119,7 @@ class Mail:
         self.send(client, [kept for kept in self._of(client) if kept.sequence in owed])
 
     def missed(self, client: Client, session: Session, cursor: int | None) -> list[Kept]:
-        """Return what a client that takes over a session is to get, in order. `cursor`: see `Admission.cursor_of`."""
+        """Return what a client that takes over a session is to get, in order. `cursor`: see `Takeover.cursor_of`."""
         if cursor is None or cursor > self.hub.sequence:
             cursor = session.heard if session.epoch == self.hub.epoch else 0
         owed = {*client.owed, *session.owed}
@@ -134,6 +141,7 @@ class Mail:
     def note_told(self, messages: Iterable[Kept]) -> None:
         """Messages were given to a connection that had missed them."""
         for kept in messages:
+            self.mailboxes.note_told(kept.sequence)
             self.on_told(kept.payload)
 
     def _of(self, client: Client) -> list[Kept]:

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, encode_screener
+from fastws.wording import explain
 
 HEADER: Final = b"# fastws recording: @<receive time, Unix ms> <message>\n"
 
@@ -82,7 +83,7 @@ def decode_body(
         message.decode()  # what is passed through unread has to be UTF-8 as well
         members = _members.decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LineError("JSON", str(error)) from None
+        raise LineError("JSON", explain(str(error))[1]) from None
     if "type" not in members and "header" in members:
         return None
     try:
@@ -173,7 +174,8 @@ def _take_levels(members: dict[str, msgspec.Raw], name: str) -> list[tuple[str, 
     try:
         levels = _levels.decode(raw)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{name}: {error}") from None
+        path, reason = explain(str(error))
+        raise ValueError(f"{name}{path}: {reason}") from None
     return [(bytes(level.price).decode(), bytes(level.quantity).decode()) for level in levels]
 
 

@@ -75,7 +75,8 @@ class AlertBook:
        telling and storing that, which is the time of a commit, twice, because an alert that never comes costs a
        trader more than one that comes again.
     5. While the database fails, crossed rules wait, are tried again until it works, and keep the price that
-       crossed them. Prices go on. What has not fired when the process ends waits again after its next start.
+       crossed them. Prices go on. What has not fired when the process ends waits again after its next start. So does
+       a rule that cannot be fired whatever the database does, and the others fire.
     6. What was asked for is done even when the asker has gone: no rule is stored without waiting here.
 
     Belongs to the thread of the event loop. `deliver` is called with a user id and the alert, in the order in
@@ -132,6 +133,14 @@ class AlertBook:
                     f"database: row {rule.id} of alert_rules: {error}; correct or delete it"
                 ) from None
         return self.n_waiting
+
+    def unknown_codes(self) -> dict[str, int]:
+        """How many rules wait for each code that no instrument has; they fire once there are prices of it."""
+        codes: dict[str, int] = {}
+        for rule in self._rules.values():
+            if rule.code not in self._instruments:
+                codes[rule.code] = codes.get(rule.code, 0) + 1
+        return codes
 
     async def untold(self, seconds: float) -> list[tuple[str, Alert]]:
         """Return user and alert of what fired within the last `seconds`, before this start, and told nobody.
@@ -280,12 +289,7 @@ class AlertBook:
                 batch = list(islice(self._crossed, _BATCH))
                 told = sorted(self._told)
                 try:
-                    fired = await self._stored.fire_rules(
-                        [Firing(item.rule.id, item.time_ms, item.update.price) for item in batch],
-                        self._name,
-                        told=told,
-                        told_ms=wall_ms(),
-                    )
+                    fired = await self._store(batch, told)
                 except StoreError as error:
                     log_limited(
                         _log,
@@ -308,6 +312,41 @@ class AlertBook:
                         await asyncio.sleep(0)
         finally:
             self._firing = None
+
+    async def _store(self, batch: Sequence[_Crossing], told: Sequence[int]) -> set[int]:
+        """Store a batch of firings, and who was told; return the ids of the rules that have fired here.
+
+        What cannot be stored, for another reason than a database that fails, is left out.
+
+        Raises:
+            StoreError: the database fails; what was done already may be asked for again.
+        """
+        try:
+            return await self._store_together(batch, told)
+        except StoreError:
+            raise
+        except Exception:
+            # One of them is at fault; which one shows when each is stored alone.
+            if len(batch) + len(told) <= 1:
+                n = {"rule": batch[0].rule.id} if batch else {"told": len(told)}
+                log_limited(
+                    _log, "alert-unstorable", "an alert cannot be fired", level="error", exc_info=True, **n
+                )
+                return set()
+        fired: set[int] = set()
+        for rule_id in told:
+            await self._store((), (rule_id,))
+        for crossing in batch:
+            fired |= await self._store((crossing,), ())
+        return fired
+
+    async def _store_together(self, batch: Sequence[_Crossing], told: Sequence[int]) -> set[int]:
+        return await self._stored.fire_rules(
+            [Firing(item.rule.id, item.time_ms, item.update.price) for item in batch],
+            self._name,
+            told=told,
+            told_ms=wall_ms(),
+        )
 
     def _tell(self, crossing: _Crossing) -> None:
         self.n_fired += 1

@@ -28,6 +28,9 @@ CURRENCIES: Final = {
 }
 """The currency of a market whose instruments come without one."""
 
+MAX_INSTRUMENTS: Final = 100_000
+"""A table that has so many gets none for a code that only turns up: of a subscriber, a publisher, a saved value."""
+
 # What else separates columns; no code has any of them in it.
 _SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 
@@ -51,8 +54,11 @@ class Instruments:
 
     def __init__(self, instruments: Iterable[Instrument] = ()) -> None:
         self._by_code: dict[str, Instrument] = {}
-        self._by_market: dict[str, list[Instrument]] = {}
-        self._by_sector: dict[str, list[Instrument]] = {}
+        # Codes of tables, and not those that were added because somebody used them.
+        self._tabled: set[str] = set()
+        # By code again, so that one leaves a large group as fast as a small one.
+        self._by_market: dict[str, dict[str, Instrument]] = {}
+        self._by_sector: dict[str, dict[str, Instrument]] = {}
         self.extend(instruments)
 
     @classmethod
@@ -128,31 +134,44 @@ class Instruments:
             added[instrument.code] = instrument
         for instrument in added.values():
             self.add(instrument)
+        self._tabled.update(added)
 
-    def update(self, newer: Instruments) -> TableChange:
-        """Take over a newer table: its new codes, and what it says of known ones.
+    def compare(self, newer: Instruments) -> TableChange:
+        """Return what a newer table changes. Another thread may do this, while codes are added here.
 
-        A code that is `missing` there stays as it is: somebody may hold a subscription to it, or an alert.
+        A code that is `missing` there stays as it is: somebody may hold a subscription to it, or an alert. Those that
+        were in no table either, because they came by :meth:`add`, are not missed.
         """
-        change = TableChange(
-            added=tuple(code for code in newer._by_code if code not in self._by_code),
+        known_by_code = self._by_code.copy()
+        tabled = self._tabled.copy()
+        return TableChange(
+            added=tuple(code for code in newer._by_code if code not in known_by_code),
             changed=tuple(
                 code
                 for code, instrument in newer._by_code.items()
-                if code in self._by_code and _facts(self._by_code[code]) != _facts(instrument)
+                if code in known_by_code and _facts(known_by_code[code]) != _facts(instrument)
             ),
-            missing=tuple(code for code in self._by_code if code not in newer._by_code),
+            missing=tuple(code for code in known_by_code if code in tabled and code not in newer._by_code),
         )
-        for code in change.changed:
-            known = self._by_code[code]
-            _leave(self._by_market, known.market, known)
-            _leave(self._by_sector, known.sector, known)
-            known.become(newer._by_code[code])
-            _enter(self._by_market, known.market, known)
-            _enter(self._by_sector, known.sector, known)
-        for code in change.added:
-            self.add(newer._by_code[code])
-        return change
+
+    def update(self, newer: Instruments, change: TableChange) -> Iterator[str]:
+        """Take over the new codes of a newer table, and what it says of known ones; yield each when it is done.
+
+        `change` is what :meth:`compare` has found. Between two of them others may go on.
+        """
+        self._tabled.update(newer._by_code)
+        for code in (*change.changed, *change.added):
+            instrument = newer._by_code[code]
+            known = self._by_code.get(code)
+            if known is None:
+                self.add(instrument)
+            else:
+                _leave(self._by_market, known.market, known)
+                _leave(self._by_sector, known.sector, known)
+                known.become(instrument)
+                _enter(self._by_market, known.market, known)
+                _enter(self._by_sector, known.sector, known)
+            yield code
 
     @property
     def markets(self) -> KeysView[str]:
@@ -166,11 +185,11 @@ class Instruments:
 
     def members_of_market(self, market: str) -> tuple[Instrument, ...]:
         """Return the instruments listed on `market`, none for an unknown one."""
-        return tuple(self._by_market.get(market, ()))
+        return tuple(self._by_market.get(market, {}).values())
 
     def members_of_sector(self, sector: str) -> tuple[Instrument, ...]:
         """Return the instruments of `sector` on all markets, none for an unknown one."""
-        return tuple(self._by_sector.get(sector, ()))
+        return tuple(self._by_sector.get(sector, {}).values())
 
 
 def _facts(instrument: Instrument) -> tuple[object, ...]:
@@ -179,14 +198,14 @@ def _facts(instrument: Instrument) -> tuple[object, ...]:
     return instrument.name, instrument.market, instrument.sector, instrument.currency, close
 
 
-def _enter(groups: dict[str, list[Instrument]], name: str | None, instrument: Instrument) -> None:
+def _enter(groups: dict[str, dict[str, Instrument]], name: str | None, instrument: Instrument) -> None:
     if name is not None:
-        groups.setdefault(name, []).append(instrument)
+        groups.setdefault(name, {})[instrument.code] = instrument
 
 
-def _leave(groups: dict[str, list[Instrument]], name: str | None, instrument: Instrument) -> None:
+def _leave(groups: dict[str, dict[str, Instrument]], name: str | None, instrument: Instrument) -> None:
     if name is not None:
-        groups[name].remove(instrument)
+        del groups[name][instrument.code]
         if not groups[name]:
             del groups[name]
 

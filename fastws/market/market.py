@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fastws._core import Channel, Hub, Topic
     from fastws.market.instruments import Instruments, TableChange
 
+# Instruments taken over in a row, which is about a millisecond.
+_SLICE: Final = 250
+
 FEED_STATUSES: Final = frozenset({"live", "stale", "reconnecting", "stopped"})
 
 
@@ -84,6 +87,7 @@ class Market:
         self.book_history = book_history
         self.feeds: dict[str, str] = {}
         self._stocks: dict[str, _Stock] = {}
+        self._newest: _Stock | None = None
         self._status_channels: dict[str, Channel] = {}
         self._feed_channels: dict[str, Channel] = {}
         # Bound once: looking them up per update is a tenth of what publishing costs here.
@@ -102,6 +106,7 @@ class Market:
             stock = self._stocks[update.instrument.code]
         except KeyError:
             stock = self._open(update.instrument)
+        self._newest = stock
         stock.price = update
         stock.price_sequence = sequence = self._publish(stock.price_channel, update)
         if self.on_price is not None:
@@ -119,6 +124,7 @@ class Market:
             stock = self._open(update.instrument)
         if stock.ring is None:
             stock.ring = BookRing(self.book_history)
+        self._newest = stock
         stock.book = update
         stock.book_sequence = sequence = self._publish(stock.book_channel, update)
         stock.ring.push(update, stock.book_channel.last_published_ms)
@@ -202,26 +208,44 @@ class Market:
             self.instruments.add(instrument)
         return instrument
 
-    def update_instruments(self, newer: Instruments) -> TableChange:
+    def update_instruments(self, newer: Instruments, change: TableChange) -> Iterator[None]:
         """Take over a newer instrument table (see `Instruments.update`) without breaking a subscription.
 
+        `change` is what `Instruments.compare` has found. Yields every now and then, so that others have their turn;
+        at each such moment an instrument is as it was, or wholly as it will be.
+
         Prices of an instrument that has come to another market or sector go to the subscribers of that one from
-        now on, and no more to those of the old one.
+        then on, and no more to those of the old one.
         """
-        change = self.instruments.update(newer)
+        places = {code: place for place, code in enumerate(self._stocks)}
+        # In the order of the channels, so that each is found at the front of what it leaves.
+        changed = tuple(sorted(change.changed, key=lambda code: places.get(code, -1)))
         moves = {}
-        for code in change.changed:
+        for n, code in enumerate(self.instruments.update(newer, change._replace(changed=changed)), 1):
             stock = self._stocks.get(code)
             if stock is not None and (topics := self._topics(stock.instrument)) != stock.price_channel.topics:
                 moves[stock.price_channel] = topics
-        self.hub.move_channels(moves)
-        return change
+            if n % _SLICE == 0:
+                if moves:
+                    self.hub.move_channels(moves)
+                    moves = {}
+                yield
+        if moves:
+            self.hub.move_channels(moves)
 
     def topic(self, kind: str, name: str) -> Topic:
         """Return what clients subscribe to: `kind` is stock, market or sector."""
         return self.hub.topic(kind, name)
 
     # What was published last.
+
+    @property
+    def last_update_ms(self) -> int | None:
+        """When the last price or book was published, ms since the Unix epoch; None before the first since the start."""
+        stock = self._newest
+        if stock is None:
+            return None
+        return max(stock.price_channel.last_published_ms, stock.book_channel.last_published_ms)
 
     def live_values(self) -> Iterator[tuple[str, PriceUpdate | BookUpdate, int]]:
         """Every last value that was published since the start, with the type of its message and its time (ms)."""

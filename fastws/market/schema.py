@@ -101,6 +101,11 @@ def version_of(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(sa.func.max(VERSIONS.c.version))) or 0
 
 
+def existing_version_of(connection: sa.Connection) -> int:
+    """Return the version of a database without making anything in it."""
+    return version_of(connection) if sa.inspect(connection).has_table(VERSIONS.name) else 0
+
+
 def migrate(connection: sa.Connection, version: int) -> None:
     """Bring a database of `version` to the latest, within the transaction of `connection`."""
     for number in range(version + 1, latest() + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -22,6 +24,7 @@ Result = TypeVar("Result")
 MAX_JOBS: Final = 1000
 """How many jobs may wait for the database."""
 _WAL_SECONDS: Final = 10.0
+_HAVE_TIMEOUT: Final = ("postgresql", "mysql", "mariadb")
 
 
 class StoreError(FastwsError):
@@ -41,11 +44,14 @@ class Store:
     3. A job whose asker is gone before it begins is not done; one that has begun is finished.
     4. A lost connection is replaced at the next job. The store repeats nothing by itself.
     5. At most `MAX_JOBS` jobs wait; what comes on top fails at once.
+    6. While the file of an SQLite database is not at its path, every job fails: what went to a file that was moved
+       or deleted would be lost, and in a new one, what there was. Once the same file is back, it goes on. In another
+       file are other alerts than this process knows, so that needs a restart.
 
     `url` is a SQLAlchemy URL of a synchronous driver (``sqlite:///fastws.db``,
     ``postgresql+psycopg://user:password@host/name``); None keeps everything in memory. `shown_url` is the
-    URL without its password. `open` comes first; every method raises StoreError where the database does
-    not do its part.
+    URL without its password, `path` that of a SQLite file. `open` comes first; every method raises StoreError
+    where the database does not do its part.
 
     Raises:
         StoreError: `url` is none, or its driver is not installed.
@@ -55,11 +61,15 @@ class Store:
         parsed = _parse(url or "sqlite://")
         is_sqlite = parsed.get_backend_name() == "sqlite"
         self.is_in_memory = is_sqlite and parsed.database in (None, "", ":memory:")
-        self.shown_url = parsed.render_as_string(hide_password=True)
+        self.path = file_of(url)
+        self.shown_url = _shown(parsed)
+        self._file = None if self.path is None else _File(self.path)
         # With hidden parameters, a logged error shows no user's data.
         self._engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if is_sqlite:
             sa.event.listen(self._engine, "connect", _set_up_sqlite)
+            if self._file is not None:
+                sa.event.listen(self._engine, "connect", self._file.on_connected)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._ended: Future[None] = Future()
@@ -73,6 +83,7 @@ class Store:
         Raises:
             StoreError: also when the database was written by a newer version. The store is closed then.
         """
+        self._make_file()
         self._is_open = True
         self._thread.start()
         try:
@@ -87,6 +98,13 @@ class Store:
             self._is_open = False
             self._jobs.put(None)
             raise
+
+    def _make_file(self) -> None:
+        """Make a new SQLite file readable to its owner only; its log and its index get the permissions that it has."""
+        if self.path is not None:
+            # Whatever is wrong with the path, SQLite says it.
+            with contextlib.suppress(OSError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     async def close(self, seconds: float = 5.0) -> None:
         """Finish the jobs that wait and disconnect. Closing again, or what was never opened, does nothing.
@@ -132,6 +150,9 @@ class Store:
         if not job.future.set_running_or_notify_cancel():
             return
         try:
+            if self._file is not None and (problem := self._file.check()):
+                self._leave_file(self._file)
+                raise StoreError(f"database {self.shown_url}: {problem}")
             with self._engine.begin() as connection:
                 result = job.function(connection)
         except sa.exc.SQLAlchemyError as error:
@@ -143,10 +164,115 @@ class Store:
         else:
             job.future.set_result(result)
 
+    def _leave_file(self, file: _File) -> None:
+        """Bring what is in the write-ahead log into `file`, wherever that is by now, and close both."""
+        if not file.is_open:
+            return
+        file.is_open = False
+        # If that cannot be done, what matters to the asker is still that the file is not in its place.
+        with contextlib.suppress(sa.exc.SQLAlchemyError, sqlite3.Error):
+            connection = self._engine.raw_connection()
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+        self._engine.dispose()
+
+
+def file_of(url: str | None) -> str | None:
+    """The absolute path of the SQLite file that `url` names; None for another database, or one in memory.
+
+    Raises:
+        StoreError: as of `Store`.
+    """
+    if url is None:
+        return None
+    parsed = _parse(url)
+    path = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not path or path == ":memory:" or path.startswith("file:"):
+        return None
+    return os.path.abspath(path)
+
+
+def probe(url: str, seconds: int = 5) -> None:
+    """See that a server could open the database of `url`, without making or changing anything.
+
+    Blocks; a server that does not answer is given up after `seconds` where its driver can do that. A SQLite file
+    that is not there yet is fine.
+
+    Raises:
+        StoreError: it could not.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        if (path := file_of(url)) is not None:
+            _probe_file(path)
+        return
+    arguments = {"connect_timeout": seconds} if parsed.get_backend_name() in _HAVE_TIMEOUT else {}
+    engine = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=arguments, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            _check_version(schema.existing_version_of(connection))
+    except sa.exc.SQLAlchemyError as error:
+        shown_url = _shown(parsed)
+        raise StoreError(f"database {shown_url}: {_reason(error)}") from None
+
+
+def _probe_file(path: str) -> None:
+    shown_url = f"sqlite:///{path}"
+    directory = os.path.dirname(path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"database {shown_url}: no permission to make files in {directory}; let this user do it"
+        )
+    if not os.path.exists(path):
+        return
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise StoreError(f"database {shown_url}: no permission to read and write it; let this user do it")
+    # A file without a log beside it is open nowhere; opened as usual it would get one.
+    mode = "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1"
+    file = f"file:{quote(path)}?mode={mode}&uri=true"
+    engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.NullPool, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            _check_version(schema.existing_version_of(connection))
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"database {shown_url}: {_reason(error)}") from None
+
 
 class _Job(NamedTuple, Generic[Result]):
     function: Callable[[sa.Connection], Result]
     future: Future[Result]
+
+
+class _File:
+    """The file of an SQLite database, as the system tells files apart."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        self.is_open = False
+
+    def on_connected(self, connection: object, record: object) -> None:
+        self.is_open = True
+        if self._identity is None:
+            self._identity = self._find()
+
+    def check(self) -> str | None:
+        """Return what is wrong with the file; a microsecond's work."""
+        if self._identity is None:  # not connected yet
+            return None
+        try:
+            found = self._find()
+        except FileNotFoundError:
+            return f"{self._path} was moved or deleted; put it back, or restart the server to begin a new one"
+        except OSError as error:
+            return f"{self._path} cannot be reached: {error.strerror}"
+        if found != self._identity:
+            return f"another file was put at {self._path}; restart the server to use it"
+        return None
+
+    def _find(self) -> tuple[int, int]:
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino
 
 
 def _parse(url: str) -> sa.URL:
@@ -168,12 +294,21 @@ def _parse(url: str) -> sa.URL:
             "database: this is no database URL; write sqlite:///fastws.db or another SQLAlchemy URL"
         ) from None
     except ImportError as error:
+        is_ours = parsed.drivername == "postgresql+psycopg"
+        how = 'pip install "fastws[postgres]"' if is_ours else "install it with pip"
+        if parsed.get_backend_name() == "postgresql" and not is_ours:
+            how += ', or write postgresql+psycopg:// and pip install "fastws[postgres]"'
         raise StoreError(
-            f"database: the driver of {parsed.drivername} is not installed ({error}); install it with pip"
+            f"database: the driver of {parsed.drivername} is not installed ({error}); {how}"
         ) from None
     if parsed.get_backend_name() == "sqlite":
         _check_directory(parsed.database)
     return parsed
+
+
+def _shown(url: sa.URL) -> str:
+    """The URL without its password, which may stand in two places."""
+    return url.difference_update_query(("password", "passwd", "pwd")).render_as_string(hide_password=True)
 
 
 def _check_directory(path: str | None) -> None:
@@ -224,9 +359,13 @@ def _reason(error: sa.exc.SQLAlchemyError) -> str:
 
 def _migrate(connection: sa.Connection) -> None:
     version = schema.version_of(connection)
+    _check_version(version)
+    schema.migrate(connection, version)
+
+
+def _check_version(version: int) -> None:
     if version > schema.latest():
         raise StoreError(
             f"database: was written by a newer fastws (schema {version}, this one knows {schema.latest()}); "
             "update fastws or name another database"
         )
-    schema.migrate(connection, version)

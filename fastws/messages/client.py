@@ -17,6 +17,7 @@ SubscriptionType = Annotated[
 # The keys of a mapping, which msgspec leaves out of schemas.
 TYPES_ONLY: Final = {"propertyNames": {"enum": ["stock", "market", "sector"]}}
 Channel = Literal["price", "orderbook"]
+MAX_SEQUENCE: Final = 2**63 - 1
 RequestId = Annotated[
     str | int,
     Meta(description="Any text or integer; comes back on the reply or the error.", examples=["a", 1]),
@@ -131,7 +132,7 @@ class Pause(Request, tag="pause"):
 
 
 class Resume(Request, tag="resume"):
-    """Receive again. Answered by `resumed`, then by a snapshot of everything held."""
+    """Receive again. Answered by `resumed`, then, if it was paused, by a snapshot of everything held."""
 
 
 class Auth(Request, tag="auth"):
@@ -161,7 +162,13 @@ class Reconnect(Request, tag="reconnect"):
     session_id: SessionId
     last_sequence: (
         Annotated[
-            int, Meta(ge=0, description="The highest sequence seen, after which to go on.", examples=[12345])
+            int,
+            Meta(
+                ge=0,
+                le=MAX_SEQUENCE,
+                description="The highest sequence seen, after which to go on.",
+                examples=[12345],
+            ),
         ]
         | UnsetType
     ) = UNSET

@@ -23,9 +23,13 @@ _ACCEPTS_PER_TURN: Final = 8
 
 # Descriptors kept free for everything that is not a client: files, the feed, the database.
 _RESERVED_FDS: Final = 128
+# From this share of the others on, there are few left.
+_SCARCE_SHARE: Final = 0.75
 # Accepting goes on when so many could be accepted, so that it does not stop and go with every client.
 _RESUME_FDS: Final = 32
 _PROBE_SECONDS: Final = 0.1
+# What a server has open without any client: about 30 for its sockets and what the loop and the database need.
+_OWN_FDS: Final = 32
 
 _log = structlog.get_logger("fastws.listener")
 
@@ -48,6 +52,7 @@ class Acceptor:
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._fd_ceiling = 0
+        self._scarce_fd = 0
         self._is_stopped = False
         self._probe_timer: asyncio.TimerHandle | None = None
         self._resume_task: asyncio.Task[None] | None = None
@@ -62,7 +67,8 @@ class Acceptor:
             SettingsError: the place cannot be listened on; the text names the setting and the fix.
         """
         n_fds = raise_fd_limit()
-        self._fd_ceiling = max(n_fds - _RESERVED_FDS, n_fds // 2)
+        self._fd_ceiling = fd_ceiling(n_fds)
+        self._scarce_fd = int(self._fd_ceiling * _SCARCE_SHARE)
         self._sockets = await self._place.bind()
         self.addresses = [sock.getsockname()[:2] for sock in self._sockets if sock.family != socket.AF_UNIX]
         _check_backlog()
@@ -95,11 +101,13 @@ class Acceptor:
         if self._resume_task is not None:
             await asyncio.wait((self._resume_task,))
 
-    def on_accepted(self, transport: asyncio.Transport) -> None:
-        """Note a new connection."""
+    def on_accepted(self, transport: asyncio.Transport) -> bool:
+        """Note a new connection; return whether descriptors are scarce."""
         # The kernel gives out the lowest free number, so this one tells how many descriptors are in use.
-        if transport.get_extra_info("socket").fileno() >= self._fd_ceiling:
+        fd: int = transport.get_extra_info("socket").fileno()
+        if fd >= self._fd_ceiling:
             self._pause()
+        return fd >= self._scarce_fd
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -193,6 +201,19 @@ def raise_fd_limit() -> int:
         _log.warning("cannot raise the limit of file descriptors", limit=soft, error=str(error))
         return soft
     return wanted
+
+
+def capacity() -> int:
+    """How many connections fit into the limit of file descriptors, once it is raised as far as it may go."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_fds = hard if sys.platform == "linux" else soft
+    n_fds = 1 << 20 if n_fds == resource.RLIM_INFINITY else n_fds
+    return fd_ceiling(n_fds) - _OWN_FDS
+
+
+def fd_ceiling(n_fds: int) -> int:
+    """The descriptor number from which on no more connections are accepted, of `n_fds`."""
+    return max(n_fds - _RESERVED_FDS, n_fds // 2)
 
 
 def _check_backlog() -> None:

@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import functools
 import hmac
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, Protocol, assert_never
 
 import msgspec
@@ -20,21 +20,23 @@ import structlog
 from aiohttp import web
 
 from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, utc_text
-from fastws.auth import Authenticator, AuthError, Identity, token_of
-from fastws.errors import FastwsError
+from fastws.errors import ErrorCode, FastwsError
 from fastws.feeds.lines import LineError, decode_body
-from fastws.limits import Limits
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert, UserAlert, encode_rule, read_alert
 from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
+from fastws.market.instruments import MAX_INSTRUMENTS, Instruments
 from fastws.market.market import Market
 from fastws.market.store import StoreError
+from fastws.server.callers import CallersView, check_stock, identify
 from fastws.server.handshake import error_body
 from fastws.server.http import Endpoint, add_endpoints, json_response
-from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
 
 _MAX_ID_DIGITS: Final = 19  # of 2**63 - 1; keeps int() from working on a megabyte of digits
+MAX_UPDATES: Final = 5000  # of one request: they are published in one go
+_SHOWN_MARKETS: Final = 10
 _SLICE: Final = 250  # elements read before the loop runs on, which is about a millisecond
+_LISTED_SLICE: Final = 100  # connections, with 50 subscriptions each some 4 ms
 
 _KICKED_BY: Final = ("user_id", "jti", "connection_id")
 _BY_SERVER: Final = ("timestamp", "sequence", "seq", "snapshot")
@@ -51,7 +53,7 @@ Update = PriceUpdate | BookUpdate | MarketStatus
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class ApiView(Protocol):
+class ApiView(CallersView, Protocol):
     """What the routes need of the server."""
 
     @property
@@ -63,15 +65,6 @@ class ApiView(Protocol):
         """False once the last values are on their way to the clients of a server that stops."""
 
     @property
-    def authenticator(self) -> Authenticator: ...
-
-    @property
-    def peers(self) -> Peers: ...
-
-    @property
-    def limits(self) -> Limits: ...
-
-    @property
     def alerts(self) -> AlertBook: ...
 
     @property
@@ -80,8 +73,8 @@ class ApiView(Protocol):
     def tell(self, user_key: str, alert: Alert, /) -> int:
         """Publish an alert to a user, compared by `Identity.user_key`; return its sequence."""
 
-    def connections(self) -> list[dict[str, Any]]:
-        """The body of ``/v1/ws/connections``."""
+    def connections(self) -> Iterable[dict[str, Any]]:
+        """The elements of ``/v1/ws/connections``, each made when it is asked for."""
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
         """Close the connections of a user, of a token or with an id (the others are None); return how many.
@@ -173,7 +166,12 @@ class _Routes:
 
     async def connections(self, request: web.Request) -> web.Response:
         self._check_admin(request)
-        return json_response(msgspec.json.encode(self._server.connections()))
+        elements = []
+        for n, connection in enumerate(self._server.connections(), 1):
+            elements.append(msgspec.json.encode(connection))
+            if n % _LISTED_SLICE == 0:
+                await asyncio.sleep(0)
+        return json_response(b"[%b]" % b",".join(elements))
 
     async def kick(self, request: web.Request) -> web.Response:
         self._check_admin(request)
@@ -203,6 +201,8 @@ class _Routes:
         updates = await _read_updates(await request.read(), self._server.market)
         if not self._server.takes_updates:
             raise _ApiError(503, "SHUTTING_DOWN", "the server is stopping", headers={"Retry-After": "5"})
+        # Here, as other requests may have added codes while this one was read.
+        _check_room(self._server.market, updates)
         # In one go: the sequences of a request have no gaps.
         sequences = [_publish(self._server, update) for update in updates]
         return json_response(
@@ -213,21 +213,26 @@ class _Routes:
     def _check_admin(self, request: web.Request) -> None:
         token = self._server.admin_token
         if not token:
-            raise _ApiError(403, "FORBIDDEN", "this server has no admin token; set admin_token to allow this")
+            raise _ApiError(
+                403, ErrorCode.FORBIDDEN, "this server has no admin token; set admin_token to allow this"
+            )
         scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
         if scheme.lower() != "bearer":
             raise _ApiError(
-                401, "AUTH_REQUIRED", "send the admin token as Authorization: Bearer", headers=_CHALLENGE
+                401,
+                ErrorCode.AUTH_REQUIRED,
+                "send the admin token as Authorization: Bearer",
+                headers=_CHALLENGE,
             )
         # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
         given_bytes, token_bytes = (text.encode(errors="surrogateescape") for text in (given.strip(), token))
         if not hmac.compare_digest(given_bytes, token_bytes):
-            raise _ApiError(401, "INVALID_TOKEN", "this is not the admin token", headers=_CHALLENGE)
+            raise _ApiError(401, ErrorCode.INVALID_TOKEN, "this is not the admin token", headers=_CHALLENGE)
 
     # Of users.
 
     async def who(self, request: web.Request) -> web.Response:
-        identity = await self._identify(request)
+        identity = await identify(request, self._server)
         expires_at = identity.expires_at
         return json_response(
             {
@@ -238,9 +243,10 @@ class _Routes:
         )
 
     async def add_alert(self, request: web.Request) -> web.Response:
-        identity = await self._identify(request)
+        identity = await identify(request, self._server)
         raw = _read_members(await request.read())
         code = _text_of(raw, "code")
+        check_stock(identity, code, field="code")
         alert_type = _text_of(raw, "alert_type")
         if "threshold" not in raw:
             raise _invalid("threshold", "threshold: missing")
@@ -251,13 +257,13 @@ class _Routes:
         return json_response(encode_rule(rule), status=201)
 
     async def list_alerts(self, request: web.Request) -> web.Response:
-        identity = await self._identify(request)
+        identity = await identify(request, self._server)
         with _alert_errors():
             rules = await self._server.alerts.list(identity.user_key)
         return json_response(b"[%b]" % b",".join(map(encode_rule, rules)))
 
     async def delete_alert(self, request: web.Request) -> web.Response:
-        identity = await self._identify(request)
+        identity = await identify(request, self._server)
         text = request.match_info["id"]
         is_deleted = False
         if len(text) <= _MAX_ID_DIGITS and text.isascii() and text.isdigit():
@@ -266,47 +272,6 @@ class _Routes:
         if not is_deleted:
             raise _ApiError(404, "NOT_FOUND", "you have no alert with this id")
         return web.Response(status=204)
-
-    async def _identify(self, request: web.Request) -> Identity:
-        token = token_of(request.headers, request.query, ())
-        if token is None:
-            raise _ApiError(
-                401,
-                "AUTH_REQUIRED",
-                "send a token as Authorization: Bearer, or as ?token=",
-                headers=_CHALLENGE,
-            )
-        key = peer_of(request, self._server.peers).key
-        limits = self._server.limits
-        if seconds := limits.token_wait(key, time.monotonic_ns()):
-            raise _ApiError(
-                429,
-                "RATE_LIMIT_EXCEEDED",
-                "too many tokens from this address were not accepted; wait a moment",
-                {"retry_after": seconds},
-                headers={"Retry-After": str(seconds)},
-            )
-        try:
-            return await self._server.authenticator.authenticate(token)
-        except AuthError as error:
-            limits.note_bad_token(key, time.monotonic_ns())
-            raise _ApiError(
-                401, "INVALID_TOKEN", str(error), {"reason": error.reason}, headers=_CHALLENGE
-            ) from None
-
-
-def peer_of(request: web.Request, peers: Peers) -> Peer:
-    """Return who has sent a request, be it through trusted proxies."""
-    transport = request.transport
-    if transport is None:  # it has gone
-        return Peer()
-    address, is_tls = endpoint(transport)
-    headers = {
-        name: ", ".join(request.headers.getall(name))
-        for name in FORWARDING_HEADERS
-        if name in request.headers
-    }
-    return peers.find(address, headers, is_tls=is_tls)
 
 
 @contextlib.contextmanager
@@ -318,7 +283,7 @@ def _alert_errors() -> Iterator[None]:
         raise _invalid(error.field, str(error)) from None
     except AlertLimitError as error:
         details = {"limit": error.limit, "current": error.limit}
-        raise _ApiError(403, "LIMIT_EXCEEDED", str(error), details) from None
+        raise _ApiError(403, ErrorCode.LIMIT_EXCEEDED, str(error), details) from None
     except StoreError as error:
         # Its text names the database, which is no business of a user.
         log_limited(_log, "alerts-unavailable", "alerts cannot be reached", error=str(error))
@@ -331,7 +296,7 @@ def _alert_errors() -> Iterator[None]:
 
 def _invalid(field: str | None, message: str, **details: object) -> _ApiError:
     return _ApiError(
-        400, "INVALID_MESSAGE", message, details if field is None else {**details, "field": field}
+        400, ErrorCode.INVALID_MESSAGE, message, details if field is None else {**details, "field": field}
     )
 
 
@@ -373,9 +338,16 @@ async def _read_updates(body: bytes, market: Market) -> list[Update | UserAlert]
         compact = msgspec.json.format(body, indent=-1)
         elements = _elements.decode(compact) if compact.startswith(b"[") else [msgspec.Raw(compact)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(None, f"expected an object or an array as JSON in UTF-8: {error}") from None
+        raise _invalid(None, f"expected an object or a list as JSON in UTF-8: {error}") from None
     if not elements:
-        raise _invalid(None, "the array is empty")
+        raise _invalid(None, "the list is empty")
+    if len(elements) > MAX_UPDATES:
+        raise _ApiError(
+            413,
+            ErrorCode.LIMIT_EXCEEDED,
+            f"a request may publish {MAX_UPDATES} elements, this one has {len(elements)}; send several requests",
+            {"limit": MAX_UPDATES, "current": len(elements)},
+        )
     # New codes enter the table when they are published: until then, the request may be refused. Should another
     # request add one of them meanwhile, its instrument stays in the table; these updates look the same with ours.
     new: dict[str, Instrument] = {}
@@ -391,10 +363,39 @@ async def _read_updates(body: bytes, market: Market) -> list[Update | UserAlert]
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         try:
-            updates.append(_read_update(bytes(element), instrument_of))
+            update = _read_update(bytes(element), instrument_of)
+            if isinstance(update, MarketStatus):
+                _check_market(update.market, market.instruments)
+            updates.append(update)
         except _ElementError as error:
             raise _invalid(error.field, f"element {i}: {error}", index=i) from None
     return updates
+
+
+def _check_room(market: Market, updates: Iterable[Update | UserAlert]) -> None:
+    """Refuse what would make too many instruments."""
+    codes = {update.instrument.code for update in updates if isinstance(update, PriceUpdate | BookUpdate)}
+    n_new = sum(1 for code in codes if market.instrument(code) is None)
+    n_known = len(market.instruments)
+    if n_new and n_known + n_new > MAX_INSTRUMENTS:
+        raise _ApiError(
+            403,
+            ErrorCode.LIMIT_EXCEEDED,
+            f"{n_new} of these codes are new, and there may be {MAX_INSTRUMENTS} instruments; "
+            "put what you need into symbols_file",
+            {"limit": MAX_INSTRUMENTS, "current": n_known},
+        )
+
+
+def _check_market(name: str, instruments: Instruments) -> None:
+    # Nobody can subscribe to another one: it is most likely misspelt.
+    if name not in instruments.markets:
+        known = ", ".join(islice(instruments.markets, _SHOWN_MARKETS))
+        more = ", …" if len(instruments.markets) > _SHOWN_MARKETS else ""
+        known_text = f"known are {known}{more}" if known else "the instruments have none"
+        raise _ElementError(
+            "market", f"market: unknown market {name[:64]!r}; {known_text}, and symbols_file names them"
+        )
 
 
 def _read_update(element: bytes, instrument_of: Callable[[str], Instrument]) -> Update | UserAlert:

@@ -89,7 +89,9 @@ _QUERY: Final[Json] = {
         "last_sequence": {
             "type": "integer",
             "minimum": 0,
-            "description": "The highest `sequence` seen, after which the session is to go on.",
+            "maximum": 999_999_999_999_999_999,
+            "description": "The highest `sequence` seen, after which the session is to go on. undefined, null and an "
+            "empty value count as absent; what is no such number lets nothing be recovered.",
         },
         "epoch": {
             "type": "string",

@@ -8,6 +8,7 @@ taken from aiohttp and goes the way it would have gone at once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
@@ -26,6 +27,7 @@ from fastws.server.handshake import (
     parse_head,
 )
 from fastws.server.http import problem_response, refusal_of
+from fastws.server.waiting import Waiting
 
 _KEEP_ALIVE_SECONDS: Final = 60.0
 # What a client that has closed its sending side may wait for its answer.
@@ -47,6 +49,13 @@ class Upgrades(Protocol):
 
     def count_refusal(self, refusal: Refusal, /) -> None: ...
 
+    @property
+    def half_open_per_ip(self) -> int:
+        """How many connections of an address are kept; 0: any number."""
+
+    def note_half_open(self, transport: asyncio.Transport, /) -> None:
+        """Note that a connection is closed because its address has more than that."""
+
     def open(self, transport: asyncio.Transport, request: Request, leftover: bytes, /) -> None:
         """Answer 101 and open the connection; never raises."""
 
@@ -56,6 +65,7 @@ class HttpConnections:
 
     1. Between :meth:`adopt` and its end, or its upgrade, a transport belongs to aiohttp.
     2. An upgrade leaves no byte, no task and no timer of the connection with aiohttp.
+    3. Where an address comes with more than `half_open_per_ip` of them, one that is idle is closed for each more.
     """
 
     def __init__(self, app: web.Application, upgrades: Upgrades) -> None:
@@ -64,6 +74,7 @@ class HttpConnections:
         app.middlewares.insert(0, self._take_back)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         self._server: web.Server | None = None
+        self._kept: Waiting[HttpProtocol] = Waiting()
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -79,15 +90,39 @@ class HttpConnections:
         """Connections that aiohttp has now."""
         return 0 if self._server is None else len(self._server.connections)
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Go on with `transport` in aiohttp; `data` is everything read from it so far."""
+    def adopt(self, transport: asyncio.Transport, data: bytes, key: str | None, *, is_scarce: bool) -> None:
+        """Go on with `transport` in aiohttp; `data` is everything read from it so far.
+
+        `key` is what limits count it by, None: not at all; `is_scarce` says whether file descriptors are.
+        """
         if self._server is None:  # on the way down
             transport.abort()
             return
-        protocol = HttpProtocol(self._server, asyncio.get_running_loop())
+        protocol = HttpProtocol(self._server, asyncio.get_running_loop(), self._kept)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if key is not None:
+            self._keep(protocol, key, is_scarce)
         protocol.data_received(data)
+
+    def _keep(self, protocol: HttpProtocol, key: str, is_scarce: bool) -> None:
+        now = time.monotonic()
+        self._kept.add(protocol, key, now)
+        excess = self._kept.excess(
+            key,
+            self._upgrades.half_open_per_ip,
+            now,
+            is_scarce=is_scarce,
+            is_idle=lambda kept: kept.is_idle,
+        )
+        if excess is not None:
+            self._kept.discard(excess)
+            if (transport := excess.transport) is not None:
+                self._upgrades.note_half_open(cast(asyncio.Transport, transport))
+                if is_scarce:
+                    # What it has not taken of its last answer would keep the descriptor.
+                    cast(asyncio.Transport, transport).abort()
+            excess.force_close()
 
     @web.middleware
     async def _take_back(
@@ -169,9 +204,12 @@ class _NoResponse(web.StreamResponse):
 class HttpProtocol(web.RequestHandler):
     """aiohttp's connection, with errors as JSON and answers for clients that close their sending side."""
 
-    __slots__ = ("_body", "is_half_closed")
+    __slots__ = ("_body", "_kept", "is_half_closed")
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, kept: Waiting[HttpProtocol]
+    ) -> None:
+        """`kept` is where it may be counted, and then notes when it is heard from and when it ends."""
         super().__init__(
             server,
             loop=loop,
@@ -183,6 +221,12 @@ class HttpProtocol(web.RequestHandler):
         )
         self.is_half_closed = False
         self._body: StreamReader | None = None
+        self._kept = kept
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
 
     def handle_error(
         self,
@@ -220,6 +264,7 @@ class HttpProtocol(web.RequestHandler):
             )
 
     def data_received(self, data: bytes) -> None:
+        self._kept.touch(self, time.monotonic())
         super().data_received(data)
         for message, body in self._messages:
             if isinstance(message, RawRequestMessage):
@@ -230,6 +275,7 @@ class HttpProtocol(web.RequestHandler):
                 self._end_body()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._kept.discard(self)
         super().connection_lost(exc)
         self._end_body()  # behind an answer, aiohttp would go on waiting for it
 
@@ -241,7 +287,7 @@ class HttpProtocol(web.RequestHandler):
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio.Protocol allows
         """Keep a half-closed connection until its request is answered."""
         self._end_body()
-        if self._waiter is not None and not self._waiter.done():  # idle: nothing is owed
+        if self.is_idle:  # nothing is owed
             return None
         self.is_half_closed = True
         self.close()

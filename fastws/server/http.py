@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -16,17 +16,17 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from fastws._market import Instrument, utc_text
+from fastws._market import utc_text
 from fastws._version import __version__
 from fastws.clock import wall_ms
 from fastws.errors import FastwsError
-from fastws.market.instruments import Instruments
 from fastws.server import asyncapi
 from fastws.server.handshake import Refusal, error_body
 
 MAX_BODY_SIZE: Final = 1 << 20
-MAX_BOOK_DEPTH: Final = 10
-MAX_BOOKS: Final = 1000
+
+PUBLISHED_SECONDS: Final = 60
+"""How long a server without a feed counts as supplied after something was published to it."""
 
 # For a body to arrive and to be dealt with.
 _REQUEST_SECONDS: Final = 30.0
@@ -45,20 +45,6 @@ _JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class MarketView(Protocol):
-    """What the routes read of the market; see :class:`fastws.market.market.Market`."""
-
-    @property
-    def instruments(self) -> Instruments:
-        """The instrument table."""
-
-    def instrument(self, code: str, /) -> Instrument | None: ...
-
-    def stock_body(self, code: str, /) -> bytes | None: ...
-
-    def orderbook_body(self, code: str, /, depth: int, history: int) -> bytes | None: ...
-
-
 class ServerView(Protocol):
     """What the routes read of the server."""
 
@@ -75,7 +61,8 @@ class ServerView(Protocol):
         """State of each upstream feed by name: live, stale, reconnecting or stopped."""
 
     @property
-    def market(self) -> MarketView: ...
+    def last_update_ms(self) -> int | None:
+        """When the last price or book was published, ms since the Unix epoch; None before the first."""
 
     def stats(self) -> Mapping[str, Any]:
         """The body of ``/v1/ws/stats``."""
@@ -91,11 +78,12 @@ class Endpoint(NamedTuple):
 
 
 class HttpError(FastwsError):
-    """Raised by a route to answer `refusal`."""
+    """Raised by a route to answer `refusal`, and `details` for programs, if any."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, details: Mapping[str, object] | None = None) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
+        self.details = details
 
 
 _LISTED: Final = web.AppKey("listed", list[dict[str, str]])
@@ -162,14 +150,6 @@ def add_public_routes(app: web.Application, server: ServerView) -> None:
                 routes.contract,
                 "the messages of /v1/ws, as an AsyncAPI document",
             ),
-            Endpoint("GET", "/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
-            Endpoint("GET", "/v1/stocks/{code}", routes.stock, "last price"),
-            Endpoint(
-                "GET",
-                "/v1/stocks/{code}/orderbook",
-                routes.order_book,
-                f"last order books; ?depth=1..{MAX_BOOK_DEPTH} and ?history=0..{MAX_BOOKS}",
-            ),
         ),
     )
 
@@ -179,14 +159,22 @@ class _Probes:
         self._server = server
 
     async def health(self, request: web.Request) -> web.Response:
-        # A stale feed still runs; it has nothing to tell.
-        is_feed_running = any(status in ("live", "stale") for status in self._server.feeds.values())
+        """Answer 200 whatever the prices do: a server without them still serves.
+
+        `price_feed_running` is whether a feed is live or stale (then it runs, and has nothing to tell); on a server
+        without a feed, whether a price or a book was published to it within the last `PUBLISHED_SECONDS`.
+        """
+        now, last = wall_ms(), self._server.last_update_ms
+        if feeds := self._server.feeds:
+            is_feed_running = any(status in ("live", "stale") for status in feeds.values())
+        else:
+            is_feed_running = last is not None and now - last < 1000 * PUBLISHED_SECONDS
         return json_response(
             {
                 "status": "ok",
                 "price_feed_running": is_feed_running,
                 "active_connections": self._server.n_connections,
-                "timestamp": utc_text(wall_ms()),
+                "timestamp": utc_text(now),
             }
         )
 
@@ -218,44 +206,6 @@ class _Routes:
         response.headers["Cache-Control"] = "no-cache"
         return response
 
-    async def stocks(self, request: web.Request) -> web.Response:
-        table = self._server.market.instruments
-        market = _choice(request, "market", table.markets)
-        sector = _choice(request, "sector", table.sectors)
-        chosen = [
-            {
-                "code": instrument.code,
-                "name": instrument.name,
-                "market": instrument.market,
-                "sector": instrument.sector,
-                "currency": instrument.currency,
-            }
-            for instrument in (table if market is None else table.members_of_market(market))
-            if sector is None or instrument.sector == sector
-        ]
-        return json_response({"stocks": chosen})
-
-    async def stock(self, request: web.Request) -> web.Response:
-        code = self._code(request)
-        return self._known(code, "price", self._server.market.stock_body(code))
-
-    async def order_book(self, request: web.Request) -> web.Response:
-        code = self._code(request)
-        depth = _number(request, "depth", MAX_BOOK_DEPTH, 1, MAX_BOOK_DEPTH)
-        history = _number(request, "history", 1, 0, MAX_BOOKS)
-        return self._known(code, "order book", self._server.market.orderbook_body(code, depth, history))
-
-    def _code(self, request: web.Request) -> str:
-        code = request.match_info["code"]
-        if self._server.market.instrument(code) is None:
-            raise HttpError(Refusal(404, "UNKNOWN_SYMBOL", f"unknown symbol {code[:64]}"))
-        return code
-
-    def _known(self, code: str, what: str, body: bytes | None) -> web.Response:
-        if body is None:
-            raise HttpError(Refusal(404, "NO_DATA", f"no {what} of {code} yet"))
-        return json_response(body)
-
 
 def json_response(body: Mapping[str, Any] | bytes, *, status: int = 200) -> web.Response:
     """Return a JSON response; `body` is encoded unless it is bytes."""
@@ -263,31 +213,12 @@ def json_response(body: Mapping[str, Any] | bytes, *, status: int = 200) -> web.
     return web.Response(body=data, status=status, headers=_JSON)
 
 
-def problem_response(refusal: Refusal) -> web.Response:
+def problem_response(refusal: Refusal, details: Mapping[str, object] | None = None) -> web.Response:
     """Return the response of `refusal`."""
-    response = json_response(error_body(refusal.code, refusal.message), status=refusal.status)
+    body = error_body(refusal.code, refusal.message, details)
+    response = json_response(body, status=refusal.status)
     response.headers.extend(refusal.headers)
     return response
-
-
-def _choice(request: web.Request, name: str, known: Collection[str]) -> str | None:
-    text = request.query.get(name)
-    if text is not None and text not in known:
-        choices = f"one of {', '.join(known)}" if known else "left out: the instruments have none"
-        raise HttpError(Refusal(400, "INVALID_PARAMETER", f"{name} must be {choices}"))
-    return text
-
-
-def _number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    # The length keeps int() from working on a megabyte of digits.
-    if not (len(text) <= 9 and text.isascii() and text.isdigit() and lowest <= int(text) <= highest):
-        raise HttpError(
-            Refusal(400, "INVALID_PARAMETER", f"{name} must be a whole number from {lowest} to {highest}")
-        )
-    return int(text)
 
 
 @web.middleware
@@ -305,7 +236,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         response.force_close()
         return response
     except HttpError as problem:
-        return problem_response(problem.refusal)
+        return problem_response(problem.refusal, problem.details)
     except web.RequestPayloadError:
         response = problem_response(_MALFORMED_BODY)
         response.force_close()  # where the next request begins is unknown

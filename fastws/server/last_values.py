@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from fastws._market import BookUpdate, Instrument, PriceUpdate, encode_screener
 from fastws.feeds.lines import LineError, decode_body
 from fastws.logs import log_limited
+from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.market.store import Store, StoreError
 from fastws.market.value_store import SavedValue, ValueStore
@@ -28,7 +30,8 @@ class LastValues:
     2. The market knows nothing of it. A database that fails or is slow delays the next save and nothing else; what
        was not saved is saved then.
     3. A value that has come back and was not replaced since is not saved again: it stays as old as it is.
-    4. In a database in memory nothing is saved.
+    4. A value that cannot be saved whatever the database does is left out until it is replaced; the others are saved.
+    5. In a database in memory nothing is saved.
     """
 
     def __init__(self, market: Market, store: Store, *, interval: float) -> None:
@@ -42,7 +45,8 @@ class LastValues:
     async def restore(self) -> int:
         """Give the market what was saved, before anything is published; return the number of values.
 
-        Those of unknown instruments are left out, and so are all when the database fails: prices do not need them.
+        A code that is in no table becomes an instrument, as when its value was published, unless there are
+        `MAX_INSTRUMENTS`; what is left out is logged. When the database fails, that is all: prices do not need them.
         """
         if not self._is_lasting:
             return 0
@@ -52,16 +56,27 @@ class LastValues:
             _log.warning("the last values of before are not there", error=str(error))
             return 0
         n_restored = 0
+        beyond: dict[str, None] = {}
         for i, value in enumerate(values):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            instrument = self._market.instrument(value.code)
-            if instrument is not None and self._restore(instrument, value):
+            instruments = self._market.instruments
+            if value.code not in instruments and len(instruments) >= MAX_INSTRUMENTS:
+                beyond[value.code] = None
+            elif self._restore(value):
                 n_restored += 1
+        if beyond:
+            _log.warning(
+                "last values were left out: their symbols are in no table, and there are too many for more",
+                symbols=len(beyond),
+                first=list(islice(beyond, 5)),
+                limit=MAX_INSTRUMENTS,
+            )
         return n_restored
 
-    def _restore(self, instrument: Instrument, value: SavedValue) -> bool:
+    def _restore(self, value: SavedValue) -> bool:
         try:
+            instrument = self._market.instrument(value.code) or Instrument(value.code)
             update = decode_body(value.body, lambda code: instrument)
             if not isinstance(update, (PriceUpdate, BookUpdate)):
                 raise LineError("message type", f"{value.kind} is neither a price nor a book")
@@ -108,7 +123,11 @@ class LastValues:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval)
-            await self.save()
+            try:
+                await self.save()
+            except Exception:
+                # A fault of ours, which must not be the last that is saved.
+                log_limited(_log, "saving-failed", "saving failed", level="error", exc_info=True)
 
     async def save(self) -> bool:
         """Save what has changed; return whether all of it was saved. Not to be called while it runs."""
@@ -120,8 +139,12 @@ class LastValues:
                 await asyncio.sleep(0)
             code = update.instrument.code
             if self._saved.get((code, kind)) is not update:
-                body = encode_screener(update, published_ms) + b"}"
-                batch.append((SavedValue(code, kind, published_ms, body), update))
+                try:
+                    body = encode_screener(update, published_ms) + b"}"
+                except Exception:
+                    self._leave_out(code, kind, update)
+                else:
+                    batch.append((SavedValue(code, kind, published_ms, body), update))
             if len(batch) == _BATCH:
                 if not await self._save(batch):
                     return False
@@ -134,6 +157,29 @@ class LastValues:
         except StoreError as error:
             log_limited(_log, "values-not-saved", "last values are not saved", error=str(error))
             return False
+        except Exception:
+            if len(batch) == 1:
+                ((value, update),) = batch
+                self._leave_out(value.code, value.kind, update)
+                return True
+            # One of them is at fault; which one shows when each is saved alone.
+            for item in batch:
+                if not await self._save([item]):
+                    return False
+            return True
         for value, update in batch:
             self._saved[value.code, value.kind] = update
         return True
+
+    def _leave_out(self, code: str, kind: str, update: PriceUpdate | BookUpdate) -> None:
+        """Do not try to save a value again, over the exception that is being handled."""
+        self._saved[code, kind] = update
+        log_limited(
+            _log,
+            "value-unsavable",
+            "a value cannot be saved",
+            level="error",
+            code=code,
+            message=kind,
+            exc_info=True,
+        )

@@ -17,16 +17,25 @@ import uvloop
 
 from fastws import logs
 from fastws.errors import SettingsError
+from fastws.server import advice
+from fastws.server.acceptor import capacity
 from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
-from fastws.settings import Settings
+from fastws.settings import SETTINGS, Settings
 
 FAILED: Final = 1
 """Exit status: the stop did not end in time."""
 ENDED_BY_SIGNAL: Final = 128
 """Exit status, plus the number of the signal: a second signal did not let the stop end."""
+
+# Those that the table has no more are served on, so that nobody takes them for a loss.
+_INSTRUMENT_FIELDS: Final = {
+    "added": "instruments_added",
+    "changed": "instruments_changed",
+    "missing": "instruments_kept_though_not_in_table",
+}
 
 _log = structlog.get_logger("fastws")
 
@@ -78,6 +87,9 @@ class _Run:
         gc.collect()
         gc.freeze()
         _print_welcome(server)
+        _log.info("room", connections=capacity(), **_database_of(server))
+        for line in advice.warnings(self._settings):
+            _log.warning(line)
         self._notifier.ready(_status(server))
         reloading = loop.create_task(self._reload_when_asked(server))
         await self._is_stopping.wait()
@@ -163,17 +175,27 @@ def _status(server: Server) -> str:
 
 
 def _log_reloaded(done: Reloaded) -> None:
-    fields: dict[str, object] = dict(done.changed)
+    # Under the name of a secret the log would have only that something was removed from it.
+    fields: dict[str, object] = {
+        name: change for name, change in done.changed.items() if not SETTINGS[name].is_secret
+    }
+    if secrets := [name for name in done.changed if SETTINGS[name].is_secret]:
+        fields["changed"] = secrets
     if done.has_new_keys:
         fields["keys"] = "changed"
     if done.certificate is not None:
         fields["certificate"] = f"valid until {done.certificate:%Y-%m-%d %H:%M} UTC"
     for name, codes in done.instruments._asdict().items():
         if codes:
-            fields[f"instruments_{name}"] = len(codes)
+            fields[_INSTRUMENT_FIELDS[name]] = len(codes)
     _log.info("reloaded" if fields else "reloaded, and nothing has changed", **fields)
     if done.kept:
         _log.warning("only a restart changes these settings, and they stay as they were", settings=done.kept)
+
+
+def _database_of(server: Server) -> dict[str, str]:
+    store = server.store
+    return {} if store.is_in_memory else {"database": store.path or store.shown_url}
 
 
 def _print_welcome(server: Server) -> None:
@@ -203,7 +225,10 @@ def _print_welcome(server: Server) -> None:
     if admin is not None:
         lines.append(f"  admin      {admin}/")
     if settings.feed == "none":
-        lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
+        if settings.admin_token:
+            lines.append(f"  no feed    prices come by POST {admin or base or ''}/v1/publish")
+        else:
+            lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
     with contextlib.suppress(OSError):  # nobody reads it; that is no reason not to serve
         print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from fastws.deflate import negotiate
+from fastws.errors import ErrorCode
 from fastws.limits import Excess, Limits
 from fastws.logs import log_limited
 from fastws.server.acceptor import Acceptor
@@ -31,6 +32,7 @@ from fastws.server.peers import Peers, endpoint
 from fastws.server.places import Place
 from fastws.server.tls import TlsContext
 from fastws.server.tls_transport import TlsTransport
+from fastws.server.waiting import Waiting
 
 # A refused client may still be sending; closing on unread data would reset the connection and could cost it
 # the answer. So the rest is read and dropped for a while.
@@ -111,7 +113,7 @@ class Listener:
     1. Every accepted connection is in exactly one place: waiting for its head, lingering after a refusal,
        with aiohttp, or with the handler of its WebSocket path, from which it never comes back.
     2. A connection whose head is not complete `handshake_timeout` seconds after it was accepted is closed.
-       With TLS its handshake is part of that time.
+       With TLS its handshake is part of that time. It is closed earlier where its address has too many of them.
     3. After :meth:`stop_accepting` no connection is accepted and no upgrade granted; HTTP on open connections
        goes on until :meth:`close`.
 
@@ -149,6 +151,7 @@ class Listener:
         self._peers = peers or Peers()
         self._limits = limits or Limits()
         self._http = HttpConnections(app, self)
+        self._unheard: Waiting[_Head] = Waiting()
         self._is_stopped = False
         self.n_accepted = 0
         self.n_upgraded = 0
@@ -247,14 +250,25 @@ class Listener:
     def on_accepted(self, head: _Head) -> None:
         self.n_accepted += 1
         self._pending.add(head)
-        head.acceptor.on_accepted(head.transport)
+        head.is_scarce = head.acceptor.on_accepted(head.transport)
+        head.key = self._peers.key_of_socket(endpoint(head.transport)[0])
+        if head.key is None:
+            return
+        now = time.monotonic()
+        self._unheard.add(head, head.key, now)
+        limit = self._limits.half_open_per_ip
+        excess = self._unheard.excess(head.key, limit, now, is_scarce=head.is_scarce)
+        if excess is not None:
+            self.note_half_open(excess.transport)
+            self._settle(excess)
+            excess.transport.abort()
 
     def on_head(self, head: _Head, request: Request, data: bytes, leftover: bytes) -> None:
         """Hand on a connection whose head is complete; `data` is all that was read from it."""
-        self._pending.discard(head)
+        self._settle(head)
         transport = head.transport
         if not request.is_upgrade:
-            self._http.adopt(transport, data)
+            self._http.adopt(transport, data, head.key, is_scarce=head.is_scarce)
             return
         request = self.identify(transport, request)
         refusal = self.check(request)
@@ -266,7 +280,7 @@ class Listener:
     def refuse(self, head: _Head, refusal: Refusal) -> None:
         """Answer `refusal` and close the connection once the client has taken it."""
         self.count_refusal(refusal)
-        self._pending.discard(head)
+        self._settle(head)
         transport = head.transport
         if transport.is_closing():
             return
@@ -279,8 +293,13 @@ class Listener:
         self.refusals[refusal.code] = self.refusals.get(refusal.code, 0) + 1
 
     def on_lost(self, head: _Head) -> None:
-        self._pending.discard(head)
+        self._settle(head)
         self._lingering.discard(head)
+
+    def _settle(self, head: _Head) -> None:
+        """It waits for its head no more."""
+        self._pending.discard(head)
+        self._unheard.discard(head)
 
     def _on_timeout(self, head: _Head) -> None:
         self.n_timed_out += 1
@@ -290,6 +309,23 @@ class Listener:
             head.transport.abort()
         else:
             self.refuse(head, _TIMED_OUT)
+
+    @property
+    def half_open_per_ip(self) -> int:
+        """How many connections of an address may wait for a request; 0: any number."""
+        return self._limits.half_open_per_ip
+
+    def note_half_open(self, transport: asyncio.Transport) -> None:
+        """Note that `transport` is closed because too many of its address wait for a request."""
+        self._limits.note_half_open()
+        log_limited(
+            _log,
+            "half_open_per_ip closed",
+            "an address has too many connections that wait for a request, the oldest are closed; "
+            "if this peer is a proxy, name it in trusted_proxies",
+            limit=f"half_open_per_ip {self._limits.half_open_per_ip}",
+            peer=endpoint(transport)[0],
+        )
 
     # Upgrades, also those that come later on a connection of aiohttp's.
 
@@ -365,9 +401,13 @@ class Listener:
 class _Head(asyncio.Protocol):
     """A connection until its head is complete, or, after a refusal, until the client is gone."""
 
-    __slots__ = ("_listener", "_n_dropped", "acceptor", "reader", "transport")
+    __slots__ = ("_listener", "_n_dropped", "acceptor", "is_scarce", "key", "reader", "transport")
 
     transport: asyncio.Transport
+    is_scarce: bool
+    """Whether file descriptors were when it was accepted."""
+    key: str | None
+    """What limits count it by until its head tells more; see `Peers.key_of_socket`."""
 
     def __init__(self, listener: Listener, acceptor: Acceptor) -> None:
         self._listener = listener
@@ -402,7 +442,7 @@ class _Head(asyncio.Protocol):
 def refusal_of_excess(excess: Excess) -> Refusal:
     """Return what a handshake over a limit is answered: 503 where it is the server that is full."""
     status = 503 if excess.setting == "connection_limit" else 429
-    code = "RATE_LIMIT_EXCEEDED" if excess.setting == "handshake_rate" else "LIMIT_EXCEEDED"
+    code = ErrorCode.RATE_LIMIT_EXCEEDED if excess.setting == "handshake_rate" else ErrorCode.LIMIT_EXCEEDED
     return Refusal(status, code, excess.message, (("Retry-After", str(excess.retry_after)),))
 
 

@@ -1,10 +1,13 @@
 """``/metrics`` for Prometheus: reads the counters of the server when asked, and costs nothing in between.
 
+Anybody may ask, and an answer takes milliseconds in which no price leaves; so it is given again for a second.
+
 Labels have values from fixed sets only, never anything that a client has sent.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +26,7 @@ from fastws._core import HISTOGRAM_BOUNDS, Hub
 from fastws._version import __version__
 from fastws.auth import Authenticator
 from fastws.auth.tokens import Reason
+from fastws.clock import wall_ms
 from fastws.dialects.screener import ScreenerDialect
 from fastws.errors import CloseCode
 from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedSupervisor
@@ -39,6 +43,9 @@ _FOREIGN_CLOSES: Final = {1005: "no_status", 1006: "abnormal"}
 _OTHER_CLOSES: Final = "other"
 
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+KEPT_SECONDS: Final = 1.0
+"""How old an answer may be."""
 
 _LE: Final = (*map(floatToGoString, HISTOGRAM_BOUNDS), "+Inf")
 
@@ -85,11 +92,16 @@ def add_metrics_routes(app: web.Application, server: MetricsView) -> None:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
 
+    kept: dict[str, tuple[bytes, float]] = {}
+
     async def metrics(request: web.Request) -> web.Response:
-        if "application/openmetrics-text" in request.headers.get("Accept", ""):
-            body: bytes = encode_openmetrics(registry)  # type: ignore[no-untyped-call]
-            return web.Response(body=body, headers={"Content-Type": OPENMETRICS})
-        return web.Response(body=encode_text(registry), headers={"Content-Type": _TEXT})
+        is_open = "application/openmetrics-text" in request.headers.get("Accept", "")
+        kind = OPENMETRICS if is_open else _TEXT
+        body, made_at = kept.get(kind, (b"", -math.inf))
+        if time.monotonic() - made_at >= KEPT_SECONDS:
+            body = encode_openmetrics(registry) if is_open else encode_text(registry)  # type: ignore[no-untyped-call]
+            kept[kind] = body, time.monotonic()
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus"),))
 
@@ -123,7 +135,7 @@ class ServerCollector(Collector):
         yield _counter(
             "connections_opened", "WebSocket connections opened", none | hub.meters.opened, "dialect"
         )
-        yield _counter("connections_closed", "WebSocket connections ended, by why", _closes(hub), "reason")
+        yield _counter("connections_closed", "WebSocket connections ended, by why and by whom", _closes(self._server.screener), "reason", "by")
         yield _gauge("addresses", "addresses that WebSocket connections come from", limits.n_addresses)
         yield _gauge("http_connections", "open connections of other HTTP requests", listener.n_http)
         yield _gauge(
@@ -242,6 +254,12 @@ class ServerCollector(Collector):
             "feed",
             "status",
         )
+        if (last := self._server.market.last_update_ms) is not None:
+            yield _gauge(
+                "last_update_age_seconds",
+                "time since the last price or order book, of a feed or published over HTTP",
+                max(0, wall_ms() - last) / 1000,
+            )
         counts, _ = self._server.hub.meters.histograms()["feed"]
         yield _counter("feed_updates", "updates that feeds have delivered", sum(counts))
         if supervisor is not None:
@@ -308,10 +326,11 @@ def _items(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
     return [(key if isinstance(key, tuple) else (key,), value) for key, value in values.items()]
 
 
-def _closes(hub: Hub) -> dict[str, int]:
-    """Ended connections by the label of their close code; clients may send any code."""
-    labels = {code.value: code.label for code in CloseCode} | _FOREIGN_CLOSES
-    closes = dict.fromkeys((*labels.values(), _OTHER_CLOSES), 0)
-    for code, n in hub.closes.items():
-        closes[labels.get(code, _OTHER_CLOSES)] += n
+def _closes(screener: ScreenerDialect) -> dict[tuple[str, str], int]:
+    """Ended connections by the label of their close code and by who has ended them; clients may send any code."""
+    labels: dict[int | str, str] = {code.value: code.label for code in CloseCode}
+    labels |= _FOREIGN_CLOSES | {"kicked": "kicked"}
+    closes = {(label, by): 0 for label in (*labels.values(), _OTHER_CLOSES) for by in ("server", "client")}
+    for (code, by), n in screener.closes.items():
+        closes[labels.get(code, _OTHER_CLOSES), by] += n
     return closes

@@ -101,6 +101,19 @@ class Peers:
         self._trusts_unix = UNIX in trusted
         self._networks = [ip_network(entry) for entry in trusted if entry != UNIX]
 
+    def key_of_socket(self, address: str) -> str | None:
+        """Return what limits count the socket's peer by before it has said anything; `address` as for :meth:`find`.
+
+        None where more than one client may be behind it: a trusted proxy, whoever connects by the Unix socket, and
+        one that is already gone.
+        """
+        if address in (UNIX, UNKNOWN):
+            return None
+        if ":" not in address and not self._networks:
+            return address
+        parsed = _unmapped(ip_address(address.partition("%")[0]))
+        return None if self._is_trusted(parsed) else key_of(parsed)
+
     def find(self, address: str, headers: Mapping[str, str], *, is_tls: bool = False) -> Peer:
         """Return the client of a request.
 

@@ -10,7 +10,8 @@ import stat
 from typing import Final, Protocol
 
 from fastws.errors import SettingsError
-from fastws.settings import Settings, parse_bind
+from fastws.settings import Settings
+from fastws.settings_checks import parse_bind, serves_tcp
 
 # The kernel caps it at net.core.somaxconn, which is 4096 on Linux since 5.4.
 BACKLOG: Final = 4096
@@ -39,7 +40,7 @@ class Place(Protocol):
 def main_places(settings: Settings) -> list[Place]:
     """Where the settings let a server listen; an address that nobody has asked for gives way to a Unix socket."""
     places: list[Place] = []
-    if settings.unix_socket is None or not settings.sources.keys().isdisjoint(("host", "port")):
+    if serves_tcp(settings):
         places.append(TcpPlace(settings.host, settings.port))
     if settings.unix_socket is not None:
         places.append(UnixPlace(settings.unix_socket, int(settings.unix_socket_mode, 8)))

@@ -10,10 +10,12 @@ from typing import Final
 
 from fastws.auth import Authenticator
 from fastws.errors import SettingsError
+from fastws.market.store import StoreError, probe
 from fastws.server.fetch import fetch
 from fastws.server.server import load_instruments, make_store
 from fastws.server.tls import make_tls
-from fastws.settings import SETTINGS, Settings, parse_bind, parse_feed
+from fastws.settings import SETTINGS, Settings
+from fastws.settings_checks import parse_bind, parse_feed
 
 # sun_path has 108 bytes on Linux and 104 on macOS, the last of which ends the path.
 _MAX_SOCKET_PATH: Final = 103
@@ -22,8 +24,9 @@ _MAX_SOCKET_PATH: Final = 103
 def start_problems(settings: Settings, wrong: Collection[str]) -> list[SettingsError]:
     """Return everything that is found; what depends on a setting in `wrong` is not looked at.
 
-    Files are read, addresses looked up and drivers of databases imported. Whether a port is taken and whether a
-    database or an issuer of keys answers is not asked: the server that these settings are for may be running.
+    Files are read, addresses looked up, and the database is connected to, for up to five seconds. Whether a port is
+    taken is not asked, because the server that these settings are for may be running, and neither is whether an
+    issuer of keys answers, for which a server does not wait.
     """
     problems = []
     for names, check in _CHECKS.items():
@@ -107,6 +110,13 @@ def _check_feed(settings: Settings) -> None:
 
 def _check_database(settings: Settings) -> None:
     make_store(settings)
+    if settings.database is None:
+        return
+    try:
+        probe(settings.database)
+    except StoreError as error:
+        source = settings.sources.get("database", "default")
+        raise SettingsError(str(error), setting="database", source=source) from None
 
 
 def _check_keys(settings: Settings) -> None:

@@ -13,7 +13,8 @@ from fastws import deflate, logs
 from fastws.market.instruments import TableChange
 from fastws.server.server import Server, load_instruments
 from fastws.server.tls import make_tls
-from fastws.settings import SETTINGS, Settings, display
+from fastws.settings import SETTINGS, Settings
+from fastws.settings_catalog import display
 
 
 class Reloaded(NamedTuple):
@@ -43,6 +44,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     settings = _with(settings, old, kept)
     # In a thread: a large table takes longer than clients should wait for their prices.
     instruments = await asyncio.to_thread(load_instruments, settings)
+    table_change = await asyncio.to_thread(server.market.instruments.compare, instruments)
     tls = make_tls(settings)
     # The last that can fail, and it changes nothing when it does.
     has_new_keys = await server.authenticator.reload(settings)
@@ -50,6 +52,8 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     if server.tls is not None and tls is not None:
         certificate = tls.expires_at if server.tls.adopt(tls) else None
     _apply(server, settings)
+    for _ in server.market.update_instruments(instruments, table_change):
+        await asyncio.sleep(0)
     return Reloaded(
         changed={
             name: f"{display(setting, before)} -> {display(setting, after)}"
@@ -59,7 +63,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
         kept=kept,
         has_new_keys=has_new_keys,
         certificate=certificate,
-        instruments=server.market.update_instruments(instruments),
+        instruments=table_change,
     )
 
 
@@ -108,6 +112,7 @@ def _apply(server: Server, settings: Settings) -> None:
         connection_limit=settings.connection_limit,
         connections_per_ip=settings.connections_per_ip,
         handshake_rate=settings.handshake_rate,
+        half_open_per_ip=settings.half_open_per_ip,
     )
     for listener in filter(None, (server.listener, server.admin_listener)):
         listener.configure(
@@ -115,13 +120,14 @@ def _apply(server: Server, settings: Settings) -> None:
             allowed_origins=settings.allowed_origins,
             compression=settings.compression,
         )
-    admission = server.admission
-    admission.allow_anonymous = settings.allow_anonymous
-    admission.auth_timeout = settings.auth_timeout
-    admission.connections_per_user = settings.connections_per_user
-    admission.evicts_oldest = settings.on_connection_limit == "evict_oldest"
+    server.admission.configure(
+        allow_anonymous=settings.allow_anonymous,
+        auth_timeout=settings.auth_timeout,
+        connections_per_user=settings.connections_per_user,
+        evicts_oldest=settings.on_connection_limit == "evict_oldest",
+    )
     server.sessions.ttl = settings.session_ttl
     server.sessions.limit = settings.session_limit
-    admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
+    server.admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user
     server.last_values.configure(interval=settings.save_interval)

@@ -11,9 +11,10 @@ from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
 from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
 from fastws.server.metrics import MetricsView, add_metrics_routes
+from fastws.server.stocks import StocksView, add_stock_routes
 
 
-class View(ServerView, ApiView, MetricsView, Protocol):
+class View(ServerView, StocksView, ApiView, MetricsView, Protocol):
     """What all the routes together need of the server."""
 
     @property
@@ -25,6 +26,7 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     app = bare_app(websocket_paths)
     add_probe_routes(app, server)
     add_public_routes(app, server)
+    add_stock_routes(app, server)
     add_user_routes(app, server)
     if has_admin:
         _add_admin(app, server)

@@ -7,8 +7,10 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -17,7 +19,8 @@ import structlog
 from fastws import deflate
 from fastws._core import Connection, Hub
 from fastws.auth import Authenticator, token_of
-from fastws.dialects.admission import Admission, Arrival
+from fastws.dialects.admission import Admission
+from fastws.dialects.clients import Arrival
 from fastws.dialects.screener import ScreenerDialect
 from fastws.errors import InstrumentError, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
@@ -40,9 +43,12 @@ from fastws.server.places import admin_place, main_places
 from fastws.server.routes import make_admin_app, make_app
 from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
-from fastws.settings import Settings, parse_feed
+from fastws.settings import Settings
+from fastws.settings_checks import parse_feed
 
 _ABSENT: Final = (None, "", "undefined", "null")
+# What certainly has 64 bits, and what int() reads in no time.
+_MAX_SEQUENCE_DIGITS: Final = 18
 
 _log = structlog.get_logger("fastws")
 
@@ -145,6 +151,7 @@ class Server:
             connection_limit=settings.connection_limit,
             connections_per_ip=settings.connections_per_ip,
             handshake_rate=settings.handshake_rate,
+            half_open_per_ip=settings.half_open_per_ip,
         )
         self.admission = Admission(
             self.hub,
@@ -212,6 +219,13 @@ class Server:
                 )
             if n_restored := await self.last_values.restore():
                 _log.info("last values are back, marked stale until newer ones come", values=n_restored)
+            if unknown := self.alerts.unknown_codes():
+                _log.warning(
+                    "alerts wait for symbols that nobody knows; they fire once there are prices of them",
+                    alerts=sum(unknown.values()),
+                    symbols=len(unknown),
+                    first=list(islice(unknown, 5)),
+                )
             self.hub.configure(history_size=self.settings.history_bytes)
             self.last_values.start()
             begun.push_async_callback(self._save_values)
@@ -292,21 +306,36 @@ class Server:
     def feeds(self) -> dict[str, str]:
         return self.market.feeds
 
+    @property
+    def last_update_ms(self) -> int | None:
+        return self.market.last_update_ms
+
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
         return stats.totals(self.hub, self.market, self.sessions, self.listener, self.limits)
 
     @property
+    def allow_anonymous(self) -> bool:
+        return self.settings.allow_anonymous
+
+    @property
     def admin_token(self) -> str | None:
         return self.settings.admin_token
 
-    def connections(self) -> list[dict[str, Any]]:
-        """The body of ``/v1/ws/connections``."""
+    def connections(self) -> Iterator[dict[str, Any]]:
+        """The elements of ``/v1/ws/connections``."""
         return stats.connections(self.admission)
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
         """Close connections with 4401; see `Admission.kick`."""
-        return self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+        n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+        whom = {
+            "user": user_id and user_id[:64],
+            "jti": jti and jti[:64],
+            "connection": connection_id and connection_id[:8],
+        }
+        _log.info("kicked", **{name: text for name, text in whom.items() if text}, closed=n)
+        return n
 
     def tell(self, user_key: str, alert: Alert) -> int:
         """Publish an alert to a user; see `Mail`. Returns its sequence."""
@@ -335,12 +364,20 @@ def arrival_of(request: Request) -> Arrival:
     """What a client brings in its handshake; literals that pages send for want of a value count as absent."""
     query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
     session_id = query.get("session_id")
-    last_sequence = query.get("last_sequence", "")
+    last_sequence, epoch = query.get("last_sequence"), query.get("epoch") or None
+    cursor: int | None
+    if last_sequence in _ABSENT:
+        cursor = None
+    elif last_sequence.isascii() and last_sequence.isdigit() and len(last_sequence) <= _MAX_SEQUENCE_DIGITS:
+        cursor = int(last_sequence)
+    else:
+        # What the client has is not known: what it has missed is lost, and it is to hear so. No epoch is named "".
+        cursor, epoch = 0, ""
     return Arrival(
         token=token_of(request.headers, query),
         session_id=None if session_id in _ABSENT else session_id,
-        last_sequence=int(last_sequence) if last_sequence.isascii() and last_sequence.isdigit() else None,
-        epoch=query.get("epoch") or None,
+        last_sequence=cursor,
+        epoch=epoch,
         address=request.peer.address,
         address_key=request.peer.key,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastws._core import Hub
@@ -49,23 +50,22 @@ def totals(
     }
 
 
-def connections(admission: Admission) -> list[dict[str, Any]]:
-    """The body of ``/v1/ws/connections``."""
-    found = []
-    for client in admission.by_id.values():
+def connections(admission: Admission) -> Iterator[dict[str, Any]]:
+    """Yield the elements of ``/v1/ws/connections``: who was there at the first and has not gone meanwhile."""
+    by_id = admission.presence.by_id
+    for client in list(by_id.values()):
+        if by_id.get(client.connection_id) is not client:
+            continue
         connection = client.connection
         by_kind: dict[str, list[str]] = {}
         for topic in connection.subscriptions():
             by_kind.setdefault(topic.kind, []).append(topic.name)
-        found.append(
-            {
-                "connection_id": client.connection_id,
-                "user_id": None if client.identity is None else client.identity.user_id,
-                "peer": client.arrival.address,
-                "connected_at": utc_text(connection.opened_at_ms),
-                "subscriptions": by_kind,
-                "message_count": connection.message_count,
-                "last_activity": utc_text(connection.last_activity_ms),
-            }
-        )
-    return found
+        yield {
+            "connection_id": client.connection_id,
+            "user_id": None if client.identity is None else client.identity.user_id,
+            "peer": client.arrival.address,
+            "connected_at": utc_text(connection.opened_at_ms),
+            "subscriptions": by_kind,
+            "message_count": connection.message_count,
+            "last_activity": utc_text(connection.last_activity_ms),
+        }

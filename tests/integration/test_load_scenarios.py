@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
-from benchmarks.scenarios.process import StallProbe
+from fastws.bench.process import StallProbe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import itertools
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import get_args
@@ -21,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from fastws._core import HISTOGRAM_BOUNDS
 from fastws.auth.tokens import Reason
 from fastws.errors import CloseCode
+from fastws.server.metrics import KEPT_SECONDS
 from tests.clients import WAIT_SECONDS, Client, client
 from tests.conftest import StartServer
 from tests.rawclient import RawClient, frame, upgrade_head
@@ -39,9 +42,10 @@ LABELS: dict[str, set[str] | None] = {
     "feed": {"simulator"},
     "status": {"live", "stale", "reconnecting", "stopped"},
     "state": {"waiting", "crossed"},
-    "limit": {"connection_limit", "connections_per_ip", "handshake_rate"},
+    "limit": {"connection_limit", "connections_per_ip", "handshake_rate", "half_open_per_ip", "connections_per_user"},
+    "by": {"server", "client"},
 }
-CLOSE_REASONS = {code.label for code in CloseCode} | {"no_status", "abnormal", "other"}
+CLOSE_REASONS = {code.label for code in CloseCode} | {"no_status", "abnormal", "other", "kicked"}
 REASONS = {
     "fastws_connections_closed": CLOSE_REASONS,
     "fastws_auth_failures": set(get_args(Reason)),
@@ -86,6 +90,7 @@ class Scrape:
 
 
 def scrape(server: Server) -> Scrape:
+    time.sleep(KEPT_SECONDS)  # for so long the answer before is given again
     status, body = server.get("/metrics")
     assert status == 200
     return Scrape(body.decode())
@@ -220,6 +225,7 @@ async def test_figures_under_load(server: StartServer) -> None:
     )
     assert last.value("fastws_feed_status", feed="simulator", status="live") == 1
     assert last.value("fastws_feed_status") == 1
+    assert 0 <= last.value("fastws_last_update_age_seconds") < 5
     # Where time goes: a wait of up to the interval, and what is sent to nine clients in no time.
     n = last.value("fastws_stage_seconds_count", stage="wait")
     assert n == last.value("fastws_stage_seconds_count", stage="total") > 1000
@@ -278,6 +284,49 @@ def hostile(target: Server) -> None:
             raw.read_to_end()
 
 
+async def test_who_has_ended_a_connection(server: StartServer) -> None:
+    target = server(
+        "--feed", "none", jwt_secret=SECRET, admin_token=SECRET, connections_per_user=1, log_level="debug"
+    )
+    for code in (1011, 4401, 4408, 4429):
+        with RawClient(target.port) as raw:
+            raw.send(frame(8, code.to_bytes(2, "big")))
+            raw.read_to_end()
+    token = sign({"sub": "user-1"}, SECRET.encode(), "HS256")
+    url = f"{target.url}?token={token}"
+    async with client(url) as kicked:
+        async with client(url, greeted=False) as refused:
+            assert await refused.closed() == CloseCode.RATE_ABUSE
+        async with (
+            ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as session,
+            session.post(f"http://127.0.0.1:{target.port}/v1/ws/kick", json={"user_id": "user-1"}) as answer,
+        ):
+            assert answer.status == 200
+        assert await kicked.closed() == CloseCode.TOKEN_INVALID
+    until(lambda: target.stats()["active_connections"] == 0, "all clients gone")
+    result = scrape(target)
+
+    def closed(reason: str) -> tuple[float, float]:
+        name = "fastws_connections_closed_total"
+        return result.value(name, reason=reason, by="server"), result.value(name, reason=reason, by="client")
+
+    assert [closed(reason) for reason in ("internal_error", "token_invalid", "slow_consumer")] == [(0, 1)] * 3
+    assert closed("rate_abuse") == (1, 1)
+    assert closed("kicked") == (1, 0)
+    assert result.value("fastws_limit_refusals_total", limit="connections_per_user") == 1
+    assert target.stats()["refused_by_limit"]["connections_per_user"] == 1
+    lines = target.log.splitlines()
+    ended = [line for line in lines if "connection ended" in line]
+    assert len(ended) == 4
+    assert all("by=client" in line for line in ended)
+    closings = [line for line in lines if "connection closed" in line]
+    assert len(closings) == 2
+    assert all("by=server" in line and "user=user-1" in line for line in closings)
+    (line,) = [line for line in lines if "kicked" in line]
+    assert "user=user-1" in line
+    assert "closed=1" in line
+
+
 def test_labels_stay_as_they_are_whatever_clients_send(server: StartServer) -> None:
     target = server("--feed", "sim", unknown_symbols="accept", jwt_secret="s" * 32)
     target.until_feed_is("live")
@@ -291,7 +340,8 @@ def test_labels_stay_as_they_are_whatever_clients_send(server: StartServer) -> N
         assert "hostile" not in result.text.lower()
     assert series(before.own, "counter").keys() == series(after.own, "counter").keys()
     assert series(before.own, "gauge").keys() == series(after.own, "gauge").keys()
-    assert after.value("fastws_connections_closed_total", reason="other") >= 30
+    assert after.value("fastws_connections_closed_total", reason="other", by="client") >= 30
+    assert after.value("fastws_connections_closed_total", reason="other", by="server") == 0
     assert after.value("fastws_handshakes_refused_total", reason="not_found") == 40
     assert after.value("fastws_handshakes_refused_total", reason="origin_not_allowed") == 40
     assert after.value("fastws_auth_failures_total", reason="malformed") == 40
@@ -324,3 +374,21 @@ def test_both_formats(server: StartServer, accept: str | None, is_openmetrics: b
     assert {"fastws_connections", "fastws_stage_seconds", "python_info"} <= {
         family.name for family in families
     }
+
+
+def test_answers_are_given_again_for_a_second(server: StartServer) -> None:
+    target = server("--feed", "sim")  # whose counters never stand still
+
+    def ask(accept: str = "") -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        body = connection.getresponse().read()
+        connection.close()
+        return body
+
+    began = time.monotonic()
+    texts = {ask() for _ in range(20)}
+    assert len(texts) <= 1 + math.ceil((time.monotonic() - began) / KEPT_SECONDS)
+    # Each format has its own.
+    assert ask("application/openmetrics-text").endswith(b"# EOF\n")
+    until(lambda: ask() not in texts, "newer figures")

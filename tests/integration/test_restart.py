@@ -98,14 +98,19 @@ async def test_last_values_come_back_stale(house: House) -> None:
     first.end()
 
     second = house.start()
-    assert "values=2" in second.log
+    assert "values=3" in second.log
     after = second.get_json(f"/v1/stocks/{CODE}")
     numbers = ("sequence", "seq")
     assert after == before | {"stale": True, **{name: after[name] for name in numbers}}
     assert second.get_json(f"/v1/stocks/{CODE}/orderbook")["stale"] is True
-    assert second.get("/v1/stocks/UNKNOWN1")[0] == 404
+    # It is in no table.
+    assert second.get_json("/v1/stocks/UNKNOWN1")["stale"] is True
     async with client(second.url) as connection:
         greeting = connection.greeting
+        await connection.subscribe("stock", "UNKNOWN1")
+        snapshot = await connection.until_snapshot()
+        assert [(value["code"], value["price"]) for value in snapshot["messages"]] == [("UNKNOWN1", 1)]
+        await connection.sync()
         await connection.subscribe("stock", CODE)
         await connection.subscribe("market", "KOSPI")
         snapshot = await connection.until_snapshot()
@@ -114,15 +119,15 @@ async def test_last_values_come_back_stale(house: House) -> None:
         assert sorted(shown) == ["orderbook_update", "price_update"]
         assert shown["price_update"] == after
         assert shown["orderbook_update"]["stale"] is True
-        assert snapshot["sequence"] == greeting["sequence"] == 2
+        assert snapshot["sequence"] == greeting["sequence"] == 3
         call(second, "POST", "/v1/publish", price(73100))
         live = await connection.until_type("price_update")
         assert "stale" not in live
-        assert (live["price"], live["seq"], live["sequence"]) == (73100, 2, 3)
+        assert (live["price"], live["seq"], live["sequence"]) == (73100, 2, 4)
         assert "stale" not in second.get_json(f"/v1/stocks/{CODE}")
         session_id = greeting["connection_id"]
     # They are no updates that anybody has missed.
-    for cursor, missed, recovered in ((2, 1, True), (0, 1, False)):
+    for cursor, missed, recovered in ((3, 1, True), (0, 1, False)):
         async with client(f"{second.url}?session_id={session_id}&last_sequence={cursor}") as connection:
             answer = await connection.receive()
             assert (answer["missed_messages_count"], answer["recovered"]) == (missed, recovered)
@@ -154,6 +159,30 @@ def test_stale_prices_fire_no_alert(house: House) -> None:
     assert waiting["fired_at"] is None
     call(second, "POST", "/v1/publish", price(73000))
     until(lambda: call(second, "GET", "/v1/alerts", bearer=token())[0]["fired_at"], "the alert")
+
+
+def test_alerts_of_symbols_that_nobody_knows_are_told_of(house: House) -> None:
+    first = house.start(save_interval=0)
+    call(first, "POST", "/v1/publish", [price(1, "UNKNOWN1"), price(1, "UNKNOWN2")])
+    for code in ("UNKNOWN1", "UNKNOWN1", "UNKNOWN2", CODE):
+        rule = {"code": code, "alert_type": "price_above", "threshold": 5}
+        call(first, "POST", "/v1/alerts", rule, token())
+    house.kill(first)  # before anything was saved
+    second = house.start()
+    (line,) = [line for line in second.log.splitlines() if "alerts wait for symbols" in line]
+    assert "alerts=3" in line
+    assert "symbols=2" in line
+    assert "UNKNOWN2" in line
+    call(second, "POST", "/v1/publish", price(6, "UNKNOWN2"))
+    until(
+        lambda: [
+            rule["code"] for rule in call(second, "GET", "/v1/alerts", bearer=token()) if rule["fired_at"]
+        ],
+        "the alert",
+    )
+    second.end()
+    # Its price is kept, and with it the instrument.
+    assert "alerts=2" in house.start().log
 
 
 @pytest.mark.parametrize("n_heard", [1, 3, 20])

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import urllib.request
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -74,6 +75,22 @@ def test_no_feed_is_said_once_at_start(server: StartServer) -> None:
     assert target.log.count("--feed sim") == 1
     assert target.get_json("/health")["price_feed_running"] is False
     assert target.stats()["feeds"] == {}
+
+
+def test_without_a_feed_prices_are_published(server: StartServer) -> None:
+    target = server(admin_token="the administrator")
+    assert "no prices will arrive" not in target.log
+    (url,) = re.findall(r"prices come by POST (\S+)", target.log)
+    assert target.get_json("/health")["price_feed_running"] is False
+    request = urllib.request.Request(
+        url,
+        method="POST",
+        data=b'{"type":"price_update","code":"005930","price":1}',
+        headers={"Authorization": "Bearer the administrator"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 202
+    assert target.get_json("/health")["price_feed_running"] is True
 
 
 def test_a_port_of_ones_own_choice(server: StartServer) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -23,10 +23,10 @@ from fastws.feeds.lines import decode_body
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert, encode_alert
 from fastws.market.alerts import AlertBook
-from fastws.market.instruments import Instruments
+from fastws.market.instruments import MAX_INSTRUMENTS, Instruments
 from fastws.market.market import Market
 from fastws.market.store import Store
-from fastws.server.api import add_admin_routes, add_user_routes
+from fastws.server.api import MAX_UPDATES, add_admin_routes, add_user_routes
 from fastws.server.http import MAX_BODY_SIZE, bare_app
 from fastws.server.peers import Peers
 from fastws.sessions import Sessions
@@ -53,6 +53,7 @@ class View:
 
     def __init__(self, *, alerts_per_user: int = 1000, handshake_rate: int = 0) -> None:
         self.is_draining = False
+        self.allow_anonymous = True
         self.takes_updates = True
         self.n_connections = 0
         self.feeds: dict[str, str] = {}
@@ -377,6 +378,31 @@ async def test_the_connection_list_and_kicking() -> None:
         assert await ids() == []
 
 
+@scenario
+async def test_others_have_their_turn_while_many_connections_are_listed() -> None:
+    async with site() as server:
+        n_turns = 0
+        turns = []
+
+        async def take_turns() -> None:
+            nonlocal n_turns
+            while len(turns) < 1000:
+                n_turns += 1
+                await asyncio.sleep(0)
+
+        def connections() -> Iterator[dict[str, Any]]:
+            for i in range(1000):
+                turns.append(n_turns)
+                yield {"connection_id": f"c{i}"}
+
+        server.view.connections = connections  # type: ignore[assignment,method-assign]
+        others = asyncio.create_task(take_turns())
+        found = await server.json("GET", "/v1/ws/connections", headers=bearer(ADMIN))
+        await others
+        assert [connection["connection_id"] for connection in found] == [f"c{i}" for i in range(1000)]
+        assert len(set(turns)) >= 10
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -516,12 +542,14 @@ NEW = {"type": "price_update", "code": "NEW1", "price": 1}
         ({**BOOK, "sequence": 1}, "sequence"),
         ({**BOOK, "bids": None}, "bids"),
         ({"type": "orderbook_update", "code": "NEW2", "bids": []}, "asks"),
-        ({**BOOK, "asks": [{"price": 1}]}, "asks"),
+        ({**BOOK, "asks": [{"price": 1}]}, "asks[0].quantity"),
+        ({**BOOK, "asks": [{"price": 1, "quantity": 1}, []]}, "asks[1]"),
         ({**BOOK, "bids": [{"price": 1, "quantity": 1}, {"price": 1, "quantity": "x"}]}, "bids[1].quantity"),
         ({**BOOK, "bids": [{"price": 1, "quantity": 1}] * 11}, "bids"),
         ({"type": "market_status", "status": "open"}, "market"),
         ({"type": "market_status", "market": "KOSPI"}, "status"),
         ({"type": "market_status", "market": "", "status": "open"}, "market"),
+        ({"type": "market_status", "market": "KOPSI", "status": "open"}, "market"),
         ({"type": "market_status", "market": "KOSPI", "status": "open", "seq": 1}, "seq"),
         ([], None),
         ([PRICE], None),
@@ -629,7 +657,7 @@ async def test_bodies_that_are_no_updates(body: bytes) -> None:
 @scenario
 async def test_the_largest_body_and_a_larger_one() -> None:
     async with site() as server:
-        element = json.dumps(PRICE).encode()
+        element = json.dumps(PRICE | {"note": "x" * 200}).encode()
         n = (MAX_BODY_SIZE - 2) // (len(element) + 1)
         body = b"[" + b",".join([element] * n) + b"]"
         body += b" " * (MAX_BODY_SIZE - len(body))
@@ -638,6 +666,35 @@ async def test_the_largest_body_and_a_larger_one() -> None:
         error = await server.error("POST", "/v1/publish", body + b" ", headers=bearer(ADMIN), status=413)
         assert error["message"] == f"the body is over {MAX_BODY_SIZE} bytes"
         assert server.view.hub.sequence == n
+
+
+@scenario
+async def test_a_request_has_so_many_elements() -> None:
+    async with site() as server:
+        assert (await server.publish([PRICE] * MAX_UPDATES))["accepted"] == MAX_UPDATES
+        for body, n in (([PRICE] * (MAX_UPDATES + 1), MAX_UPDATES + 1), ([1] * 400_000, 400_000)):
+            compact = json.dumps(body, separators=(",", ":")).encode()
+            error = await server.error("POST", "/v1/publish", compact, headers=bearer(ADMIN), status=413)
+            assert error["code"] == "LIMIT_EXCEEDED"
+            assert error["details"] == {"limit": MAX_UPDATES, "current": n}
+            assert str(MAX_UPDATES) in error["message"]
+        assert server.view.hub.sequence == MAX_UPDATES
+
+
+@scenario
+async def test_publishing_makes_so_many_instruments() -> None:
+    async with site() as server:
+        server.view.market.instruments.extend(Instrument(f"I{i}") for i in range(MAX_INSTRUMENTS - 2))
+        new = [{**PRICE, "code": "N1"}, {**PRICE, "code": "N1"}, PRICE, {**PRICE, "code": "N2"}]
+        error = await server.error("POST", "/v1/publish", new, headers=bearer(ADMIN), status=403)
+        assert error["code"] == "LIMIT_EXCEEDED"
+        assert error["details"] == {"limit": MAX_INSTRUMENTS, "current": MAX_INSTRUMENTS - 1}
+        assert server.view.hub.sequence == 0
+        # What there is already can be published on.
+        await server.publish(new[:3])
+        assert len(server.view.market.instruments) == MAX_INSTRUMENTS
+        await server.error("POST", "/v1/publish", new, headers=bearer(ADMIN), status=403)
+        assert (await server.publish(new[:3]))["last_sequence"] == 6
 
 
 @scenario
@@ -698,6 +755,20 @@ async def test_alerts_are_made_listed_and_deleted() -> None:
         await server.error("DELETE", path, headers=mine, status=404)
         assert await server.json("GET", "/v1/alerts", headers=mine) == listed[1:]
         assert server.view.alerts.n_waiting == 1
+
+
+@scenario
+async def test_alerts_are_on_what_the_token_allows() -> None:
+    """Else the price at which it has fired would tell what is forbidden."""
+    async with site() as server:
+        headers = bearer(token(topics=["stock:AAPL"]))
+        for code in ("005930", "NOBODY"):
+            rule = {**RULE, "code": code}
+            error = await server.error("POST", "/v1/alerts", rule, headers=headers, status=403)
+            assert (error["code"], error["details"]) == ("FORBIDDEN", {"field": "code"})
+        assert await server.json("GET", "/v1/alerts", headers=headers) == []
+        headers = bearer(token(topics=["005930"]))
+        await server.json("POST", "/v1/alerts", RULE, headers=headers, status=201)
 
 
 @scenario

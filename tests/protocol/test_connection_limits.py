@@ -447,7 +447,7 @@ async def test_whatever_ends_a_connection_it_is_counted_no_more() -> None:
                 elif way == 6:
                     writer.write(frame(8, b"\x03\xe8"))
                 elif way == 7:
-                    chosen = rng.choice([*server.admission.by_id, ""])
+                    chosen = rng.choice([*server.admission.presence.by_id, ""])
                     server.kick(user_id=None, jti=None, connection_id=chosen)
                 elif way == 8:
                     writer.write_eof()
@@ -490,3 +490,92 @@ async def test_the_address_as_found_is_in_the_log_and_in_the_list_of_connections
     assert len(closed) == 1
     assert "peer=203.0.113.9" in closed[0]
     assert "198.51.100.7" not in target.log
+
+
+# Connections that wait for a request.
+
+
+@contextlib.asynccontextmanager
+async def silent(site: Site, n: int) -> AsyncIterator[list[HttpClient]]:
+    """`n` connections that say nothing, accepted in the order of the list."""
+    peers: list[HttpClient] = []
+    try:
+        for _ in range(n):
+            n_accepted = site.server.listener.n_accepted
+            peers.append(HttpClient(*await asyncio.open_connection("127.0.0.1", site.port)))
+            await until(lambda before=n_accepted: site.server.listener.n_accepted > before)
+        yield peers
+    finally:
+        for peer in peers:
+            await peer.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastws.server.waiting.PATIENCE_SECONDS", 0.0)
+
+
+async def test_connections_that_wait_for_their_head_give_way(impatient: None) -> None:
+    async with serving(half_open_per_ip=3) as site, silent(site, 5) as peers:
+        listener = site.server.listener
+        assert listener.n_pending == 3
+        assert [await peer.reader.read() for peer in peers[:2]] == [b"", b""]
+        assert site.limits.refusals["half_open_per_ip"] == 2
+        # Those that are left can still go on.
+        for peer in peers[2:]:
+            peer.send(upgrade())
+            assert (await peer.response()).status == 101
+        assert listener.n_pending == 0
+        # Connections with a head do not count.
+        async with silent(site, 3):
+            assert listener.n_pending == 3
+        await until(lambda: listener.n_pending == 0)
+        assert len(listener._unheard) == 0
+        assert site.limits.refusals["half_open_per_ip"] == 2
+
+
+async def test_a_crowd_that_comes_at_once_is_let_in() -> None:
+    async with serving(half_open_per_ip=3) as site, silent(site, 20) as peers:
+        assert site.server.listener.n_pending == 20
+        for peer in peers:
+            peer.send(upgrade())
+        assert [(await peer.response()).status for peer in peers] == [101] * 20
+
+
+async def test_scarce_descriptors_leave_no_time() -> None:
+    async with serving(half_open_per_ip=3) as site:
+        site.server.listener._acceptors[0]._scarce_fd = 0
+        async with silent(site, 5):
+            assert site.server.listener.n_pending == 3
+
+
+async def test_trusted_proxies_may_open_ahead(impatient: None) -> None:
+    async with serving(half_open_per_ip=2, trusted_proxies=("127.0.0.1",)) as site, silent(site, 5):
+        assert site.server.listener.n_pending == 5
+        assert site.limits.refusals["half_open_per_ip"] == 0
+
+
+async def test_half_open_per_ip_0_is_no_limit(impatient: None) -> None:
+    async with serving(half_open_per_ip=0) as site, silent(site, 5):
+        assert site.server.listener.n_pending == 5
+
+
+async def test_idle_http_connections_give_way(impatient: None) -> None:
+    async with serving(half_open_per_ip=3) as site, contextlib.AsyncExitStack() as stack:
+        peers = []
+        for _ in range(3):
+            peer = await stack.enter_async_context(site.http())
+            peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await peer.response()).status == 200
+            peers.append(peer)
+        # The first has asked again since, so the second is the one that goes.
+        peers[0].send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await peers[0].response()).status == 200
+        last = await stack.enter_async_context(site.http())
+        last.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await last.response()).status == 200
+        assert await peers[1].reader.read() == b""
+        for peer in (peers[0], peers[2], last):
+            peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await peer.response()).status == 200
+        assert site.limits.refusals["half_open_per_ip"] == 1

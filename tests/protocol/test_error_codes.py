@@ -194,7 +194,7 @@ async def limit_exceeded(servers: Servers) -> Refused:
 
 async def internal_error(servers: Servers) -> Refused:
     async with embedded() as (server, url), client(url) as connection:
-        server.screener.market = Faulty()  # type: ignore[assignment]
+        server.screener.subscriptions.market = Faulty()  # type: ignore[assignment]
         await connection.subscribe("stock", "005930")
         return await ends(connection)
 
@@ -347,9 +347,9 @@ async def test_a_fault_is_logged_once_and_costs_one_connection(place: str) -> No
     limiter._written.clear()
     async with embedded() as (server, url), client(url) as connection, client(url) as other:
         if place == "request":
-            server.screener.market = Faulty()  # type: ignore[assignment]
+            server.screener.subscriptions.market = Faulty()  # type: ignore[assignment]
         else:
-            server.admission.authenticator = Faulty(verifies="waits" in place)  # type: ignore[assignment]
+            server.admission.credentials.authenticator = Faulty(verifies="waits" in place)  # type: ignore[assignment]
         with capture_logs() as lines:
             if "handshake" in place:
                 async with client(f"{url}?token=x", greeted=False) as newcomer:

@@ -18,12 +18,20 @@ from listening import Client, Response, everywhere, listening, scenario, until, 
 from fastws._core import Hub
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 from fastws._version import __version__
+from fastws.auth import Authenticator
+from fastws.auth.tokens import sign
+from fastws.clock import wall_ms
+from fastws.limits import Limits
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.server.http import MAX_BODY_SIZE, add_probe_routes, add_public_routes, bare_app
+from fastws.server.http import MAX_BODY_SIZE, PUBLISHED_SECONDS, add_probe_routes, add_public_routes, bare_app
 from fastws.server.listener import Listener
+from fastws.server.peers import Peers
+from fastws.server.stocks import add_stock_routes
+from fastws.settings import Settings
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SECRET = "a secret of at least thirty-two bytes"
 SAMSUNG = Instrument("005930", "Samsung Electronics", "KOSPI", "Tech", 72000, "KRW")
 APPLE = Instrument("AAPL", "Apple", "NASDAQ", "Tech", "150.00", "USD")
 
@@ -37,7 +45,12 @@ class View:
         self.hub = Hub(asyncio.get_running_loop(), epoch="test")
         self.market = Market(self.hub, Instruments([SAMSUNG, APPLE]))
         self.feeds: dict[str, str] = {}
+        self.last_update_ms: int | None = None
         self.is_broken = False
+        self.allow_anonymous = True
+        self.authenticator = Authenticator(Settings(jwt_secret=SECRET))
+        self.peers = Peers(())
+        self.limits = Limits()
 
     def stats(self) -> Mapping[str, Any]:
         if self.is_broken:
@@ -79,6 +92,7 @@ def public_app(view: View) -> web.Application:
     app = bare_app(("/v1/ws",))
     add_probe_routes(app, view)
     add_public_routes(app, view)
+    add_stock_routes(app, view)
     return app
 
 
@@ -107,6 +121,22 @@ async def test_health() -> None:
             server.view.market.set_feed_status("kis", status)
             server.view.feeds = server.view.market.feeds
             assert (await server.json("/health"))["price_feed_running"] is is_running
+
+
+@everywhere
+async def test_health_without_a_feed_tells_whether_prices_are_published() -> None:
+    async with site() as server:
+        for seconds, is_running in (
+            (1, True),
+            (PUBLISHED_SECONDS - 10, True),
+            (PUBLISHED_SECONDS + 1, False),
+        ):
+            server.view.last_update_ms = wall_ms() - 1000 * seconds
+            assert (await server.json("/health"))["price_feed_running"] is is_running
+        # A feed speaks for itself, whatever others publish.
+        server.view.feeds = {"kis": "reconnecting"}
+        server.view.last_update_ms = wall_ms()
+        assert (await server.json("/health"))["price_feed_running"] is False
 
 
 @everywhere
@@ -249,6 +279,52 @@ async def test_unknown_symbols() -> None:
         for code in ("999999", "%EC%82%BC", "%FF", "a%20b", "x" * 300, "%3Cscript%3E"):
             assert await server.error(f"/v1/stocks/{code}", 404) == "UNKNOWN_SYMBOL"
             assert await server.error(f"/v1/stocks/{code}/orderbook", 404) == "UNKNOWN_SYMBOL"
+
+
+STOCK_PATHS = ("/v1/stocks", "/v1/stocks/005930", "/v1/stocks/005930/orderbook", "/v1/stocks/NOBODY")
+
+
+def token(**claims: object) -> str:
+    return sign({"sub": "user-1", **claims}, SECRET.encode(), "HS256")
+
+
+@everywhere
+async def test_without_anonymous_callers_stocks_want_a_token() -> None:
+    async with site() as server:
+        server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
+        server.view.allow_anonymous = False
+        for path in STOCK_PATHS:
+            response = await server.ask(path)
+            assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert json.loads(response.body)["error"]["code"] == "AUTH_REQUIRED"
+            body = await server.json(f"{path}?token=nonsense", 401)
+            assert body["error"]["code"] == "INVALID_TOKEN"
+            assert body["error"]["details"] == {"reason": "malformed"}
+        body = await server.json(f"/v1/stocks/005930?token={token()}")
+        assert body["price"] == 73000
+        assert len((await server.json(f"/v1/stocks?token={token()}"))["stocks"]) == 2
+        for path in ("/health", "/ready", "/v1/ws/stats", "/v1/asyncapi.json"):
+            assert (await server.ask(path)).status == 200
+
+
+@pytest.mark.parametrize("allows", [True, False])
+@everywhere
+async def test_a_token_that_is_brought_counts_and_so_do_its_topics(allows: bool) -> None:
+    async with site() as server:
+        server.view.allow_anonymous = allows
+        server.view.market.publish_price(PriceUpdate(SAMSUNG, 73000))
+        server.view.market.publish_book(BookUpdate(SAMSUNG, [(72900, 1)], [(73000, 1)]))
+        expired = token(exp=1)
+        for path in STOCK_PATHS:
+            body = await server.json(f"{path}?token={expired}", 401)
+            assert body["error"]["details"] == {"reason": "expired"}
+        apple = token(topics=["stock:AAPL", "market:KOSPI"])
+        assert await server.error(f"/v1/stocks/AAPL?token={apple}", 404) == "NO_DATA"
+        listed = (await server.json(f"/v1/stocks?token={apple}"))["stocks"]
+        assert [stock["code"] for stock in listed] == ["AAPL"]
+        # Whether there is such a symbol is no business of this token either.
+        for path in STOCK_PATHS[1:]:
+            assert await server.error(f"{path}?token={apple}", 403) == "FORBIDDEN"
 
 
 @everywhere

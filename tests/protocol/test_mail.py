@@ -113,7 +113,7 @@ async def test_what_was_missed_comes_in_its_place() -> None:
         for number in range(2, 12):
             made.alert(number) if number % 3 == 0 else made.price(number)
         made.alert(99, "bob")
-        assert made.told == [1, 99]
+        assert made.told == [1]
         async with made.client(f"session_id={session_id}") as again:
             answer = await again.receive()
             assert (answer["type"], answer["recovered"]) == ("reconnected", True)
@@ -122,7 +122,7 @@ async def test_what_was_missed_comes_in_its_place() -> None:
             made.alert(12)
             made.price(13)
             assert numbers(await heard(again)) == [12, -13]
-            assert made.told == [1, 99, 3, 6, 9, 12]
+            assert made.told == [1, 3, 6, 9, 12]
 
 
 async def test_the_cursor_of_the_client_holds() -> None:
@@ -189,10 +189,14 @@ async def test_a_connection_that_takes_a_session_over_hears_nothing_twice(histor
     async with site(history_bytes=history_bytes) as made, made.client() as connection:
         await subscribed(connection)
         session_id = await made.gone(connection)
-        made.alert(1)
+        async with made.client() as before:
+            made.alert(1)
+            assert numbers(await heard(before)) == [1]
+        made.alert(0)
         async with made.client() as other, made.client(user=None) as late:
             made.alert(2)
-            assert numbers(await heard(other)) == [2]
+            # What nobody has heard goes to the first one, and what one has heard with the session.
+            assert numbers(await heard(other)) == [0, 2]
             await other.send(type="reconnect", session_id=session_id)
             answer = await other.until_type("reconnected")
             assert answer["missed_messages_count"] == 1
@@ -252,23 +256,63 @@ async def test_a_session_without_subscriptions_is_kept_for_its_user_only() -> No
             assert numbers(await heard(again)) == [1]
 
 
-async def test_only_so_many_are_kept_and_only_for_sessions() -> None:
-    async with site(kept_messages_per_user=3) as made:
-        made.alert(0)
-        assert len(made.mail.mailboxes) == 0  # there is nobody to come back
-        assert made.told == [0]
-        async with made.client() as connection:
-            assert numbers(await heard(connection)) == []
-            session_id = await made.gone(connection)
+async def test_only_so_many_are_kept() -> None:
+    async with site(kept_messages_per_user=3) as made, made.client() as connection:
+        session_id = await made.gone(connection)
         for number in range(1, 6):
             made.alert(number)
         assert len(made.mail.mailboxes) == 3
-        assert made.told == [0]
-        async with made.client() as new:
-            assert numbers(await heard(new)) == []
+        assert made.told == []
         async with made.client(f"session_id={session_id}") as again:
             assert (await again.receive())["missed_messages_count"] == 3
             assert numbers(await heard(again)) == [3, 4, 5]
+            assert made.told == [3, 4, 5]
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_what_told_nobody_goes_to_the_first_connection(has_session: bool) -> None:
+    async with site() as made:
+        session_id = ""
+        if has_session:
+            async with made.client() as connection:
+                session_id = await made.gone(connection)
+        for number in (1, 2):
+            made.alert(number)
+        made.alert(3, "bob")
+        assert made.told == []
+        async with made.client(user=None) as stranger, made.client() as first, made.client() as second:
+            assert numbers(await heard(first)) == [1, 2]
+            assert numbers(await heard(second)) == numbers(await heard(stranger)) == []
+            assert made.told == [1, 2]
+            if has_session:
+                async with made.client(f"session_id={session_id}") as again:
+                    assert numbers(await heard(again)) == [1, 2]
+        async with made.client() as late:
+            assert numbers(await heard(late)) == []
+
+
+async def test_what_a_paused_connection_has_not_heard_goes_to_one_that_can_hear() -> None:
+    async with site() as made, made.client() as paused:
+        await paused.send(type="pause")
+        await paused.until_type("paused")
+        made.alert(1)
+        async with made.client() as other:
+            assert numbers(await heard(other)) == [1]
+            await paused.send(type="resume")
+            assert numbers(await heard(paused)) == [1]
+            assert numbers(await heard(other)) == []
+
+
+async def test_what_told_nobody_is_not_told_after_its_time() -> None:
+    async with site(session_ttl=1e-6) as made:
+        made.alert(1)
+        async with made.client() as connection:
+            assert numbers(await heard(connection)) == []
+    async with site(kept_messages_per_user=0) as made:
+        made.alert(1)
+        assert made.told == [1]  # nobody will be
+        async with made.client() as connection:
+            assert numbers(await heard(connection)) == []
 
 
 async def test_what_came_while_a_client_catches_up_is_in_its_place() -> None:
@@ -286,7 +330,7 @@ async def test_what_came_while_a_client_catches_up_is_in_its_place() -> None:
                 expected.append(-number)
         async with made.client(f"session_id={session_id}") as again:
             assert (await again.receive())["missed_messages_count"] == len(expected)
-            (server_side,) = [client.connection for client in made.server.admission.by_id.values()]
+            (server_side,) = [client.connection for client in made.server.admission.presence.by_id.values()]
             assert server_side.is_restoring
             number = 30_000
             messages: list[Message] = []
@@ -316,7 +360,7 @@ async def test_what_a_client_did_not_take_comes_with_its_session() -> None:
             raw.send_message(type="subscribe", subscription_type="stock", targets=[CODE])
             while "snapshot" not in await read(made, raw):
                 pass
-            (server_side,) = [client.connection for client in made.server.admission.by_id.values()]
+            (server_side,) = [client.connection for client in made.server.admission.presence.by_id.values()]
             number = 0
             while server_side.queued_messages < 1000:
                 for _ in range(50):

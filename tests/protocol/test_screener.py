@@ -576,8 +576,33 @@ async def test_what_is_wrong_is_named_and_changes_nothing(shared_server: StartSe
             )
             assert error["details"] == {"field": field}, (request, error)
             assert 0 < len(error["message"]) < 500, "what was sent is not sent back at length"
+            for word in ("`", "float", "array", "enum"):
+                assert word not in error["message"]
         await connection.send(type="list_subscriptions")
         assert (await connection.receive())["subscriptions"] == {"stock": ["005930", "AAPL"]}
+
+
+async def test_what_is_wrong_is_told_in_the_words_of_json(shared_server: StartServer) -> None:
+    target = shared_server("--feed", "none", rate_limit=0)
+    stock = {"type": "subscribe", "subscription_type": "stock"}
+    async with client(target.url) as connection:
+        for request, message in (
+            (
+                {**stock, "targets": "A"},
+                "targets: expected a list of 1 or more texts of 1 to 64 characters, got a text",
+            ),
+            ({**stock, "targets": []}, "targets: expected a list of 1 or more texts of 1 to 64 characters"),
+            ({**stock, "targets": [5]}, "targets[0]: expected a text, got an integer"),
+            ({**stock, "targets": ["A"], "max_rate": 0}, "max_rate: expected a number from 0.001 to 1000"),
+            (
+                {**stock, "targets": ["A"], "mode": "fast"},
+                "mode: invalid value 'fast'; expected all or latest",
+            ),
+        ):
+            await connection.send(**request)
+            assert (await connection.receive())["message"] == message
+        await connection.connection.send("[]")
+        assert (await connection.receive())["message"] == "Expected an object, got a list"
 
 
 async def test_unknown_members_are_ignored_and_ids_come_back_as_they_were(shared_server: StartServer) -> None:

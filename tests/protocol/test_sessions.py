@@ -175,6 +175,10 @@ async def test_the_oldest_can_be_evicted_instead(server: StartServer) -> None:
     )
     url = f"{target.url}?token={token()}"
     async with client(url) as first, client(url) as second:
+        error = await first.receive()
+        assert (error["type"], error["code"]) == ("error", "LIMIT_EXCEEDED")
+        assert error["details"] == {"limit": 1, "current": 1}
+        assert "a newer one has replaced this one" in error["message"]
         with pytest.raises(ConnectionClosed) as closed:
             await first.receive()
         assert closed.value.rcvd is not None
@@ -341,6 +345,29 @@ async def test_a_cursor_of_another_epoch_is_not_recovered(target: Server) -> Non
         answer = await connection.receive()
         assert answer["recovered"] is False
         assert (await connection.receive()).get("snapshot") is True
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.5", "%20", "1%00", "%EF%BC%91", "9" * 5000, "NaN"])
+async def test_a_cursor_that_is_no_number_is_not_recovered(target: Server, text: str) -> None:
+    async with client(target.url) as connection:
+        await connection.subscribe("stock", "005930")
+        await connection.until_snapshot()
+    session_id = connection.greeting["connection_id"]
+    async with client(f"{target.url}?session_id={session_id}&last_sequence={text}") as connection:
+        answer = await connection.receive()
+        assert (answer["type"], answer["recovered"]) == ("reconnected", False)
+        assert (await connection.receive()).get("snapshot") is True
+
+
+@pytest.mark.parametrize("text", ["", "undefined", "null"])
+async def test_without_a_cursor_a_session_goes_on_where_it_ended(target: Server, text: str) -> None:
+    async with client(target.url) as connection:
+        await connection.subscribe("stock", "005930")
+        await connection.until_snapshot()
+    session_id = connection.greeting["connection_id"]
+    async with client(f"{target.url}?session_id={session_id}&last_sequence={text}") as connection:
+        answer = await connection.receive()
+        assert (answer["type"], answer["recovered"]) == ("reconnected", True)
 
 
 async def test_saved_sessions_are_counted_and_end(server: StartServer) -> None:

@@ -540,6 +540,34 @@ async def test_what_could_not_fire_before_the_end_fires_after_the_next_start(
     await again.close()
 
 
+async def test_a_rule_that_cannot_be_fired_keeps_no_other_from_firing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await Desk(url).open()
+    rules = [await desk.book.add("u", "005930", "price_above", number) for number in range(1, 6)]
+    fire = AlertStore.fire_rules
+
+    async def failing(self: AlertStore, firings: Any, *args: Any, **kwargs: Any) -> set[int]:
+        if any(firing.rule_id == rules[2].id for firing in firings):
+            raise TypeError("no database can do this")
+        return await fire(self, firings, *args, **kwargs)
+
+    monkeypatch.setattr(AlertStore, "fire_rules", failing)
+    desk.book.on_price(price(10))
+    assert [alert.threshold for _, alert in await desk.settle()] == [1, 2, 4, 5]
+    await desk.book.add("u", "005930", "price_above", 20)
+    desk.book.on_price(price(21))
+    assert [alert.threshold for _, alert in await desk.settle()] == [20]
+    await until(lambda: not desk.book._told, "what was told is stored")
+    await desk.close()
+    monkeypatch.undo()
+    # It waits again after the next start.
+    again = await Desk(url).open()
+    again.book.on_price(price(10))
+    assert [alert.threshold for _, alert in await again.settle()] == [3]
+    await again.close()
+
+
 async def test_stopping_waits_for_what_was_crossed(url: str) -> None:
     desk = await Desk(url).open()
     await desk.book.add("kim", "005930", "price_above", 100)

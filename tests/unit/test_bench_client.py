@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
 import signal
 import socket
@@ -282,7 +283,9 @@ def test_a_close_before_the_subscription_is_answered_gives_its_code(peer: Peer) 
     def serve_one() -> None:
         peer.accept().sendall(frame(struct.pack("!H", 4429), opcode=8))
 
-    assert "with code 4429 before it was open; 0 of 1" in failing_connect(peer, serve_one)
+    said = failing_connect(peer, serve_one)
+    assert "with code 4429 before it was open (a limit of connections" in said
+    assert "; 0 of 1" in said
 
 
 def test_an_end_without_a_word_counts_as_1006(peer: Peer) -> None:
@@ -292,6 +295,22 @@ def test_an_end_without_a_word_counts_as_1006(peer: Peer) -> None:
 def test_an_error_instead_of_the_answer_is_quoted(peer: Peer) -> None:
     reply = b'{"type":"error","code":"SUBSCRIPTION_FAILED","message":"no such target"}'
     assert "SUBSCRIPTION_FAILED" in failing_connect(peer, lambda: peer.accept().sendall(frame(reply)))
+
+
+def test_rejected_targets_are_quoted(peer: Peer) -> None:
+    reply = b'{"type":"subscribed","targets":["A"],"rejected":[{"target":"B","reason":"unknown symbol"}]}'
+    text = failing_connect(peer, lambda: peer.accept().sendall(frame(reply)))
+    assert 'rejected: [{"target":"B","reason":"unknown symbol"}]' in text
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"), [("401 Unauthorized", "token"), ("429 Too Many", "handshake_rate")]
+)
+def test_a_status_says_what_may_be_wrong(peer: Peer, status: str, hint: str) -> None:
+    response = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    text = failing_connect(peer, lambda: peer.accept(response))
+    assert f"'HTTP/1.1 {status}'" in text
+    assert hint in text
 
 
 def test_a_silent_server_ends_at_the_deadline(peer: Peer) -> None:
@@ -352,6 +371,9 @@ def test_unusable_urls(url: str, words: str) -> None:
         {"check": "some"},
         {"n_slow": 2, "n_ping": 2},
         {"n_slow": -1},
+        {"n_answers": -1},
+        {"keep_sessions": True, "n_slow": 1},
+        {"keep_sessions": True, "deflate": True},
         {"subscribe": [b"a"]},
         {"nap_us": -1},
         {"ping_interval_ms": 0},
@@ -389,6 +411,31 @@ def test_text_and_lists_as_payloads(connected: Callable[..., Connected]) -> None
     assert connected(2, subscribe=[b"a", "b"]).payloads == [b"a", b"b"]
 
 
+def test_several_requests_are_all_sent_and_all_answered(peer: Peer) -> None:
+    client = LoadClient(peer.url, 1, subscribe=lambda index: (b"one", "two", b"x" * 70_000))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(client.connect, timeout=DEADLINE)
+        end = peer.accept()
+        assert [read_frame(end)[1] for _ in range(3)] == [b"one", b"two", b"x" * 70_000]
+        end.sendall(2 * frame(SUBSCRIBED))
+        with pytest.raises(TimeoutError):
+            done.result(0.3)
+        end.sendall(frame(SUBSCRIBED))
+        done.result(DEADLINE)
+    client.close(timeout=0)
+
+
+def test_one_answer_may_do_for_several_requests(peer: Peer) -> None:
+    client = LoadClient(peer.url, 1, subscribe=[(b"one", b"two")], wait_for="pong", n_answers=1)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(client.connect, timeout=DEADLINE)
+        end = peer.accept()
+        assert [read_frame(end)[1] for _ in range(2)] == [b"one", b"two"]
+        end.sendall(frame(SUBSCRIBED) + frame(b'{"type":"pong"}'))
+        done.result(DEADLINE)
+    client.close(timeout=0)
+
+
 def test_a_response_in_parts_with_frames_behind_it(peer: Peer) -> None:
     client = LoadClient(peer.url, 1, subscribe=SUBSCRIBE, wait_for=None)
 
@@ -422,6 +469,25 @@ def test_ramp_up_spreads_the_opening(peer: Peer) -> None:
         done.result(DEADLINE)
     client.close(timeout=0)
     assert arrived[-1] - arrived[0] > 0.1
+
+
+def test_ramp_up_in_steps_opens_as_many_at_a_time(peer: Peer) -> None:
+    client = LoadClient(peer.url, 6)
+    arrived, told = [], []
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(
+            client.connect, timeout=DEADLINE, ramp_up=1.2, step=3, max_in_flight=3, on_progress=told.append
+        )
+        for _ in range(6):
+            peer.accept()
+            arrived.append(time.monotonic())
+        done.result(DEADLINE)
+    client.close(timeout=0)
+    gaps = [after - before for before, after in itertools.pairwise(arrived)]
+    assert max(gaps) == gaps[2] > 0.3
+    assert told == sorted(told)
+    assert told[-1] == 6
+    assert 3 in told
 
 
 # The checks of numbers: right runs first, then each fault.
@@ -1147,3 +1213,97 @@ async def test_against_a_real_server(faulty: set[int], check: Literal["edges", "
     assert result["closes"] == {}
     assert pings(result)["count"] > 0
     assert (result["latency"]["p999_ms"] or 1e9) < 1000 * DEADLINE
+
+
+# Cut and restored.
+
+
+def greeted(connected: Callable[..., Connected], n: int = 2, **options: Any) -> Connected:
+    """Connections that know their sessions and have seen numbers up to 3."""
+    made = connected(n, keep_sessions=True, greeting=SUBSCRIBED, **options)
+    for index in range(n):
+        greeting = b'{"type":"connection","status":"connected","connection_id":"id-%d","epoch":"e1"}' % index
+        made.deliver(frame(greeting) + frame(run_of(1, 3)), index)
+    return made
+
+
+def restored(peer: Peer, made: Connected, *answers: bytes) -> list[bytes]:
+    """Restore after a cut, answering each connection in turn; returns the first lines of the requests."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(made.client.restore, timeout=DEADLINE, max_in_flight=1)
+        for index, answer in enumerate(answers):
+            made.ends[index] = peer.accept()
+            made.ends[index].sendall(answer)
+        done.result(DEADLINE)
+    return [head.split(b"\r\n")[0] for head in peer.heads[-len(answers) :]]
+
+
+def reconnected(*, recovered: bool, missed: int) -> bytes:
+    answer = (
+        b'{"type":"reconnected","session_id":"s","restored_subscriptions":{"stock":[%s]},'
+        b'"missed_messages_count":%d,"recovered":%s,"timestamp":"2025-11-11T00:00:00.000Z"}'
+    ) % (b",".join([b'"005930"'] * 300), missed, b"true" if recovered else b"false")
+    return frame(answer)
+
+
+def test_cut_connections_come_back_with_session_and_cursor(
+    peer: Peer, connected: Callable[..., Connected], check: str
+) -> None:
+    made = greeted(connected, check=check)
+    made.client.cut()
+    assert made.client.n_open == 0
+    for end in made.ends:
+        with pytest.raises(ConnectionResetError):
+            end.recv(1)
+    complete = reconnected(recovered=True, missed=2) + frame(run_of(4, 5))
+    lines = restored(peer, made, complete, complete)
+    assert lines == [
+        b"GET /v1/ws?session_id=id-%d&last_sequence=30&epoch=e1 HTTP/1.1" % index for index in range(2)
+    ]
+    made.deliver(frame(run_of(6, 7)), 0)
+    result = made.until(lambda result: result["messages"] == 12)
+    assert faults(result) == {}
+    assert result["restored"] == {"sessions": 2, "recovered": 2, "missed": 4}
+    assert result["open"] == 2
+    assert result["closes"] == {}
+
+
+def test_what_a_restoration_leaves_out_is_lost(
+    peer: Peer, connected: Callable[..., Connected], check: str
+) -> None:
+    made = greeted(connected, check=check)
+    made.client.reset()
+    made.client.cut()
+    restored(
+        peer,
+        made,
+        reconnected(recovered=True, missed=2) + frame(run_of(6, 7)),
+        reconnected(recovered=False, missed=2) + frame(run_of(3, 4)),
+    )
+    result = made.until(lambda result: result["messages"] == 4)
+    assert result["restored"] == {"sessions": 2, "recovered": 1, "missed": 4}
+    found = faults(result)
+    found.pop("sequence_backwards", None)  # of each message, or of the batch
+    assert found == {"lost": 2, "undeclared_lost": 2, "duplicates": 1}
+
+
+def test_a_refused_restoration_is_quoted(peer: Peer, connected: Callable[..., Connected]) -> None:
+    made = greeted(connected, n=1)
+    made.client.cut()
+    answer = frame(b'{"type":"error","code":"SESSION_RESTORATION_FAILED","message":"no such session"}')
+    with pytest.raises(LoadError, match=r"the restoration of a session was answered with .*no such session"):
+        restored(peer, made, answer)
+    assert made.client.n_open == 0
+
+
+def test_only_known_sessions_of_open_connections_are_cut(connected: Callable[..., Connected]) -> None:
+    nameless = connected(1, keep_sessions=True)
+    with pytest.raises(LoadError, match="sends no session ids"):
+        nameless.client.cut()
+    gone = greeted(connected, n=1)
+    gone.ends[0].close()
+    gone.until(lambda result: result["open"] == 0)
+    with pytest.raises(LoadError, match="only 0 of 1 connections are open"):
+        gone.client.cut()
+    with pytest.raises(LoadError, match="cut.. comes before restore"):
+        nameless.client.restore()

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import structlog
 
 from fastws.cli import main
 from fastws.cli.config_report import WIDTH
-from fastws.settings import SETTINGS, Setting
+from fastws.settings import SETTINGS
+from fastws.settings_catalog import Setting
 from tests.certificates import Authority
 
 SECRET = "a secret of a length that is long enough"
@@ -67,7 +70,8 @@ def write(directory: Path, text: str, name: str = "fastws.toml") -> str:
 
 
 def test_every_setting_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    header, *lines, last = lines_of(capsys)
+    header, *lines, room, last = lines_of(capsys)
+    assert re.fullmatch(r"\d+ connections fit, by the limit of file descriptors", room)
     assert header.split() == ["SETTING", "VALUE", "TAKES", "SOURCE"]
     assert [line.split()[0] for line in lines] == list(SETTINGS)
     assert last == "ok: every setting has its default"
@@ -128,12 +132,14 @@ def test_secrets_are_not_shown(
     url = "postgresql+psycopg://user:hid/den@host/db?password=hidden"
     arguments = ("--config", config, "--database", url)
     for given in ((), ("--json",)):
-        assert main(["check-config", *arguments, *given]) == 0
+        # Nobody answers there.
+        assert main(["check-config", *arguments, *given]) == 2
         captured = capsys.readouterr()
         assert SECRET not in captured.out + captured.err
-        assert "hid" not in captured.out.replace("hide", "")
-        assert ":***" in captured.out
-    settings = {setting["name"]: setting for setting in document_of(capsys, *arguments)["settings"]}
+        text = captured.out + captured.err
+        assert "hid" not in text.replace("hide", "")
+        assert ":***" in text
+    settings = {setting["name"]: setting for setting in document_of(capsys, *arguments, status=2)["settings"]}
     assert settings["database"]["value"] == "postgresql+psycopg://user:***@host/db?password=***"
     for name in ("jwt_secret", "jwt_previous_secret", "admin_token", "jwt_keys"):
         assert settings[name]["value"] == "***"
@@ -241,8 +247,10 @@ def test_keys_are_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 
 
 def test_addresses_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    for host in ("0.0.0.0", "localhost", "127.0.0.2"):
+    for host in ("localhost", "127.0.0.2"):
         lines_of(capsys, "--host", host)
+    assert main(["check-config", "--host", "0.0.0.0"]) == 0
+    assert "/metrics can be reached wherever clients can" in capsys.readouterr().err
     for host in ("no such host", "203.0.113.1", "a..b"):
         (problem,) = problems_of(capsys, "--host", host)
         assert problem.startswith("host: ")
@@ -263,6 +271,103 @@ def test_a_unix_socket_that_could_not_be_made(capsys: pytest.CaptureFixture[str]
 def test_databases_that_cannot_be(capsys: pytest.CaptureFixture[str], url: str) -> None:
     (problem,) = problems_of(capsys, "--database", url)
     assert problem.startswith("database: ")
+
+
+def test_what_is_in_a_database_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    lines_of(capsys, "--database", f"sqlite:///{tmp_path}/empty.db")
+    file = tmp_path / "x.db"
+    url = f"sqlite:///{file}"
+    file.write_bytes(b"this is no database" * 1000)
+    (problem,) = problems_of(capsys, "--database", url)
+    assert re.fullmatch(rf"database {url}: file is not a database", problem)
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+        connection.execute("INSERT INTO schema_version VALUES (3)")
+        connection.commit()
+        # It is open, and again when it is not, and neither leaves anything behind.
+        lines_of(capsys, "--database", url)
+    before = sorted(tmp_path.iterdir())
+    lines_of(capsys, "--database", url)
+    assert sorted(tmp_path.iterdir()) == before
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO schema_version VALUES (99)")
+        connection.commit()
+    (problem,) = problems_of(capsys, "--database", url)
+    assert "was written by a newer fastws" in problem
+
+
+def test_a_database_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    url = "postgresql+psycopg://user:hidden@127.0.0.1:1/db"
+    (problem,) = problems_of(capsys, "--database", url)
+    assert problem.startswith("database postgresql+psycopg://user:***@127.0.0.1:1/db: connection failed")
+    assert "hidden" not in problem
+
+
+def test_the_place_of_a_relative_database(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"the database is the file {tmp_path}/x.db" in lines_of(capsys, "--database", "sqlite:///x.db")
+    assert document_of(capsys, "--database", "sqlite:///x.db")["database_file"] == f"{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "collide"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1", True),
+        ("0.0.0.0:9000", "127.0.0.1", True),
+        ("localhost:9000", "127.0.0.1", True),
+        ("127.0.0.1:9000", "0.0.0.0", True),
+        ("[::]:9000", "::1", True),
+        ("[::1]:9000", "127.0.0.1", False),
+        ("127.0.0.1:9000", "127.0.0.2", False),
+        ("127.0.0.1:9001", "127.0.0.1", False),
+    ],
+)
+def test_the_administrators_address_is_another(
+    capsys: pytest.CaptureFixture[str], bind: str, host: str, collide: bool
+) -> None:
+    arguments = ("--admin-bind", bind, "--host", host, "--port", "9000")
+    assert main(["check-config", *arguments]) == (2 if collide else 0)
+    error = capsys.readouterr().err
+    text = f"error: admin_bind: {bind} is also where clients connect: host {host}, port 9000 (from --admin-bind)"
+    assert (text in error) == collide
+
+
+def test_only_a_unix_socket_leaves_the_port_to_the_administrator(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines_of(capsys, "--admin-bind", "127.0.0.1:8000", "--unix-socket", str(tmp_path / "s"))
+
+
+def test_what_works_and_may_not_be_meant(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastws.server.advice.capacity", lambda: 5000)
+    assert main(["check-config", "--admin-token", "x" * 16]) == 0
+    assert capsys.readouterr().err == ""
+    for flags, config, text in (
+        (("--admin-token", "x" * 15), "", "admin_token is short"),
+        (("--host", "0.0.0.0"), "", "/metrics can be reached wherever clients can"),
+        ((), "connection_limit = 5001", "connection_limit is 5001 and only 5000 connections fit"),
+    ):
+        assert main(["check-config", *flags, "--config", write(tmp_path, config)]) == 0
+        error = capsys.readouterr().err
+        assert text in error
+        assert len(error.splitlines()) == 1
+    monkeypatch.setattr("fastws.server.advice.capacity", lambda: 900)
+    assert main(["check-config"]) == 0
+    assert "only 900 connections fit" in capsys.readouterr().err
+
+
+def test_help_lists_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert all(choices in text for choices in (": reject|evict_oldest", ": reject|accept", ": HS256|HS384|"))
 
 
 def test_a_database_is_not_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

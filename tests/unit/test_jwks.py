@@ -481,6 +481,18 @@ async def test_reload(issuer: Issuer) -> None:
         assert reason(subject, token(1)) == "algorithm"
 
 
+async def test_who_waits_for_keys_while_the_settings_are_replaced_is_not_turned_away(issuer: Issuer) -> None:
+    async with authenticating(issuer) as subject:
+        await until(lambda: reason(subject, token(0)) is None)
+        asked = issuer.asked
+        issuer.answer = silence
+        waiting = asyncio.create_task(awaited_reason(subject, token(1)))
+        await until(lambda: issuer.asked > asked)
+        issuer.answer = body(key_set(jwk(0), jwk(1)))
+        await subject.reload(Settings(jwt_algorithm="ES256", jwks_url=issuer.url, jwt_audience=None))
+        assert await waiting is None
+
+
 def test_an_address_needs_something_to_fetch_with() -> None:
     with pytest.raises(ValueError, match="nothing to fetch it with"):
         Authenticator(Settings(jwt_algorithm="ES256", jwks_url="https://id.example/jwks.json"))

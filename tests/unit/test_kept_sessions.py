@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fastws.sessions import Session, Sessions
 
 
@@ -47,3 +49,35 @@ def test_users_of_kept_sessions_are_known() -> None:
     sessions.expire(11)
     assert not sessions.has_user("lee")
     assert len(sessions) == 0
+
+
+def test_one_owner_pushes_out_only_its_own() -> None:
+    sessions = Sessions(ttl=10, limit=2000)
+    sessions.save(session("kim's"))
+    sessions.save(Session("other's", None, {}, False, 1, "epoch", 0.0, address_key="other"))
+    for i in range(2500):
+        sessions.save(Session(f"{i}", None, {}, False, 1, "epoch", 1.0, address_key="flood"))
+    assert len(sessions) == 2 + 200
+    for i in range(300):
+        sessions.save(session(f"k{i}", "flood", 1.0))
+    assert len(sessions) == 2 + 200 + 200
+    assert isinstance(sessions.take("other's", None, 1), Session)
+    assert isinstance(sessions.take("kim's", "kim", 1), Session)
+    assert sessions.take("2299", None, 1) == sessions.take("k99", "flood", 1) == "expired or unknown"
+    assert isinstance(sessions.take("2300", None, 1), Session)
+    assert isinstance(sessions.take("k100", "flood", 1), Session)
+
+
+def test_very_many_that_end_at_once_go_step_by_step() -> None:
+    n = 100_000
+    sessions = Sessions(ttl=10, limit=n)
+    for i in range(n):
+        sessions.save(session(str(i), f"user {i % 50}"))
+    began = time.process_time()
+    sessions.expire(10)
+    assert len(sessions) == n - 1000
+    assert sessions.take(str(n - 1), f"user {(n - 1) % 50}", 10) == "expired or unknown"
+    while len(sessions):
+        sessions.expire(10)
+    # With a search for the first one each time it takes several seconds.
+    assert time.process_time() - began < 1

@@ -263,6 +263,29 @@ async def test_rows_that_make_no_value_are_left_out(url: str) -> None:
     await desk.close()
 
 
+async def test_symbols_of_no_table_come_back_with_their_values(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await Desk(url, "A", "B", "C", "D").open()
+    for price, code in enumerate("ABCD"):
+        desk.price(code, price)
+        desk.book(code, price)
+    await desk.close()
+    monkeypatch.setattr("fastws.server.last_values.MAX_INSTRUMENTS", 3)
+    desk = await Desk(url, "D").open()
+    with structlog.testing.capture_logs() as lines:
+        n_restored = await desk.values.restore()
+    made = [instrument.code for instrument in desk.market.instruments]
+    assert (made[0], len(made), n_restored) == ("D", 3, 6)
+    for code in made:
+        assert desk.stock(code)["stale"] is True
+    assert desk.stock(made[1])["name"] == made[1]
+    (line,) = lines
+    assert (line["symbols"], line["limit"]) == (1, 3)
+    assert line["first"] == [code for code in "ABC" if code not in made]
+    await desk.close()
+
+
 async def test_without_its_table_the_server_starts_without_values(url: str) -> None:
     desk = await Desk(url, "A").open()
     await desk.store.run(lambda connection: connection.execute(sa.text("DROP TABLE last_values")))
@@ -279,4 +302,52 @@ async def test_in_memory_nothing_is_kept() -> None:
     assert await desk.values.save()
     assert await ValueStore(desk.store).load() == []
     assert await desk.values.restore() == 0
+    await desk.close()
+
+
+async def test_a_value_that_cannot_be_saved_keeps_no_other_from_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await Desk(url, "A", "B", "C", interval=0.01).open()
+    save = ValueStore.save
+
+    async def failing(self: ValueStore, values: Any) -> None:
+        if any(value.code == "B" for value in values):
+            raise TypeError("no database can do this")
+        await save(self, values)
+
+    monkeypatch.setattr(ValueStore, "save", failing)
+    for code in "ABC":
+        desk.price(code, 1)
+    desk.values.start()
+    stored = ValueStore(desk.store)
+    codes: list[str] = []
+    async with asyncio.timeout(10):
+        while codes != ["A", "C"]:
+            codes = sorted(value.code for value in await stored.load())
+    monkeypatch.undo()
+    desk.price("B", 2)
+    async with asyncio.timeout(10):
+        while codes != ["A", "B", "C"]:
+            codes = sorted(value.code for value in await stored.load())
+    await desk.close()
+
+
+async def test_a_save_that_fails_is_not_the_last(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await Desk(url, "A", interval=0.01).open()
+    n_failed = 0
+
+    def failing() -> Any:
+        nonlocal n_failed
+        n_failed += 1
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(desk.market, "live_values", failing)
+    desk.price("A", 1)
+    desk.values.start()
+    await until(lambda: n_failed > 1, "another attempt")
+    monkeypatch.undo()
+    async with asyncio.timeout(10):
+        while not await ValueStore(desk.store).load():
+            pass
     await desk.close()

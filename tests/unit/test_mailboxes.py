@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from hypothesis import given
@@ -71,3 +72,30 @@ def test_it_is_what_a_list_of_all_messages_tells(
         assert len(boxes) == len(model)
         for each in "abc":
             assert boxes.of(each, now) == [kept(s) for u, s, _ in model if u == each]
+
+
+def test_what_nobody_has_heard_may_be_taken_out() -> None:
+    boxes = Mailboxes(ttl=10, limit_per_user=3)
+    for sequence, user in enumerate("aabaa"):
+        boxes.keep(user, kept(sequence), now=0, is_told=sequence == 3)
+    boxes.note_told(1)
+    assert boxes.take_untold("a", 0) == [kept(4)]  # 0 was one too many
+    assert boxes.take_untold("a", 0) == []
+    assert boxes.of("a", 0) == [kept(1), kept(3)]
+    assert boxes.take_untold("b", 10) == []
+    assert len(boxes) == 0
+
+
+def test_very_many_that_end_at_once_go_step_by_step() -> None:
+    n = 100_000
+    boxes = Mailboxes(ttl=10, limit_per_user=100, limit=n)
+    for sequence in range(n):
+        boxes.keep(f"user {sequence % 5000}", kept(sequence), now=0)
+    began = time.process_time()
+    boxes.expire(10)
+    assert len(boxes) == n - 1000
+    assert boxes.of("user 4999", 10) == []
+    while len(boxes):
+        boxes.expire(10)
+    # With a search for the first one each time it takes several seconds.
+    assert time.process_time() - began < 1

@@ -14,7 +14,7 @@ import pytest
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS, Channel, Connection, Dialect, Hub
 from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, encode_screener
 from fastws.clock import wall_ms
-from fastws.market.instruments import Instruments
+from fastws.market.instruments import Instruments, TableChange
 from fastws.market.market import FEED_STATUSES, Market
 
 SCREENER = Dialect("screener", encode_screener)
@@ -54,6 +54,23 @@ def channels(market: Market, kind: str, name: str) -> list[Channel]:
     topic = market.hub.find_topic(kind, name)
     assert topic is not None
     return topic.channels
+
+
+async def test_when_the_last_update_was(market: Market) -> None:
+    restored = price(market, "AAPL", 1)
+    market.restore(restored, 1000)
+    market.set_status("KOSPI", "open")
+    assert market.last_update_ms is None
+    for publish in (
+        lambda: market.publish_book(book(market, "005930", 100)),
+        lambda: market.publish_price(restored),
+        lambda: market.publish_book(book(market, "AAPL", 100)),
+    ):
+        began = wall_ms()
+        publish()
+        assert market.last_update_ms is not None
+        assert began <= market.last_update_ms <= wall_ms()
+        await asyncio.sleep(0.002)
 
 
 async def test_prices_go_to_stock_sector_and_market(market: Market) -> None:
@@ -337,13 +354,37 @@ def newer(*instruments: Instrument) -> Instruments:
     return Instruments(instruments)
 
 
+def update_instruments(market: Market, table: Instruments) -> TableChange:
+    change = market.instruments.compare(table)
+    for _ in market.update_instruments(table, change):
+        pass
+    return change
+
+
+async def test_others_have_their_turn_while_a_large_table_is_taken_over(market: Market) -> None:
+    def table(name: str) -> Instruments:
+        return newer(*(Instrument(f"S{i}", "Name", name) for i in range(1000)))
+
+    update_instruments(market, table("OLD"))
+    for i in range(1000):
+        market.publish_price(price(market, f"S{i}", 1))
+    later = table("NEW")
+    n_moved = []
+    for _ in market.update_instruments(later, market.instruments.compare(later)):
+        n_moved.append(len(channels(market, "market", "NEW")))
+        assert n_moved[-1] + len(channels(market, "market", "OLD")) == 1000
+        assert len(market.instruments.members_of_market("NEW")) == n_moved[-1]
+    assert n_moved == [250, 500, 750, 1000]
+
+
 async def test_an_instrument_moves_to_other_topics(market: Market) -> None:
     market.publish_price(price(market, "005930", 73000))
     (channel,) = channels(market, "sector", "IT")
-    assert market.update_instruments(
+    assert update_instruments(
+        market,
         newer(
             Instrument("005930", "Samsung", "KOSDAQ", "BIO"), Instrument("000660", "SK hynix", "KOSPI", "IT")
-        )
+        ),
     ) == (("000660",), ("005930",), ("AAPL", "KO", "0074K0"))
     assert channels(market, "sector", "IT") == []
     assert channels(market, "market", "KOSPI") == []
@@ -357,7 +398,7 @@ async def test_an_instrument_moves_to_other_topics(market: Market) -> None:
         "sequence": sequence, "seq": 2,
     }  # fmt: skip
     # One without a market has the topic of its own only.
-    market.update_instruments(newer(Instrument("005930", "Samsung")))
+    update_instruments(market, newer(Instrument("005930", "Samsung")))
     assert [topic.kind for topic in channel.topics] == ["stock"]
     assert channels(market, "sector", "BIO") == channels(market, "market", "KOSDAQ") == []
 
@@ -365,7 +406,7 @@ async def test_an_instrument_moves_to_other_topics(market: Market) -> None:
 async def test_the_order_books_of_one_that_moves_stay(market: Market) -> None:
     market.publish_book(book(market, "005930", 72900))
     before = channels(market, "stock", "005930")
-    market.update_instruments(newer(Instrument("005930", "Samsung", "KOSDAQ", "BIO")))
+    update_instruments(market, newer(Instrument("005930", "Samsung", "KOSDAQ", "BIO")))
     assert set(channels(market, "stock", "005930")) == set(before)
     assert market.publish_book(book(market, "005930", 73000))
     ring = market.book_ring("005930")

@@ -90,7 +90,7 @@ async def test_nothing_is_handed_out_when_something_is_wrong(server: Server) -> 
             await reload(server, Settings(port=0, rate_limit=3, subscription_limit=3, **wrong))  # type: ignore[arg-type]
         assert server.settings is before
         assert server.hub.rate_limit == before.rate_limit
-        assert server.screener.subscription_limit == before.subscription_limit
+        assert server.screener.subscriptions.limit == before.subscription_limit
 
 
 async def test_a_certificate_can_be_changed_and_not_begun_with(server: Server) -> None:

@@ -113,9 +113,10 @@ def test_a_ring_holds_the_last_books(depth: int, books: list[tuple[int, int, int
 
 def test_every_window_is_a_contiguous_view_of_one_memory() -> None:
     ring = BookRing(5)
-    ring.push(book(0))
+    for i in range(5):  # until it has grown to its depth
+        ring.push(book(i))
     memory = ring.last(1).bid_prices.base
-    for i in range(1, 23):
+    for i in range(5, 23):
         ring.push(book(i))
         for n in range(1, 6):
             window = ring.last(n)
@@ -145,14 +146,24 @@ def test_a_window_stays_as_it_is_for_depth_minus_n_pushes(depth: int) -> None:
             assert window.times[0] == MS + newest
 
 
-def test_a_ring_takes_its_memory_at_the_first_book_and_no_more() -> None:
+@pytest.mark.parametrize("depth", [1, 3, 4, 5, 64, 100])
+def test_a_ring_grows_with_its_books_up_to_its_depth(depth: int) -> None:
+    ring = BookRing(depth)
+    for n_books in range(1, 1000):
+        ring.push(book(n_books), MS + n_books + 1000)
+        n_places = min(depth, next(4 << power for power in range(10) if 4 << power >= n_books))
+        assert ring.memory_size == n_places * 678
+    assert ring.n_written == 999
+
+
+def test_a_view_keeps_its_books_when_the_ring_grows() -> None:
     ring = BookRing(64)
-    ring.push(book(0))
-    assert ring.memory_size == 64 * 678
-    for i in range(1, 1000):
-        ring.push(book(i))
-    assert ring.memory_size == 64 * 678
-    assert ring.n_written == 1000
+    kept = []
+    for n_books in range(1, 65):
+        ring.push(book(n_books), MS + n_books + 1000)
+        kept.append((n_books, ring.last(64)))
+    for n_books, window in kept:
+        assert rows(window) == [columns(i) for i in range(1, n_books + 1)]
 
 
 def test_views_cannot_be_written() -> None:

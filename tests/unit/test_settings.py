@@ -11,7 +11,9 @@ import pytest
 
 from fastws.configuration import linked_variables, load
 from fastws.errors import SettingsError
-from fastws.settings import SETTINGS, FeedSpec, Settings, parse_feed, shown
+from fastws.settings import SETTINGS, Settings
+from fastws.settings_catalog import shown
+from fastws.settings_checks import FeedSpec, parse_feed
 
 
 @pytest.fixture

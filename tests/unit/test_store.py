@@ -288,6 +288,51 @@ async def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
 
 
+async def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "alerts.db", tmp_path / "elsewhere.db"
+    store = Store(f"sqlite:///{path}")
+    await store.open()
+    try:
+        first = await add(store)
+        path.rename(elsewhere)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"alerts\.db was moved or deleted; put it back"):
+                await add(store)
+        with pytest.raises(StoreError, match="moved or deleted"):
+            await waiting(store)
+        # None was made in its place, and all that was stored is in the one file, nothing in a log beside it.
+        assert not path.exists()
+        log = path.with_name(f"{path.name}-wal")
+        assert log.read_bytes() == b""
+        with sqlite3.connect(elsewhere) as connection:
+            assert connection.execute("SELECT count(*) FROM alert_rules").fetchone() == (1,)
+        connection.close()
+        elsewhere.rename(path)
+        second = await add(store)
+        assert await waiting(store) == [first, second]
+        # Another file has other rules, or the same with other numbers.
+        path.rename(elsewhere)
+        path.write_bytes(elsewhere.read_bytes())
+        with pytest.raises(StoreError, match=r"another file was put at .*alerts\.db; restart the server"):
+            await add(store)
+    finally:
+        await store.close()
+
+
+async def test_a_file_that_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.db"
+    store = Store(f"sqlite:///{path}")
+    await store.open()
+    try:
+        await add(store)
+        path.unlink()
+        with pytest.raises(StoreError, match="moved or deleted"):
+            await add(store)
+        assert not path.exists()
+    finally:
+        await store.close()
+
+
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "fastws.db"
     path.write_bytes(b"this is not a database, but long enough to be looked at" * 100)

@@ -403,6 +403,33 @@ cdef void on_shutdown(Client* c, Conn* conn, const char* head, Py_ssize_t size) 
     histogram_add(&c.return_delay, 1000 * sum_of_members(head, head + size, b'"reconnect_after_ms":', 21))
 
 
+cdef void keep_member(
+    char* out, const char* head, Py_ssize_t size, const char* key, Py_ssize_t key_size
+) noexcept nogil:
+    """Copy the text of the member `key` (up to its value's opening quote) into `out`, of SESSION_SIZE; leave it
+    alone when there is none that fits."""
+    cdef const char* p = <const char*>memmem(head, size, key, key_size)
+    cdef const char* quote
+    if p is NULL:
+        return
+    p += key_size
+    quote = <const char*>memchr(p, c'"', head + size - p)
+    if quote is not NULL and quote - p < SESSION_SIZE:
+        memcpy(out, p, quote - p)
+        out[quote - p] = 0
+
+
+cdef void on_greeting(Client* c, Conn* conn, const char* head, Py_ssize_t size) noexcept nogil:
+    keep_member(conn.session, head, size, b'"connection_id":"', 17)
+    keep_member(c.epoch, head, size, b'"epoch":"', 9)
+
+
+cdef void on_restored(Client* c, const char* head, Py_ssize_t size) noexcept nogil:
+    c.n_restored += 1
+    c.n_recovered += memmem(head, size, <const char*>b'"recovered":true', 16) is not NULL
+    c.n_missed += sum_of_members(head, head + size, b'"missed_messages_count":', 24)
+
+
 cdef bint is_control(const char* name, Py_ssize_t n) noexcept nogil:
     """Whether a message type is the server's own talk and no published market message."""
     if n == 4:
@@ -422,6 +449,12 @@ cdef bint is_control(const char* name, Py_ssize_t n) noexcept nogil:
     if n == 15:
         return memcmp(name, b"server_shutdown", 15) == 0 or memcmp(name, b"token_refreshed", 15) == 0
     return False
+
+
+cdef inline bint is_awaited(Client* c, const char* name, Py_ssize_t n) noexcept nogil:
+    if c.is_restoring:
+        return n == 11 and memcmp(name, b"reconnected", 11) == 0
+    return n == c.wait_size and memcmp(name, c.wait_type, n) == 0
 
 
 cdef void on_message(
@@ -455,12 +488,23 @@ cdef void on_message(
             stats.n_control += 1
             if n == 15 and name[0] == c"s":
                 on_shutdown(c, conn, head, head_size)
+            elif n == 10 and name[0] == c"c" and c.keeps_sessions:
+                on_greeting(c, conn, head, head_size)
+            elif n == 11 and name[0] == c"r":
+                # Its middle may be missing; both ends, where the figures stand, are at hand.
+                on_restored(c, head if is_whole else tail, head_size if is_whole else tail_end - tail)
+            elif n == 10 and name[0] == c"s" and conn.state == SUBSCRIBING:
+                quote = <const char*>memmem(head, head_size, <const char*>b'"rejected":[{', 13)
+                if quote is not NULL:
+                    fail(c, conn, FAILED_REJECTED, 0, quote + 11, head + head_size - quote - 11)
             elif name[0] == c"p" and n == 4 and conn.ping_us:
                 histogram_add(&c.ping_time, monotonic_us() - conn.ping_us)
                 conn.ping_us = 0
         else:
             was_read = on_bare(c, conn, head, head_size, tail, tail_end)
-        if conn.state == SUBSCRIBING and n == c.wait_size and memcmp(name, c.wait_type, n) == 0:
-            set_open(c, conn)
+        if conn.state == SUBSCRIBING and is_awaited(c, name, n):
+            conn.n_awaited -= 1
+            if conn.n_awaited == 0:
+                set_open(c, conn)
     if not was_read:
         on_unparsed(stats, head, head_size)

@@ -179,10 +179,29 @@ cdef void on_connected(Client* c, Conn* conn) noexcept nogil:
         fail(c, conn, FAILED_CONNECT, error, NULL, 0)
         return
     conn.state = UPGRADING
-    send_bytes(c, conn, c.request, c.request_size)
+    if c.is_restoring:
+        send_restoration(c, conn)
+    else:
+        send_bytes(c, conn, c.request, c.request_size)
     if conn.state != CLOSED and conn.outgoing is NULL:
         conn.is_writing = False
         watch(c, conn, EPOLL_CTL_MOD)
+
+
+cdef void send_restoration(Client* c, Conn* conn) noexcept nogil:
+    """The upgrade request with the connection's session and cursor added to its target."""
+    cdef char* out = c.frame_buffer
+    cdef const char* sign = b"&" if c.has_query else b"?"
+    cdef Py_ssize_t n = c.target_size
+    memcpy(out, c.request, n)
+    n += snprintf(out + n, QUERY_SIZE, b"%ssession_id=%s", sign, conn.session)
+    if conn.last_sequence >= 0:
+        n += snprintf(
+            out + n, QUERY_SIZE - SESSION_SIZE - 16, b"&last_sequence=%lld&epoch=%s",
+            <long long>conn.last_sequence, c.epoch,
+        )
+    memcpy(out + n, c.request + c.target_size, c.request_size - c.target_size)
+    send_bytes(c, conn, out, n + c.request_size - c.target_size)
 
 
 cdef const char* on_response(Client* c, Conn* conn, const char* p, const char* end) noexcept nogil:
@@ -222,9 +241,12 @@ cdef const char* on_response(Client* c, Conn* conn, const char* p, const char* e
     p += stop + 4 - head - kept
     release_hold(c, conn)
     conn.state = SUBSCRIBING
-    if conn.subscribe_size:
-        send_frame(c, conn, 1, conn.subscribe, conn.subscribe_size)
-    if conn.state == SUBSCRIBING and (c.wait_type is NULL or conn.subscribe_size == 0):
+    if c.is_restoring:
+        conn.n_awaited = 1
+    elif conn.subscribe_size:
+        conn.n_awaited = conn.n_answers if c.wait_type is not NULL else 0
+        send_bytes(c, conn, conn.subscribe, conn.subscribe_size)
+    if conn.state == SUBSCRIBING and conn.n_awaited == 0:
         set_open(c, conn)
     return p if conn.state != CLOSED else NULL
 
@@ -538,18 +560,19 @@ cdef int run_until(Client* c, int64_t until_us) noexcept nogil:
 
 
 cdef int connect_until(
-    Client* c, int64_t until_us, int max_in_flight, int64_t start_us, int64_t ramp_us
+    Client* c, int64_t until_us, int max_in_flight, int64_t start_us, int64_t ramp_us, int step
 ) noexcept nogil:
-    """Open connections, at most `max_in_flight` at a time and evenly over `ramp_us`, until all are open or
-    one failed."""
+    """Open connections, at most `max_in_flight` at a time and in steps evenly over `ramp_us`, until all are
+    open or one failed."""
     cdef int64_t now_us = monotonic_us(), wait_us
-    cdef int allowed
+    cdef int allowed, n_steps = (c.n_conns - 1) // step + 1, n_due
     while now_us < until_us and c.n_ready < c.n_conns and c.failure == 0:
         allowed = c.n_conns
         wait_us = until_us
         if now_us - start_us < ramp_us:
-            allowed = <int>(1 + <double>c.n_conns * <double>(now_us - start_us) / <double>ramp_us)
-            wait_us = start_us + <int64_t>(<double>ramp_us * <double>allowed / <double>c.n_conns) + 1
+            n_due = <int>(1 + <double>n_steps * <double>(now_us - start_us) / <double>ramp_us)
+            allowed = n_due * step if n_due < n_steps else c.n_conns
+            wait_us = start_us + <int64_t>(<double>ramp_us * <double>n_due / <double>n_steps) + 1
         if allowed > c.n_conns:
             allowed = c.n_conns
         while c.n_opened < allowed and c.n_in_flight < max_in_flight and c.failure == 0:
@@ -559,6 +582,25 @@ cdef int connect_until(
             return -1
         now_us = monotonic_us()
     return 0
+
+
+cdef void cut_all(Client* c) noexcept nogil:
+    """Reset every connection without a word, as when the network goes, and make it as new but for what it has
+    seen."""
+    cdef Conn* conn
+    cdef linger reset
+    cdef int i
+    reset.l_onoff = 1
+    reset.l_linger = 0
+    for i in range(c.n_conns):
+        conn = &c.conns[i]
+        setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(linger))
+        drop(c, conn, 1006)
+        conn.state = UNOPENED
+        conn.close_code = 0
+        conn.is_writing = conn.is_resting = False
+        conn.header_size = conn.control_size = conn.message_opcode = 0
+    c.n_opened = c.n_ready = c.n_in_flight = 0
 
 
 cdef int close_until(Client* c, int64_t until_us) noexcept nogil:

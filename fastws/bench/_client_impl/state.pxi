@@ -49,6 +49,8 @@ cdef struct Stats:
 
 cdef enum:
     HEAD_SIZE = 1536                        # of an unfinished message: enough for a head and an order book
+    SESSION_SIZE = 40                       # room for a UUID as text
+    QUERY_SIZE = 192                        # room for what a restoration adds to the request
     TAIL_SIZE = 256                         # enough for the end of a message and of its batch
     RECEIVE_SIZE = 256 * 1024
     MAX_EVENTS = 1024
@@ -70,6 +72,7 @@ cdef enum:                                  # why connect() fails
     FAILED_ACCEPT                           # Sec-WebSocket-Accept is not that of our key
     FAILED_CLOSED                           # detail: close code
     FAILED_REPLY                            # text: the error message
+    FAILED_REJECTED                         # text: the answer from its rejected targets on
     FAILED_DEFLATE                          # permessage-deflate was asked for and not agreed to
     FAILED_SYSTEM                           # detail: errno of a local system call
 
@@ -97,8 +100,10 @@ cdef struct Conn:
     Hold* hold                              # owned
     char* control                           # owned; a control frame's payload when it comes in parts
     Outgoing* outgoing                      # owned
-    const char* subscribe                   # borrowed from LoadClient._payloads
+    const char* subscribe                   # borrowed from LoadClient._payloads: whole frames, masked
     uint32_t subscribe_size
+    uint32_t n_answers, n_awaited           # to `subscribe`; of these, still to come before it is open
+    char session[SESSION_SIZE]              # id from the greeting, NUL-terminated; empty: none kept
     int64_t n_messages, n_lost, n_declared, last_sequence, ping_us
     Stream stream                           # of the edge check
     Entry* streams                          # owned; of the full check
@@ -109,6 +114,7 @@ cdef struct Client:
     Conn* conns                             # owned
     int check
     bint is_conflated, wants_deflate
+    bint keeps_sessions, is_restoring       # is_restoring: what connects now asks for its session
     sockaddr_storage address
     uint32_t address_size
     int slow_receive_buffer                 # bytes; 0: the system's default
@@ -117,6 +123,9 @@ cdef struct Client:
     const char* wait_type                   # NULL: a connection is open once it has sent its subscription
     const char* ping
     Py_ssize_t request_size, accept_size, wait_size, ping_size
+    Py_ssize_t target_size                  # where the target of the request ends
+    bint has_query                          # whether the target has one
+    char epoch[SESSION_SIZE]                # from the newest greeting
     int64_t ping_interval_us, next_ping_us
     int nap_us
     # Owned memory, shared by all connections.
@@ -136,6 +145,7 @@ cdef struct Client:
     int64_t wall_us                         # wall clock, read once per receive
     int64_t blocked_us                      # time spent waiting in epoll
     int64_t n_wakeups, n_pings_skipped, n_pings
+    int64_t n_restored, n_recovered, n_missed       # answers to restorations, and what they announced
     uint32_t mask_state
     Stats stats[2]                          # by group
     Histogram ping_time

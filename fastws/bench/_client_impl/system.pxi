@@ -8,8 +8,9 @@ import urllib.parse
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, ENOMEM, errno
+from libc.errno cimport EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EINPROGRESS, EINTR, ENOMEM, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
@@ -64,7 +65,11 @@ cdef extern from *:
         uint16_t sin6_port
         in6_addr sin6_addr
     uint16_t htons(uint16_t value) noexcept nogil
-    const int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_RCVBUF
+    struct linger:
+        int l_onoff
+        int l_linger
+    const int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    const int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF
     const int IPPROTO_TCP, TCP_NODELAY, MSG_DONTWAIT, MSG_NOSIGNAL
     int socket(int family, int kind, int protocol) noexcept nogil
     int connect(int fd, const sockaddr* address, socklen_t size) noexcept nogil

@@ -1,0 +1,218 @@
+@cython.final
+cdef class History:
+    """The updates of the latest past, for sessions that go on where they ended.
+
+    1. While `limit` is not 0, every update from number `start` to `end` is here, and `end` is the hub's number.
+    2. Each is owned and has its place in a ring, sequence & (n_places - 1), which doubles until `limit` is reached.
+    3. The updates of a channel are a chain, from `Channel.last` back by `Update.previous`. What of it comes after a
+       number that is not before `start` - 1 is here.
+    4. `size` counts an update as 700 bytes, as 2,000 when it is an order book.
+    """
+
+    def __cinit__(self):
+        self.start = 1
+
+    def __dealloc__(self):
+        self.forget(self.end)
+        free(self.places)
+
+    cdef int set_limit(self, Py_ssize_t limit, int64_t sequence) except -1:
+        """Keep `limit` bytes from now on, when the hub is at number `sequence`; 0: nothing."""
+        if limit and not self.limit:
+            # Nothing was remembered meanwhile.
+            self.start = sequence + 1
+            self.end = sequence
+        self.limit = limit
+        if limit == 0:
+            self.forget(self.end)
+            free(self.places)
+            self.places = NULL
+            self.n_places = 0
+        self.keep_to_limit()
+        return 0
+
+    cdef int remember(self, Update update) except -1:
+        cdef uint32_t size
+        cdef int64_t sequence
+        cdef PyObject** grown
+        if update.sequence - self.start >= self.n_places:
+            size = 1024 if self.n_places == 0 else self.n_places * 2
+            grown = <PyObject**>malloc(size * sizeof(PyObject*))
+            if grown is NULL:
+                raise MemoryError
+            for sequence in range(self.start, update.sequence):
+                grown[sequence & (size - 1)] = self.places[sequence & (self.n_places - 1)]
+            free(self.places)
+            self.places = grown
+            self.n_places = size
+        Py_INCREF(update)
+        self.places[update.sequence & (self.n_places - 1)] = <PyObject*>update
+        self.end = update.sequence
+        self.size += history_cost(update)
+        self.keep_to_limit()
+        return 0
+
+    cdef inline void keep_to_limit(self) noexcept:
+        while self.size > self.limit and self.start < self.end:
+            self.forget(self.start)
+
+    cdef void forget(self, int64_t last) noexcept:
+        """Let go of the updates up to number `last`."""
+        cdef PyObject* update
+        while self.start <= last and self.n_places:
+            update = self.places[self.start & (self.n_places - 1)]
+            self.size -= history_cost(<Update>update)
+            self.start += 1
+            Py_DECREF(<object>update)
+
+    cdef inline Update past(self, int64_t sequence):
+        return <Update>self.places[sequence & (self.n_places - 1)]
+
+    cdef inline int64_t before(self, int64_t sequence) noexcept:
+        """The number of the update before number `sequence` in its channel; 0 for the first."""
+        return (<Update>self.places[sequence & (self.n_places - 1)]).previous
+
+    cdef bint reaches(self, int64_t cursor) noexcept:
+        """Whether everything since number `cursor` is here, and that number has been."""
+        return self.limit > 0 and self.start - 1 <= cursor <= self.end
+
+    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1:
+        """How many of the updates since number `cursor` that are here a holder of `wanted` was to get."""
+        cdef dict known = {}, starts = {}
+        cdef list channels
+        cdef Channel channel
+        cdef int64_t sequence, n = 0
+        cursor = max(cursor, self.start - 1)
+        if not self.limit or cursor >= self.end:
+            return 0
+        channels = hub.channels_of(wanted, self.end - cursor)
+        if channels is None:
+            for sequence in range(cursor + 1, self.end + 1):
+                if wish_for(self.past(sequence), wanted, starts, known):
+                    n += 1
+            return n
+        for channel in channels:
+            if channel.last is not None and wish_for(channel.last, wanted, starts, known):
+                sequence = channel.last.sequence
+                while sequence > cursor:
+                    n += 1
+                    sequence = self.before(sequence)
+        return n
+
+    cdef Missed missed(self, Hub hub, dict wanted, dict starts, dict known, set also, int64_t cursor):
+        """The numbers since `cursor` at which a holder of `wanted` and of the numbers in `also` has to look.
+
+        They are found channel by channel, so this costs by what was missed and not by what was published. Where that
+        is more than a quarter of all, or too much to note, every number is to be looked at instead.
+        """
+        cdef Missed missed = Missed.__new__(Missed, self.end)
+        cdef int64_t sequence, start, n_left = min((self.end - cursor) // 4, MAX_MISSED)
+        cdef list channels = hub.channels_of(wanted, n_left - len(also))
+        cdef Channel channel
+        if channels is None:
+            return missed
+        missed.is_sparse = True
+        for sequence in also:
+            if cursor < sequence < self.end:
+                missed.note(sequence)
+        for channel in channels:
+            if channel.last is None:
+                continue
+            wish, start = wish_of(channel, wanted, starts, known)
+            sequence = channel.last.sequence
+            start = max(start, cursor)
+            while wish and sequence > start:
+                if missed.n >= n_left:
+                    missed.clear()
+                    return missed
+                missed.note(sequence)
+                # Of mode `latest` only the last one can be due.
+                sequence = self.before(sequence) if wish == 1 else 0
+        missed.note(self.end)
+        qsort(missed.sequences, missed.n, sizeof(int64_t), compare_numbers)
+        return missed
+
+
+@cython.final
+@cython.no_gc
+cdef class Missed:
+    """Where one connection has to look on its way through history up to number `until`.
+
+    Only a selection: whether an update at one of these numbers is wanted is decided when it is its turn. Numbers may
+    come twice. Not sparse: every number.
+    """
+
+    def __cinit__(self, int64_t until):
+        self.until = until
+
+    def __dealloc__(self):
+        free(self.sequences)
+
+    cdef int note(self, int64_t sequence) except -1:
+        cdef uint32_t size
+        cdef int64_t* grown
+        if self.n == self.size:
+            size = 64 if self.size == 0 else self.size * 2
+            grown = <int64_t*>realloc(self.sequences, size * sizeof(int64_t))
+            if grown is NULL:
+                raise MemoryError
+            self.sequences = grown
+            self.size = size
+        self.sequences[self.n] = sequence
+        self.n += 1
+        return 0
+
+    cdef void clear(self) noexcept:
+        free(self.sequences)
+        self.sequences = NULL
+        self.n = self.size = 0
+        self.is_sparse = False
+
+    cdef inline int64_t after(self, int64_t sequence) noexcept:
+        """The next number to look at after `sequence`, which is before `until`."""
+        if not self.is_sparse:
+            return sequence + 1
+        # Back where a step failed; and the last one noted is `until`.
+        while self.next and self.sequences[self.next - 1] > sequence:
+            self.next -= 1
+        while self.sequences[self.next] <= sequence:
+            self.next += 1
+        return self.sequences[self.next]
+
+
+cdef int compare_numbers(const void* first, const void* second) noexcept nogil:
+    cdef int64_t a = (<const int64_t*>first)[0], b = (<const int64_t*>second)[0]
+    return (a > b) - (a < b)
+
+
+cdef inline Py_ssize_t history_cost(Update update) noexcept:
+    return 2000 if update.channel.bit == 2 else 700
+
+
+cdef int wish_for(Update update, dict wanted, dict starts, dict known) except -1:
+    """What a holder of `wanted` is to get of an update: 0 nothing, 1 itself, 2 only if it is the latest.
+
+    Of the topics in `starts` only what was published after the number there counts. `known` keeps what was found out
+    about a channel: (wish, start).
+    """
+    wish, start = wish_of(update.channel, wanted, starts, known)
+    return wish if update.sequence > <int64_t>start else 0
+
+
+cdef tuple wish_of(Channel channel, dict wanted, dict starts, dict known):
+    """The same for a channel: (wish, start), where the wish is for what was published after number `start`."""
+    cdef Options options
+    found = known.get(channel)
+    if found is None:
+        found = (0, 0) if channel.topics else (1, 0)
+        for topic in channel.topics:
+            options = wanted.get(topic)
+            if options is not None:
+                start = starts.get(topic, 0)
+                if channel.bit == STATUS_BIT:
+                    found = (1, start)
+                elif options.channels & channel.bit:
+                    found = (2 if options.latest else 1, start)
+                break
+        known[channel] = found
+    return found

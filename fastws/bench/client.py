@@ -1,0 +1,136 @@
+"""The load client and the shape of its figures."""
+
+from typing import TypedDict
+
+from fastws.bench._client import LoadClient, LoadError
+
+__all__ = [
+    "ClientShare",
+    "Durations",
+    "Group",
+    "LoadClient",
+    "LoadError",
+    "LoadResult",
+    "Pings",
+    "Restored",
+    "StreamState",
+]
+
+
+class Durations(TypedDict):
+    """Percentiles in milliseconds, None when nothing was measured; resolution 0.1 ms, from 51 ms on 0.4 %.
+
+    Latencies run from a message's `timestamp` to its receipt, both on this machine's wall clock. The timestamp
+    is cut to whole milliseconds, which adds half a millisecond on average. The messages of a frame are taken to
+    be spread evenly between its first and its last one; the full check measures each.
+    """
+
+    count: int
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+    max_ms: float | None
+    mean_ms: float | None
+
+
+class Pings(Durations):
+    """Round trips of application pings. `skipped` were due while the connection still waited for a pong."""
+
+    sent: int
+    skipped: int
+
+
+class Group(TypedDict):
+    """What a group of connections has received."""
+
+    connections: int
+    open: int
+    closes: dict[int, int]
+    """Connections by the code the peer closed them with; 1005: a frame without code, 1006: no close frame."""
+    messages: int
+    """Published messages, each one of a batch; without those of snapshots."""
+    messages_per_second: float
+    messages_per_connection: tuple[int, int]
+    """The fewest and the most that one connection got."""
+    snapshots: int
+    snapshot_messages: int
+    control_messages: int
+    binary_messages: int
+    compressed_messages: int
+    """Messages that came compressed, of which nothing else is known."""
+    shutdowns: int
+    """`server_shutdown` messages."""
+    frames: int
+    bytes: int
+    bytes_per_second: float
+    receives: int
+    lost: int
+    """Numbers missing in `seq` at the end, whether declared or not."""
+    declared_lost: int
+    """Sum of `dropped` in the `overflow` messages received."""
+    undeclared_lost: int
+    """Summed over connections, what is lost beyond what that connection was told."""
+    overflows: int
+    duplicates: int
+    reordered: int
+    """Messages that came after one with a higher `seq`."""
+    conflated: int
+    sequence_backwards: int
+    """Messages or batches whose `sequence` was not above what the connection had seen."""
+    errors: int
+    first_error: str | None
+    unparsed: int
+    """Messages that could not be read, or a batch whose size is not that announced."""
+    first_unparsed: str | None
+    untimed: int
+    """Messages without a `timestamp`: in no latency figure."""
+    protocol_violations: int
+    latency: Durations
+    slowest_at: float | None
+    """When the message with the largest latency came: seconds of the monotonic clock."""
+
+
+class ClientShare(TypedDict):
+    """What the load client itself needed of its thread's time while `run` lasted."""
+
+    cpu_seconds: float
+    cpu_share: float
+    busy_share: float
+    """Share of the time spent outside of epoll, waits for a processor included."""
+    run_delay_seconds: float
+    """How long the thread was ready to run and had no processor."""
+    wakeups: int
+
+
+class Restored(TypedDict):
+    """Answers to restorations of sessions."""
+
+    sessions: int
+    recovered: int
+    """Those to which the server had everything since their cursor."""
+    missed: int
+    """Messages that the answers announced."""
+
+
+class LoadResult(Group):
+    """The figures of a `LoadClient`. Those of `Group` are of the connections that read."""
+
+    url: str
+    seconds: float
+    slow: Group | None
+    ping: Pings | None
+    return_delay: Durations | None
+    """What `server_shutdown` told the connections to wait; None when none came."""
+    restored: Restored | None
+    """None before `restore`."""
+    client: ClientShare
+
+
+class StreamState(TypedDict):
+    """What the full check keeps of one symbol and message type on one connection."""
+
+    seq: int
+    messages: int
+    price: str | None
+    digest: int

@@ -1,0 +1,314 @@
+"""A load test of a server that runs: what `fastws bench` does between its flags and its report."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Final, Literal
+
+from fastws.bench.client import LoadClient, LoadError, LoadResult
+from fastws.bench.measure import Run, observe
+from fastws.bench.process import Process, StallProbe, machine
+from fastws.bench.progress import Progress
+from fastws.bench.report import bottlenecks, problems
+from fastws.bench.subscriptions import RandomStocks, Subscription, requests
+from fastws.logs import redact_text
+
+WARM_UP_S: Final = 1.0
+AFTER_STORM_S: Final = 3.0
+"""Messages that were missed come right after the answer; numbers that are not there by then are lost."""
+
+_CONNECT_S: Final = 30.0
+_CONNECTS_PER_S: Final = 100
+"""Slower than that, a server does not accept: opening has so long beside the ramp-up."""
+_LISTING_S: Final = 10.0
+_PING: Final = b'{"type":"ping"}'
+_NAME_THEM: Final = "name what to subscribe to with --subscribe"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A load test. Subscriptions are all of mode all, or all of mode latest."""
+
+    url: str
+    connections: int
+    duration: float
+    ramp_up: float
+    batch_size: int
+    subscriptions: tuple[Subscription, ...]
+    random_stocks: RandomStocks | None
+    seed: int = 1
+    check: Literal["none", "edges", "full"] = "full"
+    token: str | None = field(default=None, repr=False)
+    deflate: bool = False
+    pid: int | None = None
+    n_ping: int = 0
+    n_slow: int = 0
+    has_storm: bool = False
+
+    @property
+    def is_conflated(self) -> bool:
+        """Whether holes in `seq` are no losses."""
+        options = [subscription.is_conflated for subscription in self.subscriptions]
+        if self.random_stocks:
+            options.append(self.random_stocks.options.is_conflated)
+        return all(options)
+
+    def facts(self) -> dict[str, Any]:
+        """The plan as the report tells it, without the token."""
+        told = {name: value for name, value in asdict(self).items() if name != "token"}
+        told["subscriptions"] = [str(subscription) for subscription in self.subscriptions]
+        told["random_stocks"] = str(self.random_stocks) if self.random_stocks else None
+        return told | {
+            "url": redact_text(self.url),
+            "has_token": self.token is not None,
+            "is_conflated": self.is_conflated,
+        }
+
+
+def run(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Put the load on the server; returns everything that was measured, as JSON has it.
+
+    The first SIGINT or SIGTERM during the measurement ends it early. One before that raises KeyboardInterrupt.
+
+    :raises LoadError: the load could not be set up.
+    """
+    facts = machine()
+    process = _process(plan.pid) if plan.pid is not None else None
+    try:
+        payloads = requests(plan.subscriptions, plan.random_stocks, _codes(plan), plan.seed)
+        client = _client(plan, payloads)
+        if plan.deflate:
+            _try_plain(plan, payloads)
+        with StallProbe() as probe:
+            try:
+                document = _measure(plan, client, process, progress)
+            finally:
+                client.close(timeout=1.0)
+    finally:
+        progress.clear()
+    load = document["run"]["load"]
+    document["stalls"] = probe.report()
+    at, latency = load["slowest_at"], load["latency"]
+    if at is not None:
+        document["stalls"]["of_the_slowest_ms"] = probe.stalled_ms(at - latency["max_ms"] / 1000, at)
+    return {"plan": plan.facts(), "machine": facts} | document
+
+
+def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: Progress) -> dict[str, Any]:
+    n = plan.connections
+    n_before = 0
+    last_at = 0.0
+
+    def opened(n_open: int) -> None:
+        progress.show("connecting", n_open / n, f"{n_open:,}/{n:,} connections")
+
+    def second(at: float, result: LoadResult) -> None:
+        nonlocal n_before, last_at
+        n_messages = result["messages"] + result["compressed_messages"]
+        rate = (n_messages - n_before) / (at - last_at)
+        n_before, last_at = n_messages, at
+        text = f"{at:.0f}/{plan.duration:g} s  {rate:,.0f} msg/s"
+        p99 = result["latency"]["p99_ms"]
+        text += "" if p99 is None else f"  p99 {p99:.1f} ms"
+        progress.show("measuring", at / plan.duration, f"{text}  {client.n_open:,} open")
+
+    with _Interrupts(client) as interrupts:
+        began = time.monotonic()
+        timeout = plan.ramp_up + _CONNECT_S + n / _CONNECTS_PER_S
+        client.connect(
+            timeout=timeout,
+            max_in_flight=plan.batch_size,
+            ramp_up=plan.ramp_up,
+            step=plan.batch_size,
+            on_progress=opened,
+        )
+        connect_s = time.monotonic() - began
+        with interrupts.ending():
+            client.run(min(WARM_UP_S, plan.duration))
+            before = client.result()
+            client.reset()
+            measured = observe(
+                client,
+                process,
+                seconds=plan.duration,
+                connect_s=connect_s,
+                is_stopped=lambda: interrupts.n > 0,
+                on_second=second,
+            )
+            histogram = client.latencies()
+        faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
+        faults += problems(measured.load, declared=True)
+        notes = _notes(plan, measured)
+        storm = None
+        if plan.has_storm and not interrupts.n and client.n_open == n:
+            try:
+                storm, storm_faults = _storm(plan, client, progress)
+            except KeyboardInterrupt:
+                notes.append("interrupted before all were back from the cut")
+            else:
+                faults += storm_faults
+    return {
+        "run": asdict(measured),
+        "latency_histogram": histogram,
+        "storm": storm,
+        "is_interrupted": interrupts.n > 0,
+        "faults": faults,
+        "notes": notes,
+    }
+
+
+def _storm(plan: Plan, client: LoadClient, progress: Progress) -> tuple[dict[str, Any] | None, list[str]]:
+    """Cut every connection, bring all back with their sessions, and look whether anything is missing."""
+    n = plan.connections
+    client.reset()
+    client.cut()
+    began = time.monotonic()
+    try:
+        client.restore(
+            timeout=_CONNECT_S + n / _CONNECTS_PER_S,
+            max_in_flight=plan.batch_size,
+            on_progress=lambda n_open: progress.show("restoring", n_open / n, f"{n_open:,}/{n:,} sessions"),
+        )
+    except LoadError as error:
+        return None, [f"after the cut, {error}"]
+    seconds = time.monotonic() - began
+    progress.show("checking", 1.0, f"all back after {seconds:.2f} s, what was missed is checked")
+    client.run(AFTER_STORM_S)
+    load = client.result()
+    faults = [f"after the cut, {fault}" for fault in problems(load, declared=True)]
+    restored = load["restored"]
+    if restored and restored["recovered"] < n:
+        faults.append(f"after the cut, {n - restored['recovered']:,} sessions could not get what they missed")
+    return {"seconds": seconds, "load": load}, faults
+
+
+def _notes(plan: Plan, measured: Run) -> list[str]:
+    load = measured.load
+    notes = bottlenecks(load)
+    if not load["messages"] and not load["compressed_messages"]:
+        notes.append("no message came: does the server's feed publish what is subscribed to?")
+    if load["compressed_messages"]:
+        notes.append(
+            "compressed messages are counted and not read: latency and losses are of those that came plain"
+        )
+    if load["untimed"]:
+        notes.append(f"{load['untimed']:,} messages had no timestamp and are in no latency")
+    if plan.check == "none":
+        notes.append("nothing was checked for losses (--check none)")
+    return notes
+
+
+def _client(plan: Plan, payloads: Callable[[int], tuple[bytes, ...]]) -> LoadClient:
+    # Answers may come compressed, which the client does not read. A pong is too small for that, and comes after them.
+    with_ping = lambda index: (*payloads(index), _PING)  # noqa: E731
+    return LoadClient(
+        plan.url,
+        plan.connections,
+        subscribe=with_ping if plan.deflate else payloads,
+        wait_for="pong" if plan.deflate else "subscribed",
+        n_answers=1 if plan.deflate else 0,
+        check=plan.check,
+        conflated=plan.is_conflated,
+        n_slow=plan.n_slow,
+        n_ping=plan.n_ping,
+        ping_message=_PING,
+        headers=_headers(plan),
+        deflate=plan.deflate,
+        keep_sessions=plan.has_storm,
+    )
+
+
+def _try_plain(plan: Plan, payloads: Callable[[int], tuple[bytes, ...]]) -> None:
+    """Let the server refuse a subscription where it can be read."""
+    client = LoadClient(plan.url, 1, subscribe=payloads, headers=_headers(plan))
+    client.connect(timeout=_CONNECT_S)
+    client.close()
+
+
+def _headers(plan: Plan) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {plan.token}"} if plan.token else {}
+
+
+def _process(pid: int) -> Process:
+    process = Process(pid)
+    try:
+        process.sample()
+    except (FileNotFoundError, ProcessLookupError):
+        raise LoadError(f"there is no process {pid}: --pid is that of the server, on this machine") from None
+    except PermissionError:
+        raise LoadError(f"the figures of process {pid} may not be read; run as its user") from None
+    return process
+
+
+def _codes(plan: Plan) -> list[str]:
+    """The stocks that random ones are of, as the server lists them."""
+    if plan.random_stocks is None:
+        return []
+    parts = urllib.parse.urlsplit(plan.url)
+    where = f"http://{parts.netloc}/v1/stocks"
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=_LISTING_S)
+    try:
+        connection.request("GET", "/v1/stocks", headers=_headers(plan))
+        response = connection.getresponse()
+        body = response.read()
+        if response.status == 401:
+            raise LoadError(f"{where} answered 401 {response.reason}: the token is wrong or has expired")
+        if response.status != 200:
+            raise LoadError(f"{where} answered {response.status} {response.reason}; {_NAME_THEM}")
+        codes = [stock["code"] for stock in json.loads(body)["stocks"]]
+    except ConnectionRefusedError:
+        raise LoadError(f"cannot connect to {where}: is the server running there?") from None
+    except OSError as error:
+        raise LoadError(f"cannot read {where}: {error.strerror or error}") from None
+    except (http.client.HTTPException, ValueError, KeyError, TypeError):
+        raise LoadError(f"{where} answered no list of stocks; {_NAME_THEM}") from None
+    finally:
+        connection.close()
+    if len(codes) < plan.random_stocks.n:
+        raise LoadError(
+            f"{where} lists {len(codes)} stocks, and each connection is to get {plan.random_stocks.n} of them:"
+            f" give --random {len(codes)} or fewer"
+            if codes
+            else f"{where} lists no stocks; {_NAME_THEM}"
+        )
+    return codes
+
+
+class _Interrupts:
+    """Takes SIGINT and SIGTERM while it is entered, and counts them in `n`."""
+
+    def __init__(self, client: LoadClient) -> None:
+        self.n = 0
+        self._client = client
+        self._is_ending = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Let the first signal only end the client's run."""
+        self._is_ending = True
+        yield
+        self._is_ending = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.n += 1
+        if not self._is_ending or self.n > 1:
+            raise KeyboardInterrupt
+        self._client.stop()

@@ -1,0 +1,106 @@
+"""A connection and who it is, and how its dialect is told what is decided about it. Sans-IO."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from fastws._core import Connection
+from fastws.auth import Identity
+from fastws.errors import ErrorCode
+from fastws.sessions import Session
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """What a client brings with the handshake. `address` is for people; limits count by `address_key`."""
+
+    token: str | None = None
+    session_id: str | None = None
+    last_sequence: int | None = None
+    epoch: str | None = None
+    address: str = "unknown"
+    address_key: str = "unknown"
+
+
+class Speaker(Protocol):
+    """How a dialect says what is decided about a client."""
+
+    def greet(self, client: Client, sequence: int, /) -> None: ...
+
+    def restored(self, client: Client, session: Session, cursor: int | None, /) -> None: ...
+
+    def refuse(
+        self, connection: Connection, code: ErrorCode, message: str, details: dict[str, object], /
+    ) -> None: ...
+
+    def obey(self, connection: Connection, text: bytes, /) -> None: ...
+
+    def fail(self, client: Client, request: str, /) -> None:
+        """End a connection over the exception that is being handled."""
+
+
+class Client:
+    """One connection and who it is. `waiting` holds its messages while that is still being found out.
+
+    `is_counted` is whether it counts to the limits, which it may cease to do before it ends.
+    """
+
+    __slots__ = (
+        "arrival",
+        "connection",
+        "connection_id",
+        "entered_sequence",
+        "expiry",
+        "identity",
+        "is_admitted",
+        "is_counted",
+        "n_in_snapshots",
+        "n_tokens",
+        "owed",
+        "speaker",
+        "token_number",
+        "unrestored",
+        "waiting",
+    )
+
+    def __init__(self, connection: Connection, arrival: Arrival, speaker: Speaker) -> None:
+        self.connection = connection
+        self.arrival = arrival
+        self.speaker = speaker
+        self.connection_id = str(uuid.uuid4())
+        self.identity: Identity | None = None
+        # The timer of the token, or of its absence; see `Credentials`.
+        self.expiry: Any = None
+        self.is_admitted = False
+        self.is_counted = False
+        self.waiting: list[bytes] = []
+        # A session that was taken and whose restoration failed: it is kept again in place of what is held.
+        self.unrestored: Session | None = None
+        # Tokens given on the open connection, and which of them was accepted last; see `Credentials`.
+        self.n_tokens = 0
+        self.token_number = 0
+        # Values sent in snapshots; see `Subscriptions`.
+        self.n_in_snapshots = 0
+        # Of what is addressed to the user: from where on it comes to this connection, and what is to come when the
+        # connection is resumed; see `Mail`.
+        self.entered_sequence = 0
+        self.owed: list[int] = []
+
+    @property
+    def user_key(self) -> str | None:
+        """What users are compared by; None for one without a token."""
+        return None if self.identity is None else self.identity.user_key
+
+    def refuse(self, code: ErrorCode, message: str, details: dict[str, object]) -> None:
+        """Have the dialect say why something cannot be had."""
+        self.speaker.refuse(self.connection, code, message, details)
+
+    def guarded(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call what the loop calls on behalf of this client: a fault of ours ends the connection that met it."""
+        try:
+            function(*arguments)
+        except Exception:
+            self.speaker.fail(self, "admission")

@@ -1,0 +1,147 @@
+"""Who is there, and for whom there is room. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastws.auth import Identity
+from fastws.dialects.clients import Client
+from fastws.errors import CloseCode, ErrorCode
+from fastws.limits import Limits
+
+
+class Presence:
+    """The clients that are there, by the id of their connections and by user.
+
+    1. A user has at most `connections_per_user` connections (0: any number), and an address and the server what
+       `limits` says. Where `evicts_oldest`, the user's oldest one goes for the newest, else the newest is refused.
+    2. Nobody is evicted before it is certain that the newcomer gets in.
+    3. Every client counts to `limits` from :meth:`arrive` to :meth:`depart`, first as a guest and from
+       :meth:`take_place` on in full; one that is evicted is a guest again until it ends.
+    4. A client is in `arriving` until :meth:`enter`, and is not there before: it may wait for keys, or for a session.
+    5. `by_user` holds each user who is there with the clients in the order in which they became the user's.
+       `on_entered` is called whenever one has.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        connections_per_user: int,
+        evicts_oldest: bool,
+    ) -> None:
+        self.limits = limits
+        self.connections_per_user = connections_per_user
+        self.evicts_oldest = evicts_oldest
+        self.arriving: dict[Client, None] = {}
+        self.by_id: dict[str, Client] = {}
+        self.by_user: dict[str, dict[Client, None]] = {}
+        self.on_entered: Callable[[Client], object] = lambda client: None
+
+    def arrive(self, client: Client) -> None:
+        """Note a connection of which it is not known yet who it is."""
+        self.limits.arrive(client.arrival.address_key)
+        self.arriving[client] = None
+
+    def depart(self, client: Client) -> None:
+        """Forget a connection that has ended."""
+        self.limits.depart(client.arrival.address_key, is_admitted=client.is_counted)
+        self.arriving.pop(client, None)
+        self._forget_id(client)
+        self._forget_user(client)
+
+    def take_place(self, client: Client) -> bool:
+        """Count a connection from now on, for its user, its address and in all; False: it was refused."""
+        if not self._has_room(client):
+            return False
+        key = client.arrival.address_key
+        oldest = self._outnumbered(client)
+        is_freed = oldest is not None and oldest.is_counted
+        is_of_key = oldest is not None and is_freed and oldest.arrival.address_key == key
+        excess = self.limits.admit(key, n_leaving=is_freed, n_leaving_of_key=is_of_key)
+        if excess is not None:
+            self._refuse(client, excess.message, excess.limit, excess.current)
+            return False
+        client.is_counted = True
+        if oldest is not None:
+            self._evict(oldest)
+        return True
+
+    def enter(self, client: Client) -> None:
+        """A connection that has its place is found under its id and its user from now on."""
+        self.arriving.pop(client, None)
+        self.by_id[client.connection_id] = client
+        self._note_user(client)
+
+    def rename(self, client: Client, connection_id: str) -> None:
+        """Let a connection that is there go on under another id."""
+        self._forget_id(client)
+        client.connection_id = connection_id
+        self.by_id[connection_id] = client
+
+    def identify(self, client: Client, identity: Identity) -> bool:
+        """Make a connection that is there the one of `identity`; False: its user has too many, and it was refused."""
+        if identity.user_key != client.user_key:
+            self._forget_user(client)
+            client.identity = identity
+            if not self._has_room(client):
+                return False
+            if (oldest := self._outnumbered(client)) is not None:
+                self._evict(oldest)
+        client.identity = identity
+        self._note_user(client)
+        return True
+
+    def _has_room(self, client: Client) -> bool:
+        """Whether a connection may be its user's, be it in the place of the oldest; False: it was refused."""
+        n_others = self._n_others(client)
+        if self.evicts_oldest or not self.connections_per_user or n_others < self.connections_per_user:
+            return True
+        self.limits.note_refused_user()
+        text = f"A user may have {self.connections_per_user} connections; close one first"
+        self._refuse(client, text, self.connections_per_user, n_others)
+        return False
+
+    def _outnumbered(self, client: Client) -> Client | None:
+        """The user's oldest other connection, when it has to go for this one."""
+        if not self.connections_per_user or self._n_others(client) < self.connections_per_user:
+            return None
+        return next(other for other in self.by_user[client.user_key or ""] if other is not client)
+
+    def _n_others(self, client: Client) -> int:
+        others = self.by_user.get(client.user_key or "", {})
+        return len(others) - (client in others)
+
+    def _evict(self, client: Client) -> None:
+        if client.is_counted:
+            client.is_counted = False
+            self.limits.dismiss(client.arrival.address_key)
+        n_connections = len(self.by_user.get(client.user_key or "", {}))
+        self._forget_user(client)
+        text = f"A user may have {self.connections_per_user} connections; a newer one has replaced this one"
+        details: dict[str, object] = {"limit": self.connections_per_user, "current": n_connections}
+        client.refuse(ErrorCode.LIMIT_EXCEEDED, text, details)
+        client.connection.close(CloseCode.RATE_ABUSE, "replaced by a newer connection of the user")
+
+    def _refuse(self, client: Client, text: str, limit: int, current: int) -> None:
+        client.refuse(ErrorCode.LIMIT_EXCEEDED, text, {"limit": limit, "current": current})
+        client.connection.close(CloseCode.RATE_ABUSE, "too many connections")
+
+    def _note_user(self, client: Client) -> None:
+        if client.user_key is None:
+            return
+        clients = self.by_user.setdefault(client.user_key, {})
+        if client not in clients:
+            clients[client] = None
+            self.on_entered(client)
+
+    def _forget_user(self, client: Client) -> None:
+        key = client.user_key
+        if key is not None and key in self.by_user:
+            self.by_user[key].pop(client, None)
+            if not self.by_user[key]:
+                del self.by_user[key]
+
+    def _forget_id(self, client: Client) -> None:
+        if self.by_id.get(client.connection_id) is client:
+            del self.by_id[client.connection_id]

@@ -1,0 +1,128 @@
+"""Who asks over HTTP: the tokens of users, and what they let them see."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from aiohttp import web
+
+from fastws.auth import Authenticator, AuthError, Identity, token_of
+from fastws.errors import ErrorCode
+from fastws.limits import Limits
+from fastws.server.handshake import Refusal
+from fastws.server.http import HttpError
+from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
+
+CHALLENGE = (("WWW-Authenticate", "Bearer"),)
+"""RFC 9110 §11.6.1: a 401 without it is malformed."""
+
+
+class CallersView(Protocol):
+    """What is needed of the server to know its callers."""
+
+    @property
+    def allow_anonymous(self) -> bool:
+        """Whether prices are shown to callers without a token."""
+
+    @property
+    def authenticator(self) -> Authenticator: ...
+
+    @property
+    def peers(self) -> Peers: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+
+async def identify(request: web.Request, server: CallersView) -> Identity:
+    """Return who sends a request that only users may send.
+
+    Raises:
+        HttpError: 401, there is no token or it is not accepted, ``reason`` in the details says why; 429, there were too
+            many such tokens from this address; or 503, the issuer's keys cannot be had.
+    """
+    identity = await _identity_of(request, server)
+    if identity is None:
+        raise HttpError(
+            Refusal(
+                401,
+                ErrorCode.AUTH_REQUIRED,
+                "send a token as Authorization: Bearer, or as ?token=",
+                CHALLENGE,
+            )
+        )
+    return identity
+
+
+async def identify_reader(request: web.Request, server: CallersView) -> Identity | None:
+    """Return who wants to see prices; None for somebody without a token where `allow_anonymous` lets them.
+
+    A token that is not accepted is refused also there: whoever brings one is to learn that it has ended.
+
+    Raises:
+        HttpError: as `identify`.
+    """
+    if not server.allow_anonymous:
+        return await identify(request, server)
+    return await _identity_of(request, server)
+
+
+def check_stock(identity: Identity | None, code: str, **details: object) -> None:
+    """Hold the symbol that a request is about against the topics of its sender's token.
+
+    To be called before anything tells whether there is this symbol.
+
+    Raises:
+        HttpError: 403, with `details`.
+    """
+    if identity is not None and not identity.allows("stock", code):
+        refusal = Refusal(403, ErrorCode.FORBIDDEN, f"the token does not allow stock:{code[:64]}")
+        raise HttpError(refusal, details)
+
+
+async def _identity_of(request: web.Request, server: CallersView) -> Identity | None:
+    token = token_of(request.headers, request.query, ())
+    if token is None:
+        return None
+    key = peer_of(request, server.peers).key
+    limits = server.limits
+    if seconds := limits.token_wait(key, time.monotonic_ns()):
+        raise HttpError(
+            Refusal(
+                429,
+                ErrorCode.RATE_LIMIT_EXCEEDED,
+                "too many tokens from this address were not accepted; wait a moment",
+                (("Retry-After", str(seconds)),),
+            ),
+            {"retry_after": seconds},
+        )
+    try:
+        return await server.authenticator.authenticate(token)
+    except AuthError as error:
+        if error.reason == "unavailable":
+            # The issuer's outage is not the client's fault, and not charged to it.
+            refusal = Refusal(
+                503,
+                "SERVICE_UNAVAILABLE",
+                "the issuer's keys cannot be had, so no token can be verified; try again later",
+                (("Retry-After", "5"),),
+            )
+            raise HttpError(refusal, {"reason": error.reason}) from None
+        limits.note_bad_token(key, time.monotonic_ns())
+        refusal = Refusal(401, ErrorCode.INVALID_TOKEN, str(error), CHALLENGE)
+        raise HttpError(refusal, {"reason": error.reason}) from None
+
+
+def peer_of(request: web.Request, peers: Peers) -> Peer:
+    """Return who has sent a request, be it through trusted proxies."""
+    transport = request.transport
+    if transport is None:  # it has gone
+        return Peer()
+    address, is_tls = endpoint(transport)
+    headers = {
+        name: ", ".join(request.headers.getall(name))
+        for name in FORWARDING_HEADERS
+        if name in request.headers
+    }
+    return peers.find(address, headers, is_tls=is_tls)
