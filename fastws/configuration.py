@@ -178,15 +178,16 @@ def _from_toml(name: str, value: Any, path: str) -> Any:
 
 def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
     # What is in the file is not shown, and neither is what does not look like a path: it may be a secret.
-    file = f"the file {path}, which {source} names," if is_plain_path(path) else f"the file that {source} names"
+    named = (
+        f"the file {path}, which {source} names," if is_plain_path(path) else f"the file that {source} names"
+    )
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
         raise SettingsError(
-            f"{setting.name}: {file} cannot be read: {reason}; name a file of lines "
-            'such as key-1 = "…"',
+            f'{setting.name}: {named} cannot be read: {reason}; name a file of lines such as key-1 = "…"',
             setting=setting.name,
             source=source,
         ) from None

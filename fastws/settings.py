@@ -293,8 +293,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_anonymous: Annotated[
         bool,
         _meta(
-            "serve prices to clients without a token, on the WebSocket and under /v1/stocks; "
-            "/health, /ready, /v1/ws/stats and /v1/asyncapi.json are open to all"
+            "serve prices to clients without a token, over WebSocket and HTTP; health and statistics are open to all"
         ),
     ] = True
     auth_timeout: Annotated[

@@ -1,4 +1,4 @@
-"""What a decoder says of JSON, in JSON's own words: whoever sends it need not know what Python calls things. Sans-IO."""
+"""What a decoder says of JSON, in JSON's words: whoever sends it need not know what Python calls things. Sans-IO."""
 
 from __future__ import annotations
 

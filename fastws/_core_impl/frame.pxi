@@ -136,6 +136,22 @@ cdef bytes failure_text(Dialect dialect):
     )
 
 
+cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
+    """What is sent for an update, also when it cannot be encoded."""
+    cdef bytes text
+    try:
+        text = update.text(dialect)
+    except Exception:
+        hub.logger.exception("an update of %r could not be encoded, an error stands in its place", update.channel)
+        update.payload = None
+        text = failure_text(dialect)
+        if dialect.index == 0:
+            update.text0 = text
+        else:
+            update.text1 = text
+    return text
+
+
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
     int64_t after_sequence, int64_t sequence, int window_bits,
@@ -158,16 +174,7 @@ cdef list build_frames(
             # Only a prefix can be too old: entries are in publish order.
             first = i + 1
             continue
-        try:
-            text = update.text(dialect)
-        except Exception:
-            hub.logger.exception("an update of %r could not be encoded, an error stands in its place", update.channel)
-            update.payload = None
-            text = failure_text(dialect)
-            if dialect.index == 0:
-                update.text0 = text
-            else:
-                update.text1 = text
+        text = text_or_failure(hub, dialect, update)
         if texts and size + PyBytes_GET_SIZE(text) > MAX_BATCH_SIZE:
             frames.append(
                 close_frame(

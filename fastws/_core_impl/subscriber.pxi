@@ -177,7 +177,7 @@ cdef class Subscriber(Outbox):
                 if wish == 1 or (wish == 2 and update.channel.last is update):
                     entries[n] = <uintptr_t><void*>update | <uintptr_t>(wish == 2)
                     n += 1
-                    size += PyBytes_GET_SIZE(update.text(self.dialect))
+                    size += PyBytes_GET_SIZE(text_or_failure(hub, self.dialect, update))
             if self.replay_paused:
                 sequence = hub.sequence
             self.replay_sequence = sequence

@@ -156,8 +156,8 @@ class Authenticator:
             raise
 
     async def _authenticate(self, token: str) -> Identity:
-        # A second time where the settings were replaced meanwhile: who had asked the issuer of before got no answer, and
-        # it may be another one now.
+        # A second time where the settings were replaced meanwhile: who had asked the issuer of before got no answer,
+        # and it may be another one now.
         for _ in range(2):
             try:
                 return self._verify(token)

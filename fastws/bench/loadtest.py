@@ -272,12 +272,12 @@ def _codes(plan: Plan) -> list[str]:
         raise LoadError(f"{where} answered no list of stocks; {_NAME_THEM}") from None
     finally:
         connection.close()
-    if len(codes) < plan.random_stocks.n:
+    if not codes:
+        raise LoadError(f"{where} lists no stocks; {_NAME_THEM}")
+    if len(codes) < plan.random_stocks.n and not plan.random_stocks.is_at_most:
         raise LoadError(
             f"{where} lists {len(codes)} stocks, and each connection is to get {plan.random_stocks.n} of them:"
             f" give --random {len(codes)} or fewer"
-            if codes
-            else f"{where} lists no stocks; {_NAME_THEM}"
         )
     return codes
 

@@ -65,13 +65,17 @@ class RandomStocks:
     n: int
     options: Subscription
     """Its targets are empty."""
+    is_at_most: bool = False
+    """Whether fewer will do where there are fewer."""
 
     def draw(self, codes: Sequence[str], generator: random.Random) -> Subscription:
-        targets = tuple(generator.sample(codes, self.n))
+        targets = tuple(generator.sample(codes, min(self.n, len(codes))))
         return Subscription("stock", targets, self.options.mode, self.options.max_rate, self.options.channels)
 
     def __str__(self) -> str:
-        return f"{self.n} random stocks each{_options_text(self.options)}"
+        return (
+            f"{'up to ' if self.is_at_most else ''}{self.n} random stocks each{_options_text(self.options)}"
+        )
 
 
 def parse(text: str) -> Subscription:

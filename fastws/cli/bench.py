@@ -130,7 +130,7 @@ def _plan(options: argparse.Namespace) -> loadtest.Plan:
             raise SettingsError(f"--file: {options.file} holds no subscription")
     random_stocks: RandomStocks | None = options.random
     if not subscriptions and random_stocks is None:
-        random_stocks = parse_random(str(DEFAULT_RANDOM))
+        random_stocks = RandomStocks(DEFAULT_RANDOM, Subscription("stock", ()), is_at_most=True)
     everything = [*subscriptions, *([random_stocks.options] if random_stocks else [])]
     if len({subscription.is_conflated for subscription in everything}) > 1:
         raise SettingsError(

@@ -28,7 +28,7 @@ examples:
 
 def add_token(commands: Commands) -> None:
     token = add_command(commands, "token", "print a token for tests and trials", TOKEN_EXAMPLES)
-    token.add_argument("--sub", metavar="ID", required=True, help="id of the user")
+    token.add_argument("--sub", metavar="ID", type=_user_id, required=True, help="id of the user")
     token.add_argument(
         "--expires",
         metavar="SECONDS",
@@ -81,7 +81,7 @@ def _token(options: argparse.Namespace) -> int:
 def _signing_key(options: argparse.Namespace, settings: Settings) -> PrivateKey:
     algorithm = settings.jwt_algorithm
     if options.key is not None:
-        text, source = Path(options.key).read_text().strip(), "--key"
+        text, source = _read_key(options.key), "--key"
     elif not is_symmetric(algorithm):
         raise SettingsError(f"--key: {algorithm} signs with a private key; give its file: --key FILE")
     elif options.kid in settings.jwt_keys:
@@ -98,6 +98,21 @@ def _signing_key(options: argparse.Namespace, settings: Settings) -> PrivateKey:
         return read_secret(text, algorithm) if is_symmetric(algorithm) else read_private_key(text, algorithm)
     except KeyMaterialError as error:
         raise SettingsError(f"{source}: the key {error}") from None
+
+
+def _read_key(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, ValueError) as error:
+        # The path is not shown, because it may be a secret in the wrong place.
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+        raise SettingsError(f"--key: the file cannot be read: {reason}; give the path of a key") from None
+
+
+def _user_id(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the id of a user is not empty, and no server takes such a token")
+    return text
 
 
 def _lifetime(text: str) -> float | None:

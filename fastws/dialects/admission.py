@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from itertools import chain
+from typing import Final
 
 from fastws._core import Hub
 from fastws.auth import Authenticator, AuthError, Identity

@@ -345,7 +345,7 @@ def log_closed(client: Client, code: int, by: Closer) -> None:
     fields = {
         "code": code,
         "by": by,
-        "user": None if client.identity is None else client.identity.user_id[:_SHOWN_USER_ID],
+        "user": None if client.identity is None else str(client.identity.user_id)[:_SHOWN_USER_ID],
         "reason": connection.close_reason,
         # Its beginning: whoever has the whole of it could take the session over.
         "connection": client.connection_id[:8],

@@ -92,8 +92,8 @@ class ReplayFeed(Feed):
        replay goes on. A gzip file that breaks off ends there, like a file that ends.
 
     Raises SettingsError for a file that cannot be read (setting `feed`), for a wrong `speed`
-    (`replay_speed`) and a wrong `max_gap` (`replay_max_gap`). `run` raises FeedOverError when it is to loop
-    over a file that holds nothing to deliver.
+    (`replay_speed`) and a wrong `max_gap` (`replay_max_gap`). `run` raises FeedOverError for
+    a file that holds nothing to deliver.
     `clock` is monotonic and `wall_clock` the Unix time, both in seconds; `sleep` is awaited for every
     pause.
     """
@@ -174,14 +174,14 @@ class ReplayFeed(Feed):
                             self._deliver(message, market, parser)
                         finally:
                             market.set_received(0)
+            if self.n_updates == n_updates_before:
+                raise FeedOverError(
+                    f"{self.path} holds nothing to replay: of {self.n_lines} lines none is a price, an order book or a "
+                    "market status; name a recording, or a file with JSON messages or KIS frames"
+                )
             if not self.loop:
                 _log.info("replay ended", file=str(self.path), updates=self.n_updates, bad_lines=self.n_bad)
                 return
-            if self.n_updates == n_updates_before:
-                raise FeedOverError(
-                    f"{self.path} holds nothing to replay, so there is nothing to loop over; "
-                    "name a file with messages, or replay without replay_loop"
-                )
             timeline.restart()
 
     def _timeline(self) -> Timeline:

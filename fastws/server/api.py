@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, Protocol, assert_never
@@ -44,6 +45,13 @@ _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}  # RFC 9110 §11.6.1: a 401 w
 
 _log = structlog.get_logger("fastws.api")
 
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object, unread."""
+
+
+_objects = msgspec.json.Decoder(list[_Object])
+_INDEX: Final = re.compile(r"`\$\[(\d+)\]`")
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any_text = msgspec.json.Decoder(str)
@@ -336,18 +344,14 @@ async def _read_updates(body: bytes, market: Market) -> list[Update | UserAlert]
     try:
         body.decode()  # what is passed through unread has to be UTF-8 as well
         compact = msgspec.json.format(body, indent=-1)
-        elements = _elements.decode(compact) if compact.startswith(b"[") else [msgspec.Raw(compact)]
+        is_list = compact.startswith(b"[")
+        if is_list and compact.count(b",") >= MAX_UPDATES:
+            _check_number(compact)
+        elements = _elements.decode(compact) if is_list else [msgspec.Raw(compact)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(None, f"expected an object or a list as JSON in UTF-8: {error}") from None
     if not elements:
         raise _invalid(None, "the list is empty")
-    if len(elements) > MAX_UPDATES:
-        raise _ApiError(
-            413,
-            ErrorCode.LIMIT_EXCEEDED,
-            f"a request may publish {MAX_UPDATES} elements, this one has {len(elements)}; send several requests",
-            {"limit": MAX_UPDATES, "current": len(elements)},
-        )
     # New codes enter the table when they are published: until then, the request may be refused. Should another
     # request add one of them meanwhile, its instrument stays in the table; these updates look the same with ours.
     new: dict[str, Instrument] = {}
@@ -370,6 +374,23 @@ async def _read_updates(body: bytes, market: Market) -> list[Update | UserAlert]
         except _ElementError as error:
             raise _invalid(error.field, f"element {i}: {error}", index=i) from None
     return updates
+
+
+def _check_number(compact: bytes) -> None:
+    """Refuse a list of too many elements before it is taken apart, which would take ten times as long."""
+    try:
+        n = len(_objects.decode(compact))
+    except msgspec.ValidationError as error:
+        where = _INDEX.search(str(error))
+        i = int(where[1]) if where else 0
+        raise _invalid(None, f"element {i}: expected an object", index=i) from None
+    if n > MAX_UPDATES:
+        raise _ApiError(
+            413,
+            ErrorCode.LIMIT_EXCEEDED,
+            f"a request may publish {MAX_UPDATES} elements, this one has {n}; send several requests",
+            {"limit": MAX_UPDATES, "current": n},
+        )
 
 
 def _check_room(market: Market, updates: Iterable[Update | UserAlert]) -> None:

@@ -118,10 +118,10 @@ class HttpConnections:
         if excess is not None:
             self._kept.discard(excess)
             if (transport := excess.transport) is not None:
-                self._upgrades.note_half_open(cast(asyncio.Transport, transport))
+                self._upgrades.note_half_open(transport)
                 if is_scarce:
                     # What it has not taken of its last answer would keep the descriptor.
-                    cast(asyncio.Transport, transport).abort()
+                    transport.abort()
             excess.force_close()
 
     @web.middleware

@@ -39,6 +39,10 @@ from fastws.server.waiting import Waiting
 _LINGER_SECONDS: Final = 1.0
 _LINGER_SIZE: Final = 1 << 20
 
+# How many connections that wait for their head may go for one that comes. Many come in one turn of the loop, and their
+# descriptors are free only after it: one for one would leave as many as there were when accepting had to stop.
+_SHED_WHEN_SCARCE: Final = 4
+
 _log = structlog.get_logger("fastws.listener")
 
 OpenConnection = Callable[[asyncio.Transport, Request, bytes, int], None]
@@ -257,8 +261,10 @@ class Listener:
         now = time.monotonic()
         self._unheard.add(head, head.key, now)
         limit = self._limits.half_open_per_ip
-        excess = self._unheard.excess(head.key, limit, now, is_scarce=head.is_scarce)
-        if excess is not None:
+        for _ in range(_SHED_WHEN_SCARCE if head.is_scarce else 1):
+            excess = self._unheard.excess(head.key, limit, now, is_scarce=head.is_scarce)
+            if excess is None:
+                break
             self.note_half_open(excess.transport)
             self._settle(excess)
             excess.transport.abort()

@@ -135,7 +135,13 @@ class ServerCollector(Collector):
         yield _counter(
             "connections_opened", "WebSocket connections opened", none | hub.meters.opened, "dialect"
         )
-        yield _counter("connections_closed", "WebSocket connections ended, by why and by whom", _closes(self._server.screener), "reason", "by")
+        yield _counter(
+            "connections_closed",
+            "WebSocket connections ended, by why and by whom",
+            _closes(self._server.screener),
+            "reason",
+            "by",
+        )
         yield _gauge("addresses", "addresses that WebSocket connections come from", limits.n_addresses)
         yield _gauge("http_connections", "open connections of other HTTP requests", listener.n_http)
         yield _gauge(

@@ -26,6 +26,7 @@ from websockets.asyncio.server import ServerConnection, serve
 if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
+from fastws.cli import main
 from tests import serving
 
 TIMEOUT_S = 60.0
@@ -62,15 +63,41 @@ def bench(*arguments: str, status: int = 0, **options: Any) -> subprocess.Comple
     return done
 
 
-def measured(path: Path, *arguments: str, status: int = 0) -> tuple[dict[str, Any], str]:
-    done = bench(*arguments, "--json", str(path / "out.json"), status=status)
-    document: dict[str, Any] = json.loads((path / "out.json").read_text())
-    return document, done.stdout
+class Here:
+    """The command in this process, which spares the time that another one takes to start."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], path: Path) -> None:
+        self._capsys = capsys
+        self._path = path / "out.json"
+
+    def __call__(self, *arguments: str, status: int = 0) -> tuple[str, str]:
+        """What it prints and what it complains of."""
+        self._capsys.readouterr()
+        try:
+            ended_with: object = main(["bench", *arguments])
+        except SystemExit as ended:
+            ended_with = ended.code
+        printed, error = self._capsys.readouterr()
+        assert ended_with == status, printed + error
+        return printed, error
+
+    def fails(self, *arguments: str) -> str:
+        return self(*arguments, status=1)[1]
+
+    def measured(self, *arguments: str) -> tuple[dict[str, Any], str]:
+        printed, _ = self(*arguments, "--json", str(self._path))
+        document: dict[str, Any] = json.loads(self._path.read_text())
+        return document, printed
 
 
-def test_a_load_on_a_real_server(server: serving.Server, tmp_path: Path) -> None:
-    document, printed = measured(
-        tmp_path, "--url", server.url, "--connections", "50", *QUICK, "--random", "2", "--ping", "5",
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
+    return Here(capsys, tmp_path)
+
+
+def test_a_load_on_a_real_server(server: serving.Server, here: Here) -> None:
+    document, printed = here.measured(
+        "--url", server.url, "--connections", "50", *QUICK, "--random", "2", "--ping", "5",
         "--pid", str(server.process.pid),
     )  # fmt: skip
     load = document["run"]["load"]
@@ -93,11 +120,13 @@ def test_a_load_on_a_real_server(server: serving.Server, tmp_path: Path) -> None
     assert all(len(line) < 80 for line in printed.splitlines())
 
 
-def test_every_kind_of_subscription_from_flags_and_file(server: serving.Server, tmp_path: Path) -> None:
+def test_every_kind_of_subscription_from_flags_and_file(
+    server: serving.Server, here: Here, tmp_path: Path
+) -> None:
     path = tmp_path / "subscriptions.txt"
     path.write_text("# all of it\nmarket:KOSPI\nsector:IT,max_rate=100\n")
-    document, printed = measured(
-        tmp_path, "--url", server.url, "--connections", "20", *QUICK, "--file", str(path),
+    document, printed = here.measured(
+        "--url", server.url, "--connections", "20", *QUICK, "--file", str(path),
         "--subscribe", "stock:005930,mode=latest",
     )  # fmt: skip
     assert document["run"]["load"]["messages"] > 0
@@ -106,9 +135,9 @@ def test_every_kind_of_subscription_from_flags_and_file(server: serving.Server, 
     assert "ok: no message twice" in printed
 
 
-def test_sessions_come_back_from_a_storm_with_everything(server: serving.Server, tmp_path: Path) -> None:
-    document, printed = measured(
-        tmp_path, "--url", server.url, "--connections", "50", "--duration", "1", "--ramp-up", "0", *ONE_STOCK,
+def test_sessions_come_back_from_a_storm_with_everything(server: serving.Server, here: Here) -> None:
+    document, printed = here.measured(
+        "--url", server.url, "--connections", "50", "--duration", "1", "--ramp-up", "0", *ONE_STOCK,
         "--reconnect-storm",
     )  # fmt: skip
     assert document["plan"]["check"] == "edges"
@@ -121,9 +150,9 @@ def test_sessions_come_back_from_a_storm_with_everything(server: serving.Server,
     assert "50 sessions with all they missed" in printed
 
 
-def test_slow_readers_are_told_apart(server: serving.Server, tmp_path: Path) -> None:
-    document, printed = measured(
-        tmp_path, "--url", server.url, "--connections", "20", "--duration", "1", "--ramp-up", "0",
+def test_slow_readers_are_told_apart(server: serving.Server, here: Here) -> None:
+    document, printed = here.measured(
+        "--url", server.url, "--connections", "20", "--duration", "1", "--ramp-up", "0",
         "--slow-readers", "3",
     )  # fmt: skip
     load = document["run"]["load"]
@@ -133,22 +162,22 @@ def test_slow_readers_are_told_apart(server: serving.Server, tmp_path: Path) -> 
     assert "slow readers" in printed
 
 
-def test_compressed_messages_are_counted(server: serving.Server, tmp_path: Path) -> None:
-    document, printed = measured(
-        tmp_path, "--url", server.url, "--connections", "20", "--duration", "1", "--ramp-up", "0",
+def test_compressed_messages_are_counted(server: serving.Server, here: Here) -> None:
+    document, printed = here.measured(
+        "--url", server.url, "--connections", "20", "--duration", "1", "--ramp-up", "0",
         "--random", "4", "--deflate",
     )  # fmt: skip
     assert document["run"]["load"]["compressed_messages"] > 0
     assert "counted and not read" in printed
 
 
-def test_two_results_are_compared(server: serving.Server, tmp_path: Path) -> None:
+def test_two_results_are_compared(server: serving.Server, here: Here, tmp_path: Path) -> None:
     paths = [tmp_path / "few.json", tmp_path / "many.json"]
     for path, n in zip(paths, ("5", "10"), strict=True):
-        bench(
+        here(
             "--url", server.url, "--connections", n, "--duration", "1", "--ramp-up", "0", "--json", str(path)
         )
-    printed = bench("--compare", *map(str, paths)).stdout
+    printed = here("--compare", *map(str, paths))[0]
     assert "messages/s" in printed
     assert "differs: connections 5 and 10" in printed
 
@@ -167,39 +196,39 @@ def test_the_script_is_the_command(server: serving.Server) -> None:
 # What goes wrong.
 
 
-def test_what_the_server_refuses(server: serving.Server) -> None:
+def test_what_the_server_refuses(server: serving.Server, here: Here) -> None:
     url, few = ("--url", server.url), ("--connections", "3", "--ramp-up", "0")
-    assert "unknown symbol" in bench(*url, *few, "--subscribe", "stock:XX", status=1).stderr
-    assert "was rejected" in bench(*url, *few, "--subscribe", "stock:005930,XX", status=1).stderr
-    assert "lists 4 stocks" in bench(*url, *few, "--random", "5", status=1).stderr
-    wrong = bench(*url, *few, *ONE_STOCK, "--token", "not.a.token", status=1).stderr
+    assert "unknown symbol" in here.fails(*url, *few, "--subscribe", "stock:XX")
+    assert "was rejected" in here.fails(*url, *few, "--subscribe", "stock:005930,XX")
+    assert "lists 4 stocks" in here.fails(*url, *few, "--random", "5")
+    wrong = here.fails(*url, *few, *ONE_STOCK, "--token", "not.a.token")
     assert "INVALID_TOKEN" in wrong
     assert "not.a.token" not in wrong
     health = server.url.replace("/v1/ws", "/health")
-    assert "no WebSocket at this path" in bench("--url", health, *few, *ONE_STOCK, status=1).stderr
+    assert "no WebSocket at this path" in here.fails("--url", health, *few, *ONE_STOCK)
 
 
-def test_connections_of_one_user_are_limited(server: serving.Server, tmp_path: Path) -> None:
+def test_connections_of_one_user_are_limited(server: serving.Server, here: Here, tmp_path: Path) -> None:
     token = serving.run(tmp_path, "token", "--sub", "u", "--jwt-secret", "s" * 32).stdout.strip()
-    done = bench(
-        "--url", server.url, "--connections", "9", "--ramp-up", "0", *ONE_STOCK, "--token", token, status=1
+    error = here.fails(
+        "--url", server.url, "--connections", "9", "--ramp-up", "0", *ONE_STOCK, "--token", token
     )
-    assert "LIMIT_EXCEEDED" in done.stderr
-    assert token not in done.stderr
+    assert "LIMIT_EXCEEDED" in error
+    assert token not in error
     # As many as a user may have are served, and their token is kept to nobody's eyes.
-    document, _ = measured(
-        tmp_path, "--url", server.url, "--connections", "3", "--duration", "0.5", "--ramp-up", "0",
+    document, _ = here.measured(
+        "--url", server.url, "--connections", "3", "--duration", "0.5", "--ramp-up", "0",
         *ONE_STOCK, "--token", token,
     )  # fmt: skip
     assert document["plan"]["has_token"] is True
     assert token not in (tmp_path / "out.json").read_text()
 
 
-def test_no_server_there() -> None:
+def test_no_server_there(here: Here) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"ws://127.0.0.1:{taken.getsockname()[1]}/v1/ws"
-    assert "is the server running there?" in bench("--url", url, status=1).stderr
-    assert "is the server running there?" in bench("--url", url, *ONE_STOCK, status=1).stderr
+    assert "is the server running there?" in here.fails("--url", url)
+    assert "is the server running there?" in here.fails("--url", url, *ONE_STOCK)
 
 
 def test_too_few_files_may_be_open() -> None:
@@ -233,16 +262,16 @@ def test_too_few_files_may_be_open() -> None:
         (["--port", "5"], "--port is a flag of fastws serve"),
     ],
 )
-def test_wrong_flags(arguments: list[str], part: str) -> None:
-    done = bench(*arguments, status=2)
-    assert part in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_wrong_flags(here: Here, arguments: list[str], part: str) -> None:
+    _, error = here(*arguments, status=2)
+    assert part in error
+    assert error.count("\n") == 1
 
 
-def test_other_mistakes() -> None:
-    assert "no process 4194304" in bench(*ONE_STOCK, "--pid", "4194304", status=1).stderr
-    assert "/no/such: No such file" in bench("--file", "/no/such", status=1).stderr
-    assert "is no JSON" in bench("--compare", __file__, __file__, status=1).stderr
+def test_other_mistakes(here: Here) -> None:
+    assert "no process 4194304" in here.fails(*ONE_STOCK, "--pid", "4194304")
+    assert "/no/such: No such file" in here.fails("--file", "/no/such")
+    assert "is no JSON" in here.fails("--compare", __file__, __file__)
 
 
 async def test_losses_and_repetitions_are_found() -> None:
@@ -307,6 +336,7 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
 
 
 def until_measuring(process: subprocess.Popen[str]) -> None:
+    """Wait for the first figures."""
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("measuring"):

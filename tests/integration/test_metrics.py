@@ -15,13 +15,14 @@ from contextlib import AsyncExitStack
 from typing import get_args
 
 import pytest
+from aiohttp import ClientSession
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from websockets.exceptions import ConnectionClosed
 
 from fastws._core import HISTOGRAM_BOUNDS
-from fastws.auth.tokens import Reason
+from fastws.auth.tokens import Reason, sign
 from fastws.errors import CloseCode
 from fastws.server.metrics import KEPT_SECONDS
 from tests.clients import WAIT_SECONDS, Client, client
@@ -42,7 +43,13 @@ LABELS: dict[str, set[str] | None] = {
     "feed": {"simulator"},
     "status": {"live", "stale", "reconnecting", "stopped"},
     "state": {"waiting", "crossed"},
-    "limit": {"connection_limit", "connections_per_ip", "handshake_rate", "half_open_per_ip", "connections_per_user"},
+    "limit": {
+        "connection_limit",
+        "connections_per_ip",
+        "handshake_rate",
+        "half_open_per_ip",
+        "connections_per_user",
+    },
     "by": {"server", "client"},
 }
 CLOSE_REASONS = {code.label for code in CloseCode} | {"no_status", "abnormal", "other", "kicked"}
@@ -285,21 +292,24 @@ def hostile(target: Server) -> None:
 
 
 async def test_who_has_ended_a_connection(server: StartServer) -> None:
+    secret = "a secret of a length that is long enough"
     target = server(
-        "--feed", "none", jwt_secret=SECRET, admin_token=SECRET, connections_per_user=1, log_level="debug"
+        "--feed", "none", jwt_secret=secret, admin_token=secret, connections_per_user=1, log_level="debug"
     )
     for code in (1011, 4401, 4408, 4429):
         with RawClient(target.port) as raw:
             raw.send(frame(8, code.to_bytes(2, "big")))
             raw.read_to_end()
-    token = sign({"sub": "user-1"}, SECRET.encode(), "HS256")
+    token = sign({"sub": "user-1"}, secret.encode(), "HS256")
     url = f"{target.url}?token={token}"
     async with client(url) as kicked:
         async with client(url, greeted=False) as refused:
             assert await refused.closed() == CloseCode.RATE_ABUSE
         async with (
-            ClientSession(headers={"Authorization": f"Bearer {SECRET}"}) as session,
-            session.post(f"http://127.0.0.1:{target.port}/v1/ws/kick", json={"user_id": "user-1"}) as answer,
+            ClientSession(headers={"Authorization": f"Bearer {secret}"}) as session,
+            session.post(
+                f"http://127.0.0.1:{target.port}/v1/admin/kick", json={"user_id": "user-1"}
+            ) as answer,
         ):
             assert answer.status == 200
         assert await kicked.closed() == CloseCode.TOKEN_INVALID

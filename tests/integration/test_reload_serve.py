@@ -154,7 +154,9 @@ async def test_limits_of_connections(reloading: StartReloading) -> None:
 async def test_origins_and_the_admin_token(reloading: StartReloading) -> None:
     target = reloading()
     assert target.server.get("/v1/ws/connections")[0] == 403
-    target.reload(admin_token="the administrator's", allowed_origins=["https://app.example"])
+    log = target.reload(admin_token="the administrator's", allowed_origins=["https://app.example"])
+    assert "changed=['admin_token']" in log
+    assert "removed" not in log
     assert target.server.get("/v1/ws/connections")[0] == 401
     async with client(target.server.url, origin="https://app.example"):
         pass

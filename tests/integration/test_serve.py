@@ -77,6 +77,18 @@ def test_no_feed_is_said_once_at_start(server: StartServer) -> None:
     assert target.stats()["feeds"] == {}
 
 
+def test_what_an_operator_should_know_is_said_at_start(server: StartServer) -> None:
+    target = server(
+        "--host", "0.0.0.0", database="sqlite:///here.db", admin_token="short", connection_limit=10_000_000
+    )
+    until(lambda: "can be reached wherever clients can" in target.log, "the warnings")
+    (room,) = [line for line in target.log.splitlines() if " room " in line]
+    assert re.search(r"connections=\d+", room)
+    assert re.search(r"database=/\S+/here\.db", room)
+    assert "admin_token is short" in target.log
+    assert re.search(r"connection_limit is 10000000 and only \d+ connections fit", target.log)
+
+
 def test_without_a_feed_prices_are_published(server: StartServer) -> None:
     target = server(admin_token="the administrator")
     assert "no prices will arrive" not in target.log

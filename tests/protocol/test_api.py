@@ -672,12 +672,15 @@ async def test_the_largest_body_and_a_larger_one() -> None:
 async def test_a_request_has_so_many_elements() -> None:
     async with site() as server:
         assert (await server.publish([PRICE] * MAX_UPDATES))["accepted"] == MAX_UPDATES
-        for body, n in (([PRICE] * (MAX_UPDATES + 1), MAX_UPDATES + 1), ([1] * 400_000, 400_000)):
+        for body, n in (([PRICE] * (MAX_UPDATES + 1), MAX_UPDATES + 1), ([{}] * 300_000, 300_000)):
             compact = json.dumps(body, separators=(",", ":")).encode()
             error = await server.error("POST", "/v1/publish", compact, headers=bearer(ADMIN), status=413)
             assert error["code"] == "LIMIT_EXCEEDED"
             assert error["details"] == {"limit": MAX_UPDATES, "current": n}
             assert str(MAX_UPDATES) in error["message"]
+        compact = json.dumps([{}] * 7 + [1] * 400_000, separators=(",", ":")).encode()
+        error = await server.error("POST", "/v1/publish", compact, headers=bearer(ADMIN), status=400)
+        assert (error["message"], error["details"]) == ("element 7: expected an object", {"index": 7})
         assert server.view.hub.sequence == MAX_UPDATES
 
 

@@ -264,3 +264,22 @@ async def test_snapshots_over_and_over_are_charged_by_their_size(
                 await connection.send(type="set_subscriptions", subscriptions={"market": markets})
         await connection.until(lambda message: n_limited > 0)
         assert wall_ms() - began < 10_000
+
+
+# Sessions.
+
+
+async def test_sessions_without_a_token_count_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastws.sessions._MIN_PER_OWNER", 2)
+    async with serving(session_limit=10) as (server, url):
+        async with client(f"{url}?token={token()}") as connection:
+            pass
+        for _ in range(4):
+            async with client(url) as other:
+                await other.subscribe("stock", CODE)
+                await other.sync()
+        await until(lambda: not server.admission.presence.by_id)
+        assert len(server.sessions) == 3
+        session_id = connection.greeting["connection_id"]
+        async with client(f"{url}?token={token()}&session_id={session_id}") as again:
+            assert (await again.receive())["type"] == "reconnected"

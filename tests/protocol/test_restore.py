@@ -157,6 +157,19 @@ async def test_subscriptions_changed_while_catching_up() -> None:
 
 
 @scenario
+async def test_an_update_that_cannot_be_encoded_holds_nothing_up() -> None:
+    async with bench(interval_ms=5) as made:
+        channel = made.channel("A")
+        for payload in (1, "not a number", 3):
+            made.hub.publish(channel, payload)
+        client = await made.connect()
+        assert client.connection.restore({made.topic("A"): made.hub.options()}, 0)
+        batch = await client.next()
+        assert [item.get("value", item.get("code")) for item in batch["messages"]] == [1, "INTERNAL_ERROR", 3]
+        assert not client.connection.is_restoring
+
+
+@scenario
 async def test_what_a_connection_leaves_for_its_session() -> None:
     async with bench(interval_ms=200) as made:
         client = await made.connect()

@@ -791,7 +791,12 @@ def test_public_keys_that_cannot_be_used(tmp_path: Path) -> None:
     missing = f"is in the file {tmp_path}/missing, which cannot be read: No such file"
     assert missing in text(str(tmp_path / "missing"))
     assert "is in the file keys/missing.pub, which" in text("keys/missing.pub")
-    for secret in ("a secret in the wrong place", "/0d+rYk/x7Zq==", "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A", "/c2VjcmV0=="):
+    for secret in (
+        "a secret in the wrong place",
+        "/0d+rYk/x7Zq==",
+        "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A",
+        "/c2VjcmV0==",
+    ):
         assert secret not in text(secret)
         assert "is in a file that cannot be read" in text(secret)
     assert "is not a public key in PEM" in text(

@@ -1305,5 +1305,5 @@ def test_only_known_sessions_of_open_connections_are_cut(connected: Callable[...
     gone.until(lambda result: result["open"] == 0)
     with pytest.raises(LoadError, match="only 0 of 1 connections are open"):
         gone.client.cut()
-    with pytest.raises(LoadError, match="cut.. comes before restore"):
+    with pytest.raises(LoadError, match=r"cut\(\) comes before restore"):
         nameless.client.restore()

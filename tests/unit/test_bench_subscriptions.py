@@ -64,7 +64,7 @@ def test_a_subscription_becomes_its_request(text: str, members: dict[str, Any]) 
     ],
 )
 def test_what_is_no_subscription_says_why(text: str, part: str) -> None:
-    with pytest.raises(ValueError, match="^.") as caught:
+    with pytest.raises(ValueError, match=text.strip()[:3] or "names") as caught:
         parse(text)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -103,13 +103,13 @@ def test_whether_one_number_counts_all(text: str, is_one: bool) -> None:
 def test_a_file_has_one_on_a_line() -> None:
     found = parse_lines(["# two", "", "stock:A", "  market:M,mode=all  "])
     assert [str(subscription) for subscription in found] == ["stock:A", "market:M,mode=all"]
-    with pytest.raises(ValueError, match="^line 3: 'stock' is no subscription"):
+    with pytest.raises(ValueError, match=r"^line 3: 'stock' is no subscription"):
         parse_lines(["stock:A", "#", "stock"])
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "five", "5,5", "٣"])
 def test_what_is_no_number_of_stocks(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"is no number of stocks|has an empty name"):
         parse_random(text)
 
 

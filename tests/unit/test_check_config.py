@@ -273,6 +273,12 @@ def test_databases_that_cannot_be(capsys: pytest.CaptureFixture[str], url: str) 
     assert problem.startswith("database: ")
 
 
+def test_a_missing_driver_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    # Of another driver than the one that there is an extra for.
+    (problem,) = problems_of(capsys, "--database", "postgresql+pg8000://host/x")
+    assert 'write postgresql+psycopg:// and pip install "fastws[postgres]"' in problem
+
+
 def test_what_is_in_a_database_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     lines_of(capsys, "--database", f"sqlite:///{tmp_path}/empty.db")
@@ -333,7 +339,9 @@ def test_the_administrators_address_is_another(
     arguments = ("--admin-bind", bind, "--host", host, "--port", "9000")
     assert main(["check-config", *arguments]) == (2 if collide else 0)
     error = capsys.readouterr().err
-    text = f"error: admin_bind: {bind} is also where clients connect: host {host}, port 9000 (from --admin-bind)"
+    text = (
+        f"error: admin_bind: {bind} is also where clients connect: host {host}, port 9000 (from --admin-bind)"
+    )
     assert (text in error) == collide
 
 

@@ -69,6 +69,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "check-config" in text
     assert "record " in text
     assert "token " in text
+    assert ("bench " in text) == (sys.platform == "linux")
 
 
 def test_help_of_serve_shows_every_flag_and_setting_with_default_and_unit(
@@ -140,6 +141,10 @@ def test_help_of_record(capsys: pytest.CaptureFixture[str]) -> None:
         (["record", "--feed", "sim", "--output", "x", "--duration", "-1"], ["--duration", "'-1'"]),
         (["record", "--feed", "sim"], ["--output"]),
         (["token"], ["--sub"]),
+        (["token", "--sub", "", "--jwt-secret", "x" * 32], ["--sub", "not empty"]),
+        (["token", "--sub", " ", "--jwt-secret", "x" * 32], ["--sub", "not empty"]),
+        (["token", "--sub", "u", "--key", "/no/such.pem"], ["--key:", "No such file", "give the path"]),
+        (["token", "--sub", "u", "--key", "/"], ["--key:", "Is a directory"]),
         (["token", "--sub", "u"], ["jwt_secret:", "--jwt-secret", "--key FILE"]),
         (["token", "--sub", "u", "--algorithm", "none"], ["jwt_algorithm:", "none", "one of HS256"]),
         (["token", "--sub", "u", "--algorithm", "ES256"], ["--key", "ES256 signs with a private key"]),

@@ -307,7 +307,8 @@ async def test_lines_that_deliver_nothing_yield_too(
     write: Callable[..., Path], time: FakeTime, sink: Sink
 ) -> None:
     path = write(*[b"# comment"] * 600, *[b"bad"] * 600)
-    await feed_of(path, time, speed="max").run(sink)
+    with pytest.raises(FeedOverError, match="of 600 lines none"):
+        await feed_of(path, time, speed="max").run(sink)
     assert len(time.pauses) == 4
 
 
@@ -361,23 +362,24 @@ async def test_a_loop_at_max_speed_lets_others_run(write: Callable[..., Path], s
 @pytest.mark.parametrize(
     "lines", [(), (b"# only comments",), (b"bad",), (b'{"header":{"tr_id":"PINGPONG"}}',)]
 )
-async def test_a_loop_over_nothing_is_an_error(
+async def test_a_file_with_nothing_is_an_error(
     write: Callable[..., Path], time: FakeTime, sink: Sink, lines: tuple[bytes, ...]
 ) -> None:
     path = write(*lines)
-    with pytest.raises(FeedOverError, match="nothing to replay"):
-        await feed_of(path, time, loop=True).run(sink)
-    await feed_of(path, time).run(sink)  # once is fine
+    for loop in (False, True):
+        with pytest.raises(FeedOverError, match="nothing to replay"):
+            await feed_of(path, time, loop=loop).run(sink)
 
 
-async def test_a_supervised_loop_over_nothing_ends_with_one_error(
-    write: Callable[..., Path], time: FakeTime, sink: Sink
+@pytest.mark.parametrize("loop", [True, False])
+async def test_supervised_nothing_ends_with_one_error(
+    write: Callable[..., Path], time: FakeTime, sink: Sink, loop: bool
 ) -> None:
     path = write(b"# only comments")
     states: list[str] = []
     sink.set_feed_status = lambda feed, status: states.append(status) or 1  # type: ignore[func-returns-value,method-assign]
     with capture_logs() as logs:
-        await FeedSupervisor(feed_of(path, time, loop=True), sink, sleep=time.sleep).run()
+        await FeedSupervisor(feed_of(path, time, loop=loop), sink, sleep=time.sleep).run()
     assert states == ["reconnecting", "stopped"]
     (error,) = logs
     assert (error["log_level"], error["event"]) == ("error", "feed failed for good")
@@ -461,7 +463,8 @@ async def test_a_gzip_file_cut_in_its_header(tmp_path: Path, time: FakeTime, sin
     path = tmp_path / "session.gz"
     path.write_bytes(gzip.compress(TRADE % 1)[:9])
     feed = feed_of(path, time)
-    await feed.run(sink)
+    with pytest.raises(FeedOverError, match="nothing to replay"):
+        await feed.run(sink)
     assert (sink.updates, feed.bad_kinds) == ([], {"damaged gzip": 1})
 
 

@@ -327,6 +327,12 @@ def test_unknown_names_come_with_the_likely_one(toml: Callable[[str], str]) -> N
     assert "outside of tables" in message(toml("[server]\nport = 1"), {}, {})
 
 
+def test_the_first_of_several_problems_says_that_there_are_more() -> None:
+    given = {"FASTWS_PORT": "x", "FASTWS_RATE_LIMIT": "y", "FASTWS_NONSENSE": "1"}
+    assert message(None, given, {}).endswith(" (and 2 more: run fastws check-config)")
+    assert "more" not in message(None, {"FASTWS_PORT": "x"}, {})
+
+
 def test_a_file_that_cannot_be_read(toml: Callable[[str], str], tmp_path: Path) -> None:
     assert message(str(tmp_path / "no.toml"), {}, {}).startswith("config: cannot read ")
     assert "line 2" in message(toml("port = 1\nport x"), {}, {})
@@ -460,7 +466,7 @@ def test_secrets_are_not_shown(toml: Callable[[str], str], tmp_path: Path) -> No
     file = tmp_path / "keys.toml"
     file.write_text(f"k1 = {secret}\n")
     text = message(None, {"FASTWS_JWT_KEYS": str(file)}, {})
-    assert "the file that FASTWS_JWT_KEYS names cannot be read: it is not TOML" in text
+    assert f"the file {file}, which FASTWS_JWT_KEYS names, cannot be read: it is not TOML" in text
     assert "s3cr3t" not in text
     file.write_text("k1 = 5\n")
     assert "*** (from FASTWS_JWT_KEYS) is not usable" in message(None, {"FASTWS_JWT_KEYS": str(file)}, {})

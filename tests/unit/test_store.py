@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -169,6 +171,28 @@ async def test_a_server_that_went_away_and_came_back(postgres: PostgresServer) -
 
 
 # Durability.
+
+
+async def test_only_its_owner_reads_a_new_sqlite_file(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        store = Store(f"sqlite:///{tmp_path}/x.db")
+        await store.open()
+        modes = {name: stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in os.listdir(tmp_path)}
+        await store.close()
+    finally:
+        os.umask(mask)
+    assert modes == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
+
+
+async def test_the_permissions_of_a_file_that_is_there_stay(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    file.touch(0o640)
+    file.chmod(0o640)
+    store = Store(f"sqlite:///{file}")
+    await store.open()
+    await store.close()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 async def test_a_commit_in_sqlite_reaches_the_disk(tmp_path: Path) -> None:
