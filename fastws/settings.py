@@ -223,7 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     half_open_per_ip: Annotated[
         int,
         _meta(
-            "connections an address (IPv6: a /64) may have waiting for a request; beyond, old ones close; 0 is no limit",
+            "connections an address (IPv6: a /64) may have waiting for a request; then the oldest close; 0 is no limit",
             "connections",
             ge=0,
             le=1_000_000,
