@@ -144,6 +144,8 @@ def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: 
                 on_second=second,
             )
             histogram = client.latencies()
+        # Closes are not reset, and are told once.
+        before["closes"] = {}
         faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
         faults += problems(measured.load, declared=True)
         notes = _notes(plan, measured)
@@ -169,9 +171,9 @@ def _storm(plan: Plan, client: LoadClient, progress: Progress) -> tuple[dict[str
     """Cut every connection, bring all back with their sessions, and look whether anything is missing."""
     n = plan.connections
     client.reset()
-    client.cut()
-    began = time.monotonic()
     try:
+        client.cut()
+        began = time.monotonic()
         client.restore(
             timeout=_CONNECT_S + n / _CONNECTS_PER_S,
             max_in_flight=plan.batch_size,

@@ -246,7 +246,7 @@ class ScreenerDialect:
         answers.reply(connection, messages.Resumed(timestamp=answers.now(), id=request.id))
         if was_paused:
             self.admission.mail.resume(client)
-            self.subscriptions.send_snapshot(client, held.items())
+        self.subscriptions.send_snapshot(client, held.items())
 
     def _authenticate(self, client: Client, request: messages.Auth) -> None:
         self._replace_token(

@@ -211,21 +211,6 @@ async def test_an_outage_of_the_issuer_is_not_charged_to_users() -> None:
 # Snapshots.
 
 
-async def test_resume_without_a_pause_sends_no_snapshot() -> None:
-    async with serving() as (_, url), client(url) as connection:
-        await connection.subscribe("market", "KOSPI")
-        await connection.until_snapshot()
-        messages: list[Any] = []
-        connection.on_message = messages.append
-        await connection.send(type="resume")
-        await connection.sync()
-        await connection.sync()
-        assert [message["type"] for message in messages] == ["resumed", "pong", "pong"]
-        await connection.send(type="pause")
-        await connection.send(type="resume")
-        await connection.until_snapshot()
-
-
 @pytest.mark.parametrize("way", ["resume", "subscribe", "set"])
 async def test_snapshots_over_and_over_are_charged_by_their_size(
     way: str, monkeypatch: pytest.MonkeyPatch
@@ -255,7 +240,6 @@ async def test_snapshots_over_and_over_are_charged_by_their_size(
         began = wall_ms()
         for _ in range(20):
             if way == "resume":
-                await connection.send(type="pause")
                 await connection.send(type="resume")
             elif way == "subscribe":
                 await connection.subscribe("market", *markets)
