@@ -183,10 +183,10 @@ async def test_both_ways_go_on_while_updates_come_and_channels_move(n_noise: int
                         due.append(sequence)
 
         publish(6000)
+        publish(50, mover)
         client = await made.connect(receive_buffer=4096)
         assert client.connection.restore({target: hub.options()}, 0)
-        # What it moves with is history by then, and was found not to be wanted.
-        publish(50, mover)
+        # It has not come as far as to what was found not to be wanted.
         hub.move_channels({mover: (target,)})
         publish(500, mover)
         late = hub.tell(private, hub.sequence + 1, [client.connection])
