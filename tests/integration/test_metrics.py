@@ -238,7 +238,8 @@ async def test_figures_under_load(server: StartServer) -> None:
     assert n == last.value("fastws_stage_seconds_count", stage="total") > 1000
     assert 0.0005 < last.value("fastws_stage_seconds_sum", stage="wait") / n < 1.0
     sends = last.value("fastws_stage_seconds_count", stage="send")
-    assert sends == last.value("fastws_flush_delay_seconds_count")
+    # A flush that is under way has begun and not yet ended.
+    assert sends <= last.value("fastws_flush_delay_seconds_count") <= sends + 1
     assert 0 < last.value("fastws_stage_seconds_sum", stage="send") / sends < 0.1
     assert 0 < last.value("fastws_flush_busy_seconds_total") < 10
     assert last.value("fastws_stage_seconds_sum", stage="total") > last.value(

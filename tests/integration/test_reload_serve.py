@@ -255,6 +255,7 @@ class Publisher:
         writer.write(head + body)
         answer = await reader.read()
         writer.close()
+        await writer.wait_closed()
         assert b" 202 " in answer.splitlines()[0], answer
 
 
