@@ -410,6 +410,7 @@ cdef class Subscriber(Outbox):
     cdef bint settle(self) except? 0
     cdef int note_settled(self) except -1
     cdef int look_again(self) except -1
+    cdef int catch_up(self) except -1
     cdef int end_replay(self) except -1
     cdef int64_t served_until(self) except? -2
     cdef int64_t assigned_until(self) except? -2

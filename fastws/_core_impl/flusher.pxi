@@ -264,10 +264,18 @@ cdef class Flusher:
                 &self.hub.meters.flush_delay, now_ns - (<Update>entry_update(lane.pending[0])).published_ns
             )
         lane.due_ms = 0
-        if lane is not cohort.lane:
-            # The number on a batch says that everything of mode `all` up to it was sent: take that along.
-            lane.merge(cohort.lane)
-        self.job_frames = lane.frames(-1)
+        # Before anything can fail: the lane is in no queue now, so its members would wait forever.
+        self.job_cohort = cohort
+        try:
+            if lane is not cohort.lane:
+                # The number on a batch says that everything of mode `all` up to it was sent: take that along.
+                lane.merge(cohort.lane)
+            self.job_frames = lane.frames(-1)
+        except BaseException:
+            if lane is not cohort.lane:
+                # Where it is looked for when the members' sessions are saved.
+                cohort.lane.merge(lane)
+            raise
         lane.clear()
         interval_ms = self.hub.interval_ms
         if lane.interval_ms > interval_ms:
@@ -278,7 +286,6 @@ cdef class Flusher:
             lane.state = QUIET
         self.n_flushes += 1
         self.last_flush_ns = now_ns
-        self.job_cohort = cohort
         self.job_begun_ns = now_ns
         self.job_is_paced = interval_ms > self.hub.interval_ms
         self.job_frame = 0
