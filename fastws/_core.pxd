@@ -159,13 +159,19 @@ cdef class Cohort:
     cdef PyObject** members
     cdef uint32_t n_members
     cdef uint32_t members_size
+    cdef uint32_t limit
     cdef int64_t claimed_sequence
+    # The ring of those with equal subscriptions; borrowed, a cohort leaves it when it retires.
+    cdef PyObject* next_part
+    cdef PyObject* previous_part
 
     cdef int open(self, list subscriptions) except -1
     cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
     cdef int retire(self) except -1
+    cdef int enter_ring(self, Cohort first) except -1
+    cdef int leave_ring(self) except -1
     cdef int add_member(self, Subscriber connection) except -1
     cdef int remove_member(self, Subscriber connection) except -1
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept
@@ -285,6 +291,7 @@ cdef class Hub:
     cdef int64_t received_ns
     cdef readonly dict topics
     cdef readonly dict cohorts
+    cdef uint32_t cohort_size
     cdef list kinds
     cdef list channels
     cdef list common_channels       # those of no topic, which everyone gets
@@ -332,6 +339,7 @@ cdef class Hub:
     cdef int remove_connection(self, Connection connection) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
+    cdef list all_cohorts(self)
     cdef int count_close(self, int code) except -1
     cdef list channels_of(self, dict wanted, int64_t limit)
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)

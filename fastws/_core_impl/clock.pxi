@@ -64,6 +64,7 @@ cdef enum:
     MS = 1000000                    # nanoseconds
     SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
     CHUNK = 64                      # sends between two looks at the clock
+    COMPRESSED_PARTS = 4
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.
     MAX_BATCH_SIZE = 64 * 1024

@@ -66,7 +66,7 @@ cdef class Flusher:
         cdef Lane lane
         if self.job_cohort is not None or self.ready_head is not NULL:
             return False
-        for cohort in self.hub.cohorts.values():
+        for cohort in self.hub.all_cohorts():
             for lane in [cohort.lane] + (cohort.slow_lanes or []):
                 if lane.n_pending:
                     return False
