@@ -36,6 +36,7 @@ cdef extern from *:
         return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
     }
     #define fastws_monotonic_ns() fastws_clock_ns(CLOCK_MONOTONIC)
+    #define fastws_thread_ns() fastws_clock_ns(CLOCK_THREAD_CPUTIME_ID)
     #define fastws_wall_ms() (fastws_clock_ns(CLOCK_REALTIME) / 1000000)
     """
     bint FASTWS_DEBUG
@@ -45,6 +46,7 @@ cdef extern from *:
     int CLOCK_REALTIME
     int64_t fastws_clock_ns(int clock) noexcept nogil
     int64_t fastws_monotonic_ns() noexcept nogil
+    int64_t fastws_thread_ns() noexcept nogil
     int64_t fastws_wall_ms() noexcept nogil
     struct tm:
         int tm_year

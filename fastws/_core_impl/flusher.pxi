@@ -7,8 +7,9 @@ cdef class Flusher:
     2. One job at a time: the frames of one lane to all members of its cohort, frame by frame, first come first
        served by due time. So nothing overtakes within a cohort, and overload delays everyone alike.
     3. Work is done in slices of about 2 ms with a turn of the loop between them.
-    4. Governor: flushing earns its time at `share` of the wall clock, with a small reserve. When it is used up the
-       flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving.
+    4. Governor: flushing earns processor time at `share` of the wall clock, with a small reserve. When it is used up
+       the flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving. What others
+       take from the processor in the midst of a flush is not charged to it.
     5. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
        loop thread: uvloop may close it before `connection_lost` arrives, and its number may be someone else's by then.
     """
@@ -206,7 +207,7 @@ cdef class Flusher:
             self._step()
 
     def _step(self):
-        cdef int64_t start = monotonic_ns(), now = start, spent
+        cdef int64_t start = monotonic_ns(), now = start, used = fastws_thread_ns()
         cdef double earned
         self.is_scheduled = False
         if self.is_stopped:
@@ -229,12 +230,12 @@ cdef class Flusher:
             self.hub.logger.exception("a flush failed; the connections it was for are closed")
             self.drop_gathered()
         now = monotonic_ns()
-        spent = now - start
-        self.busy_ns += spent
+        used = fastws_thread_ns() - used
+        self.busy_ns += now - start
         # At most 20 ms of flushing are saved up for a burst.
         earned = self.credit_ns + (now - self.credited_at_ns) * self.share
-        # A pause of the whole process within a flush was no work, and is not paid back with rest.
-        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(spent, 10 * <int64_t>SLICE_NS)
+        # A halt of the whole machine within a flush may look like work; it is not paid back with rest.
+        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(used, 10 * <int64_t>SLICE_NS)
         self.credited_at_ns = now
         if self.job_cohort is None and self.ready_head is NULL:
             self.schedule_timer(now)
