@@ -182,6 +182,7 @@ cdef struct SendItem:
     int fd
     const char* data
     Py_ssize_t size
+    int64_t offset                  # in the flusher's file; -1: not there
     Py_ssize_t n_sent
     uint8_t* is_blocked
     PyObject* connection
@@ -229,6 +230,10 @@ cdef class Flusher:
     cdef int n_items
     cdef EndedJob* ended
     cdef int n_ended
+    cdef int file
+    cdef int64_t file_size
+    cdef Frame shared_frame
+    cdef int64_t shared_offset
 
     cdef int lead(self, Lane lane) except -1
     cdef int push_ready(self, Lane lane) except -1
@@ -242,6 +247,8 @@ cdef class Flusher:
     cdef int end_job(self) except -1
     cdef int count_ended(self, int64_t now_ns) except -1
     cdef void forget_ended(self) noexcept
+    cdef int64_t share_frame(self, Frame frame) except -2
+    cdef int empty_file(self) except -1
     cdef int gather(self) except -1
     cdef int send_gathered(self) except -1
     cdef int hand_over(self, Subscriber connection) except -1

@@ -66,6 +66,10 @@ cdef enum:
     MS = 1000000                    # nanoseconds
     SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
     CHUNK = 64                      # sends between two looks at the clock
+    # From this size on, and for so many members, a frame is sent from a file; see `Flusher.share_frame`.
+    SHARED_SIZE = 10 * 1024
+    SHARED_MEMBERS = 16
+    PAGE_SIZE = 4096
     COMPRESSED_PARTS = 4
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.
