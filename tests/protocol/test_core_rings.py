@@ -99,7 +99,9 @@ async def test_nothing_is_missed_or_doubled_while_connections_come_and_go(seed: 
 @scenario
 async def test_large_frames_that_wait_in_sockets_stay_as_they_were(n_rounds: int) -> None:
     # They are sent from a file that is emptied after every slice. Twelve are more than the sockets take.
-    async with bench(interval_ms=2, cohort_size=40, outbox_soft_size=1 << 23, outbox_hard_size=1 << 24) as made:
+    async with bench(
+        interval_ms=2, cohort_size=40, outbox_soft_size=1 << 23, outbox_hard_size=1 << 24
+    ) as made:
         clients = [await joined(made) for _ in range(100)]
         values = range(700 * n_rounds)
         for first in values[::700]:
