@@ -159,13 +159,19 @@ cdef class Cohort:
     cdef PyObject** members
     cdef uint32_t n_members
     cdef uint32_t members_size
+    cdef uint32_t limit
     cdef int64_t claimed_sequence
+    # The ring of those with equal subscriptions; borrowed, a cohort leaves it when it retires.
+    cdef PyObject* next_part
+    cdef PyObject* previous_part
 
     cdef int open(self, list subscriptions) except -1
     cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
     cdef int retire(self) except -1
+    cdef int enter_ring(self, Cohort first) except -1
+    cdef int leave_ring(self) except -1
     cdef int add_member(self, Subscriber connection) except -1
     cdef int remove_member(self, Subscriber connection) except -1
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept
@@ -176,6 +182,7 @@ cdef struct SendItem:
     int fd
     const char* data
     Py_ssize_t size
+    int64_t offset                  # in the flusher's file; -1: not there
     Py_ssize_t n_sent
     uint8_t* is_blocked
     PyObject* connection
@@ -223,6 +230,10 @@ cdef class Flusher:
     cdef int n_items
     cdef EndedJob* ended
     cdef int n_ended
+    cdef int file
+    cdef int64_t file_size
+    cdef Frame shared_frame
+    cdef int64_t shared_offset
 
     cdef int lead(self, Lane lane) except -1
     cdef int push_ready(self, Lane lane) except -1
@@ -236,6 +247,8 @@ cdef class Flusher:
     cdef int end_job(self) except -1
     cdef int count_ended(self, int64_t now_ns) except -1
     cdef void forget_ended(self) noexcept
+    cdef int64_t share_frame(self, Frame frame) except -2
+    cdef int empty_file(self) except -1
     cdef int gather(self) except -1
     cdef int send_gathered(self) except -1
     cdef int hand_over(self, Subscriber connection) except -1
@@ -285,6 +298,7 @@ cdef class Hub:
     cdef int64_t received_ns
     cdef readonly dict topics
     cdef readonly dict cohorts
+    cdef uint32_t cohort_size
     cdef list kinds
     cdef list channels
     cdef list common_channels       # those of no topic, which everyone gets
@@ -332,6 +346,7 @@ cdef class Hub:
     cdef int remove_connection(self, Connection connection) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
+    cdef list all_cohorts(self)
     cdef int count_close(self, int code) except -1
     cdef list channels_of(self, dict wanted, int64_t limit)
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)

@@ -113,6 +113,7 @@ class Hub:
         *,
         epoch: str,
         interval_ms: int = 30,
+        cohort_size: int = 256,
         outbox_soft_size: int = ...,
         outbox_hard_size: int = ...,
         stall_timeout: float = 30.0,

@@ -36,6 +36,7 @@ cdef extern from *:
         return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
     }
     #define fastws_monotonic_ns() fastws_clock_ns(CLOCK_MONOTONIC)
+    #define fastws_thread_ns() fastws_clock_ns(CLOCK_THREAD_CPUTIME_ID)
     #define fastws_wall_ms() (fastws_clock_ns(CLOCK_REALTIME) / 1000000)
     """
     bint FASTWS_DEBUG
@@ -45,6 +46,7 @@ cdef extern from *:
     int CLOCK_REALTIME
     int64_t fastws_clock_ns(int clock) noexcept nogil
     int64_t fastws_monotonic_ns() noexcept nogil
+    int64_t fastws_thread_ns() noexcept nogil
     int64_t fastws_wall_ms() noexcept nogil
     struct tm:
         int tm_year
@@ -64,6 +66,11 @@ cdef enum:
     MS = 1000000                    # nanoseconds
     SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
     CHUNK = 64                      # sends between two looks at the clock
+    # From this size on, and for so many members, a frame is sent from a file; see `Flusher.share_frame`.
+    SHARED_SIZE = 10 * 1024
+    SHARED_MEMBERS = 16
+    PAGE_SIZE = 4096
+    COMPRESSED_PARTS = 4
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.
     MAX_BATCH_SIZE = 64 * 1024

@@ -155,13 +155,17 @@ cdef class Lane:
 
 @cython.final
 cdef class Cohort:
-    """Connections with equal subscriptions, which share every frame.
+    """Connections with equal subscriptions, up to `limit`, which share every frame.
 
     1. Members are borrowed; each knows its index. Subscriptions never change: a connection that subscribes moves.
     2. A cohort with no member does not exist: the last one to leave retires it.
     3. While the flusher is sending to this cohort, members before `job_member` have the frame; joining and leaving
        keep that true.
     4. A paused cohort keeps its subscriptions for later and hears nothing.
+    5. More connections than `limit` are a ring of cohorts. `Hub.cohorts` names its first; from there on those with
+       room come before the full ones. A frame is made when its cohort's turn comes: what the last of 10,000 gets would
+       otherwise be as old as 10,000 sends take, 60 ms and more. Another cohort costs an append for each update and a
+       copy of the text for each frame, next to hundreds of sends.
     """
 
     def __cinit__(self, Hub hub, Dialect dialect, bint is_paused, int window_bits, object key):
@@ -170,6 +174,9 @@ cdef class Cohort:
         self.is_paused = is_paused
         self.window_bits = window_bits
         self.key = key
+        # Compressing takes as long as dozens of sends.
+        self.limit = hub.cohort_size * COMPRESSED_PARTS if window_bits else hub.cohort_size
+        self.next_part = self.previous_part = <PyObject*>self
         if FASTWS_DEBUG:
             count_live("Cohort", 1)
 
@@ -246,7 +253,28 @@ cdef class Cohort:
             lane.cohort = None
         self.lane = None
         self.slow_lanes = None
-        del self.hub.cohorts[self.key]
+        self.leave_ring()
+        return 0
+
+    cdef int enter_ring(self, Cohort first) except -1:
+        """Become the first of the ring of `first`, or of one of its own for None."""
+        if first is not None:
+            self.next_part = <PyObject*>first
+            self.previous_part = first.previous_part
+            (<Cohort>first.previous_part).next_part = <PyObject*>self
+            first.previous_part = <PyObject*>self
+        self.hub.cohorts[self.key] = self
+        return 0
+
+    cdef int leave_ring(self) except -1:
+        if self.next_part is <PyObject*>self:
+            del self.hub.cohorts[self.key]
+            return 0
+        (<Cohort>self.previous_part).next_part = self.next_part
+        (<Cohort>self.next_part).previous_part = self.previous_part
+        if self.hub.cohorts[self.key] is self:
+            self.hub.cohorts[self.key] = <Cohort>self.next_part
+        self.next_part = self.previous_part = <PyObject*>self
         return 0
 
     cdef int add_member(self, Subscriber connection) except -1:
@@ -263,11 +291,15 @@ cdef class Cohort:
         connection.cohort = self
         self.members[self.n_members] = <PyObject*>connection
         self.n_members += 1
+        if self.n_members == self.limit:
+            # It was the first, and becomes the last.
+            self.hub.cohorts[self.key] = <Cohort>self.next_part
         for i in range(self.n_subs):
             self.hub.subscriptions_by_kind[(<Topic>self.subs[i].topic).kind_index] += 1
         return 0
 
     cdef int remove_member(self, Subscriber connection) except -1:
+        """The caller holds a reference to the cohort, which may retire."""
         cdef Flusher flusher = self.hub.flusher
         cdef uint32_t hole = connection.member_index, i
         for i in range(self.n_subs):
@@ -282,6 +314,9 @@ cdef class Cohort:
         self.place(self.n_members, hole)
         if self.n_members == 0:
             self.retire()
+        elif self.n_members == self.limit - 1 and self.next_part is not <PyObject*>self:
+            self.leave_ring()
+            self.enter_ring(self.hub.cohorts[self.key])
         return 0
 
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept:

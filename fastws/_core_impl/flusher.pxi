@@ -1,3 +1,48 @@
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <signal.h>
+    #include <sys/mman.h>
+    #include <sys/sendfile.h>
+    #include <unistd.h>
+
+    /* A file in memory, -1 where there can be none. sendfile() has no MSG_NOSIGNAL: a program that lets SIGPIPE end it
+     * (Python ignores it) gets none. */
+    static int fastws_open_file(void) {
+        struct sigaction action;
+        if (sigaction(SIGPIPE, NULL, &action) != 0 || action.sa_handler == SIG_DFL) return -1;
+        return memfd_create("fastws frames", MFD_CLOEXEC);
+    }
+    static int fastws_write_file(int file, const char* data, ssize_t size, int64_t offset) {
+        return pwrite(file, data, size, offset) == size;
+    }
+    static int fastws_empty_file(int file) { return ftruncate(file, 0) == 0; }
+    static void fastws_close_file(int file) { if (file >= 0) close(file); }
+    static ssize_t fastws_send_file(int fd, int file, int64_t offset, size_t size) {
+        off_t at = offset;
+        return sendfile(fd, file, &at, size);
+    }
+    #else
+    static int fastws_open_file(void) { return -1; }
+    static int fastws_write_file(int file, const char* data, ssize_t size, int64_t offset) { return 0; }
+    static int fastws_empty_file(int file) { return 1; }
+    static void fastws_close_file(int file) {}
+    static ssize_t fastws_send_file(int fd, int file, int64_t offset, size_t size) { return -1; }
+    #endif
+    """
+    int fastws_open_file() noexcept nogil
+    bint fastws_write_file(int file, const char* data, Py_ssize_t size, int64_t offset) noexcept nogil
+    bint fastws_empty_file(int file) noexcept nogil
+    void fastws_close_file(int file) noexcept nogil
+    Py_ssize_t fastws_send_file(int fd, int file, int64_t offset, Py_ssize_t size) noexcept nogil
+
+
+cdef inline Py_ssize_t send_item(SendItem* item, int file) noexcept nogil:
+    if item.offset >= 0:
+        return fastws_send_file(item.fd, file, item.offset, item.size)
+    return c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
 @cython.final
 cdef class Flusher:
     """Decides when each lane is flushed, and sends.
@@ -7,9 +52,13 @@ cdef class Flusher:
     2. One job at a time: the frames of one lane to all members of its cohort, frame by frame, first come first
        served by due time. So nothing overtakes within a cohort, and overload delays everyone alike.
     3. Work is done in slices of about 2 ms with a turn of the loop between them.
-    4. Governor: flushing earns its time at `share` of the wall clock, with a small reserve. When it is used up the
-       flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving.
-    5. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
+    4. Governor: flushing earns processor time at `share` of the wall clock, with a small reserve. When it is used up
+       the flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving. What others
+       take from the processor in the midst of a flush is not charged to it.
+    5. A large frame for many is written to a file in memory once and sent from there: the kernel then hands its pages
+       to every socket instead of copying them for each. Pages never change while a socket may hold them: the file is
+       emptied after each slice, which lets go of them, and never written over.
+    6. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
        loop thread: uvloop may close it before `connection_lost` arrives, and its number may be someone else's by then.
     """
 
@@ -24,6 +73,7 @@ cdef class Flusher:
         self.ended = <EndedJob*>calloc(CHUNK, sizeof(EndedJob))
         if self.heads is NULL or self.tails is NULL or self.items is NULL or self.ended is NULL:
             raise MemoryError
+        self.file = fastws_open_file()
         self.cursor_ms = monotonic_ns() // MS
         self.credited_at_ns = monotonic_ns()
         self.credit_ns = 20.0 * MS
@@ -34,6 +84,7 @@ cdef class Flusher:
         free(self.tails)
         free(self.items)
         free(self.ended)
+        fastws_close_file(self.file)
 
     def stop(self):
         """End the timers and let go of everything queued. Nothing is flushed any more."""
@@ -66,7 +117,7 @@ cdef class Flusher:
         cdef Lane lane
         if self.job_cohort is not None or self.ready_head is not NULL:
             return False
-        for cohort in self.hub.cohorts.values():
+        for cohort in self.hub.all_cohorts():
             for lane in [cohort.lane] + (cohort.slow_lanes or []):
                 if lane.n_pending:
                     return False
@@ -206,7 +257,7 @@ cdef class Flusher:
             self._step()
 
     def _step(self):
-        cdef int64_t start = monotonic_ns(), now = start, spent
+        cdef int64_t start = monotonic_ns(), now = start, used = fastws_thread_ns()
         cdef double earned
         self.is_scheduled = False
         if self.is_stopped:
@@ -228,13 +279,14 @@ cdef class Flusher:
         except Exception:
             self.hub.logger.exception("a flush failed; the connections it was for are closed")
             self.drop_gathered()
+        self.empty_file()
         now = monotonic_ns()
-        spent = now - start
-        self.busy_ns += spent
+        used = fastws_thread_ns() - used
+        self.busy_ns += now - start
         # At most 20 ms of flushing are saved up for a burst.
         earned = self.credit_ns + (now - self.credited_at_ns) * self.share
-        # A pause of the whole process within a flush was no work, and is not paid back with rest.
-        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(spent, 10 * <int64_t>SLICE_NS)
+        # A halt of the whole machine within a flush may look like work; it is not paid back with rest.
+        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(used, 10 * <int64_t>SLICE_NS)
         self.credited_at_ns = now
         if self.job_cohort is None and self.ready_head is NULL:
             self.schedule_timer(now)
@@ -324,6 +376,34 @@ cdef class Flusher:
             self.n_ended -= 1
             Py_DECREF(<object>self.ended[self.n_ended].frames)
 
+    cdef int64_t share_frame(self, Frame frame) except -2:
+        """Write a frame to the file, unless it is there; returns its offset, -1 when it cannot be.
+
+        Measured over loopback: 10 % less time for a send of 10 KB, 35 % for one of 40 KB, and a third less for its
+        receiver, because all read the same pages. Below 8 KB a plain send is as fast.
+        """
+        cdef int64_t offset
+        if frame is self.shared_frame:
+            return self.shared_offset
+        offset = self.file_size
+        if not fastws_write_file(self.file, PyBytes_AS_STRING(frame.data), frame.size(), offset):
+            return -1
+        self.file_size = offset + (frame.size() + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
+        self.shared_frame = frame
+        self.shared_offset = offset
+        return offset
+
+    cdef int empty_file(self) except -1:
+        if self.file_size == 0:
+            return 0
+        self.shared_frame = None
+        self.file_size = 0
+        if not fastws_empty_file(self.file):
+            # Nothing may be written over.
+            fastws_close_file(self.file)
+            self.file = -1
+        return 0
+
     cdef int gather(self) except -1:
         """Collect the next sends; returns how many connections were looked at, 0 when no work is left."""
         cdef Lane lane
@@ -332,7 +412,7 @@ cdef class Flusher:
         cdef Frame frame, out
         cdef SendItem* item
         cdef int n_seen = 0
-        cdef int64_t now = monotonic_ns()
+        cdef int64_t now = monotonic_ns(), offset
         self.n_items = 0
         while n_seen < CHUNK:
             if self.job_cohort is None:
@@ -348,6 +428,9 @@ cdef class Flusher:
                 self.end_job()
                 continue
             frame = <Frame>self.job_frames[self.job_frame]
+            offset = -1
+            if self.file >= 0 and cohort.n_members >= SHARED_MEMBERS and frame.size() >= SHARED_SIZE:
+                offset = self.share_frame(frame)
             while n_seen < CHUNK and self.job_member < cohort.n_members:
                 connection = <Connection>cohort.members[self.job_member]
                 self.job_member += 1
@@ -365,6 +448,7 @@ cdef class Flusher:
                 item.fd = connection.fd
                 item.data = PyBytes_AS_STRING(out.data)
                 item.size = PyBytes_GET_SIZE(out.data)
+                item.offset = offset if out is frame else -1
                 item.is_blocked = &connection.is_blocked
                 Py_INCREF(connection)
                 Py_INCREF(out)
@@ -379,7 +463,7 @@ cdef class Flusher:
         return n_seen
 
     cdef int send_gathered(self) except -1:
-        cdef int i, n = self.n_items
+        cdef int i, n = self.n_items, file = self.file
         cdef SendItem* items = self.items
         cdef SendItem* item
         cdef Connection connection
@@ -393,9 +477,9 @@ cdef class Flusher:
                     # An earlier frame of this chunk was cut.
                     item.n_sent = -1
                     continue
-                item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                item.n_sent = send_item(item, file)
                 while item.n_sent < 0 and errno == EINTR:
-                    item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                    item.n_sent = send_item(item, file)
                 if item.n_sent < 0:
                     item.n_sent = 0 if errno == EAGAIN else -2
                 if item.n_sent < item.size:

@@ -5,6 +5,7 @@ cdef class Hub:
     All methods belong to the loop's thread. Sizes are in bytes, times in seconds unless named otherwise.
 
     :param interval_ms: flush interval; 0 sends each update by itself at the end of the turn of the loop.
+    :param cohort_size: connections that share a frame, at most; four times as many of those that compress.
     :param outbox_soft_size: per connection, where mode `all` begins to drop its oldest and declares it.
     :param outbox_hard_size: per connection, where it is closed with 4408.
     :param stall_timeout: closed with 4408 when it takes nothing for so long; 0 is off, here and below.
@@ -24,6 +25,7 @@ cdef class Hub:
         *,
         str epoch,
         int interval_ms=30,
+        uint32_t cohort_size=256,
         Py_ssize_t outbox_soft_size=256 * 1024,
         Py_ssize_t outbox_hard_size=1024 * 1024,
         double stall_timeout=30.0,
@@ -42,6 +44,9 @@ cdef class Hub:
         self.loop = loop
         self.epoch = epoch
         self.interval_ms = interval_ms
+        if cohort_size == 0:
+            raise ValueError("cohort_size: expected 1 or more, got 0")
+        self.cohort_size = cohort_size
         self.inflate = inflate
         self.history = History.__new__(History)
         self.logger = logger if logger is not None else logging.getLogger("fastws")
@@ -286,7 +291,7 @@ cdef class Hub:
         self.received_ns = 0
         sequence = self.publish_update(channel, payload)
         self.received_ns = received_ns
-        for cohort in self.cohorts.values():
+        for cohort in self.all_cohorts():
             if not cohort.is_paused and cohort.claimed_sequence != sequence:
                 cohort.claimed_sequence = sequence
                 cohort.lane.append(channel.last, False)
@@ -373,11 +378,15 @@ cdef class Hub:
         cdef list given = list(wanted.items())
         cdef list subscriptions = sorted(given, key=_topic_number)
         key = cohort_key(dialect, is_paused, connection.window_bits, subscriptions)
-        cohort = self.cohorts.get(key)
-        if cohort is None:
-            cohort = Cohort.__new__(Cohort, self, dialect, is_paused, connection.window_bits, key)
-            self.cohorts[key] = cohort
+        first = self.cohorts.get(key)
+        if first is None or (<Cohort>first).n_members == (<Cohort>first).limit:
+            cohort = Cohort.__new__(
+                Cohort, self, dialect, is_paused, connection.window_bits, key if first is None else (<Cohort>first).key
+            )
             cohort.open(subscriptions)
+            cohort.enter_ring(first)
+        else:
+            cohort = first
         connection.join_sequence = self.sequence
         connection.note_settled()
         # Members share everything but the order in which they asked.
@@ -386,9 +395,21 @@ cdef class Hub:
         return 0
 
     cdef int leave(self, Subscriber connection) except -1:
-        if connection.cohort is not None:
-            connection.cohort.remove_member(connection)
+        cdef Cohort cohort = connection.cohort
+        if cohort is not None:
+            cohort.remove_member(connection)
         return 0
+
+    cdef list all_cohorts(self):
+        cdef Cohort first, cohort
+        cdef list found = []
+        for first in self.cohorts.values():
+            found.append(first)
+            cohort = <Cohort>first.next_part
+            while cohort is not first:
+                found.append(cohort)
+                cohort = <Cohort>cohort.next_part
+        return found
 
     cdef int add_connection(self, Connection connection) except -1:
         cdef uint32_t size
