@@ -29,9 +29,8 @@ cdef class Options:
     cdef object __weakref__
 
 
-# One cohort's wish for one topic. Pointers are borrowed: a cohort takes its interests back before it dies.
+# One cohort's wish for one topic. The pointer is borrowed: a cohort takes its interests back before it dies.
 cdef struct Interest:
-    PyObject* cohort
     PyObject* lane
     uint32_t sub_index
     uint8_t channels
@@ -55,7 +54,7 @@ cdef class Topic:
     cdef uint32_t n_interests
     cdef uint32_t interests_size
 
-    cdef uint32_t add_interest(self, Cohort cohort, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff
+    cdef uint32_t add_interest(self, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff
     cdef void remove_interest(self, uint32_t index) noexcept
 
 
@@ -123,18 +122,21 @@ cdef class Meters:
     cdef int end_flush(self, list frames, int64_t begun_ns, int64_t ended_ns, bint is_paced) except -1
 
 
+# What an append reads and writes comes first: it is one line of the cache and a bit.
 cdef class Lane:
-    cdef Cohort cohort
-    cdef Flusher flusher
-    cdef int interval_ms
-    cdef int state
-    cdef bint has_latest
     cdef uint32_t n_pending
     cdef uint32_t pending_size
-    cdef uint32_t n_conflated
     cdef uintptr_t* pending
+    cdef int64_t* claim             # the number in the cohort's own lane, of the last update that it took or refused
+    cdef int64_t claimed_sequence
+    cdef uint8_t state
+    cdef uint8_t has_latest
+    cdef int interval_ms
+    cdef uint32_t n_conflated
     cdef int64_t due_ms
     cdef PyObject* next_lane
+    cdef Cohort cohort
+    cdef Flusher flusher
 
     cdef int append(self, Update update, bint latest) except -1
     cdef int make_room(self) except -1
@@ -159,7 +161,6 @@ cdef class Cohort:
     cdef PyObject** members
     cdef uint32_t n_members
     cdef uint32_t members_size
-    cdef int64_t claimed_sequence
 
     cdef int open(self, list subscriptions) except -1
     cdef int window_bits_now(self) noexcept

@@ -36,11 +36,17 @@ cdef extern from *:
         return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
     }
     #define fastws_monotonic_ns() fastws_clock_ns(CLOCK_MONOTONIC)
+    #if defined(__GNUC__)
+    #define fastws_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define fastws_prefetch(address) ((void)0)
+    #endif
     #define fastws_wall_ms() (fastws_clock_ns(CLOCK_REALTIME) / 1000000)
     """
     bint FASTWS_DEBUG
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
+    void fastws_prefetch(const void* address) noexcept nogil
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
     int CLOCK_REALTIME
     int64_t fastws_clock_ns(int clock) noexcept nogil

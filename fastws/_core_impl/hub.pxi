@@ -247,7 +247,8 @@ cdef class Hub:
         cdef Update update = Update.__new__(Update)
         cdef Topic topic
         cdef Interest* interest
-        cdef uint32_t i
+        cdef Lane lane
+        cdef uint32_t i, n
         cdef int64_t now = monotonic_ns()
         self.sequence += 1
         channel.seq += 1
@@ -266,16 +267,22 @@ cdef class Hub:
         if self.history.limit:
             self.history.remember(update)
         for topic in channel.topics:
-            for i in range(topic.n_interests):
+            n = topic.n_interests
+            for i in range(n):
                 interest = &topic.interests[i]
+                # Lanes of thousands of cohorts are not in the cache, and waiting for each would be half of the time.
+                if i + 8 < n:
+                    prefetch_lane(interest[8].lane)
+                    prefetch_pending(interest[4].lane)
+                lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
-                if (<Cohort>interest.cohort).claimed_sequence == self.sequence:
+                if lane.claim[0] == self.sequence:
                     continue
-                (<Cohort>interest.cohort).claimed_sequence = self.sequence
+                lane.claim[0] = self.sequence
                 if channel.bit == STATUS_BIT:
-                    (<Cohort>interest.cohort).lane.append(update, False)
+                    lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
-                    (<Lane>interest.lane).append(update, interest.latest)
+                    lane.append(update, interest.latest)
         return self.sequence
 
     def broadcast(self, Channel channel not None, payload):
@@ -287,8 +294,8 @@ cdef class Hub:
         sequence = self.publish_update(channel, payload)
         self.received_ns = received_ns
         for cohort in self.cohorts.values():
-            if not cohort.is_paused and cohort.claimed_sequence != sequence:
-                cohort.claimed_sequence = sequence
+            if not cohort.is_paused and cohort.lane.claimed_sequence != sequence:
+                cohort.lane.claimed_sequence = sequence
                 cohort.lane.append(channel.last, False)
         return sequence
 
