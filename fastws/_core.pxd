@@ -37,11 +37,11 @@ cdef struct Interest:
     uint8_t latest
 
 
-# One subscription of a cohort. Both pointers are owned.
+# One subscription of a cohort. The topic is owned.
 cdef struct Sub:
     PyObject* topic
-    PyObject* options
     uint32_t interest_index
+    uint32_t options_index          # in `Cohort.options`
 
 
 cdef class Topic:
@@ -75,6 +75,7 @@ cdef class Update:
     cdef int64_t sequence
     cdef int64_t seq
     cdef int64_t previous           # number of the update before it in its channel, or 0
+    cdef bint is_superseded         # by the next one of its channel
     cdef int64_t published_ms
     cdef int64_t published_ns       # monotonic clock
     cdef int64_t origin_ns          # when it was received, or else published: monotonic clock
@@ -141,7 +142,9 @@ cdef class Lane:
     cdef int append(self, Update update, bint latest) except -1
     cdef int make_room(self) except -1
     cdef uint32_t conflate(self) noexcept
-    cdef list frames(self, int64_t after_sequence)
+    cdef uint32_t conflate_by_channel(self) noexcept
+    cdef list frames(self, int64_t after_sequence, Lane giver=*)
+    cdef void give_pending(self, uintptr_t* entries) noexcept
     cdef Lane copy(self)
     cdef int merge(self, Lane other) except -1
     cdef void clear(self) noexcept
@@ -157,12 +160,16 @@ cdef class Cohort:
     cdef Lane lane
     cdef list slow_lanes
     cdef Sub* subs
+    cdef list options               # each that a subscription has, once
     cdef uint32_t n_subs
-    cdef PyObject** members
+    cdef PyObject** members         # `only_member`, or an array of its own
+    cdef PyObject* only_member
     cdef uint32_t n_members
     cdef uint32_t members_size
 
     cdef int open(self, list subscriptions) except -1
+    cdef uint32_t place_of(self, Options options) except? 0xffffffff
+    cdef dict subscriptions(self, bytes order)
     cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
@@ -200,6 +207,7 @@ cdef class Flusher:
     cdef bint is_stopped
     cdef PyObject** heads
     cdef PyObject** tails
+    cdef uint32_t* counts
     cdef PyObject* ready_head
     cdef PyObject* ready_tail
     cdef int64_t cursor_ms
@@ -228,7 +236,7 @@ cdef class Flusher:
     cdef int lead(self, Lane lane) except -1
     cdef int push_ready(self, Lane lane) except -1
     cdef Lane pop_ready(self)
-    cdef int empty_slot(self, int slot, int64_t now_ms) except -1
+    cdef void make_due(self, int slot) noexcept
     cdef int arm(self, Lane lane, int64_t due_ms) except -1
     cdef int collect_due(self, int64_t now_ms) except -1
     cdef int schedule(self) except -1
@@ -296,6 +304,7 @@ cdef class Hub:
     cdef Py_ssize_t deflate_threshold
     cdef int64_t subscriptions_by_kind[8]
     cdef uint64_t mark
+    cdef int64_t moved_sequence     # channels were moved after this number
     cdef uint32_t n_topics
     # Limits shared by all connections.
     cdef readonly Py_ssize_t outbox_soft_size
@@ -346,6 +355,7 @@ cdef class Outbox(FrameParser):
     cdef uint8_t is_blocked
     cdef uint8_t state
     cdef uint8_t window_bits
+    cdef uint8_t is_held            # the kernel keeps what was sent last for something to follow; see `push`
     cdef int64_t assigned_sequence
     cdef int64_t delivered_sequence
     cdef int64_t refused_sequence   # of the first update that was neither sent nor kept; -1: of a frame without any
@@ -368,7 +378,8 @@ cdef class Outbox(FrameParser):
 
     cdef bint is_usable(self) except? 0
     cdef Py_ssize_t queued_size(self)
-    cdef int send_ahead(self, bytes data) except -1
+    cdef int send_ahead(self, bytes data, bint is_followed=*) except -1
+    cdef int push(self) except -1
     cdef int check_cap(self) except -1
     cdef int send_frame(self, Frame frame) except -1
     cdef int assign(self, Frame frame) except -1
@@ -388,7 +399,7 @@ cdef class Outbox(FrameParser):
 
 cdef class Subscriber(Outbox):
     cdef Cohort cohort
-    cdef tuple order
+    cdef bytes order                # places of what is held among `Cohort.subs`, 4 bytes each; None: just so
     cdef uint32_t member_index
     cdef uint8_t has_subscribed
     cdef int64_t join_sequence

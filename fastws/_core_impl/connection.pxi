@@ -62,12 +62,15 @@ cdef class Connection(Subscriber):
         sock = transport.get_extra_info("socket")
         if sock is not None and transport.get_extra_info("sslcontext") is None and MSG_NOSIGNAL:
             self.fd = sock.fileno()
+            # The response to the handshake, for the first message.
+            self.is_held = 1
         self.hub.add_connection(self)
         try:
             self.handler.on_open(self)
         except Exception:
             self.hub.logger.exception("opening a connection failed")
             self.fail(1011, "internal error")
+        self.push()
         if leftover:
             data = bytearray(leftover)
             self.feed_bytes(<uint8_t*><char*>data, len(leftover))
@@ -117,11 +120,14 @@ cdef class Connection(Subscriber):
         if self.state == OPEN:
             self.send_frame(plain_frame(pack(self.hub, 1 if is_text else 2, data, self.window_bits), 1))
 
-    def send_control(self, bytes data):
-        """Send one text message ahead of all data: an acknowledgement, a pong, an error."""
+    def send_control(self, bytes data, *, bint is_followed=False):
+        """Send one text message ahead of all data: an acknowledgement, a pong, an error.
+
+        `is_followed`: more is about to be sent in the same call of the handler, so that both may leave together.
+        """
         if self.state == OPEN:
             self.hub.n_messages_sent += 1
-            self.send_ahead(frame_text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+            self.send_ahead(frame_text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)), is_followed)
 
     def charge(self, int n):
         """Count a message that was accepted as `n` more against the rate limit, for the work that it asked for."""
@@ -198,6 +204,7 @@ cdef class Connection(Subscriber):
                 if data is None:
                     return 1
             self.handler.on_message(self, data, opcode == 1)
+            self.push()
             return 0
         self.hub.meters.n_rate_limited += 1
         if now - self.complained_ns >= 1000 * MS:
@@ -352,6 +359,21 @@ cdef class Connection(Subscriber):
         except Exception:
             self.hub.logger.exception("closing a connection failed")
         return 0
+
+
+def send_followed(int fd, bytes data):
+    """Send to a TCP socket what a connection is about to be opened behind; returns how many bytes it took.
+
+    They may wait in the kernel until `Connection.open` has sent something, or returns.
+
+    :raises OSError: as `os.write`.
+    """
+    cdef Py_ssize_t n_sent = c_send(
+        fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE
+    )
+    if n_sent < 0:
+        raise OSError(errno, "send")
+    return n_sent
 
 
 cdef bytes close_frame_bytes(int code, str reason):

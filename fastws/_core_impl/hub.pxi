@@ -210,6 +210,7 @@ cdef class Hub:
             channel.topics = topics
             for topic in topics:
                 topic.channels.append(channel)
+        self.moved_sequence = self.sequence
         # What is remembered of the old places.
         self.snapshot_key = None
         for i in range(self.n_connections):
@@ -263,6 +264,7 @@ cdef class Hub:
             observe(&self.meters.feed, now - self.received_ns)
         if channel.last is not None:
             update.previous = channel.last.sequence
+            channel.last.is_superseded = True
         channel.last = update
         if self.history.limit:
             self.history.remember(update)
@@ -271,9 +273,9 @@ cdef class Hub:
             for i in range(n):
                 interest = &topic.interests[i]
                 # Lanes of thousands of cohorts are not in the cache, and waiting for each would be half of the time.
-                if i + 8 < n:
-                    prefetch_lane(interest[8].lane)
-                    prefetch_pending(interest[4].lane)
+                if i + LOOK_AHEAD < n:
+                    prefetch_lane(interest[LOOK_AHEAD].lane)
+                    prefetch_pending(interest[LOOK_AHEAD // 2].lane)
                 lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
                 if lane.claim[0] == self.sequence:
@@ -346,7 +348,9 @@ cdef class Hub:
         cdef Options options
         cdef Channel channel
         cdef Update update
-        cdef list texts, updates
+        cdef uintptr_t* entries
+        cdef Py_ssize_t n = 0
+        cdef list updates
         key = (dialect, self.sequence, at, window_bits, tuple(topics))
         if key == self.snapshot_key:
             return self.snapshot_frame
@@ -361,15 +365,23 @@ cdef class Hub:
                     channel.mark = self.mark
                     updates.append((update.sequence, update))
         updates.sort(key=_first)
-        texts = []
-        for _, update in updates:
-            try:
-                texts.append(update.text(dialect))
-            except Exception:
-                self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
-        self.snapshot_frame = plain_frame(
-            join_messages(self, texts, at, True, True, window_bits), len(texts)
-        )
+        entries = <uintptr_t*>malloc(max(1, len(updates)) * sizeof(uintptr_t))
+        if entries is NULL:
+            raise MemoryError
+        try:
+            for _, update in updates:
+                try:
+                    update.text(dialect)
+                except Exception:
+                    self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
+                else:
+                    entries[n] = <uintptr_t><void*>update
+                    n += 1
+            self.snapshot_frame = plain_frame(
+                join_messages(self, dialect.index, entries, n, at, True, True, window_bits), n
+            )
+        finally:
+            free(entries)
         self.snapshot_key = key
         return self.snapshot_frame
 
@@ -388,7 +400,7 @@ cdef class Hub:
         connection.join_sequence = self.sequence
         connection.note_settled()
         # Members share everything but the order in which they asked.
-        connection.order = tuple(wanted) if given != subscriptions else None
+        connection.order = None if given == subscriptions else order_of(given, subscriptions)
         cohort.add_member(connection)
         return 0
 
@@ -600,8 +612,25 @@ cdef int64_t checked_ns(str name, value, int64_t current) except -1:
     return <int64_t>(<double>value * 1e9)
 
 
+cdef bytes order_of(list given, list subscriptions):
+    """`Subscriber.order` of one that has asked for `given`, which `subscriptions` has in the order of its cohort."""
+    cdef dict places = {}
+    cdef Py_ssize_t i, n = len(given)
+    cdef bytes order = PyBytes_FromStringAndSize(NULL, n * sizeof(uint32_t))
+    cdef uint32_t* out = <uint32_t*>PyBytes_AS_STRING(order)
+    for i in range(n):
+        places[(<tuple>subscriptions[i])[0]] = i
+    for i in range(n):
+        out[i] = places[(<tuple>given[i])[0]]
+    return order
+
+
 cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list subscriptions):
-    """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription."""
+    """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription, or a digest of them.
+
+    Those who hold the same are few where many things are held, and the key would be half of what a connection costs.
+    No two of 128 bits of BLAKE2b are equal by chance, and what is digested is not for clients to choose.
+    """
     cdef Py_ssize_t i = 2
     cdef bytes key = PyBytes_FromStringAndSize(NULL, (2 + 2 * len(subscriptions)) * sizeof(uintptr_t))
     cdef uintptr_t* out = <uintptr_t*>PyBytes_AS_STRING(key)
@@ -611,7 +640,7 @@ cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list sub
         out[i] = <uintptr_t><void*>topic
         out[i + 1] = <uintptr_t><void*>options
         i += 2
-    return key
+    return key if i <= 8 else _blake2b(key, digest_size=16).digest()
 
 
 cdef str json_text(str text):
