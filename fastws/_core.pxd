@@ -321,6 +321,10 @@ cdef class Hub:
     cdef uint32_t connections_size
     cdef uint32_t sweep_slot
     cdef object sweep_timer
+    # Connections whose end is not dealt with yet.
+    cdef list departing
+    cdef bint is_parting
+    cdef int64_t parting_until_ns
     cdef int64_t sweep_due_ns
     cdef readonly double loop_lag_ms
     # Totals of the conservation law; those of live connections are added when asked.
@@ -340,6 +344,8 @@ cdef class Hub:
     cdef int64_t publish_update(self, Channel channel, object payload) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
+    cdef int depart(self, Connection connection) except -1
+    cdef int part_until(self, int64_t until_ns) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
     cdef int count_close(self, int code) except -1
@@ -435,6 +441,7 @@ cdef class Connection(Subscriber):
     cdef public object context
     cdef uint32_t registry_index
     cdef uint8_t abuse_seconds
+    cdef uint8_t is_lost            # the transport is gone
     cdef int close_code
     cdef readonly str close_reason
     cdef readonly int64_t message_count
@@ -454,4 +461,5 @@ cdef class Connection(Subscriber):
     cdef bint take_token(self, int64_t now_ns) noexcept
     cdef void excuse(self, int64_t ns) noexcept
     cdef int sweep(self, int64_t now_ns) except -1
+    cdef int part(self) except -1
     cdef int finish(self, int code) except -1

@@ -83,6 +83,7 @@ cdef enum:
     MS = 1000000                    # nanoseconds
     SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
     CHUNK = 64                      # sends between two looks at the clock
+    FEW_MOVES = 16                  # channels that leave a topic one by one; more are left out of a new list
     LOOK_AHEAD = 24                 # lanes that publishing fetches into the cache ahead of their turn
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.

@@ -10,7 +10,8 @@ cdef class Connection(Subscriber):
     1. Reads go to one buffer of the whole process: the loop calls `buffer_updated` before anyone else can ask for it,
        and only an incomplete frame is copied to its connection.
     2. It is OPEN until a close frame was sent or received, CLOSING until the peer's part has come or the time for it
-       is over, and then CLOSED; `finish` runs once.
+       is over, and then CLOSED; `finish` runs once. Where very many end together, some wait with their transport
+       lost until it is their turn: they are sent nothing, and hold what they held until then.
     3. One that takes nothing for `stall_ns` is closed with 4408, one that says nothing with 4409.
 
     `window_bits` is what permessage-deflate was agreed with, 0 when it was not; see `fastws.deflate`.
@@ -94,10 +95,9 @@ cdef class Connection(Subscriber):
         return False
 
     def connection_lost(self, exc):
-        cdef int code = self.close_code
-        if self.state == CLOSED:
-            return
-        self.finish(code if code else 1006)
+        self.is_lost = 1
+        if self.state != CLOSED:
+            self.hub.depart(self)
 
     # What the handler calls.
 
@@ -255,7 +255,7 @@ cdef class Connection(Subscriber):
             self.close_code = code
         if self.state == CLOSING:
             self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
-            self.transport.close()
+            self.hub.depart(self)
         return 1
 
     cdef int on_violation(self, int code, str reason) except -1:
@@ -272,7 +272,7 @@ cdef class Connection(Subscriber):
             return 0
         self.close(code, reason)
         self.has_failed = True
-        if self.state == CLOSING and self.transport.can_write_eof():
+        if self.state == CLOSING and not self.transport.is_closing() and self.transport.can_write_eof():
             self.transport.write_eof()
         return 0
 
@@ -337,6 +337,15 @@ cdef class Connection(Subscriber):
             self.pinged_ns = now_ns
             self.send_ahead(_ping_frame)
         return 0
+
+    cdef int part(self) except -1:
+        """The next step of a connection that is on its way out; `Hub.depart` has it wait for its turn."""
+        if self.state == CLOSED:
+            return 0
+        if not self.is_lost:
+            self.transport.close()
+            return 0
+        return self.finish(self.close_code if self.close_code else 1006)
 
     cdef int finish(self, int code) except -1:
         """The end, once: leave everything, count what could not be delivered, tell the handler."""

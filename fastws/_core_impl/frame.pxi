@@ -73,7 +73,8 @@ cdef bytes pack(Hub hub, int opcode, bytes payload, int window_bits):
 
 cdef inline PyObject* text_of(uintptr_t entry, int index) noexcept:
     """The text that an update has already, in the dialect of that index; borrowed."""
-    return <PyObject*>(<Update>entry_update(entry)).text0 if index == 0 else <PyObject*>(<Update>entry_update(entry)).text1
+    cdef PyObject* update = entry_update(entry)
+    return <PyObject*>(<Update>update).text0 if index == 0 else <PyObject*>(<Update>update).text1
 
 
 cdef bytes join_messages(
