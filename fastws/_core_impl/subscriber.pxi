@@ -15,16 +15,9 @@ cdef class Subscriber(Outbox):
 
     def subscriptions(self):
         """dict[Topic, Options] of what this connection holds, in the order in which it was asked for."""
-        cdef dict held = {}
-        cdef uint32_t i
         if self.replay_wanted is not None:
             return dict(self.replay_wanted)
-        if self.cohort is not None:
-            for i in range(self.cohort.n_subs):
-                held[<object>self.cohort.subs[i].topic] = <object>self.cohort.subs[i].options
-            if self.order is not None:
-                held = {topic: held[topic] for topic in self.order}
-        return held
+        return {} if self.cohort is None else self.cohort.subscriptions(self.order)
 
     def set_subscriptions(self, dict wanted, is_paused=None):
         """Hold exactly `wanted` (dict[Topic, Options]) from now on.
