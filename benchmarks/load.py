@@ -6,6 +6,8 @@
     python -m benchmarks.load deflate --connections 1000
     python -m benchmarks.load alerts --rules 10000
     python -m benchmarks.load restore --cycles 200
+    python -m benchmarks.load watchlists --connections 10000
+    python -m benchmarks.load rush --connections 10000
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
 
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenarios import alerts, deflate, restore, steady, stop, storm
+from benchmarks.scenarios import alerts, deflate, restore, rush, steady, stop, storm, watchlists
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
 
@@ -77,13 +79,15 @@ def parser() -> argparse.ArgumentParser:
         (restore.restore, "restore"),
         (storm.storm, "storm"),
         (stop.stop, "stop"),
+        (watchlists.watchlists, "watchlists"),
+        (rush.rush, "rush"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--batch-interval-ms", type=int, default=30, metavar="MS")
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
-         "stop": _add_stop}[name](command)  # fmt: skip
+         "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush}[name](command)  # fmt: skip
     return top
 
 
@@ -178,6 +182,24 @@ def _add_stop(command: argparse.ArgumentParser) -> None:
     _add_connections(command, 5000)
     _add_rate(command, 1000.0)
     _add_seconds(command, 3.0, "time before the signal")
+
+
+def _add_watchlists(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 10_000)
+    _add_rate(command, 5000.0)
+    _add_seconds(command, 8.0, "measured time")
+    add = command.add_argument
+    add("--symbols", type=count, default=2000, metavar="N", help="(default: %(default)d)")
+    add("--each", type=count, default=50, metavar="N", help="symbols of a connection (default: %(default)d)")
+    add("--seed", type=int, default=1, help="of what they subscribe to (default: %(default)d)")
+
+
+def _add_rush(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 10_000)
+    add = command.add_argument
+    add("--in-flight", type=count, default=1000, metavar="N",
+        help="connects under way at a time (default: %(default)d)")  # fmt: skip
+    add("--rounds", type=count, default=3, metavar="N", help="(default: %(default)d)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
