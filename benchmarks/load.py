@@ -8,6 +8,8 @@
     python -m benchmarks.load restore --cycles 200
     python -m benchmarks.load watchlists --connections 10000
     python -m benchmarks.load rush --connections 10000
+    python -m benchmarks.load sessions --connections 9000
+    python -m benchmarks.load cycles --connections 5000
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
 
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenarios import alerts, deflate, restore, rush, steady, stop, storm, watchlists
+from benchmarks.scenarios import alerts, deflate, memory, restore, rush, steady, stop, storm, watchlists
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
 
@@ -81,13 +83,16 @@ def parser() -> argparse.ArgumentParser:
         (stop.stop, "stop"),
         (watchlists.watchlists, "watchlists"),
         (rush.rush, "rush"),
+        (memory.sessions, "sessions"),
+        (memory.cycles, "cycles"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--batch-interval-ms", type=int, default=30, metavar="MS")
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
-         "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush}[name](command)  # fmt: skip
+         "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
+         "cycles": _add_cycles}[name](command)  # fmt: skip
     return top
 
 
@@ -200,6 +205,17 @@ def _add_rush(command: argparse.ArgumentParser) -> None:
     add("--in-flight", type=count, default=1000, metavar="N",
         help="connects under way at a time (default: %(default)d)")  # fmt: skip
     add("--rounds", type=count, default=3, metavar="N", help="(default: %(default)d)")
+
+
+def _add_sessions(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 9000)
+
+
+def _add_cycles(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 5000)
+    _add_rate(command, 500.0)
+    _add_seconds(command, 3.0, "length of the flood")
+    command.add_argument("--cycles", type=count, default=5, metavar="N", help="(default: %(default)d)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

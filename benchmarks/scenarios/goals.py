@@ -42,7 +42,7 @@ def judge(goals: Iterable[Goal], figures: Mapping[str, float | None]) -> list[di
 
 def wording(judged: Mapping[str, Any]) -> str:
     """As ``87.4 ms, target ≤ 100 ms: met``."""
-    bound = f"target {'≥' if judged['is_least'] else '≤'} {number(judged['bound'])} {judged['unit']}".rstrip()
+    bound = f"target {'≥' if judged['is_least'] else '≤'} {judged['bound']:,g} {judged['unit']}".rstrip()
     if judged["value"] is None:
         return f"not measured, {bound}"
     outcome = "met" if judged["is_met"] else f"missed by {judged['distance']:.0%}"
@@ -55,7 +55,7 @@ def tell(table: Table, judged: Iterable[Mapping[str, Any]]) -> None:
 
 
 def number(value: float) -> str:
-    """Three significant digits or whole numbers, with thousands apart."""
+    """With about three digits, thousands apart."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Everybody at once: all connect and subscribe, all are cut off in the same moment, all come back with their sessions."""
+"""Everybody at once: all connect and subscribe, all are cut off in one moment, all come back with their sessions."""
 
 from __future__ import annotations
 
