@@ -10,6 +10,7 @@
     python -m benchmarks.load rush --connections 10000
     python -m benchmarks.load sessions --connections 9000
     python -m benchmarks.load cycles --connections 5000
+    python -m benchmarks.load growth
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
 
@@ -30,7 +31,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenarios import alerts, deflate, memory, restore, rush, steady, stop, storm, watchlists
+from benchmarks.scenarios import (
+    alerts,
+    deflate,
+    growth,
+    memory,
+    restore,
+    rush,
+    steady,
+    stop,
+    storm,
+    watchlists,
+)
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
 
@@ -47,6 +59,10 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, not {text}")
     return value
+
+
+def counts(text: str) -> list[int]:
+    return [count(part) for part in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         (rush.rush, "rush"),
         (memory.sessions, "sessions"),
         (memory.cycles, "cycles"),
+        (growth.growth, "growth"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -92,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
          "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
-         "cycles": _add_cycles}[name](command)  # fmt: skip
+         "cycles": _add_cycles, "growth": _add_growth}[name](command)  # fmt: skip
     return top
 
 
@@ -216,6 +233,28 @@ def _add_cycles(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 500.0)
     _add_seconds(command, 3.0, "length of the flood")
     command.add_argument("--cycles", type=count, default=5, metavar="N", help="(default: %(default)d)")
+
+
+def _add_growth(command: argparse.ArgumentParser) -> None:
+    _add_rate(command, 100_000.0)
+    _add_seconds(command, 3.0, "measured at each point")
+    add = command.add_argument
+    add(
+        "--connections",
+        type=counts,
+        default=[100, 1000, 10_000],
+        metavar="N,N",
+        help="(default: 100,1000,10000)",
+    )
+    add("--topics", type=counts, default=[1, 20, 200, 2000], metavar="N,N", help="(default: 1,20,200,2000)")
+    add(
+        "--topic-rate",
+        type=positive,
+        default=20_000.0,
+        metavar="R",
+        help="messages/s of all topics delivered",
+    )
+    add("--rounds", type=count, default=2, metavar="N", help="(default: %(default)d)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,11 +27,13 @@ from benchmarks.peers.comparison import (
     Options,
     Scenario,
     compare,
+    judged,
     machine_is_shared,
     of_ours,
     of_peer,
     scenario,
     table,
+    told,
 )
 from fastws.bench.process import StallProbe, machine
 
@@ -145,8 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = {}
     with StallProbe() as probe:
         for row in options.scenarios or [SCENARIOS["A"], SCENARIOS["C"]]:
-            outcomes[row.name] = (row, compare(row, entrants, how, say))
-            print(row.title, *table(outcomes[row.name][1]), sep="\n", flush=True)
+            results = compare(row, entrants, how, say)
+            goals = judged(row, results)
+            outcomes[row.name] = (row, results, goals)
+            print(row.title, *table(results), *told(goals), sep="\n", flush=True)
     stalls = probe.report()
     print(f"  the machine stood still for {stalls['machine_stall_max_ms']:.1f} ms at most")
     if options.json:
@@ -165,13 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "connections": row.connections,
                     "rate": row.rate,
                     "servers": {result.entrant.name: result.document() for result in results},
+                    "goals": goals,
                 }
-                for name, (row, results) in outcomes.items()
+                for name, (row, results, goals) in outcomes.items()
             },
             **stalls,
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    ours = [r for _, results in outcomes.values() for r in results if r.entrant.name.startswith(OURS)]
+    ours = [r for _, results, _ in outcomes.values() for r in results if r.entrant.name.startswith(OURS)]
     return 1 if any(result.faults or result.failures for result in ours) else 0
 
 

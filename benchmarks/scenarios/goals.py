@@ -42,7 +42,7 @@ def judge(goals: Iterable[Goal], figures: Mapping[str, float | None]) -> list[di
 
 def wording(judged: Mapping[str, Any]) -> str:
     """As ``87.4 ms, target ≤ 100 ms: met``."""
-    bound = f"target {'≥' if judged['is_least'] else '≤'} {judged['bound']:,g} {judged['unit']}".rstrip()
+    bound = f"target {'≥' if judged['is_least'] else '≤'} {judged['bound']:,.10g} {judged['unit']}".rstrip()
     if judged["value"] is None:
         return f"not measured, {bound}"
     outcome = "met" if judged["is_met"] else f"missed by {judged['distance']:.0%}"
@@ -50,6 +50,7 @@ def wording(judged: Mapping[str, Any]) -> str:
 
 
 def tell(table: Table, judged: Iterable[Mapping[str, Any]]) -> None:
+    """Add a row for each."""
     for row in judged:
         table.add(f"→ {row['figure']}", wording(row))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 BEGIN_MS = 1_762_819_200_000
 PRICE = 72_000
+# Beside trades a server numbers the states of its feed and markets, a few: by then the flow has begun.
+N_STATES = 10
 # Places of values in a trade record of KIS (H0STCNT0).
 _CODE, _PRICE = 0, 2
 

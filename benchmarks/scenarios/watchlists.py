@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.recording import LastTrade, codes, write
+from benchmarks.scenarios.recording import N_STATES, LastTrade, codes, write
 from benchmarks.scenarios.report import describe, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run, observe
@@ -124,7 +124,9 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 client.connect(timeout=60.0)
                 connect_s = time.monotonic() - began
                 _wait_for(
-                    client, lambda: server.stats()["sequence"] > len(symbols), "the flow does not begin"
+                    client,
+                    lambda: server.stats()["sequence"] > len(symbols) + N_STATES,
+                    "the flow does not begin",
                 )
                 client.run(WARM_UP_S)
                 client.reset()
@@ -159,6 +161,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         f" {options.rate:,g} updates/s"
     )
     describe(table, run, argparse.Namespace(rate=options.rate, url=None, mode="latest"))
+    table.add("published", f"{seen['updates_per_second']:,.0f} updates/s")
     table.add("conflated", f"{load['conflated']:,} values gave way to newer ones")
     table.add(
         "flushes of cohorts",
