@@ -247,13 +247,6 @@ def _add_growth(command: argparse.ArgumentParser) -> None:
         help="(default: 100,1000,10000)",
     )
     add("--topics", type=counts, default=[1, 20, 200, 2000], metavar="N,N", help="(default: 1,20,200,2000)")
-    add(
-        "--topic-rate",
-        type=positive,
-        default=20_000.0,
-        metavar="R",
-        help="messages/s of all topics delivered",
-    )
     add("--rounds", type=count, default=2, metavar="N", help="(default: %(default)d)")
 
 

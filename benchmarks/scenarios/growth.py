@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from benchmarks.peers.catalogue import PEERS, Running
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.recording import N_STATES, codes, write
+from benchmarks.scenarios.recording import await_flow, codes, write
 from benchmarks.scenarios.report import verdict
 from benchmarks.scenarios.steady import SYMBOL, even_prices
 from fastws.bench import LoadClient, LoadError, LoadResult
@@ -26,9 +27,9 @@ WARM_UP_S = 1.0
 # Of a recording: before its flow begins, and beside what is measured of it.
 PAUSE_S = 2.0
 RESERVE_S = 1.0
-# Up to so many topics share the connections of the second part, each of which has one.
-READERS_PER_TOPIC = 1
-LOOK_S = 0.1
+# Of the second part: the connections, and which share of the topics each of them holds.
+N_READERS = 2000
+READERS_SHARE = 20
 
 GOALS = (
     Goal("connections, largest distance from the mean", 0.2, ""),
@@ -44,8 +45,6 @@ class Point:
         self.us: list[float] = []
         self.floor_us: list[float] = []
         """By sends that do nothing else."""
-        self.taken_in_us: list[float] = []
-        """Of it, what the updates cost that nobody receives."""
         self.messages_per_frame: list[float] = []
         self.per_second: list[float] = []
 
@@ -53,7 +52,6 @@ class Point:
         lists = {
             "us": self.us,
             "floor_us": self.floor_us,
-            "taken_in_us": self.taken_in_us,
             "messages_per_frame": self.messages_per_frame,
             "messages_per_second": self.per_second,
         }
@@ -64,54 +62,46 @@ class Point:
 def growth(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """CPU per delivered message with more and more connections, and with more and more topics.
 
-    Every message is sent by itself (interval 0) and equally many are delivered at each point, so all points make
-    equally many sends. With more connections the kernel's own part grows, as their sockets do not fit into its caches:
-    a bare loop of sends shows it. With more topics more is published for as many deliveries: what it costs to
-    take it in, measured with one reader, is told apart.
+    Every message is sent by itself (interval 0) and equally many are delivered in a second at each point, so each makes
+    equally many sends. With more connections the kernel's own part grows, as their sockets do not fit into the caches:
+    so a point is held against a bare loop of sends to as many. With more topics the connections stay as many, and the
+    readers of an update too: each connection holds a random twentieth of the topics, hence soon no two the same.
     """
     faults: list[str] = []
     notes: list[str] = []
     floor = next(peer for peer in PEERS if peer.name == "floor")
     by_connections = [Point(n) for n in options.connections]
     by_topics = [Point(n) for n in options.topics]
-    n_readers = max(options.topics) * READERS_PER_TOPIC
     for turn in range(options.rounds):
         # Forward and back, so that what the machine does slowly meets both ends.
         for point in by_connections[:: -1 if turn % 2 else 1]:
             rate = options.rate / point.at
             settings = even_prices(rate) | {"batch_interval_ms": 0}
             with Server(feed="sim", symbols=[SYMBOL], settings=settings) as server:
-                us, load = _measure(server, server.url, point.at, [SYMBOL], options.seconds)
+                client = LoadClient(server.url, point.at, subscribe=_subscription([SYMBOL]))
+                us, load = _measure(server, client, point.at, options.seconds)
             point.us.append(us)
             _note(point, load, faults, notes, f"{point.at:,} connections")
             if not floor.missing():
                 with Running(floor, rate) as running:
-                    us, load = _measure(
-                        Process(running.pids[0]), running.url, point.at, [SYMBOL], options.seconds
-                    )
+                    client = LoadClient(running.url, point.at, subscribe=_subscription([SYMBOL]))
+                    us, _ = _measure(Process(running.pids[0]), client, point.at, options.seconds)
                 point.floor_us.append(us)
         for point in by_topics[:: -1 if turn % 2 else 1]:
-            all_us, load = _replayed(point.at, n_readers, options)
+            us, load = _replayed(point.at, options)
+            point.us.append(us)
             _note(point, load, faults, notes, f"{point.at:,} topics")
-            one_us, one = _replayed(point.at, 1, options)
-            taken_in = one_us * one["messages"] / one["seconds"] / (load["messages"] / load["seconds"])
-            point.taken_in_us.append(taken_in)
-            point.us.append(all_us)
     connections = [point.document() for point in by_connections]
     topics = [point.document() for point in by_topics]
     connection_costs = [row["us"] / row.get("floor_us", 1.0) for row in connections]
-    topic_costs = [row["us"] - row["taken_in_us"] for row in topics]
+    topic_costs = [row["us"] for row in topics]
     figures: dict[str, float | None] = {
         "connections, largest distance from the mean": _distance(connection_costs),
         "connections, without the floor": _distance([row["us"] for row in connections]),
         "topics, largest distance from the mean": _distance(topic_costs),
-        "topics, with taking in": _distance([row["us"] for row in topics]),
     }
     goals = judge(GOALS, figures)
-    table = Table(
-        f"growth: {options.rate:,g} messages/s delivered to more and more connections, {options.topic_rate:,g}/s of"
-        " more and more topics"
-    )
+    table = Table(f"growth: {options.rate:,g} messages/s delivered, each sent by itself")
     for row, cost in zip(connections, connection_costs, strict=True):
         against = f", {cost:.2f} x the floor's {row['floor_us']:.2f}" if "floor_us" in row else ""
         table.add(
@@ -119,11 +109,11 @@ def growth(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             f"{row['us']:.2f} µs/message{against}; {row['messages_per_second']:,.0f}/s delivered,"
             f" {row['messages_per_frame']:.1f} a frame",
         )
-    for row, cost in zip(topics, topic_costs, strict=True):
+    for row in topics:
         table.add(
             f"{row['at']:,} topics",
-            f"{row['us']:.2f} µs/message, {cost:.2f} without the {row['taken_in_us']:.2f} of taking updates in;"
-            f" {row['messages_per_second']:,.0f}/s delivered, {row['messages_per_frame']:.1f} a frame",
+            f"{row['us']:.2f} µs/message; {row['messages_per_second']:,.0f}/s delivered,"
+            f" {row['messages_per_frame']:.1f} a frame, to {N_READERS:,} connections with {_held(row['at']):,} each",
         )
     for name, value in figures.items():
         assert value is not None
@@ -135,7 +125,7 @@ def growth(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return {
         "connections": connections,
         "topics": topics,
-        "topic_readers": n_readers,
+        "topic_readers": N_READERS,
         "figures": figures,
         "goals": goals,
         "notes": sorted(set(notes)),
@@ -156,23 +146,14 @@ def _note(point: Point, load: LoadResult, faults: list[str], notes: list[str], n
 
 
 def _measure(
-    process: Process, url: str, n: int, symbols: Sequence[str], seconds: float, *, starts_at: int = 0
+    process: Process, client: LoadClient, n: int, seconds: float, *, is_replay: bool = False
 ) -> tuple[float, LoadResult]:
-    """CPU of the server in µs per message that `n` readers, each of one of the symbols, got. With `starts_at` it is
-    measured once the server has published more than so many updates."""
-    requests = [
-        b'{"type":"subscribe","subscription_type":"stock","targets":["%s"],"channels":["price"]}'
-        % code.encode()
-        for code in symbols
-    ]
-    client = LoadClient(url, n, subscribe=lambda i: requests[i % len(requests)])
+    """CPU of the server in µs per message that `n` readers got. That of a recording is measured once its
+    flow has begun."""
     try:
         client.connect(timeout=CONNECT_TIMEOUT_S)
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while starts_at and isinstance(process, Server) and process.stats()["sequence"] <= starts_at:
-            if time.monotonic() > deadline:
-                raise LoadError("the flow does not begin")
-            client.run(LOOK_S)
+        if is_replay and isinstance(process, Server):
+            await_flow(process, client)
         client.run(WARM_UP_S)
         client.reset()
         before = process.sample()
@@ -186,21 +167,38 @@ def _measure(
     return 1e6 * (after.cpu_s - before.cpu_s) / load["messages"], load
 
 
-def _replayed(n_topics: int, n_readers: int, options: argparse.Namespace) -> tuple[float, LoadResult]:
-    """Readers of `n_topics` symbols, evenly; all readers of the largest number would get `topic_rate` messages/s."""
+def _subscription(symbols: Sequence[str]) -> bytes:
+    request = {"type": "subscribe", "subscription_type": "stock", "targets": symbols, "channels": ["price"]}
+    return json.dumps(request, separators=(",", ":")).encode()
+
+
+def _held(n_topics: int) -> int:
+    """Of so many topics, how many a connection holds."""
+    return max(1, n_topics // READERS_SHARE)
+
+
+def _replayed(n_topics: int, options: argparse.Namespace) -> tuple[float, LoadResult]:
+    """N_READERS of so many symbols in all."""
     symbols = codes(n_topics)
-    rate = options.topic_rate * n_topics / (max(options.topics) * READERS_PER_TOPIC)
+    n_held = _held(n_topics)
+    generator = random.Random(1)
+    readers_of_each = N_READERS * n_held / n_topics
     with tempfile.TemporaryDirectory(prefix="fastws-load-") as directory:
         recording = Path(directory) / "trades.txt"
         write(
             recording,
             symbols,
-            rate=rate,
+            rate=options.rate / readers_of_each,
             pause=PAUSE_S,
             seconds=WARM_UP_S + options.seconds + RESERVE_S,
             seed=1,
         )
-        with Server(feed=f"replay:{recording}", symbols=symbols, settings={"batch_interval_ms": 0}) as server:
-            return _measure(
-                server, server.url, n_readers, symbols, options.seconds, starts_at=len(symbols) + N_STATES
+        settings = {"batch_interval_ms": 0, "subscription_limit": max(50, n_held)}
+        with Server(feed=f"replay:{recording}", symbols=symbols, settings=settings) as server:
+            client = LoadClient(
+                server.url,
+                N_READERS,
+                subscribe=[_subscription(generator.sample(symbols, n_held)) for _ in range(N_READERS)],
+                check="full",
             )
+            return _measure(server, client, N_READERS, options.seconds, is_replay=True)

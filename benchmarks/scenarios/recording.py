@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from benchmarks.scenarios.process import Server
+from fastws.bench import LoadClient, LoadError
+
 BEGIN_MS = 1_762_819_200_000
 PRICE = 72_000
-# Beside trades a server numbers the states of its feed and markets, a few: by then the flow has begun.
-N_STATES = 10
+WAIT_S = 60.0
+LOOK_S = 0.1
 # Places of values in a trade record of KIS (H0STCNT0).
 _CODE, _PRICE = 0, 2
 
@@ -57,3 +61,18 @@ def write(
             line(1000 * (pause + i / rate), generator.choice(symbols)) for i in range(int(rate * seconds))
         )
     return {code: LastTrade(counts[code], str(prices[code])) for code in symbols}
+
+
+def read_until(client: LoadClient, condition: Callable[[], bool], problem: str) -> None:
+    """Let the client read until the condition holds; LoadError with the problem when it does not in time."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LoadError(problem)
+        client.run(LOOK_S)
+
+
+def await_flow(server: Server, client: LoadClient) -> None:
+    """Let the client, which has connected during the pause, read until the flow has begun."""
+    before = server.stats()["sequence"]
+    read_until(client, lambda: server.stats()["sequence"] > before, "the flow does not begin")

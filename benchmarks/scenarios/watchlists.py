@@ -8,7 +8,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.recording import N_STATES, LastTrade, codes, write
+from benchmarks.scenarios.recording import LastTrade, await_flow, codes, read_until, write
 from benchmarks.scenarios.report import describe, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run, observe
@@ -123,18 +123,14 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 began = time.monotonic()
                 client.connect(timeout=60.0)
                 connect_s = time.monotonic() - began
-                _wait_for(
-                    client,
-                    lambda: server.stats()["sequence"] > len(symbols) + N_STATES,
-                    "the flow does not begin",
-                )
+                await_flow(server, client)
                 client.run(WARM_UP_S)
                 client.reset()
                 with Looks(server) as looks:
                     run = observe(client, server, seconds=options.seconds, connect_s=connect_s)
                 rows = client.latencies()
                 is_whole = server.stats()["sequence"] < n_updates
-                _wait_for(client, lambda: server.stats()["sequence"] >= n_updates, "the flow does not end")
+                read_until(client, lambda: server.stats()["sequence"] >= n_updates, "the flow does not end")
                 n_behind, example = _settled(client, lists, last)
                 ended = client.result()
             finally:
@@ -195,15 +191,6 @@ def _subscription(symbols: Sequence[str]) -> bytes:
         },
         separators=(",", ":"),
     ).encode()
-
-
-def _wait_for(client: LoadClient, condition: Callable[[], bool], problem: str) -> None:
-    """Read until the condition holds; LoadError with the problem when it does not in a minute."""
-    deadline = time.monotonic() + 60.0
-    while not condition():
-        if time.monotonic() > deadline:
-            raise LoadError(problem)
-        client.run(LOOK_S)
 
 
 def _settled(
