@@ -237,7 +237,7 @@ def _add_cycles(command: argparse.ArgumentParser) -> None:
 
 def _add_growth(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 100_000.0)
-    _add_seconds(command, 3.0, "measured at each point")
+    _add_seconds(command, 2.0, "measured at each point")
     add = command.add_argument
     add(
         "--connections",
@@ -258,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     facts = machine()
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     began = time.monotonic()
     try:
         with StallProbe() as probe:
@@ -273,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = {
             "command": command,
             "machine": facts,
+            "date": date,
             "scenario": options.scenario,
             "began_at": began,
             "faults": faults,

@@ -16,6 +16,7 @@ import json
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -140,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.rounds, options.seconds, options.warm_up, int(options.memory_limit * 2**20), options.pin
     )
     facts = machine()
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     warning = machine_is_shared()
     for text in (*(f"left out: {name}: {reason}" for name, reason in skipped.items()), warning):
         if text:
@@ -162,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 *(sys.argv[1:] if arguments is None else arguments),
             ],
             "machine": facts,
+            "date": date,
             "options": asdict(how),
             "skipped": skipped,
             "scenarios": {
