@@ -10,7 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 INK: Final = "#7a828e"
 GRID: Final = "#7a828e40"
@@ -43,7 +43,8 @@ STYLE: Final = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
 }
-# Beyond this share of messages a latency is one of chance.
+# Who is lucky is not asked about, and beyond the last share a latency is one of chance.
+_FIRST_SHARE: Final = 0.1
 _LAST_SHARE: Final = 0.9999
 _NINES: Final = (0.5, 0.9, 0.99, 0.999, 0.9999)
 _LOAD_RUNS: Final = (
@@ -142,7 +143,7 @@ def _cpu(peers: Mapping[str, Mapping[str, Any]]) -> Figure | None:
 
 
 def _distribution(axes: Axes, quantiles: Sequence[Sequence[float]], label: str, colour: str | None) -> None:
-    points = [(share, ms) for share, ms in quantiles if share <= _LAST_SHARE]
+    points = [(share, ms) for share, ms in quantiles if _FIRST_SHARE <= share <= _LAST_SHARE]
     axes.plot([1 / (1 - share) for share, _ in points], [ms for _, ms in points], label=label, color=colour)
 
 
@@ -150,9 +151,10 @@ def _as_shares(axes: Axes) -> None:
     """A scale on which each nine takes as much room."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(1, 1 / (1 - _LAST_SHARE))
+    axes.set_xlim(1 / (1 - _FIRST_SHARE), 1 / (1 - _LAST_SHARE))
     axes.set_xticks([1 / (1 - share) for share in _NINES], [f"{100 * share:g} %" for share in _NINES])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of messages")
@@ -210,7 +212,9 @@ def _growth(document: Mapping[str, Any] | None) -> Figure | None:
         axes.set_xscale("log")
         axes.set_xticks(at, [f"{n:,}" for n in at])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(
+            0, 1.15 * max(point[name] for point in points for name in ("us", "floor_us") if name in point)
+        )
         axes.set_xlabel(part)
         axes.set_ylabel("µs/message")
         axes.legend()
