@@ -25,7 +25,7 @@ COLOURS: Final = {
     "picows": "#c9971f",
     "websockets": "#d0659f",
 }
-STYLE: Final = {
+STYLE: Final[dict[Any, Any]] = {
     "svg.hashsalt": "fastws",
     "font.size": 10,
     "text.color": INK,
