@@ -43,7 +43,8 @@ class Speaker(Protocol):
 
 
 class Client:
-    """One connection and who it is. `waiting` holds its messages while that is still being found out.
+    """One connection and who it is. `waiting` holds its messages while that is still being found out, `waiting_size`
+    is how many bytes they have.
 
     `is_counted` is whether it counts to the limits, which it may cease to do before it ends.
     """
@@ -64,6 +65,7 @@ class Client:
         "token_number",
         "unrestored",
         "waiting",
+        "waiting_size",
     )
 
     def __init__(self, connection: Connection, arrival: Arrival, speaker: Speaker) -> None:
@@ -77,6 +79,7 @@ class Client:
         self.is_admitted = False
         self.is_counted = False
         self.waiting: list[bytes] = []
+        self.waiting_size = 0
         # A session that was taken and whose restoration failed: it is kept again in place of what is held.
         self.unrestored: Session | None = None
         # Tokens given on the open connection, and which of them was accepted last; see `Credentials`.
