@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
+BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --benchmark-disable
 
-.PHONY: help serve test lint bench bench-load figures soak bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test lint bench bench-compare bench-load figures soak bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # Checked first, because what pip and setuptools say when something is missing fills a screen and does not name it.
 $(VENV)/.python:
@@ -65,8 +66,14 @@ lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastws
 	$(BIN)/python -m mypy.stubtest $$(ls fastws/*.pyi fastws/bench/*.pyi | sed 's/\.pyi$$//; s,/,.,g') --concise --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt
 
-bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc --benchmark-storage=file://./bench_results --benchmark-columns=min,median,ops,rounds
+# About two minutes. For a few of them: .venv/bin/python -m benchmarks.micro run -k frames
+bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks, into bench_results/micro.json and its page
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.micro run --json bench_results/micro.json --page bench_results/README.md
+
+# BASE is what `make bench` has written before the change, best on the same machine. Fails when something is slower.
+bench-compare: $(VENV)/.installed $(VENV)/.dev ## the same, against BASE=bench_results/micro.json
+	$(BIN)/python -m benchmarks.micro compare --base $(BASE)
 
 # About seven minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
 bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers, …), into bench_results/load_*.json

@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.program import make_parser, prepare
 from benchmarks.scenarios import (
     alerts,
     deflate,
@@ -45,20 +44,7 @@ from benchmarks.scenarios import (
 )
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, not {text}")
-    return value
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, not {text}")
-    return value
+from fastws.cli.arguments import count, duration, positive
 
 
 def counts(text: str) -> list[int]:
@@ -66,13 +52,7 @@ def counts(text: str) -> list[int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    description, _, epilog = (__doc__ or "").partition("\n\n")
-    top = argparse.ArgumentParser(
-        prog="benchmarks.load",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = make_parser("benchmarks.load", __doc__)
     commands = top.add_subparsers(dest="scenario", required=True)
     for scenario, connections, seconds in (
         (steady.fanout, 1000, 10.0),
@@ -144,7 +124,7 @@ def _add_steady(command: argparse.ArgumentParser, connections: int, seconds: flo
     add("--mode", choices=("all", "latest"), default="all")
     add("--check", choices=("none", "edges", "full"), default="edges", help="how closely messages are read")
     add("--batch-size", type=count, default=100, metavar="N", help="connections opened at a time")
-    add("--ramp-up", type=float, default=0.0, metavar="S", help="spread the opening over so many seconds")
+    add("--ramp-up", type=duration, default=0.0, metavar="S", help="spread the opening over so many seconds")
     add("--connect-timeout", type=positive, default=60.0, metavar="S")
     add("--nap-us", type=int, default=0, metavar="US", help="pause of the client after each wake-up")
     add("--pin", metavar="SERVER,CLIENT", help="processors to run on, as 0,1")
@@ -182,7 +162,7 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 2000.0)
     add = command.add_argument
     add("--cycles", type=count, default=200, metavar="N", help="outages in all (default: %(default)d)")
-    add("--longest-outage", type=float, default=10.0, metavar="S", help="(default: %(default)g)")
+    add("--longest-outage", type=duration, default=10.0, metavar="S", help="(default: %(default)g)")
     add("--seed", type=int, default=1, help="of deaths, outages and subscriptions")
 
 
@@ -252,11 +232,7 @@ def _add_growth(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    # Through the clean-up, to the server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # The server inherits the limit.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    prepare()
     facts = machine()
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     began = time.monotonic()

@@ -1,18 +1,15 @@
-"""How fast KIS trade records become price updates, against a typed parser of the same fields in plain Python.
-
-Run with ``pytest benchmarks/test_bench_kis.py --benchmark-disable-gc``; records/s stand in ``extra_info``.
-"""
+"""How fast KIS records become updates, beside a typed parser of nine of their fields in plain Python."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from decimal import Decimal
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.conftest import Measure
 from fastws._kis import KISParser
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 
@@ -21,6 +18,8 @@ FRAMES = (files("fastws.data") / "kis_frames.txt").read_bytes().splitlines()
 TRADE = next(line for line in FRAMES if line.startswith(b"0|H0STCNT0|001|"))
 BOOK = next(line for line in FRAMES if line.startswith(b"0|H0STASP0|001|005930"))
 N_FRAMES = 1000
+FLOOR_PER_S = 2_000_000  # trade records, on one core
+TIMES_PYTHON = 3.0
 
 
 class Trade(NamedTuple):
@@ -115,19 +114,18 @@ def make_frames(n_records: int) -> list[bytes]:
     return frames
 
 
-def measure(benchmark: Any, parse: Callable[[bytes], list[Any]], frames: list[bytes], n_records: int) -> None:
-    def parse_all() -> int:
-        return sum([len(parse(message)) for message in frames])
-
-    assert benchmark(parse_all) == n_records * len(frames)
-    benchmark.extra_info["records_per_s"] = round(n_records * len(frames) / benchmark.stats.stats.median)
-
-
 @pytest.mark.parametrize("n_records", [1, 3])
-def test_trades(benchmark: Any, n_records: int) -> None:
+def test_trades(measure: Measure, n_records: int) -> None:
+    """Trade frames of so many records, as PriceUpdate"""
     parser = make_parser()
     frames = make_frames(n_records)
-    measure(benchmark, parser.parse, frames, n_records)
+
+    def parse_all() -> int:
+        parse = parser.parse
+        return sum([len(parse(message)) for message in frames])
+
+    n = n_records * N_FRAMES
+    assert measure(parse_all, unit="records", items=n, size=sum(map(len, frames)), at_least=FLOOR_PER_S) == n
     assert [trade_of(update) for message in frames for update in parser.parse(message)] == [
         trade for message in frames for trade in parse_in_python(message)
     ]
@@ -135,13 +133,36 @@ def test_trades(benchmark: Any, n_records: int) -> None:
 
 
 @pytest.mark.parametrize("n_records", [1, 3])
-def test_trades_in_plain_python(benchmark: Any, n_records: int) -> None:
-    measure(benchmark, parse_in_python, make_frames(n_records), n_records)
+def test_trades_in_plain_python(measure: Measure, n_records: int) -> None:
+    """plain Python, nine typed fields of a record"""
+    frames = make_frames(n_records)[:200]
+
+    def parse_all() -> int:
+        return sum([len(parse_in_python(message)) for message in frames])
+
+    n = n_records * len(frames)
+    found = measure(
+        parse_all,
+        unit="records",
+        items=n,
+        size=sum(map(len, frames)),
+        like="python",
+        against=f"kis.trades[{n_records}]",
+        at_least=TIMES_PYTHON,
+    )
+    assert found == n
 
 
-def test_books(benchmark: Any) -> None:
+def test_books(measure: Measure) -> None:
+    """Order book frames of ten levels a side, as BookUpdate"""
     parser = make_parser()
-    measure(benchmark, parser.parse, [BOOK] * N_FRAMES, 1)
+    frames = [BOOK] * N_FRAMES
+
+    def parse_all() -> int:
+        parse = parser.parse
+        return sum([len(parse(message)) for message in frames])
+
+    assert measure(parse_all, unit="records", items=N_FRAMES, size=N_FRAMES * len(BOOK)) == N_FRAMES
     (update,) = parser.parse(BOOK)
     assert isinstance(update, BookUpdate)
     assert (update.n_bids, update.n_asks) == (10, 10)

@@ -7,7 +7,9 @@ over time: new columns are appended. Source: KIS developer portal, real-time quo
 """
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, Final, Literal, final
+
+import numpy as np
 
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 from fastws.errors import FastwsError
@@ -51,6 +53,79 @@ def columns_for(tr_id: str, width: int) -> tuple[str, ...]:
     such a name stays what it is when KIS appends more. Raises :class:`KISFrameError` for a TR in no table,
     ValueError for a width below 1.
     """
+
+MISSING: Final[int]
+"""What stands in an integer field for a value that KIS left empty: the least 64-bit integer."""
+
+def peek_frame(message: bytes | bytearray | memoryview) -> tuple[str, bool, tuple[str, ...]]:
+    """Return the TR of a data frame, whether it is encrypted, and the first value of its records.
+
+    That value is the code of the instrument (of the index), each once, in order; nothing for an encrypted
+    frame. The TR need not be one that is known. Raises :class:`KISFrameError`.
+    """
+
+@final
+class RecordLayout:
+    """How the records of one TR and width lie in the memory of a structured array. Immutable but for `plan`.
+
+    Fields of a kind lie side by side, first the integers, then the doubles, then the texts, each text
+    `text_size` characters (UCS-4) long; `dtype` names them in KIS's order.
+    """
+
+    @property
+    def tr_id(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns as KIS orders and names them; see :func:`columns_for`."""
+    @property
+    def decimals(self) -> tuple[str, ...]:
+        """Columns with decimals: doubles, or with ``decimals="exact"`` texts."""
+    @property
+    def dtype(self) -> np.dtype[np.void]: ...
+    @property
+    def n_integers(self) -> int: ...
+    @property
+    def n_doubles(self) -> int: ...
+    @property
+    def n_texts(self) -> int: ...
+    @property
+    def text_size(self) -> int: ...
+    plan: Any
+    """Free for whoever turns such arrays into something else, to keep what it has worked out; at first None."""
+
+@final
+class RecordReader:
+    """Turns data frames into numpy structured arrays: one row per record, one field per column.
+
+    Integers are 64-bit, :data:`MISSING` where KIS left them empty; decimals are doubles, NaN where empty, or
+    with ``decimals="exact"`` their digits as text, empty where absent; everything else is text as it came,
+    codes, dates and times included, and so are columns that are in no table (``EXTRA_n``). A numeric value of
+    ``(null)`` is empty.
+
+    An integer column that turns out to hold decimals is a decimal column from then on; ``on_new_type(tr_id,
+    name)`` is then called, and ``on_new_width(tr_id, width)`` once for every width that is in no table.
+    """
+
+    on_new_width: Callable[[str, int], object] | None
+    on_new_type: Callable[[str, str], object] | None
+
+    def __init__(
+        self,
+        decimals: Literal["float", "exact"] = "float",
+        *,
+        on_new_width: Callable[[str, int], object] | None = None,
+        on_new_type: Callable[[str, str], object] | None = None,
+    ) -> None: ...
+    @property
+    def decimals(self) -> Literal["float", "exact"]: ...
+    def read(
+        self, message: bytes | bytearray | memoryview
+    ) -> tuple[RecordLayout, np.ndarray[tuple[int], np.dtype[np.void]]]:
+        """Return the layout and the records of one message, in an array of its own that may be written to.
+
+        Raises :class:`KISFrameError`; one bad record drops its frame. Besides the kinds named there:
+        "encrypted", "number", "too long" for a text over 256 characters.
+        """
 
 @final
 class KISParser:

@@ -2,12 +2,13 @@
 # cython: autotestdict=False
 """Records of the KIS real-time feed: bytes of a WebSocket message in, market values out; no socket here.
 
-A data frame is ``flag|TR|count|payload``. Two layers stand here:
+A data frame is ``flag|TR|count|payload``. Three layers stand here:
 
 - the splitter, for every TR: `read_head` and `find_fields` give the frame's parts and where each value
   begins; `split_frame` and `columns_for` are their face to Python;
 - the fast path of `KISParser`, from those offsets to a PriceUpdate or BookUpdate, for the trade and order
   book TRs of KRX, NXT and the unified market. It makes no Python object per value.
+- `RecordReader`, from those offsets to numpy structured arrays with every column, for every TR.
 
 Which value stands where comes from ``data/kis_columns.json`` alone.
 """
@@ -17,10 +18,12 @@ import time
 from importlib.resources import files
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from libc.stdint cimport int8_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.math cimport NAN
+from libc.stdint cimport INT64_MIN, int8_t, int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from fastws._market cimport (
     BOOK_LEVELS,
@@ -34,6 +37,8 @@ from fastws._market cimport (
     parse_decimal,
     rescale,
 )
+
+import numpy as np
 
 from fastws.errors import FastwsError
 
@@ -510,3 +515,6 @@ cdef class KISParser:
             if self.on_new_width is not None:
                 self.on_new_width(tr_id, width)
         return 0
+
+
+include "_kis_impl/records.pxi"

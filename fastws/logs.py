@@ -35,6 +35,11 @@ _SECRET_FIELDS: Final = frozenset(
     {
         "access_token",
         "admin_token",
+        "app_key",
+        "app_secret",
+        "appkey",
+        "appsecret",
+        "approval_key",
         "authorization",
         "cookie",
         "jwt_keys",
@@ -42,6 +47,7 @@ _SECRET_FIELDS: Final = frozenset(
         "jwt_secret",
         "password",
         "secret",
+        "secretkey",
         "session_id",
         "token",
     }
@@ -59,7 +65,8 @@ _SECRETS: Final = (
     re.compile(r"(?i)((?:token|session_id|secret|password)(?:=|%3d))[^\s&#\"'<>;,]*"),
     # Members of JSON texts.
     re.compile(
-        r"(?i)(\\?\"(?:[a-z_]*token|session_id|authorization|password)\\?\"\s{0,8}:\s{0,8}\\?\")[^\"\\]*"
+        r"(?i)(\\?\"(?:[a-z_]*token|session_id|authorization|password|app_?key|app_?secret|secretkey|approval_key)"
+        r"\\?\"\s{0,8}:\s{0,8}\\?\")[^\"\\]*"
     ),
     # A JWT, wherever it stands.
     re.compile(r"()\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*"),

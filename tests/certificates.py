@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+forced: dict[str, str] = {}
+"""Settings of each server whose test says nothing of TLS: a certificate with ``pytest --tls``, else none."""
+
 _DAY = datetime.timedelta(days=1)
 
 

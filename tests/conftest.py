@@ -7,13 +7,41 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import files
+from tests.certificates import files, forced
 from tests.serving import Server
 
 StartServer = Callable[..., Server]
 
 
-@pytest.fixture(params=["tcp", "tls"])
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tls",
+        action="store_true",
+        help="let every server of the tests speak TLS, where they run some in plain only and some both ways; "
+        "tests of what TLS cannot have (mark `plain`) are skipped",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "plain(reason): why a test cannot run over TLS; skipped with --tls")
+    if config.getoption("tls"):
+        forced["certfile"] = str(files().certfile)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not forced:
+        return
+    for item in items:
+        for mark in item.iter_markers("plain"):
+            item.add_marker(pytest.mark.skip(reason=f"not over TLS: {mark.args[0]}"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "over" in metafunc.fixturenames:
+        metafunc.parametrize("over", ["tls"] if forced else ["tcp", "tls"], indirect=True)
+
+
+@pytest.fixture
 def over(request: pytest.FixtureRequest) -> dict[str, str]:
     """Settings for ``server(..., **over)``, with which a test runs twice: in plain, and with TLS."""
     return {} if request.param == "tcp" else {"certfile": str(files().certfile)}

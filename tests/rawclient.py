@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 ABNORMAL = 1006
 
+# How a connection ends that is closed while one side still writes. Other mistakes of TLS are faults.
+_ENDS = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 _WAIT_SECONDS = 10.0
 
@@ -114,13 +117,18 @@ class RawClient:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
+    def half_close(self) -> None:
+        """End the stream to the server, and go on reading."""
+        # That of SSLSocket would make plain what is read from then on.
+        socket.socket.shutdown(self.socket, socket.SHUT_WR)
+
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def send_as_far_as_possible(self, data: bytes) -> int:
         """Send until the server closes; returns how many bytes went."""
         view, n = memoryview(data), 0
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(*_ENDS):
             while n < len(data):
                 n += self.socket.send(view[n : n + 65536])
         return n
@@ -132,7 +140,7 @@ class RawClient:
         """What has come, b"" at the end of the stream, however it ended."""
         try:
             return self.socket.recv(n)
-        except ConnectionError:
+        except _ENDS:
             return b""
 
     def read_to_end(self) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
-from tests.certificates import files
+from tests.certificates import files, forced
+from tests.rawclient import RawClient
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,11 +87,13 @@ class Server:
 
     `flags` are those of the command line, `settings` go as environment variables. It listens on a free port
     of the loopback address once the constructor returns, and answers ``/health``. :meth:`end` must be called.
-    With the setting `certfile` it speaks TLS: `tls` is what clients need for that, else None.
+    With the setting `certfile`, or with ``pytest --tls``, it speaks TLS: `tls` is what clients need for that, else
+    None. They are :func:`tests.clients.client` with `url`, and those of :meth:`raw_client` and :meth:`http_connection`.
     """
 
     def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
         self._is_signalled = False
+        settings = forced | settings
         self.tls = files().authority.client_context() if "certfile" in settings else None
         self.log_path = directory / f"server-{time.monotonic_ns()}.log"
         with self.log_path.open("wb") as log:
@@ -127,20 +130,35 @@ class Server:
         return f"{'ws' if self.tls is None else 'wss'}://127.0.0.1:{self.port}/v1/ws"
 
     @property
+    def http_url(self) -> str:
+        """What paths are appended to."""
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
+
+    @property
     def rss(self) -> int:
         """Resident memory of the server in bytes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def raw_client(self, **options: Any) -> RawClient:
+        """Connect; see :class:`tests.rawclient.RawClient` for `options`."""
+        return RawClient(self.port, tls=self.tls, **options)
 
     def http_connection(self) -> http.client.HTTPConnection:
         if self.tls is None:
             return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
 
-    def get(self, path: str, method: str = "GET") -> tuple[int, bytes]:
-        """Status and body of a plain HTTP request."""
+    def get(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Status and body of an HTTP request."""
         connection = self.http_connection()
         try:
-            connection.request(method, path)
+            connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, response.read()
         finally:

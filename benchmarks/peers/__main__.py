@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -36,7 +34,9 @@ from benchmarks.peers.comparison import (
     table,
     told,
 )
+from benchmarks.program import make_parser, prepare
 from fastws.bench.process import StallProbe, machine
+from fastws.cli.arguments import count, positive
 
 
 def a_scenario(text: str) -> Scenario:
@@ -57,32 +57,12 @@ def names(text: str) -> list[str]:
     return wanted
 
 
-def positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, not {text}")
-    return value
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, not {text}")
-    return value
-
-
 def intervals(text: str) -> list[int]:
     return [int(ms) for ms in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
-    description, _, epilog = (__doc__ or "").partition("\n\n")
-    top = argparse.ArgumentParser(
-        prog="benchmarks.peers",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = make_parser("benchmarks.peers", __doc__)
     add = top.add_argument
     letters = ", ".join(f"{name} {row.connections}x{row.rate:g}" for name, row in SCENARIOS.items())
     add("scenarios", nargs="*", type=a_scenario, metavar="SCENARIO", help=f"CONNECTIONSxRATE, or {letters}")
@@ -128,11 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{peer.name:<11}{peer.missing() or peer.version():<44}  {peer.what}; sends together: {peer.batches}"
             )
         return 0
-    # Through the clean-up, to the server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # The servers inherit the limit.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    prepare()
     wanted = [peer for peer in PEERS if options.only is None or peer.name in options.only]
     skipped = {peer.name: reason for peer in wanted if (reason := peer.missing())}
     entrants = [of_ours(interval) for interval in options.batch_interval_ms]

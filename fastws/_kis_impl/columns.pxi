@@ -35,6 +35,8 @@ cdef str REALTIME = "realtime"
 
 cdef dict COLUMNS = {}          # TR id -> names of the usual layout
 cdef dict ALTERNATIVES = {}     # (TR id, width) -> names of a layout that is used for this width only
+cdef dict TYPES = {}            # TR id -> types of the usual layout, as the file names them
+cdef dict OTHER_TYPES = {}      # (TR id, width) -> types of ALTERNATIVES
 cdef dict KNOWN_WIDTHS = {}     # TR id -> widths seen or documented, ascending
 cdef dict TR_IDS = {}           # TR id as bytes -> TR id
 
@@ -49,18 +51,23 @@ cdef int first_of_ten(list names, str stem) except -1:
 cdef int load_columns() except -1:
     global N_LAYOUTS
     cdef Layout layout
-    cdef list names
+    cdef list names, types
     cdef bytes key
     table = json.loads(files("fastws.data").joinpath("kis_columns.json").read_text(encoding="utf-8"))
     for tr_id, entry in table["tr"].items():
         names = [name for name, _ in entry["columns"]]
         key = tr_id.encode("ascii")
         TR_IDS[key] = tr_id
+        types = [kind for _, kind in entry["columns"]]
         COLUMNS[tr_id] = tuple(names)
+        TYPES[tr_id] = tuple(types)
         KNOWN_WIDTHS[tr_id] = tuple(entry["widths"])
         for other in entry.get("alternatives", ()):
             ALTERNATIVES[tr_id, other["width"]] = (
                 *names[:other["keep"]], *[name for name, _ in other["columns"]]
+            )
+            OTHER_TYPES[tr_id, other["width"]] = (
+                *types[:other["keep"]], *[kind for _, kind in other["columns"]]
             )
         if entry["kind"] not in ("trade", "order_book"):
             continue
@@ -111,3 +118,9 @@ def columns_for(str tr_id not None, Py_ssize_t width):
         raise ValueError(f"a record has at least one value, not {width}")
     names = ALTERNATIVES.get((tr_id, width), COLUMNS[tr_id])
     return (*names[:width], *[f"EXTRA_{i}" for i in range(len(names), width)])
+
+
+cdef tuple types_for(str tr_id, Py_ssize_t width):
+    """Types of the values of a record, those behind the last known column being text."""
+    types = OTHER_TYPES.get((tr_id, width), TYPES[tr_id])
+    return (*types[:width], *["text"] * (width - len(types)))

@@ -3,12 +3,11 @@
 Linux only, as it is built on epoll.
 """
 
-from fastws.bench.client import (
+from fastws.bench._client import LoadClient, LoadError
+from fastws.bench.figures import (
     ClientShare,
     Durations,
     Group,
-    LoadClient,
-    LoadError,
     LoadResult,
     Pings,
     Restored,

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from fastws.bench.client import LoadResult, StreamState
+from fastws.bench.figures import LoadResult, StreamState
 from fastws.errors import FastwsError
 
 _Text: TypeAlias = bytes | str

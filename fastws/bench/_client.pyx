@@ -89,6 +89,8 @@ cdef class LoadClient:
         if ping_interval_ms <= 0:
             raise ValueError(f"ping_interval_ms must be positive, not {ping_interval_ms}")
         self.url = url
+        # Before there is memory for all of them.
+        _need_descriptors(<int64_t>connections + 30)
         self._payloads = _payloads_for(subscribe, connections)
         key = base64.b64encode(os.urandom(16))
         self._accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID).digest())
@@ -173,13 +175,13 @@ cdef class LoadClient:
 
     cdef bytes _resolve(self, str url, bytes key, headers):
         """Fill in the address; returns the upgrade request."""
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "ws" or not parts.hostname:
-            raise LoadError(f"{url!r} is no ws:// URL; the load client speaks no TLS")
         try:
+            parts = urllib.parse.urlsplit(url)
             port = parts.port or 80
         except ValueError:
-            raise LoadError(f"{url!r} has no valid port") from None
+            raise LoadError(f"{url!r} has no valid host and port") from None
+        if parts.scheme != "ws" or not parts.hostname:
+            raise LoadError(f"{url!r} is no ws:// URL; the load client speaks no TLS")
         try:
             found = socket_module.getaddrinfo(parts.hostname, port, type=socket_module.SOCK_STREAM)
         except socket_module.gaierror as error:
@@ -213,7 +215,6 @@ cdef class LoadClient:
             raise LoadError("this client was connected before; make a new one")
         if max_in_flight < 1 or step < 1:
             raise ValueError(f"max_in_flight and step must be 1 or more, not {max_in_flight} and {step}")
-        _need_descriptors(c.n_conns + 30)
         c.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if c.epoll_fd < 0:
             raise LoadError(f"epoll cannot be used: {os.strerror(errno)}")
@@ -237,7 +238,8 @@ cdef class LoadClient:
         """After `cut`, connect every connection again, each with its session and the last `sequence` that it has
         seen, until all are answered `reconnected`. What comes is counted and checked as going on from before.
         Raises LoadError like `connect`."""
-        if not self._is_connected or self.c.n_live:
+        # Connections that have only ended are not opened again.
+        if not self._is_connected or self.c.n_opened:
             raise LoadError("cut() comes before restore()")
         self.c.is_restoring = True
         self._open_all(timeout, max_in_flight, 0.0, 1, on_progress)
@@ -565,7 +567,7 @@ cdef object _sample(const char* text, int size):
     return text[:size].decode("utf-8", "replace") if size else None
 
 
-def _need_descriptors(int n):
+def _need_descriptors(n):
     """Raise the soft limit of open files as far as needed and allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= n:

@@ -31,6 +31,7 @@ _FIGURES: Final = (
     ("back from the cut, s", "storm.seconds", 2),
 )
 _SCALES: Final = {"run.load.bytes_per_second": 1e6, "run.server.rss_most": 1 << 20}
+_PARTS: Final = {"plan", "run", "machine", "notes", "faults"}
 _MACHINE: Final = ("processor", "cores", "kernel")
 _NAME_WIDTH: Final = 22
 _COLUMN_WIDTH: Final = 18
@@ -46,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text())
     except ValueError:
         raise CompareError(f"{path} is no JSON: give files of fastws bench --json") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT or "plan" not in document:
+    if not isinstance(document, dict) or document.get("format") != FORMAT or not document.keys() >= _PARTS:
         raise CompareError(f"{path} is no result of this version's fastws bench --json")
     return document
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Final, Literal
 
-from fastws.bench.client import LoadClient, LoadError, LoadResult
+from fastws.bench._client import LoadClient, LoadError
+from fastws.bench.figures import LoadResult
 from fastws.bench.measure import Run, observe
 from fastws.bench.process import Process, StallProbe, machine
 from fastws.bench.progress import Progress

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastws.bench.client import LoadClient, LoadResult
+from fastws.bench._client import LoadClient
+from fastws.bench.figures import LoadResult
 from fastws.bench.process import Process, Sample
 
 

@@ -7,15 +7,17 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from fastws._version import __version__
-from fastws.bench.client import LoadError
+from fastws.bench._client import LoadError
 
 STALL_MS: Final = 10.0
 """A processor that lets nobody run for so long shows in latencies."""
@@ -114,40 +116,39 @@ class StallProbe:
     def __init__(self) -> None:
         self.late: list[list[tuple[float, float]]] = []
         """By processor, when its sleeper was late."""
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[tuple[subprocess.Popen[str], IO[str]]] = []
 
     def __enter__(self) -> StallProbe:
         for cpu in sorted(os.sched_getaffinity(0)):
+            # Not a pipe: nobody reads before the end, and a sleeper that waits for room in it sees nothing.
+            output = tempfile.TemporaryFile("w+")
             # A group of their own: Ctrl-C is not for them.
             process = subprocess.Popen(  # noqa: S603 - a constant program
                 [sys.executable, "-S", "-c", _PROBE, str(cpu), str(os.getpid())],
-                stdout=subprocess.PIPE,
+                stdout=output,
                 text=True,
                 process_group=0,
             )
-            self._processes.append(process)
+            self._processes.append((process, output))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes:
+        for process, _ in self._processes:
             process.terminate()
-        for process in self._processes:
-            output, _ = process.communicate()
-            pairs = (line.split() for line in output.splitlines())
-            self.late.append([(float(first), float(last)) for first, last in pairs])
+        for process, output in self._processes:
+            process.wait()
+            with output:
+                output.seek(0)
+                pairs = (line.split() for line in output)
+                self.late.append([(float(first), float(last)) for first, last in pairs])
 
     def stalls(self) -> list[tuple[float, float]]:
         """When the sleepers of all processors were late at once."""
         common = self.late[0] if self.late else []
         for other in self.late[1:]:
-            common = [
-                (max(mine[0], its[0]), min(mine[1], its[1]))
-                for mine in common
-                for its in other
-                if mine[0] < its[1] and its[0] < mine[1]
-            ]
+            common = list(_common(common, other))
         return common
 
     def stalled_ms(self, first: float, last: float) -> float:
@@ -166,6 +167,21 @@ class StallProbe:
                 {"at": stall[0], "ms": 1000 * _length(stall)} for stall in stalls[:20]
             ],
         }
+
+
+def _common(
+    first: Sequence[tuple[float, float]], second: Sequence[tuple[float, float]]
+) -> Iterator[tuple[float, float]]:
+    """What two lists of times share, each in order and without overlaps."""
+    at = 0
+    for since, until in first:
+        while at < len(second) and second[at][1] <= since:
+            at += 1
+        for i in range(at, len(second)):
+            other_since, other_until = second[i]
+            if other_since >= until:
+                break
+            yield max(since, other_since), min(until, other_until)
 
 
 def _length(stall: tuple[float, float]) -> float:

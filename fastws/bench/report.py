@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastws.bench.client import Group, LoadResult
+from fastws.bench.figures import Group, LoadResult
 from fastws.bench.plot import histogram
 from fastws.errors import CloseCode
 

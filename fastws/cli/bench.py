@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from fastws._version import __version__
 from fastws.bench import loadtest
@@ -18,6 +19,7 @@ from fastws.bench.plot import can_draw_blocks
 from fastws.bench.progress import Progress
 from fastws.bench.report import show
 from fastws.bench.subscriptions import SYNTAX, RandomStocks, Subscription, parse, parse_lines, parse_random
+from fastws.cli.arguments import count, duration, some_duration
 from fastws.cli.options import FAILED, Commands, add_command
 from fastws.errors import SettingsError
 
@@ -57,13 +59,17 @@ def add_bench(commands: Commands) -> None:
     )
     add = bench.add_argument
     add("--url", default=DEFAULT_URL, help="the server, ws:// only (default: %(default)s)")
-    add("--connections", type=_count, default=1000, metavar="N", help="(default: %(default)d)")
+    add("--connections", type=count, default=1000, metavar="N", help="(default: %(default)d)")
     add(
-        "--duration", type=_positive, default=60.0, metavar="S", help="measured time (default: %(default)g s)"
+        "--duration",
+        type=some_duration,
+        default=60.0,
+        metavar="S",
+        help="measured time (default: %(default)g s)",
     )
-    add("--ramp-up", type=_duration, default=10.0, metavar="S",
+    add("--ramp-up", type=duration, default=10.0, metavar="S",
         help="spread the opening over so long (default: %(default)g s)")  # fmt: skip
-    add("--batch-size", type=_count, default=100, metavar="N",
+    add("--batch-size", type=count, default=100, metavar="N",
         help="connections opened per step, and under way at a time (default: %(default)d)")  # fmt: skip
     what = bench.add_argument_group(
         "subscriptions",
@@ -84,10 +90,10 @@ def add_bench(commands: Commands) -> None:
     add("--check", choices=("auto", "none", "edges", "full"), default="auto",
         help="full reads every message; edges only the ends of a batch, enough for one stock on one channel; "
         "auto takes the one that fits (default: %(default)s)")  # fmt: skip
-    add("--pid", type=_count, metavar="PID", help="the server's process, for its processor time and memory")
-    add("--ping", type=_count, nargs="?", const=DEFAULT_PINGS, default=0, metavar="N",
+    add("--pid", type=count, metavar="PID", help="the server's process, for its processor time and memory")
+    add("--ping", type=count, nargs="?", const=DEFAULT_PINGS, default=0, metavar="N",
         help="N of the connections also time a ping ten times a second (N: %(const)d)")  # fmt: skip
-    add("--slow-readers", type=_count, default=0, metavar="N", help="N of the connections never read")
+    add("--slow-readers", type=count, default=0, metavar="N", help="N of the connections never read")
     add("--reconnect-storm", action="store_true",
         help="after --duration, cut all connections at once and restore their sessions")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
@@ -137,8 +143,7 @@ def _plan(options: argparse.Namespace) -> loadtest.Plan:
             "--subscribe: some subscriptions are of mode all and some of mode latest (the default of market and "
             "sector), where a loss could not be told from a newer value; add mode=all or mode=latest to some"
         )
-    if not options.url.startswith("ws://"):
-        raise SettingsError(f"--url: {options.url} is no ws:// URL; TLS is not spoken, so measure without it")
+    _check_url(options.url)
     if options.ping + options.slow_readers > options.connections:
         raise SettingsError(
             f"--connections: {options.connections} are fewer than the {options.slow_readers} that do not read and"
@@ -174,6 +179,18 @@ def _plan(options: argparse.Namespace) -> loadtest.Plan:
     )
 
 
+def _check_url(url: str) -> None:
+    if not url.startswith("ws://"):
+        raise SettingsError(f"--url: {url} is no ws:// URL; TLS is not spoken, so measure without it")
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise SettingsError(f"--url: {url} has no usable host or port; write it as {DEFAULT_URL}")
+
+
 def _check(
     options: argparse.Namespace, everything: list[Subscription], random_stocks: RandomStocks | None
 ) -> Literal["none", "edges", "full"]:
@@ -202,26 +219,3 @@ def _as_type(read: Callable[[str], _T]) -> Callable[[str], _T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, not {text!r}")
-    return int(text)
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds, not {text!r}")
-    return seconds
-
-
-def _positive(text: str) -> float:
-    seconds = _duration(text)
-    if not seconds:
-        raise argparse.ArgumentTypeError("expected more than 0 seconds")
-    return seconds

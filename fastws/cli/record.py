@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from fastws.cli.arguments import some_duration
 from fastws.cli.options import Commands, add_command, add_settings, begin
 from fastws.errors import SettingsError
 from fastws.feeds.record import Recorder, record
@@ -47,7 +48,7 @@ def add_record(commands: Commands) -> None:
     recording.add_argument(
         "--duration",
         metavar="SECONDS",
-        type=_seconds,
+        type=some_duration,
         help="stop after so long (default: when the feed ends, or at Ctrl-C)",
     )
     recording.set_defaults(run=_record)
@@ -92,13 +93,3 @@ def _check_output(settings: Settings, output: str) -> None:
             setting="output",
             source="--output",
         )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write seconds above 0, such as 60")
-    return seconds

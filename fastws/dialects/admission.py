@@ -160,6 +160,9 @@ class Admission:
         session_id = client.arrival.session_id
         if session_id is None:
             self._greet(client, None)
+        elif identity is None and not self.allow_anonymous:
+            # Also one from before tokens were required: it would bring its subscriptions with it.
+            self._greet(client, "forbidden")
         else:
             self.takeover.find(client, session_id, lambda found: self._greet(client, found))
 

@@ -30,8 +30,9 @@ from fastws.sessions import Session
 
 # What a message with a token counts as: checking a signature takes as long as some twenty pings.
 _TOKEN_MESSAGES: Final = 10
-# Messages kept of a client while it is found out who it is.
+# Messages kept of a client while it is found out who it is, and bytes of them. A first one is kept whatever its size.
 _MAX_WAITING: Final = 100
+_MAX_WAITING_SIZE: Final = 64 << 10
 
 # Characters of a user's id in a log line.
 _SHOWN_USER_ID: Final = 64
@@ -102,7 +103,10 @@ class ScreenerDialect:
         client: Client = connection.context
         if client.is_admitted:
             self.obey(connection, text)
-        elif len(client.waiting) < _MAX_WAITING:
+        elif not client.waiting or (
+            len(client.waiting) < _MAX_WAITING
+            and sum(map(len, client.waiting)) + len(text) <= _MAX_WAITING_SIZE
+        ):
             client.waiting += (text,)
         else:
             self.on_rate_limited(connection)

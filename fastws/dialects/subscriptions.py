@@ -20,7 +20,6 @@ from fastws.messages import Rejected, RequestId
 
 # For overview pages: newest values only, five times a second.
 GROUP_MAX_RATE: Final = 5.0
-# Symbols made by subscriptions when unknown ones are accepted; a bound on what strangers can make us remember.
 
 _CHANNEL_BITS: Final = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK}
 _SYMBOL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:/-]{0,31}")

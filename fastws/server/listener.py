@@ -428,9 +428,7 @@ class _Head(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader = self.reader
         if reader is None:
-            self._n_dropped += len(data)
-            if self._n_dropped > _LINGER_SIZE:
-                self.transport.abort()
+            self.data_dropped(len(data))
             return
         result = reader.feed(data)
         if result is None:
@@ -440,6 +438,12 @@ class _Head(asyncio.Protocol):
             return
         is_whole = len(reader.head) + len(reader.body) == len(data)
         self._listener.on_head(self, result, data if is_whole else reader.head + reader.body, reader.body)
+
+    def data_dropped(self, n_bytes: int) -> None:
+        """Count what comes after a refusal, which TLS does not even decrypt."""
+        self._n_dropped += n_bytes
+        if self._n_dropped > _LINGER_SIZE:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.on_lost(self)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from fastws import deflate, logs
+from fastws import logs
 from fastws.market.instruments import TableChange
-from fastws.server.server import Server, load_instruments
+from fastws.server.server import Server, configure_hub, load_instruments
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
 from fastws.settings_catalog import display
@@ -88,20 +87,8 @@ def _apply(server: Server, settings: Settings) -> None:
     if (settings.log_level, settings.log_format) != (server.settings.log_level, server.settings.log_format):
         logs.configure(settings.log_level, settings.log_format)
     server.settings = settings
-    server.hub.configure(
-        outbox_soft_size=settings.outbox_soft_bytes,
-        outbox_hard_size=settings.outbox_hard_bytes,
-        stall_timeout=settings.stall_timeout,
-        rate_limit=settings.rate_limit,
-        control_rate_limit=settings.control_rate_limit,
-        ping_interval=settings.ping_interval,
-        pong_timeout=settings.pong_timeout,
-        idle_timeout=settings.idle_timeout,
-        flush_share=settings.flush_share,
-        deflate_threshold=settings.compression_threshold,
-        history_size=settings.history_bytes,
-        compress=partial(deflate.compress, level=settings.compression_level),
-    )
+    configure_hub(server.hub, settings)
+    server.hub.configure(history_size=settings.history_bytes)
     server.screener.configure(
         subscription_limit=settings.subscription_limit,
         message_bytes=settings.message_bytes,

@@ -100,6 +100,23 @@ def make_store(settings: Settings) -> Store:
         raise SettingsError(str(error), setting="database") from None
 
 
+def configure_hub(hub: Hub, settings: Settings) -> None:
+    """Give `hub` all that can change while it runs, but for the size of its history."""
+    hub.configure(
+        outbox_soft_size=settings.outbox_soft_bytes,
+        outbox_hard_size=settings.outbox_hard_bytes,
+        stall_timeout=settings.stall_timeout,
+        rate_limit=settings.rate_limit,
+        control_rate_limit=settings.control_rate_limit,
+        ping_interval=settings.ping_interval,
+        pong_timeout=settings.pong_timeout,
+        idle_timeout=settings.idle_timeout,
+        flush_share=settings.flush_share,
+        deflate_threshold=settings.compression_threshold,
+        compress=partial(deflate.compress, level=settings.compression_level),
+    )
+
+
 class Server:
     """One fastws server on the running loop: hub, market, feed and listener.
 
@@ -116,22 +133,12 @@ class Server:
             asyncio.get_running_loop(),
             epoch=secrets.token_hex(4),
             interval_ms=settings.batch_interval_ms,
-            outbox_soft_size=settings.outbox_soft_bytes,
-            outbox_hard_size=settings.outbox_hard_bytes,
-            stall_timeout=settings.stall_timeout,
-            rate_limit=settings.rate_limit,
-            control_rate_limit=settings.control_rate_limit,
-            ping_interval=settings.ping_interval,
-            pong_timeout=settings.pong_timeout,
-            idle_timeout=settings.idle_timeout,
-            flush_share=settings.flush_share,
-            compress=partial(deflate.compress, level=settings.compression_level),
             inflate=deflate.inflate,
-            deflate_threshold=settings.compression_threshold,
             # None before the values of before are in place: nobody has missed those.
             history_size=0,
             logger=logging.getLogger("fastws.core"),
         )
+        configure_hub(self.hub, settings)
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
         self.store = make_store(settings)
         self.alerts = AlertBook(

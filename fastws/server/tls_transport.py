@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, cast
 
 import structlog
@@ -49,7 +49,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     2. What is written is encrypted and with the TCP transport when `write` returns. Nothing unsent waits here, so
        limits, size and pauses of the write buffer are those of the TCP transport.
     3. Once the sending side is closed, which `write_eof` does without closing the other, what comes is dropped unread.
-    4. The peer's closure alert and the end of its TCP stream are the same: `eof_received`, once.
+       A protocol that has `data_dropped` is told how many bytes.
+    4. The peer's closure alert and the end of its TCP stream are the same: `eof_received`, once. What is written in
+       answer still goes out.
     5. Who makes no handshake is closed, with an alert where OpenSSL has one, and told in plain where he speaks HTTP.
     """
 
@@ -57,11 +59,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         "_buffered",
         "_has_begun",
         "_has_ended",
+        "_has_eof",
         "_incoming",
         "_is_paused",
         "_is_ready",
         "_is_shut",
         "_n_unasked",
+        "_on_dropped",
         "_outgoing",
         "_protocol",
         "_ssl",
@@ -81,6 +85,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._is_ready = False
         self._is_paused = False
         self._is_shut = False
+        self._has_eof = False
         self._has_ended = False
         self._n_unasked = 0
         self.set_protocol(protocol)
@@ -91,6 +96,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._protocol = protocol
         is_buffered = hasattr(protocol, "get_buffer") and not isinstance(protocol, asyncio.Protocol)
         self._buffered = cast(_BufferedReceiver, protocol) if is_buffered else None
+        self._on_dropped: Callable[[int], None] | None = getattr(protocol, "data_dropped", None)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
@@ -194,6 +200,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._is_shut:
+            if self._on_dropped is not None:
+                self._on_dropped(nbytes)
             return
         if not self._has_begun:
             self._has_begun = True
@@ -210,7 +218,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._is_shut:
             self._on_end()
         else:
-            self._incoming.write_eof()
+            self._has_eof = True
             self._read()
         # Closed by now, unless the protocol still owes an answer.
         return True
@@ -236,8 +244,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             try:
                 is_end = not self._hand_on()
             except ssl.SSLWantReadError:
-                break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                # OpenSSL is not told: an end without the alert would be a mistake to it, after which it writes nothing.
+                if not self._has_eof:
+                    break
+                is_end = True
+            except ssl.SSLZeroReturnError:
                 is_end = True
             except ssl.SSLError as error:
                 self._fail(error)
@@ -301,7 +312,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._has_begun = False
         self._is_shut = True
         self._tcp.write(refusal_response(_PLAIN_HTTP))
-        self._tcp.write_eof()  # and the deadline of its handshake closes it, if not the client
+        self._tcp.write_eof()  # and its protocol closes it in time, if not the client
 
     def _count_failure(self, reason: str) -> None:
         self._tls.n_failed += 1

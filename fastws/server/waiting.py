@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -26,7 +27,8 @@ class Waiting(Generic[T]):
     __slots__ = ("_by_key", "_key_of")
 
     def __init__(self) -> None:
-        self._by_key: dict[str, dict[T, float]] = {}
+        # Dictionaries that lose their front would be searched through for it, these are not.
+        self._by_key: dict[str, OrderedDict[T, float]] = {}
         self._key_of: dict[T, str] = {}
 
     def __len__(self) -> int:
@@ -36,7 +38,7 @@ class Waiting(Generic[T]):
         self._key_of[thing] = key
         things = self._by_key.get(key)
         if things is None:
-            self._by_key[key] = {thing: now}
+            self._by_key[key] = OrderedDict({thing: now})
         else:
             things[thing] = now
 
@@ -45,8 +47,8 @@ class Waiting(Generic[T]):
         key = self._key_of.get(thing)
         if key is not None:
             things = self._by_key[key]
-            del things[thing]
             things[thing] = now
+            things.move_to_end(thing)
 
     def discard(self, thing: T) -> None:
         key = self._key_of.pop(thing, None)

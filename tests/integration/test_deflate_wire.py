@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
+import os
 import re
 import subprocess
 import zlib
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
 
+from tests.certificates import files
 from tests.clients import Stream, client
 from tests.conftest import StartServer
 from tests.rawclient import CONTINUATION, TEXT, RawClient, frame, upgrade_head
@@ -44,8 +45,8 @@ def name_of(parameters: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def simulated(shared_server: StartServer) -> Server:
-    return shared_server("--feed", "sim", simulator_rate=2000, simulator_opening_burst=1)
+def simulated(shared_server: StartServer, over: dict[str, str]) -> Server:
+    return shared_server("--feed", "sim", simulator_rate=2000, simulator_opening_burst=1, **over)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=name_of)
@@ -138,6 +139,7 @@ def test_ws_of_node_decodes_it_with_all_parameters(simulated: Server) -> None:
         [node, "--input-type=module", "--eval", f"{NODE_SCRIPT}"],
         input=json.dumps(order),
         cwd=ROOT,
+        env=os.environ | {"NODE_EXTRA_CA_CERTS": str(files().authority_file)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -182,7 +184,7 @@ def test_a_batch_of_twenty_prices_is_a_quarter_on_the_wire(server: StartServer) 
 def _simulated_prices(source: Server, n: int) -> list[list[dict[str, Any]]]:
     """Batches of `n` updates as a simulated feed made them, without what the server adds."""
     batches: list[list[dict[str, Any]]] = []
-    with RawClient(source.port) as raw:
+    with source.raw_client() as raw:
         raw.send_message(type="subscribe", subscription_type="stock", targets=list(SYMBOLS))
         pending: list[dict[str, Any]] = []
         while len(batches) < 12:
@@ -202,7 +204,7 @@ def _simulated_prices(source: Server, n: int) -> list[list[dict[str, Any]]]:
 
 
 def _reader(target: Server, *, is_deflated: bool) -> RawClient:
-    raw = RawClient(target.port, handshake=False)
+    raw = target.raw_client(handshake=False)
     raw.send(upgrade_head(sec_websocket_extensions="permessage-deflate" if is_deflated else None))
     status, headers, _ = raw.read_response()
     assert status == 101
@@ -227,15 +229,9 @@ def _next_batch(raw: RawClient, *, is_deflated: bool) -> tuple[int, bytes]:
 
 
 def _publish(target: Server, updates: list[dict[str, Any]]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
-    try:
-        connection.request(
-            "POST", "/v1/publish", json.dumps(updates), {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        )
-        response = connection.getresponse()
-        assert response.status == 202, response.read()
-    finally:
-        connection.close()
+    headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    status, body = target.get("/v1/publish", "POST", json.dumps(updates).encode(), headers)
+    assert status == 202, body
 
 
 # Bombs.
@@ -297,7 +293,7 @@ def test_a_bomb_is_refused_in_little_memory(
     data = bomb(expanded)
     assert expanded // 1100 < len(data) < expanded // 1000
     for is_measured in (False, True):
-        with RawClient(target.port, handshake=False) as raw:
+        with target.raw_client(handshake=False) as raw:
             raw.send(upgrade_head(sec_websocket_extensions="permessage-deflate"))
             status, headers, _ = raw.read_response()
             assert (status, "permessage-deflate" in headers["sec-websocket-extensions"]) == (101, True)

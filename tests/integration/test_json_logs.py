@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.clients import client
-from tests.rawclient import RawClient
 from tests.serving import ROOT, Server, command, environment, run, until
 
 KEYS = {"timestamp", "level", "logger", "event"}
@@ -33,15 +32,15 @@ async def test_a_run_with_everything_that_clients_can_do(tmp_path: Path) -> None
     try:
         for i in range(200):
             # Handshakes refused, heads that are none, frames that are wrong, connections that are reset.
-            with RawClient(target.port, handshake=False) as raw:
+            with target.raw_client(handshake=False) as raw:
                 raw.send(
                     b"GET /v1/ws HTTP/1.1\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\n\r\n"[
                         : 20 + i
                     ]
                 )
-            with RawClient(target.port) as raw:
+            with target.raw_client() as raw:
                 raw.send(bytes([0x81, 0xFF]) + os.urandom(20) if i % 2 else b"\x00" * 30)
-            raw = RawClient(target.port)
+            raw = target.raw_client()
             raw.send_message(type="subscribe", subscription_type="market", targets=["KOSPI"], mode="all")
             raw.reset()
         async with client(f"{target.url}?token=not.a.token", greeted=False) as connection:

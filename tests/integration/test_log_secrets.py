@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import signal
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from tests.clients import client
 from tests.conftest import StartServer
-from tests.rawclient import RawClient, upgrade_head
+from tests.rawclient import upgrade_head
 from tests.serving import Server, until
 
 SECRET = "5ecret-of-the-tokens-which-nobody-may-ever-see"
@@ -49,7 +48,7 @@ class Secrets:
 
 
 def ask(server: Server, method: str, path: str, bearer: str, body: object = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = server.http_connection()
     try:
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Authorization": f"Bearer {bearer}"})
@@ -136,7 +135,7 @@ def administer(server: Server, secrets: Secrets, token: str) -> None:
     assert ask(server, "GET", f"/nothing/{token}?token={token}", ADMIN)[0] == 404
 
 
-def malform(port: int, token: str) -> None:
+def malform(server: Server, token: str) -> None:
     """Heads and bodies that are wrong, with tokens in all places."""
     path = f"/v1/ws?token={token}"
     for head in (
@@ -154,11 +153,11 @@ def malform(port: int, token: str) -> None:
         f"POST /v1/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
         f"Content-Length: {token}\r\n\r\n".encode(),
     ):
-        with RawClient(port, handshake=False) as raw:
+        with server.raw_client(handshake=False) as raw:
             raw.send_as_far_as_possible(head)
             status, _, _ = raw.read_response()
             assert status == 0 or status >= 400
-    with RawClient(port, handshake=False) as raw:
+    with server.raw_client(handshake=False) as raw:
         # An end in the middle of everything.
         raw.send(f"GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}".encode())
         raw.reset()
@@ -185,7 +184,7 @@ async def test_nothing_secret_is_logged(server: StartServer, log_format: str) ->
         await connect_in_every_way(target, make(), secrets)
     await live(target, secrets)
     for make in (secrets.token, lambda: secrets.token(exp=1)):
-        await asyncio.to_thread(malform, target.port, make())
+        await asyncio.to_thread(malform, target, make())
     async with client(f"{target.url}?token={secrets.token('erin')}") as connection:
         session_id = secrets.session(connection.greeting["connection_id"])
         target.signal(signal.SIGTERM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import itertools
 import json
 import math
@@ -15,7 +14,6 @@ from contextlib import AsyncExitStack
 from typing import get_args
 
 import pytest
-from aiohttp import ClientSession
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -27,7 +25,7 @@ from fastws.errors import CloseCode
 from fastws.server.metrics import KEPT_SECONDS
 from tests.clients import WAIT_SECONDS, Client, client
 from tests.conftest import StartServer
-from tests.rawclient import RawClient, frame, upgrade_head
+from tests.rawclient import frame, upgrade_head
 from tests.serving import Server, until
 
 # Every label of fastws and the values that it may have; None: what the server itself is and has.
@@ -186,7 +184,7 @@ async def load(target: Server, codes: list[str]) -> list[Scrape]:
                 results.append(await asyncio.to_thread(scrape, target))
 
     async with AsyncExitStack() as stack:
-        deaf = stack.enter_context(RawClient(target.port, receive_buffer=4096))
+        deaf = stack.enter_context(target.raw_client(receive_buffer=4096))
         deaf.send_message(type="subscribe", subscription_type="stock", targets=codes)
         listening = []
         for i in range(8):
@@ -278,13 +276,13 @@ def hostile(target: Server) -> None:
             f"{mark.upper()} / HTTP/1.1\r\n\r\n".encode(),
             f"GET /{mark} HTTP/9.{n}\r\nHost: a\r\n\r\n".encode(),
         ):
-            with RawClient(target.port, handshake=False) as raw:
+            with target.raw_client(handshake=False) as raw:
                 raw.send(head)
                 raw.read_some()
-        with RawClient(target.port, handshake=False) as raw:
+        with target.raw_client(handshake=False) as raw:
             raw.send(upgrade_head(f"/v1/ws?token={mark}"))
             raw.read_some()
-        with RawClient(target.port) as raw:
+        with target.raw_client() as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=[mark])
             raw.send_message(type="subscribe", subscription_type=mark, targets=[mark])
             raw.send_message(type=mark)
@@ -298,7 +296,7 @@ async def test_who_has_ended_a_connection(server: StartServer) -> None:
         "--feed", "none", jwt_secret=secret, admin_token=secret, connections_per_user=1, log_level="debug"
     )
     for code in (1011, 4401, 4408, 4429):
-        with RawClient(target.port) as raw:
+        with target.raw_client() as raw:
             raw.send(frame(8, code.to_bytes(2, "big")))
             raw.read_to_end()
     token = sign({"sub": "user-1"}, secret.encode(), "HS256")
@@ -306,13 +304,8 @@ async def test_who_has_ended_a_connection(server: StartServer) -> None:
     async with client(url) as kicked:
         async with client(url, greeted=False) as refused:
             assert await refused.closed() == CloseCode.RATE_ABUSE
-        async with (
-            ClientSession(headers={"Authorization": f"Bearer {secret}"}) as session,
-            session.post(
-                f"http://127.0.0.1:{target.port}/v1/admin/kick", json={"user_id": "user-1"}
-            ) as answer,
-        ):
-            assert answer.status == 200
+        kick = (b'{"user_id": "user-1"}', {"Authorization": f"Bearer {secret}"})
+        assert (await asyncio.to_thread(target.get, "/v1/admin/kick", "POST", *kick))[0] == 200
         assert await kicked.closed() == CloseCode.TOKEN_INVALID
     until(lambda: target.stats()["active_connections"] == 0, "all clients gone")
     result = scrape(target)
@@ -370,7 +363,7 @@ def test_labels_stay_as_they_are_whatever_clients_send(server: StartServer) -> N
 )
 def test_both_formats(server: StartServer, accept: str | None, is_openmetrics: bool) -> None:
     target = server("--feed", "sim")
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+    connection = target.http_connection()
     connection.request("GET", "/metrics", headers={} if accept is None else {"Accept": accept})
     response = connection.getresponse()
     text = response.read().decode()
@@ -391,7 +384,7 @@ def test_answers_are_given_again_for_a_second(server: StartServer) -> None:
     target = server("--feed", "sim")  # whose counters never stand still
 
     def ask(accept: str = "") -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
+        connection = target.http_connection()
         connection.request("GET", "/metrics", headers={"Accept": accept})
         body = connection.getresponse().read()
         connection.close()

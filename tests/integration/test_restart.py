@@ -31,14 +31,10 @@ def token(sub: str = "alice") -> str:
 
 
 def call(server: Server, method: str, path: str, body: object = None, bearer: str = ADMIN) -> Any:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {bearer}"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        return json.loads(response.read())
+    data = None if body is None else json.dumps(body).encode()
+    status, text = server.get(path, method, data, {"Authorization": f"Bearer {bearer}"})
+    assert 200 <= status < 300, (status, text)
+    return json.loads(text)
 
 
 def price(number: float, code: str = CODE) -> dict[str, object]:

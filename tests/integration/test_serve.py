@@ -7,14 +7,12 @@ import json
 import re
 import signal
 import socket
-import urllib.request
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 import fastws
@@ -55,16 +53,16 @@ def is_found(server: Server, path: str) -> bool:
 # Starting.
 
 
-def test_start_up_lines_name_every_url(server: StartServer) -> None:
-    target = server("--feed", "sim")
+def test_start_up_lines_name_every_url(server: StartServer, over: dict[str, str]) -> None:
+    target = server("--feed", "sim", **over)
     for line in (
         "fastws is ready",
-        f"ws://127.0.0.1:{target.port}/v1/ws",
-        f"http://127.0.0.1:{target.port}/health",
-        f"http://127.0.0.1:{target.port}/v1/ws/stats",
+        target.url,
+        f"{target.http_url}/health",
+        f"{target.http_url}/v1/ws/stats",
     ):
         assert line in target.log
-    urls = re.findall(r"http://127\.0\.0\.1:\d+(/\S+)", target.log)
+    urls = re.findall(r"https?://127\.0\.0\.1:\d+(/\S+)", target.log)
     for path in urls:
         # No price may have come when the server has just started.
         until(partial(is_found, target, path), f"{path} of the start-up lines")
@@ -94,14 +92,10 @@ def test_without_a_feed_prices_are_published(server: StartServer) -> None:
     assert "no prices will arrive" not in target.log
     (url,) = re.findall(r"prices come by POST (\S+)", target.log)
     assert target.get_json("/health")["price_feed_running"] is False
-    request = urllib.request.Request(
-        url,
-        method="POST",
-        data=b'{"type":"price_update","code":"005930","price":1}',
-        headers={"Authorization": "Bearer the administrator"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        assert response.status == 202
+    path = url.removeprefix(target.http_url)
+    body = b'{"type":"price_update","code":"005930","price":1}'
+    headers = {"Authorization": "Bearer the administrator"}
+    assert target.get(path, "POST", body, headers)[0] == 202
     assert target.get_json("/health")["price_feed_running"] is True
 
 
@@ -349,16 +343,20 @@ def test_methods_that_are_not_supported(shared_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("way", ["flag", "variable"])
-async def test_origins_of_browsers(server: StartServer, way: str) -> None:
+async def test_origins_of_browsers(server: StartServer, way: str, over: dict[str, str]) -> None:
     origins = "https://app.example,http://localhost:3000"
-    target = server("--allowed-origins", origins) if way == "flag" else server(allowed_origins=origins)
-    own = f"http://127.0.0.1:{target.port}"
-    for origin in (None, own, "https://app.example", "http://localhost:3000"):
+    given: dict[str, object] = dict(over)
+    if way == "variable":
+        given["allowed_origins"] = origins
+    target = server(*(("--allowed-origins", origins) if way == "flag" else ()), **given)
+    # A page that came in plain is another origin than the same page over TLS.
+    other = f"{'https' if target.tls is None else 'http'}://127.0.0.1:{target.port}"
+    for origin in (None, target.http_url, "https://app.example", "http://localhost:3000"):
         async with client(target.url, origin=origin):
             pass
-    for origin in ("https://evil.example", "http://app.example", "https://app.example.evil", "null"):
+    for origin in (other, "https://evil.example", "http://app.example", "https://app.example.evil", "null"):
         with pytest.raises(InvalidStatus) as refusal:
-            async with connect(target.url, origin=origin, proxy=None):  # type: ignore[arg-type]
+            async with client(target.url, origin=origin):
                 pass
         assert refusal.value.response.status_code == 403
         assert json.loads(refusal.value.response.body)["error"]["code"] == "ORIGIN_NOT_ALLOWED"
@@ -377,12 +375,12 @@ async def received_until_close(connection: Client) -> tuple[list[Message], int, 
 
 @pytest.mark.parametrize("number", SHUTDOWN, ids=lambda number: number.name)
 async def test_a_signal_delivers_the_last_values_and_closes_with_1012(
-    server: StartServer, tmp_path: Path, number: signal.Signals
+    server: StartServer, tmp_path: Path, number: signal.Signals, over: dict[str, str]
 ) -> None:
     # Of the day's last updates, the first leaves at once and the others would wait a minute for their flush.
     lines = ["@0 " + price("000660", 1), "@1300 " + price("005930", 1)]
     lines += [f"@{1500 + place} " + price("005930", place) for place in range(2, 40)]
-    target = server("--feed", replay(tmp_path, *lines), "--batch-interval-ms", "60000")
+    target = server("--feed", replay(tmp_path, *lines), "--batch-interval-ms", "60000", **over)
     async with AsyncExitStack() as stack:
         modes = ("all", "all", "latest")
         connections = [await stack.enter_async_context(client(target.url)) for _ in modes]
@@ -415,8 +413,8 @@ async def test_a_signal_delivers_the_last_values_and_closes_with_1012(
     assert "stopped" in target.log.splitlines()[-1]
 
 
-async def test_a_signal_in_the_middle_of_the_day(server: StartServer) -> None:
-    target = server("--feed", "sim", simulator_rate=2000)
+async def test_a_signal_in_the_middle_of_the_day(server: StartServer, over: dict[str, str]) -> None:
+    target = server("--feed", "sim", simulator_rate=2000, **over)
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(client(target.url)) for _ in range(20)]
         for connection in connections:
@@ -436,50 +434,40 @@ async def test_a_signal_in_the_middle_of_the_day(server: StartServer) -> None:
     assert target.wait() == 0
 
 
-async def test_a_client_that_does_not_answer_the_close_holds_nothing_up(server: StartServer) -> None:
-    target = server("--feed", "sim")
-    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-    writer.write(
-        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    half = await asyncio.open_connection("127.0.0.1", target.port)
-    half[1].write(b"GET /v1/ws HTTP/1.1\r\n")
-    kept = await asyncio.open_connection("127.0.0.1", target.port)
-    kept[1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    await kept[0].readuntil(b"\r\n\r\n")
-    target.signal(signal.SIGTERM)
-    await asyncio.to_thread(until, lambda: "stopping" in target.log, "the beginning of the end")
-    # It has two seconds to answer the close frame.
-    assert await asyncio.to_thread(target.process.wait, 8) == 0
-    for _, transport in ((reader, writer), half, kept):
-        transport.close()
+def test_a_client_that_does_not_answer_the_close_holds_nothing_up(
+    server: StartServer, over: dict[str, str]
+) -> None:
+    target = server("--feed", "sim", **over)
+    with (
+        target.raw_client(),
+        target.raw_client(handshake=False) as half,
+        target.raw_client(handshake=False) as kept,
+    ):
+        half.send(b"GET /v1/ws HTTP/1.1\r\n")
+        kept.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.read_response()[0] == 200
+        target.signal(signal.SIGTERM)
+        until(lambda: "stopping" in target.log, "the beginning of the end")
+        # It has two seconds to answer the close frame.
+        assert target.process.wait(8) == 0
 
 
-def test_while_draining_it_is_not_ready_and_takes_nobody(server: StartServer) -> None:
-    target = server("--feed", "none")
+def test_while_draining_it_is_not_ready_and_takes_nobody(server: StartServer, over: dict[str, str]) -> None:
+    target = server("--feed", "none", **over)
+    ready = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
     # A connection from before is still answered while one that does not close holds the drain up.
-    stubborn = socket.create_connection(("127.0.0.1", target.port))
-    stubborn.sendall(
-        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    assert b" 101 " in stubborn.recv(4096)
-    kept = socket.create_connection(("127.0.0.1", target.port))
-    kept.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b" 200 " in kept.recv(4096)
-    target.signal(signal.SIGTERM)
-    until(lambda: "stopping" in target.log, "the beginning of the end")
-    kept.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
-    answer = kept.recv(4096)
-    assert b" 503 " in answer
-    assert b'"draining"' in answer
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", target.port), timeout=5)
-    assert target.wait() == 0
-    stubborn.close()
-    kept.close()
+    with target.raw_client(), target.raw_client(handshake=False) as kept:
+        kept.send(ready)
+        assert kept.read_response()[0] == 200
+        target.signal(signal.SIGTERM)
+        until(lambda: "stopping" in target.log, "the beginning of the end")
+        kept.send(ready)
+        status, _, body = kept.read_response()
+        assert status == 503
+        assert b'"draining"' in body
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", target.port), timeout=5)
+        assert target.wait() == 0
 
 
 def test_python_m_fastws_and_the_version(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def is_closed(port: int) -> bool:
 
 def test_clients_that_never_answer_do_not_hold_it_up(server: StartServer) -> None:
     target = server("--feed", "sim", simulator_rate=5000, shutdown_timeout=3)
-    clients = [RawClient(target.port, receive_buffer=4096) for _ in range(20)]
+    clients = [target.raw_client(receive_buffer=4096) for _ in range(20)]
     for raw in clients:
         raw.send_message(type="subscribe", subscription_type="market", targets=["KOSPI"], mode="all")
     # They read nothing, and the server cannot get rid of what is for them.
@@ -50,7 +50,7 @@ def test_clients_that_never_answer_do_not_hold_it_up(server: StartServer) -> Non
 
 async def test_the_others_do_not_wait_for_a_slow_one(server: StartServer) -> None:
     target = server("--feed", "sim", simulator_rate=5000)
-    slow = await asyncio.to_thread(RawClient, target.port, receive_buffer=4096)
+    slow = await asyncio.to_thread(target.raw_client, receive_buffer=4096)
     slow.send_message(type="subscribe", subscription_type="market", targets=["KOSPI"], mode="all")
     await asyncio.to_thread(until, lambda: target.stats()["queued_bytes"] > 0, "a blocked client")
     async with client(target.url) as connection:
@@ -108,13 +108,13 @@ async def test_not_ready_before_anything_ends(server: StartServer) -> None:
 
 def test_nothing_is_published_once_the_last_values_leave(server: StartServer) -> None:
     target = server(admin_token="secret", shutdown_timeout=4)
-    stubborn = RawClient(target.port)
+    stubborn = target.raw_client()
     body = b'{"type":"price_update","code":"005930","price":1}'
     request = (
         b"POST /v1/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: %d\r\n\r\n%b"
         % (len(body), body)
     )
-    with RawClient(target.port, handshake=False) as publisher:
+    with target.raw_client(handshake=False) as publisher:
         publisher.send(request)
         assert publisher.read_response()[0] == 202
         target.signal(signal.SIGTERM)

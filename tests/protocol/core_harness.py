@@ -1,4 +1,4 @@
-"""A hub with real sockets and no handshake: what a connection gets is what the core sends."""
+"""A hub with real sockets and no handshake: what a connection gets is what the core sends, in plain or over TLS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import gc
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
+
+from listening import way
 
 from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Options, Topic, debug_counters
 from fastws._frames import OP_TEXT, FrameReader, build_frame
+from fastws.server.tls import TlsContext
+from fastws.server.tls_transport import TlsTransport
+from fastws.settings import Settings
+from tests.certificates import files
 
 MASK = b"\x01\x02\x03\x04"
 
@@ -51,12 +58,59 @@ class Handler:
         self.closed.append(code)
 
 
+class Cipher:
+    """TLS of a client on plain streams, because what is under the loops' own goes on reading while they are paused."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = files().authority.client_context()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    @classmethod
+    async def agreed(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Cipher:
+        """That of a connection that has made its handshake, and said so to the server."""
+        cipher = cls()
+        while not cipher._is_agreed():
+            writer.write(cipher._outgoing.read())
+            cipher._incoming.write(await reader.read(65536))
+        writer.write(cipher.encrypted(b"!"))
+        return cipher
+
+    def _is_agreed(self) -> bool:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+            return True
+        return False
+
+    def encrypted(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    def decrypted(self, data: bytes) -> bytes:
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while True:
+                pieces.append(self._tls.read(65536))
+        except ssl.SSLZeroReturnError:
+            self.has_ended = True
+        except ssl.SSLWantReadError:
+            pass  # it is all
+        return b"".join(pieces)
+
+
 class Client:
     """The other end of a connection: raw bytes in, messages out."""
 
     def __init__(
-        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        connection: Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        cipher: Cipher | None,
     ) -> None:
+        self._cipher = cipher
         self.connection = connection
         self.frames = FrameReader(is_client=True, max_message_size=16 << 20)
         self.reader = reader
@@ -68,7 +122,7 @@ class Client:
     async def read(self, size: int = 65536) -> bool:
         """Take in what comes next; False at the end of the stream."""
         data = await self.reader.read(size)
-        for event in self.frames.feed(data):
+        for event in self.frames.feed(data if self._cipher is None else self._cipher.decrypted(data)):
             if event[0] == "message":
                 self.messages.append(json.loads(event[3]))
             elif event[0] == "close":
@@ -77,7 +131,7 @@ class Client:
                 self.n_pings += 1
             else:
                 assert event[0] == "pong", event
-        return bool(data)
+        return bool(data) and not (self._cipher and self._cipher.has_ended)
 
     async def next(self) -> Any:
         """The next message."""
@@ -98,7 +152,7 @@ class Client:
         self.send_raw(build_frame(OP_TEXT, json.dumps(message).encode(), mask=MASK))
 
     def send_raw(self, data: bytes) -> None:
-        self.writer.write(data)
+        self.writer.write(data if self._cipher is None else self._cipher.encrypted(data))
 
 
 def updates(messages: list[Any]) -> list[Any]:
@@ -149,10 +203,11 @@ class Bench:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, self.server.sockets[0].getsockname())
         reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 16)
+        cipher = await Cipher.agreed(reader, writer) if way.get() == "tls" else None
         async with asyncio.timeout(10):
             while len(self.handler.opened) == n_open:
                 await asyncio.sleep(0)
-        client = Client(self.handler.opened[-1], reader, writer)
+        client = Client(self.handler.opened[-1], reader, writer, cipher)
         self.clients.append(client)
         return client
 
@@ -183,20 +238,33 @@ async def bench(send_buffer: int = 0, window_bits: int = 0, **settings: Any) -> 
 
     class Front(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast(asyncio.Transport, transport)
             if send_buffer:
                 transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer
                 )
+            if tls is None:
+                self.open()
+
+        def data_received(self, data: bytes) -> None:
+            # Over TLS the client speaks first, which tells that there is something to write to.
+            assert data == b"!"
+            self.open()
+
+        def open(self) -> None:
             Connection(
                 made.hub,
-                transport,  # type: ignore[arg-type]
+                self.transport,
                 made.handler,
                 DIALECT,
                 max_message_size=65536,
                 window_bits=window_bits,
             ).open()
 
-    server = await loop.create_server(Front, "127.0.0.1", 0)
+    tls = TlsContext(Settings(certfile=str(files().certfile))) if way.get() == "tls" else None
+    server = await loop.create_server(
+        lambda: Front() if tls is None else TlsTransport(tls, Front()), "127.0.0.1", 0
+    )
     made = Bench(hub, server)
     try:
         yield made

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import os
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -21,7 +23,7 @@ from fastws.server.listener import Listener
 from fastws.server.places import TcpPlace, UnixPlace
 from fastws.server.tls import TlsContext
 from fastws.settings import Settings
-from tests.certificates import files
+from tests.certificates import files, forced
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3
@@ -30,19 +32,28 @@ ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 §1.3
 WAYS = ("tcp", "tls", "unix")
 """How a listener is reached."""
 
-_way: ContextVar[str] = ContextVar("way", default="tcp")
+way: ContextVar[str] = ContextVar("way", default="tcp")
+"""The one of the scenario that runs."""
 
 Scenario = Callable[..., Coroutine[Any, Any, None]]
 
 
 def scenario(function: Scenario) -> Callable[..., None]:
-    """Run an async test on uvloop and on asyncio; fail it for leftover tasks and for errors nobody caught."""
-    return _scenario(function, ("tcp",))
+    """Run an async test on uvloop and on asyncio; fail it for leftover tasks and for errors nobody caught.
+
+    What `listening` starts is reached over TCP, with ``pytest --tls`` over TLS.
+    """
+    return _scenario(function, ("tls",) if forced else ("tcp",))
 
 
 def scenario_over(*ways: str) -> Callable[[Scenario], Callable[..., None]]:
     """Like `scenario`, in each of several ways of reaching what `listening` starts."""
     return functools.partial(_scenario, ways=ways)
+
+
+def over_both(function: Scenario) -> Callable[..., None]:
+    """Like `scenario`, over TCP and over TLS."""
+    return _scenario(function, ("tls",) if forced else ("tcp", "tls"))
 
 
 def everywhere(function: Scenario) -> Callable[..., None]:
@@ -51,9 +62,11 @@ def everywhere(function: Scenario) -> Callable[..., None]:
 
 
 def _scenario(function: Scenario, ways: tuple[str, ...]) -> Callable[..., None]:
-    def test(loop_factory: Callable[[], asyncio.AbstractEventLoop], way: str, **arguments: object) -> None:
+    def test(
+        loop_factory: Callable[[], asyncio.AbstractEventLoop], way_name: str, **arguments: object
+    ) -> None:
         async def main() -> None:
-            _way.set(way)
+            way.set(way_name)
             errors: list[dict[str, Any]] = []
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
             async with asyncio.timeout(30):
@@ -66,15 +79,15 @@ def _scenario(function: Scenario, ways: tuple[str, ...]) -> Callable[..., None]:
 
     functools.update_wrapper(test, function)
     del test.__wrapped__
-    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("loop_factory", "way")]
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("loop_factory", "way_name")]
     test.__signature__ = inspect.Signature([*inspect.signature(function).parameters.values(), *own])
     loops = [("uvloop", uvloop.new_event_loop), ("asyncio", asyncio.new_event_loop)]
     cases = [
-        pytest.param(factory, way, id=name if way == "tcp" else f"{name}-{way}")
-        for way in ways
+        pytest.param(factory, way_name, id=name if way_name == "tcp" else f"{name}-{way_name}")
+        for way_name in ways
         for name, factory in loops
     ]
-    return pytest.mark.parametrize(("loop_factory", "way"), cases)(test)
+    return pytest.mark.parametrize(("loop_factory", "way_name"), cases)(test)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -139,6 +152,19 @@ class Client:
                 data += piece
         return bytes(data)
 
+    async def half_close(self) -> None:
+        """End the stream to the server, and go on reading; over TLS without the closure alert."""
+        if self.writer.can_write_eof():
+            self.writer.write_eof()
+            return
+        # The loops' own TLS cannot. What was written goes out with the end of a turn.
+        while self.writer.transport.get_write_buffer_size():
+            await asyncio.sleep(0)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        with socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno())) as twin:
+            twin.shutdown(socket.SHUT_WR)
+
     async def close(self) -> None:
         self.writer.close()
         # The server may have closed first, or still be saying something.
@@ -156,7 +182,7 @@ class Harness:
         self._clients: list[Client] = []
 
     async def connect(self, data: bytes = b"") -> Client:
-        context = files().authority.client_context() if _way.get() == "tls" else None
+        context = files().authority.client_context() if way.get() == "tls" else None
         if self.path is not None:
             client = Client(*await asyncio.open_unix_connection(self.path))
         else:
@@ -199,9 +225,9 @@ async def listening(app: web.Application | None = None, **options: Any) -> Async
         opened.append(Echo(transport, request, leftover))
 
     with tempfile.TemporaryDirectory() as directory:
-        path = f"{directory}/socket" if _way.get() == "unix" else None
+        path = f"{directory}/socket" if way.get() == "unix" else None
         place = TcpPlace("127.0.0.1", 0) if path is None else UnixPlace(path)
-        if _way.get() == "tls":
+        if way.get() == "tls":
             options.setdefault("tls", TlsContext(Settings(certfile=str(files().certfile))))
         listener = Listener(app or plain_app(), {"/v1/ws": open_connection}, [place], **options)
         await listener.start()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from aiohttp import ClientSession
 from listening import until
@@ -18,6 +19,7 @@ from fastws.auth import AuthError, Identity
 from fastws.clock import wall_ms
 from fastws.dialects import screener
 from fastws.dialects.clients import Client as ServedClient
+from fastws.server.reload import reload
 from fastws.server.server import Server
 from fastws.settings import Settings
 from tests.clients import client
@@ -208,6 +210,30 @@ async def test_an_outage_of_the_issuer_is_not_charged_to_users() -> None:
         assert server.authenticator.failures == {"unavailable": 6}
 
 
+async def test_what_is_kept_of_a_client_on_its_way_in_has_a_size() -> None:
+    async with serving() as (server, url), mute(server, token()) as session_id:
+        address = f"{url}?session_id={session_id}&token={token()}"
+        async with client(address, greeted=False) as connection:
+            await until(lambda: bool(server.admission.presence.arriving))
+            (arriving,) = server.admission.presence.arriving
+            for name in "abc":
+                await connection.send(type="ping", id=name, padding=30_000 * "x")
+            limited = await connection.receive()
+            assert limited["code"] == "RATE_LIMIT_EXCEEDED"
+            assert 60_000 < sum(map(len, arriving.waiting)) <= 65_536
+            for name in "ab":
+                assert (await connection.until_type("pong"))["id"] == name
+
+
+async def test_the_first_message_of_a_client_on_its_way_in_may_be_as_large_as_any() -> None:
+    async with serving(message_bytes=200_000) as (server, url), mute(server, token()) as session_id:
+        address = f"{url}?session_id={session_id}&token={token()}"
+        async with client(address, greeted=False) as connection:
+            await until(lambda: bool(server.admission.presence.arriving))
+            await connection.send(type="ping", id="large", padding=150_000 * "x")
+            assert (await connection.until_type("pong"))["id"] == "large"
+
+
 # Snapshots.
 
 
@@ -251,6 +277,25 @@ async def test_snapshots_over_and_over_are_charged_by_their_size(
 
 
 # Sessions.
+
+
+async def test_once_tokens_are_required_no_session_comes_without_one() -> None:
+    async with serving() as (server, url):
+        async with client(url) as connection:
+            await connection.subscribe("stock", CODE)
+            await connection.sync()
+        await until(lambda: len(server.sessions) == 1)
+        await reload(server, msgspec.structs.replace(server.settings, allow_anonymous=False))
+        address = f"{url}?session_id={connection.greeting['connection_id']}"
+        async with client(address) as again:
+            error = await again.receive()
+            assert (error["code"], error["details"]) == (
+                "SESSION_RESTORATION_FAILED",
+                {"reason": "forbidden"},
+            )
+            assert again.greeting["connection_id"] != connection.greeting["connection_id"]
+            assert not served(server).connection.subscriptions()
+        assert len(server.sessions) == 1
 
 
 async def test_sessions_without_a_token_count_by_address(monkeypatch: pytest.MonkeyPatch) -> None:

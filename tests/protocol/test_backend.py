@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +25,14 @@ def token(sub: str) -> str:
 
 
 @pytest.fixture
-def target(shared_server: StartServer) -> Server:
-    return shared_server("--feed", "none", jwt_secret=SECRET, admin_token=ADMIN)
+def target(shared_server: StartServer, over: dict[str, str]) -> Server:
+    return shared_server("--feed", "none", jwt_secret=SECRET, admin_token=ADMIN, **over)
 
 
 def call(server: Server, method: str, path: str, body: object = None, bearer: str = ADMIN) -> tuple[int, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {bearer}"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            text = response.read()
-            return response.status, json.loads(text) if text else None
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read())
+    data = None if body is None else json.dumps(body).encode()
+    status, text = server.get(path, method, data, {"Authorization": f"Bearer {bearer}"})
+    return status, json.loads(text) if text else None
 
 
 def price(value: int, code: str = "005930") -> dict[str, object]:

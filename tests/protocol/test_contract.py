@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import http.client
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -21,7 +20,6 @@ from tests import transcript
 from tests.clients import client
 from tests.conftest import StartServer
 from tests.contract import Contract, Json, exchanged
-from tests.rawclient import RawClient
 from tests.serving import ROOT, Server, missing, until
 
 SCHEMA = ROOT / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
@@ -42,7 +40,7 @@ def target(shared_server: StartServer) -> Server:
 
 
 def ask(server: Server, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = server.http_connection()
     try:
         connection.request("GET", "/v1/asyncapi.json", headers=headers)
         response = connection.getresponse()
@@ -220,7 +218,7 @@ async def test_an_overflow_keeps_the_contract(contract: Contract, server: StartS
 
     def listen() -> set[str]:
         seen = set()
-        with RawClient(target.port, receive_buffer=4096) as raw:
+        with target.raw_client(receive_buffer=4096) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=["005930", "000660"])
             until(lambda: target.stats()["updates"]["lost"] > 100, "losses", 30)
             while "overflow" not in seen:

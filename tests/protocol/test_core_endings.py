@@ -7,8 +7,9 @@ import socket
 import struct
 import time
 
+import pytest
 from core_harness import MASK, Bench, Client, bench, updates
-from listening import scenario, until
+from listening import over_both, scenario, until
 
 from fastws._core import Connection
 from fastws._frames import OP_CLOSE, build_frame
@@ -29,7 +30,7 @@ async def queue_until(client: Client, size: int) -> None:
         connection.send_control(b"x" * max(0, min(20_000, rest - 8)))
 
 
-@scenario
+@over_both
 async def test_a_reset_seen_while_subscriptions_change() -> None:
     async with bench(interval_ms=400) as made:
         for _ in range(30):
@@ -52,6 +53,7 @@ async def test_a_reset_seen_while_subscriptions_change() -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.plain("it counts every byte that is sent, and so the heads of records")
 @scenario
 async def test_the_hard_cap_is_met_while_a_flush_is_handed_over() -> None:
     async with bench(interval_ms=400, outbox_hard_size=300_000, outbox_soft_size=100_000) as made:
@@ -72,6 +74,7 @@ async def test_the_hard_cap_is_met_while_a_flush_is_handed_over() -> None:
             assert (await client.next())["value"] == 1
 
 
+@pytest.mark.plain("it counts every byte that is sent, and so the heads of records")
 @scenario
 async def test_the_reply_to_a_close_frame_meets_the_hard_cap() -> None:
     async with bench(outbox_hard_size=300_000, outbox_soft_size=100_000, send_buffer=8192) as made:
@@ -89,7 +92,7 @@ async def test_the_reply_to_a_close_frame_meets_the_hard_cap() -> None:
         assert all(client.connection in made.hub.connection_list() for client in good)
 
 
-@scenario
+@over_both
 async def test_values_of_mode_latest_survive_a_second_blockage() -> None:
     async with bench(
         interval_ms=5, outbox_hard_size=10**7, outbox_soft_size=30_000, send_buffer=8192
@@ -129,7 +132,7 @@ async def settled(made: Bench, client: Client) -> None:
         await client.drain()
 
 
-@scenario
+@over_both
 async def test_a_large_snapshot_and_many_changed_values_are_not_held_against_a_client() -> None:
     async with bench(send_buffer=8192, outbox_hard_size=200_000, outbox_soft_size=100_000) as made:
         for value in range(5000):
@@ -150,7 +153,7 @@ async def test_a_large_snapshot_and_many_changed_values_are_not_held_against_a_c
         assert len(updates(client.messages)) == 5000
 
 
-@scenario
+@over_both
 async def test_a_pause_of_the_process_is_not_held_against_clients() -> None:
     async with bench(ping_interval=0.3, pong_timeout=0.8, idle_timeout=0) as made:
         clients = [await made.connect() for _ in range(3)]

@@ -116,6 +116,7 @@ async def test_loop_lag_sees_what_holds_the_loop_up() -> None:
         assert between(made, "loop_lag")[-1][1] >= 0.15
 
 
+@pytest.mark.plain("it counts sends past the transport, which encrypts")
 @scenario
 async def test_a_cohort_s_frame_is_compressed_once() -> None:
     calls: list[int] = []
@@ -148,6 +149,7 @@ async def test_a_cohort_s_frame_is_compressed_once() -> None:
         assert 0 < meters.n_bytes_compressed - n_out < sum(calls) / 5
 
 
+@pytest.mark.plain("it counts the bytes on the wire")
 @scenario
 async def test_bytes_and_limits_are_counted() -> None:
     async with bench(interval_ms=1, rate_limit=1) as made:

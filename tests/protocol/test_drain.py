@@ -34,10 +34,10 @@ def code_of(client: Client) -> int:
 
 
 async def stop_reading(made: Bench, client: Client) -> None:
-    """Publish until the client's connection is blocked."""
+    """Publish until the client's connection is blocked, and the kernel's last room would change nothing."""
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     value = 0
-    while not client.connection.queued_bytes:
+    while client.connection.queued_bytes < 20_000:
         for _ in range(100):
             value += 1
             made.publish("A", value)

@@ -227,16 +227,16 @@ async def test_every_error_code_can_be_had(servers: Servers, code: ErrorCode) ->
 # Close codes.
 
 
-def read_close(port: int, *frames: bytes) -> int:
+def read_close(server: Server, *frames: bytes) -> int:
     """The code that a connection is closed with that sends `frames`."""
-    with RawClient(port) as raw:
+    with server.raw_client() as raw:
         raw.send(b"".join(frames))
         return raw.read_close_code()
 
 
 def sending(*frames: bytes) -> Callable[[Servers], Awaitable[int]]:
     async def provoke(servers: Servers) -> int:
-        return await asyncio.to_thread(read_close, servers.usual.port, *frames)
+        return await asyncio.to_thread(read_close, servers.usual, *frames)
 
     return provoke
 
@@ -274,7 +274,7 @@ async def slow_consumer(servers: Servers) -> int:
 
     def listen() -> int:
         server = servers.busy
-        with RawClient(server.port, receive_buffer=4096) as raw:
+        with server.raw_client(receive_buffer=4096) as raw:
             raw.send_message(type="subscribe", subscription_type="stock", targets=["005930", "000660"])
             until(lambda: server.stats()["active_connections"] == 0, "the end of who reads nothing", 30)
             (code,) = server.stats()["closes"]
@@ -294,7 +294,7 @@ async def replaced(servers: Servers) -> int:
     server = servers.usual
 
     def hold() -> tuple[RawClient, str]:
-        raw = RawClient(server.port)
+        raw = server.raw_client()
         return raw, raw.read_message()["connection_id"]
 
     raw, session_id = await asyncio.to_thread(hold)

@@ -229,30 +229,30 @@ async def test_http_1_0_is_answered_and_closed() -> None:
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario_over("tcp", "unix")
+@everywhere
 async def test_a_half_closed_client_gets_its_answer() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
-        client.writer.write_eof()
+        await client.half_close()
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario_over("tcp", "unix")
+@everywhere
 async def test_a_half_closed_client_gets_its_answer_on_a_kept_alive_connection() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
         await client.response()
         client.send(GET_HELLO)
-        client.writer.write_eof()
+        await client.half_close()
         assert (await client.rest()).endswith(b"\r\n\r\nhello")
 
 
-@scenario_over("tcp", "unix")
+@everywhere
 async def test_half_closing_an_idle_connection_ends_it() -> None:
     async with listening() as server:
         client = await server.connect(GET_HELLO)
         await client.response()
-        client.writer.write_eof()
+        await client.half_close()
         assert await client.rest() == b""
         await until(lambda: server.listener.n_http == 0)
 
@@ -326,7 +326,7 @@ async def test_a_client_that_leaves_at_a_late_upgrade() -> None:
         await until(lambda: all(echo.is_lost for echo in server.opened))
 
 
-@scenario_over("tcp", "unix")
+@everywhere
 async def test_a_client_that_half_closes_behind_a_late_upgrade() -> None:
     async with listening() as server:
         for first in (GET_HELLO, b""):
@@ -334,7 +334,7 @@ async def test_a_client_that_half_closes_behind_a_late_upgrade() -> None:
             if first:
                 assert (await client.response()).status == 200
             client.send(GET_HELLO + upgrade())
-            client.writer.write_eof()
+            await client.half_close()
             assert (await client.response()).body == b"hello"
             await client.rest()
         await until(lambda: server.listener.n_http == 0)

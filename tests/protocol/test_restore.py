@@ -9,7 +9,7 @@ import socket
 import struct
 
 from core_harness import Bench, Client, bench, updates
-from listening import scenario, until
+from listening import over_both, scenario, until
 
 
 async def publish(made: Bench, n: int, pause: float, per_turn: int = 5) -> None:
@@ -33,7 +33,7 @@ async def settled(made: Bench, client: Client) -> None:
         await client.drain()
 
 
-@scenario
+@over_both
 async def test_what_was_missed_comes_once_and_in_order_before_live() -> None:
     """A client is cut off again and again while updates flow; it goes on from the last number it has seen."""
     seed = random.randrange(1 << 30)
@@ -77,7 +77,7 @@ async def test_what_was_missed_comes_once_and_in_order_before_live() -> None:
         assert seqs == {name: list(range(1, 2001)) for name in "AB"}, f"seed {seed}"
 
 
-@scenario
+@over_both
 async def test_latest_targets_get_their_current_value() -> None:
     async with bench(interval_ms=5) as made:
         for value in range(300):
@@ -94,7 +94,7 @@ async def test_latest_targets_get_their_current_value() -> None:
         assert client.connection.subscriptions() == wanted
 
 
-@scenario
+@over_both
 async def test_a_history_that_does_not_reach_back_restores_nothing() -> None:
     async with bench(history_size=100 * 700) as made:
         for value in range(300):
@@ -111,7 +111,7 @@ async def test_a_history_that_does_not_reach_back_restores_nothing() -> None:
         assert [update["value"] for update in updates(client.messages)] == list(range(200, 300))
 
 
-@scenario
+@over_both
 async def test_a_slow_client_catches_up_at_its_own_pace_and_loses_nothing() -> None:
     async with bench(send_buffer=8192, interval_ms=5, outbox_soft_size=150_000) as made:
         for value in range(12_000):
@@ -126,7 +126,7 @@ async def test_a_slow_client_catches_up_at_its_own_pace_and_loses_nothing() -> N
         assert made.check_ledger()["lost"] == 0
 
 
-@scenario
+@over_both
 async def test_a_client_slower_than_history_is_closed() -> None:
     async with bench(send_buffer=8192, history_size=2000 * 700) as made:
         for value in range(2000):
@@ -140,7 +140,7 @@ async def test_a_client_slower_than_history_is_closed() -> None:
         assert client.close_code == 4408
 
 
-@scenario
+@over_both
 async def test_subscriptions_changed_while_catching_up() -> None:
     async with bench(send_buffer=8192, interval_ms=5) as made:
         for value in range(9000):
@@ -156,7 +156,7 @@ async def test_subscriptions_changed_while_catching_up() -> None:
         assert len(got) == len(set(got))
 
 
-@scenario
+@over_both
 async def test_an_update_that_cannot_be_encoded_holds_nothing_up() -> None:
     async with bench(interval_ms=5) as made:
         channel = made.channel("A")
@@ -169,7 +169,7 @@ async def test_an_update_that_cannot_be_encoded_holds_nothing_up() -> None:
         assert not client.connection.is_restoring
 
 
-@scenario
+@over_both
 async def test_what_a_connection_leaves_for_its_session() -> None:
     async with bench(interval_ms=200) as made:
         client = await made.connect()
@@ -213,7 +213,7 @@ async def test_what_a_broken_socket_refuses_is_left_for_the_session() -> None:
         del connection
 
 
-@scenario
+@over_both
 async def test_channels_move_under_those_who_listen_and_those_who_catch_up() -> None:
     async with bench(send_buffer=4096, interval_ms=0) as made:
         hub = made.hub

@@ -102,7 +102,9 @@ def test_a_file_is_read_back(tmp_path: Path) -> None:
     assert load(path) == document()
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format":99,"plan":{}}', '{"format":1}'])
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[]", "{}", '{"format":99,"plan":{}}', '{"format":1}', '{"format":1,"plan":{}}']
+)
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)

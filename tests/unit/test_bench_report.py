@@ -10,7 +10,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
-from fastws.bench.client import LoadResult
+from fastws.bench.figures import LoadResult
 from fastws.bench.report import FAULTS, bottlenecks, durations, problems, show
 
 TIMES = {"p50_ms": 10.0, "p90_ms": 20.0, "p99_ms": 30.0, "p999_ms": 31.0, "max_ms": 1234.5, "mean_ms": 11.0}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -18,7 +18,7 @@ import fastws.server.server
 import fastws.server.tls
 from fastws.errors import SettingsError
 from fastws.server.reload import reload
-from fastws.server.server import Server
+from fastws.server.server import Server, configure_hub
 from fastws.sessions import Session
 from fastws.settings import HINTS, SETTINGS, Settings
 
@@ -26,15 +26,17 @@ from fastws.settings import HINTS, SETTINGS, Settings
 READ_LATE = {"shutdown_delay", "shutdown_spread", "shutdown_timeout", "admin_token", "message_bytes"}
 
 
-def read_in(*modules: Any) -> set[str]:
-    """Settings that the sources of modules read as ``settings.NAME``, or name in a text."""
-    text = "".join(Path(module.__file__).read_text() for module in modules)
+def read_in(*code: Any) -> set[str]:
+    """Settings that the sources of modules and functions read as ``settings.NAME``, or name in a text."""
+    text = "".join(map(inspect.getsource, code))
     names = re.findall(r'settings\.([a-z_]+)|"([a-z_]+)"', text)
     return {name for pair in names for name in pair if name in SETTINGS}
 
 
 def test_every_setting_is_handed_out_or_takes_a_restart() -> None:
-    taken_over = read_in(fastws.server.reload, fastws.auth.authenticator, fastws.server.tls) | READ_LATE
+    taken_over = READ_LATE | read_in(
+        fastws.server.reload, configure_hub, fastws.auth.authenticator, fastws.server.tls
+    )
     loaded_again = {"symbols_file"}
     for name, setting in SETTINGS.items():
         is_taken_over = name in taken_over | loaded_again

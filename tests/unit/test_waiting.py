@@ -73,3 +73,17 @@ def test_a_crowd_costs_little() -> None:
         waiting.excess("x", 100, 1.0, is_scarce=False)
     # Some 10 ms; the bound leaves room for a slow machine, and none for a search through all of them.
     assert time.process_time() - began < 1.0
+
+
+def test_those_who_were_heard_are_not_passed_over_again_and_again() -> None:
+    waiting: Waiting[int] = Waiting()
+    for thing in range(200_000):
+        waiting.add(thing, "x", 0.0)
+    for thing in range(100_000):
+        waiting.touch(thing, 0.0)
+    for thing in range(100_000, 190_000):
+        waiting.discard(thing)
+    began = time.process_time()
+    for _ in range(30_000):
+        assert waiting.excess("x", 100, 100.0, is_scarce=False) == 190_000
+    assert time.process_time() - began < 1.0

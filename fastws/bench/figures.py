@@ -1,20 +1,6 @@
-"""The load client and the shape of its figures."""
+"""The shape of what a load client measures."""
 
 from typing import TypedDict
-
-from fastws.bench._client import LoadClient, LoadError
-
-__all__ = [
-    "ClientShare",
-    "Durations",
-    "Group",
-    "LoadClient",
-    "LoadError",
-    "LoadResult",
-    "Pings",
-    "Restored",
-    "StreamState",
-]
 
 
 class Durations(TypedDict):

@@ -1,0 +1,398 @@
+"""The connection through every fault that has been reported of KIS, on the fake server: in the end it is subscribed and
+receives, and it has kept KIS's rules."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from fastws.kis import KISAuthManager, KISConnectionError, KISCredentialsError, KISInUseError
+from fastws.kis.connection import Changed, Event, KISConnection, Live, Lost, Timing
+from fastws.kis.control import Registration
+from fastws.kis.registrations import Limits, Registrations, State
+from fastws.kis.testing import FakeKIS
+
+TICK = Registration("H0UNCNT0", "005930")
+QUOTE = Registration("H0UNASP0", "005930")
+OTHER = Registration("H0STCNT0", "000660")
+WANTED = (TICK, QUOTE, OTHER)
+
+LIMITS = Limits(
+    pace=0.2, min_dwell=1.0, ack_timeout=0.6, retry_delays=(0.3, 0.5, 1.0), slow_retry=2.0, silent_after=1.0
+)
+TIMING = Timing(
+    connect_timeout=1.0, silence=1.5, first_delay=1.0, last_delay=1.2, in_use_delay=(1.0, 1.1), slow_delay=1.5
+)
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        await asyncio.sleep(0.01)
+
+
+class Client:
+    """A connection that wants three registrations, and what has come of it."""
+
+    def __init__(
+        self, kis: FakeKIS, *, timing: Timing = TIMING, limits: Limits = LIMITS, **options: Any
+    ) -> None:
+        self.kis = kis
+        self.frames: list[tuple[str, bytes]] = []
+        self.events: list[Event] = []
+        self.auth = KISAuthManager(
+            options.pop("app_key", kis.app_key),
+            options.pop("app_secret", kis.app_secret),
+            rest_url=options.pop("rest_url", kis.rest_url),
+            ws_url=options.pop("ws_url", kis.ws_url),
+        )
+        self.registrations = Registrations(limits)
+        self.connection = KISConnection(
+            self.auth,
+            self.registrations,
+            on_frame=lambda tr_id, message, at: self.frames.append((tr_id, message)),
+            on_event=self.events.append,
+            timing=timing,
+            **options,
+        )
+        for registration in WANTED:
+            self.connection.want(registration)
+
+    @property
+    def errors(self) -> list[KISConnectionError]:
+        return [event.error for event in self.events if isinstance(event, Lost)]
+
+    @property
+    def is_subscribed(self) -> bool:
+        return all(self.registrations.state(item) is State.ACTIVE for item in WANTED)
+
+    async def subscribed(self, seconds: float = 15.0) -> None:
+        await until(lambda: self.is_subscribed, "subscribed", seconds)
+
+    async def receiving(self) -> None:
+        """Wait for a frame of each registration that comes from now on."""
+        self.frames.clear()
+        await until(
+            lambda: {tr_id for tr_id, _ in self.frames} >= {item.tr_id for item in WANTED}, "receiving"
+        )
+
+
+@pytest.fixture
+async def kis() -> AsyncIterator[FakeKIS]:
+    async with FakeKIS(rate=100, pingpong_interval=0.3, pong_timeout=0.9, approval_interval=0.0) as kis:
+        yield kis
+        journal = kis.journal
+        assert (journal.fastest_gap() or 1.0) >= 0.1, "requests came too fast"
+        assert journal.max_sessions() <= 1
+        for kind in (
+            "hasty_request",
+            "hasty_connect",
+            "blocked",
+            "no_pong",
+            "not_registered",
+            "second_session",
+        ):
+            assert not journal.n_violations(kind), (kind, list(journal.violations))
+        assert all(session.n_rfc_pings == 0 for session in journal.sessions)
+
+
+@pytest.fixture
+async def client(kis: FakeKIS) -> AsyncIterator[Client]:
+    client = Client(kis)
+    client.connection.start()
+    await client.subscribed()
+    await client.receiving()
+    client.events.clear()
+    yield client
+    await client.connection.close()
+
+
+async def heals(client: Client, seconds: float = 15.0) -> None:
+    """Wait for the next session to be complete."""
+    await until(lambda: any(isinstance(event, Live) for event in client.events), "live again", seconds)
+    await client.subscribed(seconds)
+    await client.receiving()
+    assert client.connection.n_failures == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "text"),
+    [
+        ({"do": "drop"}, "it ended without a close frame"),
+        ({"do": "close", "code": 1001, "reason": "going"}, "KIS closed it (code 1001, going)"),
+        ({"do": "silence", "seconds": 5}, "KIS sent nothing for 1.5 s, not even PINGPONG"),
+    ],
+)
+async def test_a_lost_connection_is_made_again(
+    kis: FakeKIS, client: Client, action: dict[str, Any], text: str
+) -> None:
+    name = action.pop("do")
+    kis.do(name, **action)
+    await heals(client)
+    assert text in str(client.errors[0])
+    assert str(client.errors[0]).startswith("connection lost: ")
+    live = next(event for event in client.events if isinstance(event, Live))
+    assert live.gap_seconds is not None
+    assert live.gap_seconds > 0.9
+    first, second = kis.journal.sessions
+    assert first.closed_at is not None
+    assert second.opened_at - first.closed_at >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ({"do": "refuse_upgrade", "status": 503, "times": 2}, "answered the WebSocket upgrade with HTTP 503"),
+        ({"do": "hang_upgrade", "times": 1}, "did not answer within 1 s"),
+        ({"do": "refuse_connections", "seconds": 3}, "nothing listens at"),
+    ],
+)
+async def test_a_connection_that_cannot_be_made_is_tried_again(
+    kis: FakeKIS, client: Client, fault: dict[str, Any], text: str
+) -> None:
+    name = fault.pop("do")
+    kis.do(name, **fault)
+    kis.do("drop")
+    await heals(client)
+    assert any(text in str(error) for error in client.errors), client.errors
+    assert all("connection" in str(error) for error in client.errors)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"do": "no_ack", "times": 2},
+        {"do": "no_ack", "times": 1, "obey": False},
+        {"do": "late_ack", "delay": 0.3, "times": 3},
+        {"do": "late_ack", "after_data": True, "times": 3},
+        {"do": "reorder_acks", "of": 3},
+        {"do": "answer", "code": "OPSP0007", "times": 2},
+        {"do": "answer", "code": "OPSP9993", "times": 1},
+        {"do": "answer", "code": "OPSP9999", "times": 1},
+        {"do": "mute", "coming": 1},
+    ],
+)
+async def test_answers_that_are_lost_late_or_bad(kis: FakeKIS, client: Client, fault: dict[str, Any]) -> None:
+    name = fault.pop("do")
+    kis.do(name, **fault)
+    kis.do("drop")
+    await heals(client)
+    assert len(client.errors) == 1
+
+
+async def test_dropped_in_the_middle_of_resubscribing(kis: FakeKIS, client: Client) -> None:
+    kis.do("drop")
+    await until(
+        lambda: len(kis.journal.sessions) == 2 and kis.journal.sessions[-1].n_requests == 2, "two requests"
+    )
+    kis.do("drop")
+    client.events.clear()
+    await heals(client)
+    assert len(kis.journal.sessions) == 3
+
+
+async def test_an_unknown_approval_key_is_replaced(kis: FakeKIS, client: Client) -> None:
+    first = kis.journal.requests[-1].approval_key
+    kis.do("expire_keys")
+    kis.do("drop")
+    await heals(client)
+    assert any("OPSP0011" in str(error) for error in client.errors)
+    assert kis.journal.requests[-1].approval_key != first
+    refused = [entry for entry in kis.journal.requests if entry.answer == "OPSP0011"]
+    assert len(refused) == 1
+
+
+async def test_an_app_key_in_use_is_waited_for(kis: FakeKIS, client: Client) -> None:
+    kis.do("answer", code="OPSP8996", times=2)
+    kis.do("drop")
+    await heals(client)
+    in_use = [error for error in client.errors if isinstance(error, KISInUseError)]
+    assert len(in_use) == 2
+    assert "another session is using this app key (OPSP8996)" in str(in_use[0])
+    delays = [event.retry_in for event in client.events if isinstance(event, Lost)]
+    assert all(delay is not None and 1.0 <= delay <= 1.1 for delay in delays[1:])
+
+
+async def test_the_slot_of_a_dropped_session_is_waited_for(kis: FakeKIS, client: Client) -> None:
+    kis.do("set", settings={"slot_hold": 2.5})
+    kis.do("drop")
+    await heals(client)
+    assert any(isinstance(error, KISInUseError) for error in client.errors)
+
+
+async def test_a_full_session_keeps_what_it_has(kis: FakeKIS, client: Client) -> None:
+    kis.do("set", settings={"cap": 2})
+    kis.do("drop")
+    await until(
+        lambda: [e.change for e in client.events if isinstance(e, Changed) and e.change.is_full],
+        "the refusal",
+    )
+    assert client.registrations.cap == 2
+    await until(lambda: client.registrations.n_active == 2, "two of three")
+    client.frames.clear()
+    await until(lambda: client.frames, "data")
+    assert kis.journal.n_violations("over_cap") == 1
+    assert client.connection.n_sessions == 2
+
+
+async def test_refused_for_good(kis: FakeKIS, client: Client) -> None:
+    bad = Registration("H0ZZZZZ0", "005930")
+    client.connection.want(bad)
+    await until(lambda: client.registrations.state(bad) is State.FAILED, "the refusal")
+    (change,) = [event.change for event in client.events if isinstance(event, Changed)]
+    assert (change.registration, change.code) == (bad, "OPSP8991")
+    assert client.is_subscribed
+    assert client.connection.n_sessions == 1
+
+
+@pytest.mark.parametrize("form", ["frame", "text"])
+async def test_pingpong_is_answered_in_the_form_that_is_wanted(form: str) -> None:
+    async with FakeKIS(market="none", pingpong_interval=0.2, pong_timeout=0.5, pong=form) as kis:
+        client = Client(kis)
+        client.connection.start()
+        await client.subscribed()
+        await until(lambda: client.connection.n_pingpongs >= 6, "six PINGPONGs")
+        assert client.connection.n_sessions == 1
+        assert not kis.journal.n_violations("no_pong")
+        assert kis.journal.sessions[0].n_own_pingpongs == 0
+        await client.connection.close()
+
+
+@pytest.mark.parametrize("kind", ["width", "count", "truncated", "unknown_tr", "garbage", "json", "base64"])
+async def test_what_cannot_be_read_is_dropped(kis: FakeKIS, client: Client, kind: str) -> None:
+    messages = {
+        "width": "0|H0UNCNT0|002|005930^1^2",
+        "count": "0|H0UNCNT0|0x1|005930^1^2",
+        "truncated": "0|H0UNCNT0|001",
+        "unknown_tr": "0|H0ZZZZZ0|001|005930^1^2",
+        "garbage": "hello",
+        "json": '{"header":',
+        "base64": "1|H0STCNI0|001|not-base64!",
+    }
+    kis.do("say", message=messages[kind])
+    if kind != "unknown_tr":
+        await until(lambda: client.connection.n_bad == 1, "counted")
+    await client.receiving()
+    assert client.connection.n_sessions == 1
+
+
+async def test_a_burst_of_large_frames(kis: FakeKIS, client: Client) -> None:
+    n_before = client.connection.n_frames
+    kis.do("burst", frames=200, records=19)
+    await until(lambda: client.connection.n_frames >= n_before + 200, "the burst")
+    assert client.connection.n_sessions == 1
+
+
+async def test_closing_takes_back_what_is_registered(kis: FakeKIS, client: Client) -> None:
+    await client.connection.close()
+    assert [entry.tr_type for entry in list(kis.journal.requests)[-3:]] == ["2", "2", "2"]
+    assert not client.connection.is_connected
+    assert not client.connection.is_running
+    client.connection.start()
+    await client.subscribed()
+    await client.receiving()
+
+
+async def test_closing_while_nothing_answers(kis: FakeKIS, client: Client) -> None:
+    kis.do("silence")
+    began = time.monotonic()
+    await client.connection.close()
+    assert time.monotonic() - began < 6.0
+    kis.do("clear")
+
+
+async def test_two_connections_of_a_process_cannot_have_one_app_key(kis: FakeKIS, client: Client) -> None:
+    other = Client(kis)
+    with pytest.raises(KISInUseError, match="this program already has a session with this app key"):
+        other.connection.start()
+    with pytest.raises(RuntimeError, match="started already"):
+        client.connection.start()
+
+
+async def test_what_raises_in_a_callback_does_not_end_the_socket(
+    kis: FakeKIS, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tr_id: str, message: bytes, received_ns: int) -> None:
+        raise KeyError("a fault of ours")
+
+    on_frame, client.connection._on_frame = client.connection._on_frame, fail
+    await until(lambda: "could not be processed" in caplog.text, "the log line")
+    client.connection._on_frame = on_frame
+    await client.receiving()
+    assert client.connection.n_sessions == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "text"),
+    [
+        ({"status": 500, "times": 1}, KISConnectionError, "answers with HTTP 500"),
+        ({"body": "not json", "times": 1}, KISConnectionError, "gave an answer that is not of KIS"),
+        ({"code": "EGW00103", "status": 403, "times": 1}, KISCredentialsError, "does not know this app key"),
+    ],
+)
+async def test_the_approval_key_is_asked_for_again(
+    kis: FakeKIS, fault: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    client = Client(kis, app_secret=kis.app_secret)
+    client.auth.forget_approval_key(client.auth._approval.value)
+    kis.do("rest", of="approval", **fault)
+    client.connection.start()
+    await client.subscribed()
+    assert type(client.errors[0]) is kind
+    assert text in str(client.errors[0])
+    await client.connection.close()
+
+
+async def test_every_failure_has_one_clear_sentence(kis: FakeKIS) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    closed, unknown = f"127.0.0.1:{port}", "no-such-host.invalid:1"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"ws_url": f"ws://{closed}"}, f"connection refused: nothing listens at {closed}; check KIS_WS_URL"),
+        (
+            {"ws_url": f"ws://{unknown}"},
+            f"no connection to KIS: the host {unknown} is not known; check KIS_WS_URL",
+        ),
+        ({"rest_url": f"http://{closed}"}, f"no connection to KIS: {closed} cannot be reached: "),
+        ({"rest_url": f"http://{unknown}"}, f"no connection to KIS: the host {unknown} is not known"),
+        ({"ws_url": kis.rest_url.replace("http", "ws") + "/oauth2/Approval"}, "connection refused: "),
+        (
+            {"app_secret": "wrong"},
+            "connection refused: KIS does not accept this app secret; check KIS_APP_SECRET",
+        ),
+    ]
+    for options, text in cases:
+        client = Client(kis, max_retries=0, **options)
+        client.connection.start()
+        await until(lambda client=client: not client.connection.is_running, "the end")
+        (lost,) = client.events
+        assert isinstance(lost, Lost)
+        assert lost.retry_in is None
+        assert str(lost.error).startswith(text), lost.error
+        assert "connection" in str(lost.error)
+        assert "\n" not in str(lost.error)
+
+
+async def test_sessions_that_end_at_once_are_followed_by_growing_pauses(kis: FakeKIS) -> None:
+    client = Client(kis, timing=TIMING._replace(first_delay=0.4, last_delay=3.0, least_gap=0.4))
+    client.connection.start()
+    for n in range(1, 5):
+        await until(
+            lambda n=n: len(kis.journal.sessions) == n and kis.journal.sessions[-1].n_requests, "a session"
+        )
+        await until(lambda: client.connection.is_live, "live")
+        kis.do("drop")
+    await until(lambda: len(client.errors) == 4, "four losses")
+    delays = [event.retry_in for event in client.events if isinstance(event, Lost)]
+    assert delays[-1] == pytest.approx(3.0)
+    await client.connection.close()
