@@ -9,7 +9,7 @@ BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --benchmark-disable
 
-.PHONY: help serve test lint bench bench-compare bench-load soak bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test lint bench bench-compare bench-load figures soak bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -75,16 +75,28 @@ bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks, into bench_results/m
 bench-compare: $(VENV)/.installed $(VENV)/.dev ## the same, against BASE=bench_results/micro.json
 	$(BIN)/python -m benchmarks.micro compare --base $(BASE)
 
-# About four minutes; the kernel's limit of open files (ulimit -Hn) must allow 9,000 connections.
+# About seven minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
 bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers, …), into bench_results/load_*.json
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.load fanout --connections 1000 --rate 4000 --seconds 10 --json bench_results/load_fanout.json
+	$(BIN)/python -m benchmarks.load fanout --connections 10000 --rate 1000 --ping 20 --seconds 8 --json bench_results/load_flood.json
+	$(BIN)/python -m benchmarks.load watchlists --connections 10000 --json bench_results/load_watchlists.json
+	$(BIN)/python -m benchmarks.load watchlists --connections 3000 --json bench_results/load_watchlists_3000.json
+	$(BIN)/python -m benchmarks.load rush --connections 10000 --json bench_results/load_rush.json
+	$(BIN)/python -m benchmarks.load growth --json bench_results/load_growth.json
 	$(BIN)/python -m benchmarks.load idle --connections 9000 --json bench_results/load_idle.json
+	$(BIN)/python -m benchmarks.load sessions --connections 9000 --json bench_results/load_sessions.json
+	$(BIN)/python -m benchmarks.load cycles --connections 5000 --json bench_results/load_cycles.json
 	$(BIN)/python -m benchmarks.load slow --connections 500 --slow 50 --seconds 20 --json bench_results/load_slow.json
 	$(BIN)/python -m benchmarks.load deflate --connections 1000 --json bench_results/load_deflate.json
 	$(BIN)/python -m benchmarks.load alerts --rules 10000 --json bench_results/load_alerts.json
 	$(BIN)/python -m benchmarks.load storm --connections 2000 --json bench_results/load_storm.json
 	$(BIN)/python -m benchmarks.load stop --connections 5000 --json bench_results/load_stop.json
+	$(MAKE) -s figures
+
+figures: $(VENV)/.installed ## the page and the plots of what was measured, bench_results/README.md
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python -m benchmarks.figures
 
 # About a minute and a half; each run has other deaths than the last.
 soak: $(VENV)/.installed ## 200 outages at 2,000 updates/s, no update missing or twice; into bench_results/load_restore.json
@@ -98,10 +110,13 @@ peers: $(VENV)/.installed ## the servers that bench-peers compares with: socketi
 	@if command -v npm >/dev/null; then npm install --prefix benchmarks/peers --no-audit --no-fund --no-package-lock --silent; fi
 	$(BIN)/python -m benchmarks.peers --list
 
-# About five minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
+# About eight minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100. What falls over under the heavy
+# loads is told, and ended before it takes the machine with it.
 bench-peers: peers ## the same load on other servers and on this one, into bench_results/peers.json
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.peers A C --json bench_results/peers.json
+	$(BIN)/python -m benchmarks.peers B D --rounds 1 --seconds 3 --batch-interval-ms 30 --json bench_results/peers_heavy.json
+	$(MAKE) -s figures
 
 # Bounds and None checks on, objects counted; the tests then also fail when an object is left over.
 debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it

@@ -6,6 +6,11 @@
     python -m benchmarks.load deflate --connections 1000
     python -m benchmarks.load alerts --rules 10000
     python -m benchmarks.load restore --cycles 200
+    python -m benchmarks.load watchlists --connections 10000
+    python -m benchmarks.load rush --connections 10000
+    python -m benchmarks.load sessions --connections 9000
+    python -m benchmarks.load cycles --connections 5000
+    python -m benchmarks.load growth
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
 
@@ -25,10 +30,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.program import make_parser, prepare
-from benchmarks.scenarios import alerts, deflate, restore, steady, stop, storm
+from benchmarks.scenarios import (
+    alerts,
+    deflate,
+    growth,
+    memory,
+    restore,
+    rush,
+    steady,
+    stop,
+    storm,
+    watchlists,
+)
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
 from fastws.cli.arguments import count, duration, positive
+
+
+def counts(text: str) -> list[int]:
+    return [count(part) for part in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,13 +77,19 @@ def parser() -> argparse.ArgumentParser:
         (restore.restore, "restore"),
         (storm.storm, "storm"),
         (stop.stop, "stop"),
+        (watchlists.watchlists, "watchlists"),
+        (rush.rush, "rush"),
+        (memory.sessions, "sessions"),
+        (memory.cycles, "cycles"),
+        (growth.growth, "growth"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--batch-interval-ms", type=int, default=30, metavar="MS")
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
-         "stop": _add_stop}[name](command)  # fmt: skip
+         "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
+         "cycles": _add_cycles, "growth": _add_growth}[name](command)  # fmt: skip
     return top
 
 
@@ -160,10 +186,55 @@ def _add_stop(command: argparse.ArgumentParser) -> None:
     _add_seconds(command, 3.0, "time before the signal")
 
 
+def _add_watchlists(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 10_000)
+    _add_rate(command, 5000.0)
+    _add_seconds(command, 8.0, "measured time")
+    add = command.add_argument
+    add("--symbols", type=count, default=2000, metavar="N", help="(default: %(default)d)")
+    add("--each", type=count, default=50, metavar="N", help="symbols of a connection (default: %(default)d)")
+    add("--seed", type=int, default=1, help="of what they subscribe to (default: %(default)d)")
+
+
+def _add_rush(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 10_000)
+    add = command.add_argument
+    add("--in-flight", type=count, default=1000, metavar="N",
+        help="connects under way at a time (default: %(default)d)")  # fmt: skip
+    add("--rounds", type=count, default=3, metavar="N", help="(default: %(default)d)")
+
+
+def _add_sessions(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 9000)
+
+
+def _add_cycles(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 5000)
+    _add_rate(command, 500.0)
+    _add_seconds(command, 3.0, "length of the flood")
+    command.add_argument("--cycles", type=count, default=5, metavar="N", help="(default: %(default)d)")
+
+
+def _add_growth(command: argparse.ArgumentParser) -> None:
+    _add_rate(command, 100_000.0)
+    _add_seconds(command, 2.0, "measured at each point")
+    add = command.add_argument
+    add(
+        "--connections",
+        type=counts,
+        default=[100, 1000, 10_000],
+        metavar="N,N",
+        help="(default: 100,1000,10000)",
+    )
+    add("--topics", type=counts, default=[1, 20, 200, 2000], metavar="N,N", help="(default: 1,20,200,2000)")
+    add("--rounds", type=count, default=2, metavar="N", help="(default: %(default)d)")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     prepare()
     facts = machine()
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     began = time.monotonic()
     try:
         with StallProbe() as probe:
@@ -179,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = {
             "command": command,
             "machine": facts,
+            "date": date,
             "scenario": options.scenario,
             "began_at": began,
             "faults": faults,

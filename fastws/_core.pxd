@@ -29,20 +29,19 @@ cdef class Options:
     cdef object __weakref__
 
 
-# One cohort's wish for one topic. Pointers are borrowed: a cohort takes its interests back before it dies.
+# One cohort's wish for one topic. The pointer is borrowed: a cohort takes its interests back before it dies.
 cdef struct Interest:
-    PyObject* cohort
     PyObject* lane
     uint32_t sub_index
     uint8_t channels
     uint8_t latest
 
 
-# One subscription of a cohort. Both pointers are owned.
+# One subscription of a cohort. The topic is owned.
 cdef struct Sub:
     PyObject* topic
-    PyObject* options
     uint32_t interest_index
+    uint32_t options_index          # in `Cohort.options`
 
 
 cdef class Topic:
@@ -55,7 +54,7 @@ cdef class Topic:
     cdef uint32_t n_interests
     cdef uint32_t interests_size
 
-    cdef uint32_t add_interest(self, Cohort cohort, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff
+    cdef uint32_t add_interest(self, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff
     cdef void remove_interest(self, uint32_t index) noexcept
 
 
@@ -76,6 +75,7 @@ cdef class Update:
     cdef int64_t sequence
     cdef int64_t seq
     cdef int64_t previous           # number of the update before it in its channel, or 0
+    cdef bint is_superseded         # by the next one of its channel
     cdef int64_t published_ms
     cdef int64_t published_ns       # monotonic clock
     cdef int64_t origin_ns          # when it was received, or else published: monotonic clock
@@ -123,23 +123,28 @@ cdef class Meters:
     cdef int end_flush(self, list frames, int64_t begun_ns, int64_t ended_ns, bint is_paced) except -1
 
 
+# What an append reads and writes comes first: it is one line of the cache and a bit.
 cdef class Lane:
-    cdef Cohort cohort
-    cdef Flusher flusher
-    cdef int interval_ms
-    cdef int state
-    cdef bint has_latest
     cdef uint32_t n_pending
     cdef uint32_t pending_size
-    cdef uint32_t n_conflated
     cdef uintptr_t* pending
+    cdef int64_t* claim             # the number in the cohort's own lane, of the last update that it took or refused
+    cdef int64_t claimed_sequence
+    cdef uint8_t state
+    cdef uint8_t has_latest
+    cdef int interval_ms
+    cdef uint32_t n_conflated
     cdef int64_t due_ms
     cdef PyObject* next_lane
+    cdef Cohort cohort
+    cdef Flusher flusher
 
     cdef int append(self, Update update, bint latest) except -1
     cdef int make_room(self) except -1
     cdef uint32_t conflate(self) noexcept
-    cdef list frames(self, int64_t after_sequence)
+    cdef uint32_t conflate_by_channel(self) noexcept
+    cdef list frames(self, int64_t after_sequence, Lane giver=*)
+    cdef void give_pending(self, uintptr_t* entries) noexcept
     cdef Lane copy(self)
     cdef int merge(self, Lane other) except -1
     cdef void clear(self) noexcept
@@ -155,17 +160,26 @@ cdef class Cohort:
     cdef Lane lane
     cdef list slow_lanes
     cdef Sub* subs
+    cdef list options               # each that a subscription has, once
     cdef uint32_t n_subs
-    cdef PyObject** members
+    cdef PyObject** members         # `only_member`, or an array of its own
+    cdef PyObject* only_member
     cdef uint32_t n_members
     cdef uint32_t members_size
-    cdef int64_t claimed_sequence
+    cdef uint32_t limit
+    # The ring of those with equal subscriptions; borrowed, a cohort leaves it when it retires.
+    cdef PyObject* next_part
+    cdef PyObject* previous_part
 
     cdef int open(self, list subscriptions) except -1
+    cdef uint32_t place_of(self, Options options) except? 0xffffffff
+    cdef dict subscriptions(self, bytes order)
     cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
     cdef list frames_after(self, int64_t sequence)
     cdef int retire(self) except -1
+    cdef int enter_ring(self, Cohort first) except -1
+    cdef int leave_ring(self) except -1
     cdef int add_member(self, Subscriber connection) except -1
     cdef int remove_member(self, Subscriber connection) except -1
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept
@@ -176,6 +190,7 @@ cdef struct SendItem:
     int fd
     const char* data
     Py_ssize_t size
+    int64_t offset                  # in the flusher's file; -1: not there
     Py_ssize_t n_sent
     uint8_t* is_blocked
     PyObject* connection
@@ -199,6 +214,7 @@ cdef class Flusher:
     cdef bint is_stopped
     cdef PyObject** heads
     cdef PyObject** tails
+    cdef uint32_t* counts
     cdef PyObject* ready_head
     cdef PyObject* ready_tail
     cdef int64_t cursor_ms
@@ -223,11 +239,15 @@ cdef class Flusher:
     cdef int n_items
     cdef EndedJob* ended
     cdef int n_ended
+    cdef int file
+    cdef int64_t file_size
+    cdef Frame shared_frame
+    cdef int64_t shared_offset
 
     cdef int lead(self, Lane lane) except -1
     cdef int push_ready(self, Lane lane) except -1
     cdef Lane pop_ready(self)
-    cdef int empty_slot(self, int slot, int64_t now_ms) except -1
+    cdef void make_due(self, int slot) noexcept
     cdef int arm(self, Lane lane, int64_t due_ms) except -1
     cdef int collect_due(self, int64_t now_ms) except -1
     cdef int schedule(self) except -1
@@ -236,6 +256,8 @@ cdef class Flusher:
     cdef int end_job(self) except -1
     cdef int count_ended(self, int64_t now_ns) except -1
     cdef void forget_ended(self) noexcept
+    cdef int64_t share_frame(self, Frame frame) except -2
+    cdef int empty_file(self) except -1
     cdef int gather(self) except -1
     cdef int send_gathered(self) except -1
     cdef int hand_over(self, Subscriber connection) except -1
@@ -285,6 +307,7 @@ cdef class Hub:
     cdef int64_t received_ns
     cdef readonly dict topics
     cdef readonly dict cohorts
+    cdef uint32_t cohort_size
     cdef list kinds
     cdef list channels
     cdef list common_channels       # those of no topic, which everyone gets
@@ -295,6 +318,7 @@ cdef class Hub:
     cdef Py_ssize_t deflate_threshold
     cdef int64_t subscriptions_by_kind[8]
     cdef uint64_t mark
+    cdef int64_t moved_sequence     # channels were moved after this number
     cdef uint32_t n_topics
     # Limits shared by all connections.
     cdef readonly Py_ssize_t outbox_soft_size
@@ -311,6 +335,10 @@ cdef class Hub:
     cdef uint32_t connections_size
     cdef uint32_t sweep_slot
     cdef object sweep_timer
+    # Connections whose end is not dealt with yet.
+    cdef list departing
+    cdef bint is_parting
+    cdef int64_t parting_until_ns
     cdef int64_t sweep_due_ns
     cdef readonly double loop_lag_ms
     # Totals of the conservation law; those of live connections are added when asked.
@@ -330,8 +358,11 @@ cdef class Hub:
     cdef int64_t publish_update(self, Channel channel, object payload) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
+    cdef int depart(self, Connection connection) except -1
+    cdef int part_until(self, int64_t until_ns) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
+    cdef list all_cohorts(self)
     cdef int count_close(self, int code) except -1
     cdef list channels_of(self, dict wanted, int64_t limit)
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
@@ -345,6 +376,7 @@ cdef class Outbox(FrameParser):
     cdef uint8_t is_blocked
     cdef uint8_t state
     cdef uint8_t window_bits
+    cdef uint8_t is_held            # the kernel keeps what was sent last for something to follow; see `push`
     cdef int64_t assigned_sequence
     cdef int64_t delivered_sequence
     cdef int64_t refused_sequence   # of the first update that was neither sent nor kept; -1: of a frame without any
@@ -367,7 +399,8 @@ cdef class Outbox(FrameParser):
 
     cdef bint is_usable(self) except? 0
     cdef Py_ssize_t queued_size(self)
-    cdef int send_ahead(self, bytes data) except -1
+    cdef int send_ahead(self, bytes data, bint is_followed=*) except -1
+    cdef int push(self) except -1
     cdef int check_cap(self) except -1
     cdef int send_frame(self, Frame frame) except -1
     cdef int assign(self, Frame frame) except -1
@@ -387,7 +420,7 @@ cdef class Outbox(FrameParser):
 
 cdef class Subscriber(Outbox):
     cdef Cohort cohort
-    cdef tuple order
+    cdef bytes order                # places of what is held among `Cohort.subs`, 4 bytes each; None: just so
     cdef uint32_t member_index
     cdef uint8_t has_subscribed
     cdef int64_t join_sequence
@@ -410,6 +443,7 @@ cdef class Subscriber(Outbox):
     cdef bint settle(self) except? 0
     cdef int note_settled(self) except -1
     cdef int look_again(self) except -1
+    cdef int catch_up(self) except -1
     cdef int end_replay(self) except -1
     cdef int64_t served_until(self) except? -2
     cdef int64_t assigned_until(self) except? -2
@@ -423,6 +457,7 @@ cdef class Connection(Subscriber):
     cdef public object context
     cdef uint32_t registry_index
     cdef uint8_t abuse_seconds
+    cdef uint8_t is_lost            # the transport is gone
     cdef int close_code
     cdef readonly str close_reason
     cdef readonly int64_t message_count
@@ -442,4 +477,5 @@ cdef class Connection(Subscriber):
     cdef bint take_token(self, int64_t now_ns) noexcept
     cdef void excuse(self, int64_t ns) noexcept
     cdef int sweep(self, int64_t now_ns) except -1
+    cdef int part(self) except -1
     cdef int finish(self, int code) except -1

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,11 +26,13 @@ from benchmarks.peers.comparison import (
     Options,
     Scenario,
     compare,
+    judged,
     machine_is_shared,
     of_ours,
     of_peer,
     scenario,
     table,
+    told,
 )
 from benchmarks.program import make_parser, prepare
 from fastws.bench.process import StallProbe, machine
@@ -114,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.rounds, options.seconds, options.warm_up, int(options.memory_limit * 2**20), options.pin
     )
     facts = machine()
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     warning = machine_is_shared()
     for text in (*(f"left out: {name}: {reason}" for name, reason in skipped.items()), warning):
         if text:
@@ -121,8 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = {}
     with StallProbe() as probe:
         for row in options.scenarios or [SCENARIOS["A"], SCENARIOS["C"]]:
-            outcomes[row.name] = (row, compare(row, entrants, how, say))
-            print(row.title, *table(outcomes[row.name][1]), sep="\n", flush=True)
+            results = compare(row, entrants, how, say)
+            goals = judged(row, results)
+            outcomes[row.name] = (row, results, goals)
+            print(row.title, *table(results), *told(goals), sep="\n", flush=True)
     stalls = probe.report()
     print(f"  the machine stood still for {stalls['machine_stall_max_ms']:.1f} ms at most")
     if options.json:
@@ -134,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 *(sys.argv[1:] if arguments is None else arguments),
             ],
             "machine": facts,
+            "date": date,
             "options": asdict(how),
             "skipped": skipped,
             "scenarios": {
@@ -141,13 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "connections": row.connections,
                     "rate": row.rate,
                     "servers": {result.entrant.name: result.document() for result in results},
+                    "goals": goals,
                 }
-                for name, (row, results) in outcomes.items()
+                for name, (row, results, goals) in outcomes.items()
             },
             **stalls,
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    ours = [r for _, results in outcomes.values() for r in results if r.entrant.name.startswith(OURS)]
+    ours = [r for _, results, _ in outcomes.values() for r in results if r.entrant.name.startswith(OURS)]
     return 1 if any(result.faults or result.failures for result in ours) else 0
 
 

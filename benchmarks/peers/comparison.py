@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.catalogue import SYMBOL, Peer, Running
+from benchmarks.scenarios.goals import Goal, judge, wording
 from benchmarks.scenarios.process import Server, pinned
-from benchmarks.scenarios.report import verdict
+from benchmarks.scenarios.report import quantiles, verdict
 from benchmarks.scenarios.steady import even_prices
 from fastws import __version__
 from fastws.bench import LoadClient, LoadError
@@ -190,10 +191,12 @@ class Figures:
 @dataclass
 class Result:
     """What was measured of a server: one of `figures` for each round that succeeded. `failures` tells what became of
-    the others, `faults` what a server must not do, `notes` what to think of when reading the figures."""
+    the others, `faults` what a server must not do, `notes` what to think of when reading the figures. `quantiles` are
+    of the latencies of each round, as (share, ms)."""
 
     entrant: Entrant
     figures: list[Figures] = field(default_factory=list)
+    quantiles: list[list[tuple[float, float]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -216,6 +219,7 @@ class Result:
             "environment": dict(self.environment),
             "median": asdict(median) if median else None,
             "rounds": [asdict(figures) for figures in self.figures],
+            "latency_quantiles": self.quantiles,
             "failures": self.failures,
             "faults": self.faults,
             "notes": sorted(set(self.notes)),
@@ -262,6 +266,7 @@ def _load(server: Started, scenario: Scenario, options: Options, watch: Watch, r
         elapsed, cpu_s = time.monotonic() - began, cpu_seconds(server.pids) - cpu_began
         rss = watch.rss()
         load = client.result()
+        rows = client.latencies()
     finally:
         client.close(timeout=0)
     if watch.is_over:
@@ -288,6 +293,7 @@ def _load(server: Started, scenario: Scenario, options: Options, watch: Watch, r
             client_waited_s=load["client"]["run_delay_seconds"],
         )
     )
+    result.quantiles.append(quantiles(rows))
     result.faults += verdict(Run(connect_s, load, None, []))
     result.notes += bottlenecks(load)
 
@@ -338,6 +344,48 @@ def table(results: Sequence[Result]) -> list[str]:
         said = [*result.failures, *result.faults, *sorted(set(result.notes))]
         lines += [f"  {result.entrant.name}: {text}" for text in said]
     return lines
+
+
+GOALS = {
+    "A": (
+        Goal("CPU per message / Bun's", 0.65, ""),
+        Goal("CPU per message / picows's", 0.35, ""),
+        Goal("p99 with interval 0 / Bun's", 1.0, ""),
+    ),
+    "C": (
+        Goal("p99 / the floor's", 1.25, ""),
+        Goal("p99 / the best peer's", 0.75, ""),
+        Goal("server", 0.75, "cores"),
+    ),
+}
+
+
+def judged(scenario: Scenario, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The medians held against the goals of the scenario; ours are those of the first entrant of ours, and those with
+    interval 0 where that is said. The floor is no peer, and neither is a server that is behind the rate."""
+    goals = GOALS.get(scenario.name, ())
+    medians = {result.entrant.name: median for result in results if (median := result.median())}
+    ours = next((median for name, median in medians.items() if name.startswith(OURS)), None)
+    if ours is None:
+        return judge(goals, {})
+    others = {name: row for name, row in medians.items() if not name.startswith(OURS)}
+    figures: dict[str, float | None] = {"server": ours.cpu_cores}
+    for name, title in (("bun", "Bun's"), ("picows", "picows's"), ("floor", "the floor's")):
+        if name in others:
+            figures[f"CPU per message / {title}"] = ours.cpu_us / others[name].cpu_us
+            figures[f"p99 / {title}"] = ours.p99_ms / others[name].p99_ms
+    at_once = medians.get(f"{OURS} 0 ms")
+    if at_once and "bun" in others:
+        figures["p99 with interval 0 / Bun's"] = at_once.p99_ms / others["bun"].p99_ms
+    in_time = [row.p99_ms for name, row in others.items() if name != "floor" and row.share >= BEHIND]
+    if in_time:
+        figures["p99 / the best peer's"] = ours.p99_ms / min(in_time)
+    return judge(goals, figures)
+
+
+def told(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each."""
+    return [f"  → {goal['figure']}: {wording(goal)}" for goal in goals]
 
 
 def machine_is_shared() -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastws.bench.measure import Run
@@ -62,3 +62,20 @@ def verdict(run: Run) -> list[str]:
 
 def described(aim: Target) -> dict[str, Any]:
     return {"url": aim.url, "command": aim.command, "environment": aim.environment}
+
+
+def quantiles(buckets: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of a histogram as (upper edge in ms, number), what share is at most how late: enough points to draw it, the tail
+    down to one of a hundred thousand."""
+    total = sum(n for _, n in buckets)
+    shares = [*(i / 50 for i in range(1, 50)), 0.99, 0.995, 0.999, 0.9999, 0.99999, 1.0]
+    found, seen = [], 0.0
+    rows = iter(buckets)
+    edge = 0.0
+    for share in shares if total else ():
+        # What is left of summed fractions may keep the last bucket out of reach.
+        while seen < share * total - 1e-3:
+            edge, n = next(rows)
+            seen += n
+        found.append((share, edge))
+    return found

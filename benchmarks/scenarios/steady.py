@@ -11,14 +11,32 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server, Target, pinned, tcp_memory
-from benchmarks.scenarios.report import describe, described, verdict
+from benchmarks.scenarios.report import describe, described, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run, observe
 from fastws.bench.process import Process
 from fastws.bench.report import Table, mib
 
 SYMBOL = "005930"
+
+FANOUT_GOALS = {
+    # connections, messages/s to each
+    (1_000, 4_000.0): (
+        Goal("share of the rate", 0.99, "", is_least=True),
+        Goal("p99", 45, "ms"),
+        Goal("server", 0.6, "cores"),
+    ),
+    (10_000, 1_000.0): (
+        Goal("delivered", 9_000_000, "messages/s", is_least=True),
+        Goal("p99", 200, "ms"),
+        Goal("server", 0.8, "cores"),
+        Goal("server memory", 150, "MB"),
+        Goal("ping p99", 50, "ms"),
+    ),
+}
+IDLE_GOALS = {9_000: (Goal("server per connection", 3.0, "KiB"),)}
 
 
 @contextlib.contextmanager
@@ -97,12 +115,35 @@ def fanout(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         client = new_client(options, aim.url, options.connections, n_ping=options.ping)
         try:
             run = measure(options, client, aim.process, warm_up=options.warm_up, seconds=options.seconds)
+            rows = client.latencies()
         finally:
             client.close(timeout=0)
+        goals = judge(
+            FANOUT_GOALS.get((options.connections, options.rate), ()), _fanout_figures(run, options)
+        )
         table = Table(f"fan-out: {options.connections:,} connections, {options.rate:,g} messages/s to each")
         describe(table, run, options)
+        tell(table, goals)
         table.print()
-        return {"target": described(aim), "run": asdict(run)}, verdict(run)
+        return {
+            "target": described(aim),
+            "run": asdict(run),
+            "latency_quantiles": quantiles(rows),
+            "goals": goals,
+        }, verdict(run)
+
+
+def _fanout_figures(run: Run, options: argparse.Namespace) -> dict[str, float | None]:
+    delivered = run.load["messages_per_second"]
+    figures = {
+        "delivered": delivered,
+        "share of the rate": delivered / (options.rate * options.connections),
+        "p99": run.load["latency"]["p99_ms"],
+        "ping p99": run.load["ping"]["p99_ms"] if run.load["ping"] else None,
+    }
+    if run.server:
+        figures |= {"server": run.server["cpu_cores"], "server memory": run.server["rss_most"] / 1e6}
+    return figures
 
 
 def idle(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -140,11 +181,16 @@ def idle(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         assert run.server is not None
         table.add("server while idle", f"{run.server['cpu_cores']:.3f} cores")
         table.add("open at the end", f"{run.load['open']:,} of {n:,}")
+        goals = judge(
+            IDLE_GOALS.get(n, ()),
+            {"server per connection": figures["server_bytes_per_connection"] / 1024},
+        )
+        tell(table, goals)
         table.print()
         faults = verdict(run)
         if run.load["open"] < n:
             faults.append(f"{n - run.load['open']} connections were closed: {run.load['closes']}")
-        return {"target": described(aim), "run": asdict(run), "memory": figures}, faults
+        return {"target": described(aim), "run": asdict(run), "memory": figures, "goals": goals}, faults
 
 
 def slow(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@ import json
 import logging
 import operator
 import weakref
+from hashlib import blake2b as _blake2b
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -22,10 +23,15 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
     #include <sys/socket.h>
     #include <time.h>
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
+    #endif
+    #ifndef MSG_MORE
+    #define MSG_MORE 0
     #endif
     #ifndef FASTWS_DEBUG
     #define FASTWS_DEBUG 0
@@ -35,16 +41,31 @@ cdef extern from *:
         clock_gettime(id, &ts);
         return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
     }
+    /* Let what was sent with MSG_MORE go now (tcp(7), TCP_NODELAY); does nothing on sockets that are not TCP. */
+    static inline void fastws_push(int fd) {
+        int on = 1;
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
     #define fastws_monotonic_ns() fastws_clock_ns(CLOCK_MONOTONIC)
+    #define fastws_thread_ns() fastws_clock_ns(CLOCK_THREAD_CPUTIME_ID)
+    #if defined(__GNUC__)
+    #define fastws_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define fastws_prefetch(address) ((void)0)
+    #endif
     #define fastws_wall_ms() (fastws_clock_ns(CLOCK_REALTIME) / 1000000)
     """
     bint FASTWS_DEBUG
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
+    int MSG_MORE
+    void fastws_push(int fd) noexcept nogil
+    void fastws_prefetch(const void* address) noexcept nogil
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags) nogil
     int CLOCK_REALTIME
     int64_t fastws_clock_ns(int clock) noexcept nogil
     int64_t fastws_monotonic_ns() noexcept nogil
+    int64_t fastws_thread_ns() noexcept nogil
     int64_t fastws_wall_ms() noexcept nogil
     struct tm:
         int tm_year
@@ -64,6 +85,13 @@ cdef enum:
     MS = 1000000                    # nanoseconds
     SLICE_NS = 2 * MS               # work of the flusher between two turns of the loop
     CHUNK = 64                      # sends between two looks at the clock
+    # From this size on, and for so many members, a frame is sent from a file; see `Flusher.share_frame`.
+    SHARED_SIZE = 10 * 1024
+    SHARED_MEMBERS = 16
+    PAGE_SIZE = 4096
+    COMPRESSED_PARTS = 4
+    FEW_MOVES = 16                  # channels that leave a topic one by one; more are left out of a new list
+    LOOK_AHEAD = 24                 # lanes that publishing fetches into the cache ahead of their turn
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.
     MAX_BATCH_SIZE = 64 * 1024

@@ -1,8 +1,19 @@
 cdef enum:
     QUIET = 0       # nothing was sent within the interval: the next update leads
-    READY = 1       # in the flusher's queue of lanes to flush now
-    ARMED = 2       # in the flusher's wheel until its interval is over
+    READY = 1       # in the flusher's queue of lanes to flush now, for the first time after it was quiet
+    ARMED = 2       # in the flusher's wheel until its interval is over, and then in its queue
     DEAD = 3        # its cohort is gone
+
+
+cdef inline void prefetch_lane(PyObject* lane) noexcept:
+    """Fetch what an append needs of a lane into the cache; an object may begin anywhere in a line of it."""
+    fastws_prefetch(lane)
+    fastws_prefetch(&(<Lane>lane).state)
+
+
+cdef inline void prefetch_pending(PyObject* lane) noexcept:
+    """And where the next entry goes."""
+    fastws_prefetch((<Lane>lane).pending + (<Lane>lane).n_pending)
 
 
 @cython.final
@@ -12,6 +23,8 @@ cdef class Lane:
     1. `pending` is in publish order. Each entry owns its update.
     2. Entries of mode `latest` are conflated when the array would grow and when it is flushed: only the newest of
        each channel stays, so `pending` never holds more than twice the channels plus what mode `all` must deliver.
+       Whoever gets one update of a channel gets the next too, so the newest is the one that nothing has superseded;
+       only after `Hub.move_channels` it has to be looked for.
     3. A lane with entries is READY or ARMED; a QUIET lane has none.
     """
 
@@ -20,6 +33,7 @@ cdef class Lane:
         self.flusher = cohort.hub.flusher
         self.interval_ms = interval_ms
         self.state = QUIET
+        self.claim = &self.claimed_sequence if cohort.lane is None else &cohort.lane.claimed_sequence
         if FASTWS_DEBUG:
             count_live("Lane", 1)
 
@@ -57,6 +71,21 @@ cdef class Lane:
 
     cdef uint32_t conflate(self) noexcept:
         """Keep the newest `latest` entry of each channel; returns how many went."""
+        cdef uint32_t read, write = 0, n = self.n_pending
+        cdef uintptr_t entry
+        if n and (<Update>entry_update(self.pending[0])).sequence <= self.cohort.hub.moved_sequence:
+            return self.conflate_by_channel()
+        for read in range(n):
+            entry = self.pending[read]
+            if entry_is_latest(entry) and (<Update>entry_update(entry)).is_superseded:
+                Py_DECREF(<object>entry_update(entry))
+                continue
+            self.pending[write] = entry
+            write += 1
+        self.n_pending = write
+        return n - write
+
+    cdef uint32_t conflate_by_channel(self) noexcept:
         cdef Hub hub = self.cohort.hub
         cdef uint32_t read = self.n_pending, write = self.n_pending
         cdef uintptr_t entry
@@ -79,15 +108,21 @@ cdef class Lane:
                 self.pending[read] = self.pending[write + read]
         return write
 
-    cdef list frames(self, int64_t after_sequence):
-        """What is pending and was published after `after_sequence`, as frames; it stays pending."""
+    cdef list frames(self, int64_t after_sequence, Lane giver=None):
+        """What is pending and was published after `after_sequence`, as frames; it stays pending. `giver`: see
+        `build_frames`."""
         if self.has_latest:
             self.n_conflated += self.conflate()
         return build_frames(
             self.cohort.hub, self.cohort.dialect, self.pending, self.n_pending,
             self.n_conflated if after_sequence < 0 else 0, after_sequence, self.cohort.hub.sequence,
-            self.cohort.window_bits_now(),
+            self.cohort.window_bits_now(), giver,
         )
+
+    cdef void give_pending(self, uintptr_t* entries) noexcept:
+        """Move what is pending, and the references in it, to `entries`."""
+        memcpy(entries, self.pending, self.n_pending * sizeof(uintptr_t))
+        self.n_pending = 0
 
     cdef Lane copy(self):
         cdef Lane other = Lane.__new__(Lane, self.cohort, self.interval_ms)
@@ -155,13 +190,17 @@ cdef class Lane:
 
 @cython.final
 cdef class Cohort:
-    """Connections with equal subscriptions, which share every frame.
+    """Connections with equal subscriptions, up to `limit`, which share every frame.
 
     1. Members are borrowed; each knows its index. Subscriptions never change: a connection that subscribes moves.
     2. A cohort with no member does not exist: the last one to leave retires it.
     3. While the flusher is sending to this cohort, members before `job_member` have the frame; joining and leaving
        keep that true.
     4. A paused cohort keeps its subscriptions for later and hears nothing.
+    5. More connections than `limit` are a ring of cohorts. `Hub.cohorts` names its first; from there on those with
+       room come before the full ones. A frame is made when its cohort's turn comes: what the last of 10,000 gets would
+       otherwise be as old as 10,000 sends take, 60 ms and more. Another cohort costs an append for each update and a
+       copy of the text for each frame, next to hundreds of sends.
     """
 
     def __cinit__(self, Hub hub, Dialect dialect, bint is_paused, int window_bits, object key):
@@ -170,6 +209,9 @@ cdef class Cohort:
         self.is_paused = is_paused
         self.window_bits = window_bits
         self.key = key
+        # Compressing takes as long as dozens of sends.
+        self.limit = hub.cohort_size * COMPRESSED_PARTS if window_bits else hub.cohort_size
+        self.next_part = self.previous_part = <PyObject*>self
         if FASTWS_DEBUG:
             count_live("Cohort", 1)
 
@@ -177,9 +219,9 @@ cdef class Cohort:
         cdef uint32_t i
         for i in range(self.n_subs):
             Py_XDECREF(self.subs[i].topic)
-            Py_XDECREF(self.subs[i].options)
         free(self.subs)
-        free(self.members)
+        if self.members_size > 1:
+            free(self.members)
         if FASTWS_DEBUG:
             count_live("Cohort", -1)
 
@@ -196,14 +238,33 @@ cdef class Cohort:
             raise MemoryError
         for topic, options in subscriptions:
             Py_INCREF(topic)
-            Py_INCREF(options)
             self.subs[i].topic = <PyObject*>topic
-            self.subs[i].options = <PyObject*>options
+            self.subs[i].options_index = self.place_of(options)
             self.n_subs = i + 1
             if not self.is_paused:
-                self.subs[i].interest_index = topic.add_interest(self, self.lane_for(options), i, options)
+                self.subs[i].interest_index = topic.add_interest(self.lane_for(options), i, options)
             i += 1
         return 0
+
+    cdef uint32_t place_of(self, Options options) except? 0xffffffff:
+        cdef uint32_t i, n
+        if self.options is None:
+            self.options = []
+        n = len(self.options)
+        for i in range(n):
+            if self.options[i] is options:
+                return i
+        self.options.append(options)
+        return n
+
+    cdef dict subscriptions(self, bytes order):
+        """dict[Topic, Options], in `order` (`Subscriber.order`), which may be None."""
+        cdef dict held = {}
+        cdef uint32_t i, place
+        for i in range(self.n_subs):
+            place = i if order is None else (<const uint32_t*>PyBytes_AS_STRING(order))[i]
+            held[<object>self.subs[place].topic] = self.options[self.subs[place].options_index]
+        return held
 
     cdef int window_bits_now(self) noexcept:
         """What to compress with. Frames that hardly anyone shares are sent plain while the flusher has no time left."""
@@ -246,7 +307,28 @@ cdef class Cohort:
             lane.cohort = None
         self.lane = None
         self.slow_lanes = None
-        del self.hub.cohorts[self.key]
+        self.leave_ring()
+        return 0
+
+    cdef int enter_ring(self, Cohort first) except -1:
+        """Become the first of the ring of `first`, or of one of its own for None."""
+        if first is not None:
+            self.next_part = <PyObject*>first
+            self.previous_part = first.previous_part
+            (<Cohort>first.previous_part).next_part = <PyObject*>self
+            first.previous_part = <PyObject*>self
+        self.hub.cohorts[self.key] = self
+        return 0
+
+    cdef int leave_ring(self) except -1:
+        if self.next_part is <PyObject*>self:
+            del self.hub.cohorts[self.key]
+            return 0
+        (<Cohort>self.previous_part).next_part = self.next_part
+        (<Cohort>self.next_part).previous_part = self.previous_part
+        if self.hub.cohorts[self.key] is self:
+            self.hub.cohorts[self.key] = <Cohort>self.next_part
+        self.next_part = self.previous_part = <PyObject*>self
         return 0
 
     cdef int add_member(self, Subscriber connection) except -1:
@@ -254,20 +336,29 @@ cdef class Cohort:
         cdef PyObject** grown
         if self.n_members == self.members_size:
             size = 1 if self.members_size == 0 else self.members_size * 2
-            grown = <PyObject**>realloc(self.members, size * sizeof(PyObject*))
-            if grown is NULL:
-                raise MemoryError
+            if size == 1:
+                grown = &self.only_member
+            else:
+                grown = <PyObject**>realloc(NULL if size == 2 else self.members, size * sizeof(PyObject*))
+                if grown is NULL:
+                    raise MemoryError
+                if size == 2:
+                    grown[0] = self.only_member
             self.members = grown
             self.members_size = size
         connection.member_index = self.n_members
         connection.cohort = self
         self.members[self.n_members] = <PyObject*>connection
         self.n_members += 1
+        if self.n_members == self.limit:
+            # It was the first, and becomes the last.
+            self.hub.cohorts[self.key] = <Cohort>self.next_part
         for i in range(self.n_subs):
             self.hub.subscriptions_by_kind[(<Topic>self.subs[i].topic).kind_index] += 1
         return 0
 
     cdef int remove_member(self, Subscriber connection) except -1:
+        """The caller holds a reference to the cohort, which may retire."""
         cdef Flusher flusher = self.hub.flusher
         cdef uint32_t hole = connection.member_index, i
         for i in range(self.n_subs):
@@ -282,6 +373,9 @@ cdef class Cohort:
         self.place(self.n_members, hole)
         if self.n_members == 0:
             self.retire()
+        elif self.n_members == self.limit - 1 and self.next_part is not <PyObject*>self:
+            self.leave_ring()
+            self.enter_ring(self.hub.cohorts[self.key])
         return 0
 
     cdef inline void place(self, uint32_t source, uint32_t target) noexcept:

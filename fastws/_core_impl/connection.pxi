@@ -10,7 +10,8 @@ cdef class Connection(Subscriber):
     1. Reads go to one buffer of the whole process: the loop calls `buffer_updated` before anyone else can ask for it,
        and only an incomplete frame is copied to its connection.
     2. It is OPEN until a close frame was sent or received, CLOSING until the peer's part has come or the time for it
-       is over, and then CLOSED; `finish` runs once.
+       is over, and then CLOSED; `finish` runs once. Where very many end together, some wait with their transport
+       lost until it is their turn: they are sent nothing, and hold what they held until then.
     3. One that takes nothing for `stall_ns` is closed with 4408, one that says nothing with 4409.
 
     `window_bits` is what permessage-deflate was agreed with, 0 when it was not; see `fastws.deflate`.
@@ -62,12 +63,15 @@ cdef class Connection(Subscriber):
         sock = transport.get_extra_info("socket")
         if sock is not None and transport.get_extra_info("sslcontext") is None and MSG_NOSIGNAL:
             self.fd = sock.fileno()
+            # The response to the handshake, for the first message.
+            self.is_held = 1
         self.hub.add_connection(self)
         try:
             self.handler.on_open(self)
         except Exception:
             self.hub.logger.exception("opening a connection failed")
             self.fail(1011, "internal error")
+        self.push()
         if leftover:
             data = bytearray(leftover)
             self.feed_bytes(<uint8_t*><char*>data, len(leftover))
@@ -91,10 +95,9 @@ cdef class Connection(Subscriber):
         return False
 
     def connection_lost(self, exc):
-        cdef int code = self.close_code
-        if self.state == CLOSED:
-            return
-        self.finish(code if code else 1006)
+        self.is_lost = 1
+        if self.state != CLOSED:
+            self.hub.depart(self)
 
     # What the handler calls.
 
@@ -117,11 +120,14 @@ cdef class Connection(Subscriber):
         if self.state == OPEN:
             self.send_frame(plain_frame(pack(self.hub, 1 if is_text else 2, data, self.window_bits), 1))
 
-    def send_control(self, bytes data):
-        """Send one text message ahead of all data: an acknowledgement, a pong, an error."""
+    def send_control(self, bytes data, *, bint is_followed=False):
+        """Send one text message ahead of all data: an acknowledgement, a pong, an error.
+
+        `is_followed`: more is about to be sent in the same call of the handler, so that both may leave together.
+        """
         if self.state == OPEN:
             self.hub.n_messages_sent += 1
-            self.send_ahead(frame_text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+            self.send_ahead(frame_text(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)), is_followed)
 
     def charge(self, int n):
         """Count a message that was accepted as `n` more against the rate limit, for the work that it asked for."""
@@ -198,6 +204,7 @@ cdef class Connection(Subscriber):
                 if data is None:
                     return 1
             self.handler.on_message(self, data, opcode == 1)
+            self.push()
             return 0
         self.hub.meters.n_rate_limited += 1
         if now - self.complained_ns >= 1000 * MS:
@@ -248,7 +255,7 @@ cdef class Connection(Subscriber):
             self.close_code = code
         if self.state == CLOSING:
             self.deadline_ns = monotonic_ns() + CLOSE_GRACE_NS
-            self.transport.close()
+            self.hub.depart(self)
         return 1
 
     cdef int on_violation(self, int code, str reason) except -1:
@@ -265,7 +272,7 @@ cdef class Connection(Subscriber):
             return 0
         self.close(code, reason)
         self.has_failed = True
-        if self.state == CLOSING and self.transport.can_write_eof():
+        if self.state == CLOSING and not self.transport.is_closing() and self.transport.can_write_eof():
             self.transport.write_eof()
         return 0
 
@@ -331,6 +338,15 @@ cdef class Connection(Subscriber):
             self.send_ahead(_ping_frame)
         return 0
 
+    cdef int part(self) except -1:
+        """The next step of a connection that is on its way out; `Hub.depart` has it wait for its turn."""
+        if self.state == CLOSED:
+            return 0
+        if not self.is_lost:
+            self.transport.close()
+            return 0
+        return self.finish(self.close_code if self.close_code else 1006)
+
     cdef int finish(self, int code) except -1:
         """The end, once: leave everything, count what could not be delivered, tell the handler."""
         if self.state == CLOSED:
@@ -352,6 +368,21 @@ cdef class Connection(Subscriber):
         except Exception:
             self.hub.logger.exception("closing a connection failed")
         return 0
+
+
+def send_followed(int fd, bytes data):
+    """Send to a TCP socket what a connection is about to be opened behind; returns how many bytes it took.
+
+    They may wait in the kernel until `Connection.open` has sent something, or returns.
+
+    :raises OSError: as `os.write`.
+    """
+    cdef Py_ssize_t n_sent = c_send(
+        fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE
+    )
+    if n_sent < 0:
+        raise OSError(errno, "send")
+    return n_sent
 
 
 cdef bytes close_frame_bytes(int code, str reason):

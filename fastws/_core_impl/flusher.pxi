@@ -1,3 +1,82 @@
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <signal.h>
+    #include <sys/mman.h>
+    #include <sys/sendfile.h>
+    #include <unistd.h>
+
+    /* A file in memory, -1 where there can be none. sendfile() has no MSG_NOSIGNAL: a program that lets SIGPIPE end it
+     * (Python ignores it) gets none. */
+    static int fastws_open_file(void) {
+        struct sigaction action;
+        if (sigaction(SIGPIPE, NULL, &action) != 0 || action.sa_handler == SIG_DFL) return -1;
+        return memfd_create("fastws frames", MFD_CLOEXEC);
+    }
+    static int fastws_write_file(int file, const char* data, ssize_t size, int64_t offset) {
+        return pwrite(file, data, size, offset) == size;
+    }
+    static int fastws_empty_file(int file) { return ftruncate(file, 0) == 0; }
+    static void fastws_close_file(int file) { if (file >= 0) close(file); }
+    static ssize_t fastws_send_file(int fd, int file, int64_t offset, size_t size) {
+        off_t at = offset;
+        return sendfile(fd, file, &at, size);
+    }
+    #else
+    static int fastws_open_file(void) { return -1; }
+    static int fastws_write_file(int file, const char* data, ssize_t size, int64_t offset) { return 0; }
+    static int fastws_empty_file(int file) { return 1; }
+    static void fastws_close_file(int file) {}
+    static ssize_t fastws_send_file(int fd, int file, int64_t offset, size_t size) { return -1; }
+    #endif
+    """
+    int fastws_open_file() noexcept nogil
+    bint fastws_write_file(int file, const char* data, Py_ssize_t size, int64_t offset) noexcept nogil
+    bint fastws_empty_file(int file) noexcept nogil
+    void fastws_close_file(int file) noexcept nogil
+    Py_ssize_t fastws_send_file(int fd, int file, int64_t offset, Py_ssize_t size) noexcept nogil
+
+
+cdef inline Py_ssize_t send_item(SendItem* item, int file) noexcept nogil:
+    if item.offset >= 0:
+        return fastws_send_file(item.fd, file, item.offset, item.size)
+    return c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
+cdef inline PyObject* first_member(PyObject* lane) noexcept:
+    cdef PyObject* cohort = NULL if lane is NULL else <PyObject*>(<Lane>lane).cohort
+    if cohort is NULL or cohort is <PyObject*>None or not (<Cohort>cohort).n_members:
+        return NULL
+    return (<Cohort>cohort).members[0]
+
+
+cdef inline void prefetch_following(PyObject* lane) noexcept:
+    """Fetch what the next four jobs need into the cache, one pointer further for each.
+
+    Thousands of cohorts of one connection each are not there, and waiting for each pointer in turn takes as long as
+    building the frame. `lane` is the first of the queue. Pointers are borrowed, and a lane that is dead has no cohort.
+    """
+    cdef PyObject* connection = first_member(lane)
+    if connection is not NULL:
+        fastws_prefetch(<void*>(<Connection>connection).transport)
+    if lane is not NULL:
+        lane = (<Lane>lane).next_lane
+    connection = first_member(lane)
+    if connection is not NULL:
+        fastws_prefetch(&(<Connection>connection).fd)
+        fastws_prefetch(&(<Connection>connection).n_published)
+        fastws_prefetch(&(<Connection>connection).join_sequence)
+    if lane is not NULL:
+        lane = (<Lane>lane).next_lane
+    if lane is not NULL:
+        fastws_prefetch((<Lane>lane).pending)
+        fastws_prefetch(<void*>(<Lane>lane).cohort)
+        fastws_prefetch(&(<Lane>lane).cohort.members)
+        lane = (<Lane>lane).next_lane
+    if lane is not NULL:
+        prefetch_lane(lane)
+
+
 @cython.final
 cdef class Flusher:
     """Decides when each lane is flushed, and sends.
@@ -7,9 +86,13 @@ cdef class Flusher:
     2. One job at a time: the frames of one lane to all members of its cohort, frame by frame, first come first
        served by due time. So nothing overtakes within a cohort, and overload delays everyone alike.
     3. Work is done in slices of about 2 ms with a turn of the loop between them.
-    4. Governor: flushing earns its time at `share` of the wall clock, with a small reserve. When it is used up the
-       flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving.
-    5. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
+    4. Governor: flushing earns processor time at `share` of the wall clock, with a small reserve. When it is used up
+       the flusher rests; intervals stretch instead of the loop, its neighbours and its clients starving. What others
+       take from the processor in the midst of a flush is not charged to it.
+    5. A large frame for many is written to a file in memory once and sent from there: the kernel then hands its pages
+       to every socket instead of copying them for each. Pages never change while a socket may hold them: the file is
+       emptied after each slice, which lets go of them, and never written over.
+    6. A file descriptor is used only after `transport.is_closing()` was false in the same uninterrupted run of the
        loop thread: uvloop may close it before `connection_lost` arrives, and its number may be someone else's by then.
     """
 
@@ -20,10 +103,15 @@ cdef class Flusher:
         self.step_callback = self._step
         self.heads = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
         self.tails = <PyObject**>calloc(WHEEL_SIZE, sizeof(PyObject*))
+        self.counts = <uint32_t*>calloc(WHEEL_SIZE, sizeof(uint32_t))
         self.items = <SendItem*>calloc(CHUNK, sizeof(SendItem))
         self.ended = <EndedJob*>calloc(CHUNK, sizeof(EndedJob))
-        if self.heads is NULL or self.tails is NULL or self.items is NULL or self.ended is NULL:
+        if (
+            self.heads is NULL or self.tails is NULL or self.counts is NULL or self.items is NULL
+            or self.ended is NULL
+        ):
             raise MemoryError
+        self.file = fastws_open_file()
         self.cursor_ms = monotonic_ns() // MS
         self.credited_at_ns = monotonic_ns()
         self.credit_ns = 20.0 * MS
@@ -32,8 +120,10 @@ cdef class Flusher:
     def __dealloc__(self):
         free(self.heads)
         free(self.tails)
+        free(self.counts)
         free(self.items)
         free(self.ended)
+        fastws_close_file(self.file)
 
     def stop(self):
         """End the timers and let go of everything queued. Nothing is flushed any more."""
@@ -55,6 +145,7 @@ cdef class Flusher:
                 lane = following
         memset(self.heads, 0, WHEEL_SIZE * sizeof(PyObject*))
         memset(self.tails, 0, WHEEL_SIZE * sizeof(PyObject*))
+        memset(self.counts, 0, WHEEL_SIZE * sizeof(uint32_t))
         self.ready_head = self.ready_tail = NULL
         self.n_armed = 0
         self.step_callback = None
@@ -66,7 +157,7 @@ cdef class Flusher:
         cdef Lane lane
         if self.job_cohort is not None or self.ready_head is not NULL:
             return False
-        for cohort in self.hub.cohorts.values():
+        for cohort in self.hub.all_cohorts():
             for lane in [cohort.lane] + (cohort.slow_lanes or []):
                 if lane.n_pending:
                     return False
@@ -74,7 +165,6 @@ cdef class Flusher:
 
     def flush_all(self):
         """Make every lane with something pending due now, whatever its interval: before a planned stop."""
-        cdef int64_t later = self.cursor_ms + 3600 * 1000
         cdef int slot
         cdef PyObject* pointer
         for slot in range(WHEEL_SIZE):
@@ -84,7 +174,7 @@ cdef class Flusher:
                 pointer = (<Lane>pointer).next_lane
         for slot in range(WHEEL_SIZE):
             if self.heads[slot] is not NULL:
-                self.empty_slot(slot, later)
+                self.make_due(slot)
         self.schedule()
 
     # Queues of lanes. Each list owns one reference to each lane in it.
@@ -135,6 +225,7 @@ cdef class Flusher:
         else:
             (<Lane>self.tails[slot]).next_lane = <PyObject*>lane
         self.tails[slot] = <PyObject*>lane
+        self.counts[slot] += 1
         self.n_armed += 1
         return 0
 
@@ -147,30 +238,20 @@ cdef class Flusher:
         while self.n_armed and slot_ms < now_ms:
             slot_ms += 1
             if self.heads[slot_ms & (WHEEL_SIZE - 1)] is not NULL:
-                self.empty_slot(slot_ms & (WHEEL_SIZE - 1), now_ms)
+                self.make_due(slot_ms & (WHEEL_SIZE - 1))
         return 0
 
-    cdef int empty_slot(self, int slot, int64_t now_ms) except -1:
-        cdef PyObject* pointer = self.heads[slot]
-        cdef PyObject* following
-        cdef Lane lane
+    cdef void make_due(self, int slot) noexcept:
+        """Put the lanes of a slot behind those that are ready. Whether they have anything is seen when it is their
+        turn: to look at thousands of lanes twice is to wait for memory twice."""
+        if self.ready_tail is NULL:
+            self.ready_head = self.heads[slot]
+        else:
+            (<Lane>self.ready_tail).next_lane = self.heads[slot]
+        self.ready_tail = self.tails[slot]
         self.heads[slot] = self.tails[slot] = NULL
-        while pointer is not NULL:
-            lane = <Lane>pointer
-            following = lane.next_lane
-            lane.next_lane = NULL
-            Py_DECREF(lane)
-            self.n_armed -= 1
-            if lane.state != DEAD:
-                if lane.due_ms > now_ms:
-                    self.arm(lane, lane.due_ms)
-                elif lane.n_pending:
-                    self.push_ready(lane)
-                else:
-                    lane.state = QUIET
-                    lane.due_ms = 0
-            pointer = following
-        return 0
+        self.n_armed -= self.counts[slot]
+        self.counts[slot] = 0
 
     # Timing.
 
@@ -206,7 +287,7 @@ cdef class Flusher:
             self._step()
 
     def _step(self):
-        cdef int64_t start = monotonic_ns(), now = start, spent
+        cdef int64_t start = monotonic_ns(), now = start, used = fastws_thread_ns()
         cdef double earned
         self.is_scheduled = False
         if self.is_stopped:
@@ -228,13 +309,14 @@ cdef class Flusher:
         except Exception:
             self.hub.logger.exception("a flush failed; the connections it was for are closed")
             self.drop_gathered()
+        self.empty_file()
         now = monotonic_ns()
-        spent = now - start
-        self.busy_ns += spent
+        used = fastws_thread_ns() - used
+        self.busy_ns += now - start
         # At most 20 ms of flushing are saved up for a burst.
         earned = self.credit_ns + (now - self.credited_at_ns) * self.share
-        # A pause of the whole process within a flush was no work, and is not paid back with rest.
-        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(spent, 10 * <int64_t>SLICE_NS)
+        # A halt of the whole machine within a flush may look like work; it is not paid back with rest.
+        self.credit_ns = (earned if earned < 20.0 * MS else 20.0 * MS) - min(used, 10 * <int64_t>SLICE_NS)
         self.credited_at_ns = now
         if self.job_cohort is None and self.ready_head is NULL:
             self.schedule_timer(now)
@@ -252,6 +334,13 @@ cdef class Flusher:
         cdef double late_ms
         if lane.state == DEAD or cohort is None:
             return 0
+        if lane.state == ARMED:
+            if lane.due_ms > now_ns // MS:
+                return self.arm(lane, lane.due_ms)
+            if not lane.n_pending:
+                lane.state = QUIET
+                lane.due_ms = 0
+                return 0
         if lane.due_ms:
             late_ms = now_ns // MS - lane.due_ms
             if late_ms < 0:
@@ -264,10 +353,18 @@ cdef class Flusher:
                 &self.hub.meters.flush_delay, now_ns - (<Update>entry_update(lane.pending[0])).published_ns
             )
         lane.due_ms = 0
-        if lane is not cohort.lane:
-            # The number on a batch says that everything of mode `all` up to it was sent: take that along.
-            lane.merge(cohort.lane)
-        self.job_frames = lane.frames(-1)
+        # Before anything can fail: the lane is in no queue now, so its members would wait forever.
+        self.job_cohort = cohort
+        try:
+            if lane is not cohort.lane:
+                # The number on a batch says that everything of mode `all` up to it was sent: take that along.
+                lane.merge(cohort.lane)
+            self.job_frames = lane.frames(-1, lane)
+        except BaseException:
+            if lane is not cohort.lane:
+                # Where it is looked for when the members' sessions are saved.
+                cohort.lane.merge(lane)
+            raise
         lane.clear()
         interval_ms = self.hub.interval_ms
         if lane.interval_ms > interval_ms:
@@ -278,7 +375,6 @@ cdef class Flusher:
             lane.state = QUIET
         self.n_flushes += 1
         self.last_flush_ns = now_ns
-        self.job_cohort = cohort
         self.job_begun_ns = now_ns
         self.job_is_paced = interval_ms > self.hub.interval_ms
         self.job_frame = 0
@@ -317,6 +413,34 @@ cdef class Flusher:
             self.n_ended -= 1
             Py_DECREF(<object>self.ended[self.n_ended].frames)
 
+    cdef int64_t share_frame(self, Frame frame) except -2:
+        """Write a frame to the file, unless it is there; returns its offset, -1 when it cannot be.
+
+        Measured over loopback: 10 % less time for a send of 10 KB, 35 % for one of 40 KB, and a third less for its
+        receiver, because all read the same pages. Below 8 KB a plain send is as fast.
+        """
+        cdef int64_t offset
+        if frame is self.shared_frame:
+            return self.shared_offset
+        offset = self.file_size
+        if not fastws_write_file(self.file, PyBytes_AS_STRING(frame.data), frame.size(), offset):
+            return -1
+        self.file_size = offset + (frame.size() + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
+        self.shared_frame = frame
+        self.shared_offset = offset
+        return offset
+
+    cdef int empty_file(self) except -1:
+        if self.file_size == 0:
+            return 0
+        self.shared_frame = None
+        self.file_size = 0
+        if not fastws_empty_file(self.file):
+            # Nothing may be written over.
+            fastws_close_file(self.file)
+            self.file = -1
+        return 0
+
     cdef int gather(self) except -1:
         """Collect the next sends; returns how many connections were looked at, 0 when no work is left."""
         cdef Lane lane
@@ -325,7 +449,7 @@ cdef class Flusher:
         cdef Frame frame, out
         cdef SendItem* item
         cdef int n_seen = 0
-        cdef int64_t now = monotonic_ns()
+        cdef int64_t now = monotonic_ns(), offset
         self.n_items = 0
         while n_seen < CHUNK:
             if self.job_cohort is None:
@@ -333,6 +457,7 @@ cdef class Flusher:
                 if lane is None:
                     break
                 n_seen += 1
+                prefetch_following(self.ready_head)
                 self.start_job(lane, now)
                 if self.job_cohort is None:
                     continue
@@ -341,6 +466,9 @@ cdef class Flusher:
                 self.end_job()
                 continue
             frame = <Frame>self.job_frames[self.job_frame]
+            offset = -1
+            if self.file >= 0 and cohort.n_members >= SHARED_MEMBERS and frame.size() >= SHARED_SIZE:
+                offset = self.share_frame(frame)
             while n_seen < CHUNK and self.job_member < cohort.n_members:
                 connection = <Connection>cohort.members[self.job_member]
                 self.job_member += 1
@@ -358,6 +486,7 @@ cdef class Flusher:
                 item.fd = connection.fd
                 item.data = PyBytes_AS_STRING(out.data)
                 item.size = PyBytes_GET_SIZE(out.data)
+                item.offset = offset if out is frame else -1
                 item.is_blocked = &connection.is_blocked
                 Py_INCREF(connection)
                 Py_INCREF(out)
@@ -372,7 +501,7 @@ cdef class Flusher:
         return n_seen
 
     cdef int send_gathered(self) except -1:
-        cdef int i, n = self.n_items
+        cdef int i, n = self.n_items, file = self.file
         cdef SendItem* items = self.items
         cdef SendItem* item
         cdef Connection connection
@@ -386,9 +515,9 @@ cdef class Flusher:
                     # An earlier frame of this chunk was cut.
                     item.n_sent = -1
                     continue
-                item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                item.n_sent = send_item(item, file)
                 while item.n_sent < 0 and errno == EINTR:
-                    item.n_sent = c_send(item.fd, item.data, item.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+                    item.n_sent = send_item(item, file)
                 if item.n_sent < 0:
                     item.n_sent = 0 if errno == EAGAIN else -2
                 if item.n_sent < item.size:

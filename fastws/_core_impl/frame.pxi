@@ -71,23 +71,34 @@ cdef bytes pack(Hub hub, int opcode, bytes payload, int window_bits):
     return make_frame(0x80 | opcode, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
 
 
+cdef inline PyObject* text_of(uintptr_t entry, int index) noexcept:
+    """The text that an update has already, in the dialect of that index; borrowed."""
+    cdef PyObject* update = entry_update(entry)
+    return <PyObject*>(<Update>update).text0 if index == 0 else <PyObject*>(<Update>update).text1
+
+
 cdef bytes join_messages(
-    Hub hub, list texts, int64_t sequence, bint is_snapshot, bint is_batched, int window_bits
+    Hub hub, int index, const uintptr_t* entries, Py_ssize_t n, int64_t sequence, bint is_snapshot,
+    bint is_batched, int window_bits,
 ):
-    """Frames of one write: the bare message, or a `batch`, or (not batched) each message in a frame of its own."""
-    cdef Py_ssize_t n = len(texts), size = 0, head_size, tail_size, header_size, total, text_size
+    """Frames of one write: the bare message, or a `batch`, or (not batched) each message in a frame of its own.
+
+    The updates have their texts in the dialect of `index`.
+    """
+    cdef Py_ssize_t size = 0, head_size, tail_size, header_size, text_size, i
     cdef bint is_deflated
-    cdef bytes text, data
+    cdef bytes data
+    cdef PyObject* text
     cdef char head[80]
     cdef char tail[96]
     cdef char* out
     cdef uint8_t header[10]
     if not is_snapshot and (n == 1 or not is_batched):
         if n == 1:
-            return pack(hub, 1, texts[0], window_bits)
-        return b"".join([pack(hub, 1, text, window_bits) for text in texts])
-    for text in texts:
-        size += PyBytes_GET_SIZE(text)
+            return pack(hub, 1, <bytes>text_of(entries[0], index), window_bits)
+        return b"".join([pack(hub, 1, <bytes>text_of(entries[i], index), window_bits) for i in range(n)])
+    for i in range(n):
+        size += PyBytes_GET_SIZE(<object>text_of(entries[i], index))
     memcpy(head, <const char*>b'{"type":"batch","batch_size":', 29)
     head_size = 29 + write_integer(head + 29, n)
     if is_snapshot:
@@ -111,15 +122,14 @@ cdef bytes join_messages(
     out += header_size
     memcpy(out, head, head_size)
     out += head_size
-    total = 0
-    for text in texts:
-        if total:
+    for i in range(n):
+        if i:
             out[0] = c","
             out += 1
-        text_size = PyBytes_GET_SIZE(text)
-        memcpy(out, PyBytes_AS_STRING(text), text_size)
+        text = text_of(entries[i], index)
+        text_size = PyBytes_GET_SIZE(<object>text)
+        memcpy(out, PyBytes_AS_STRING(<object>text), text_size)
         out += text_size
-        total = 1
     memcpy(out, tail, tail_size)
     return pack(hub, 1, data, window_bits) if is_deflated else data
 
@@ -154,19 +164,19 @@ cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
 
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
-    int64_t after_sequence, int64_t sequence, int window_bits,
+    int64_t after_sequence, int64_t sequence, int window_bits, Lane giver=None,
 ):
     """Frames that hold the entries with a sequence over `after_sequence`, in the order given.
 
-    `entries` stay the caller's; the frames take references of their own. A frame is cut at `MAX_BATCH_SIZE` (a
+    `entries` stay the caller's and the frames take references of their own, but for a `giver`, whose pending entries
+    they are: when one frame holds them all, it gets them and the lane has none. A frame is cut at `MAX_BATCH_SIZE` (a
     single larger message stands alone). The last one carries `sequence`, those before it the number of their last
     update, so that no batch claims what is still to come. `n_conflated` is counted on the first frame.
     """
-    cdef list frames = [], texts = []
+    cdef list frames = []
     cdef Frame frame
     cdef Update update
-    cdef bytes text
-    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t size = 0, text_size
     cdef uint32_t i, first = 0
     for i in range(n):
         update = <Update>entry_update(entries[i])
@@ -174,20 +184,23 @@ cdef list build_frames(
             # Only a prefix can be too old: entries are in publish order.
             first = i + 1
             continue
-        text = text_or_failure(hub, dialect, update)
-        if texts and size + PyBytes_GET_SIZE(text) > MAX_BATCH_SIZE:
+        if text_of(entries[i], dialect.index) is <PyObject*>None:
+            text_or_failure(hub, dialect, update)
+        text_size = PyBytes_GET_SIZE(<object>text_of(entries[i], dialect.index))
+        if i > first and size + text_size > MAX_BATCH_SIZE:
             frames.append(
                 close_frame(
-                    hub, entries, first, i, texts, (<Update>entry_update(entries[i - 1])).sequence, window_bits
+                    hub, dialect.index, entries, first, i, (<Update>entry_update(entries[i - 1])).sequence,
+                    window_bits, None,
                 )
             )
             first = i
-            texts = []
             size = 0
-        texts.append(text)
-        size += PyBytes_GET_SIZE(text) + 1
-    if texts:
-        frames.append(close_frame(hub, entries, first, n, texts, sequence, window_bits))
+        size += text_size + 1
+    if first < n:
+        frames.append(
+            close_frame(hub, dialect.index, entries, first, n, sequence, window_bits, None if first else giver)
+        )
     if frames:
         frame = frames[0]
         frame.n_conflated = n_conflated
@@ -195,22 +208,28 @@ cdef list build_frames(
 
 
 cdef Frame close_frame(
-    Hub hub, const uintptr_t* entries, uint32_t first, uint32_t end, list texts, int64_t sequence,
-    int window_bits,
+    Hub hub, int index, const uintptr_t* entries, uint32_t first, uint32_t end, int64_t sequence,
+    int window_bits, Lane giver,
 ):
     cdef Frame frame = Frame.__new__(Frame)
     cdef uint32_t i, n = end - first
-    frame.data = join_messages(hub, texts, sequence, False, hub.interval_ms > 0, window_bits)
+    entries += first
+    frame.data = join_messages(hub, index, entries, n, sequence, False, hub.interval_ms > 0, window_bits)
+    frame.n_messages = n
+    frame.sequence = sequence
+    frame.first_sequence = (<Update>entry_update(entries[0])).sequence
+    for i in range(n):
+        if entry_is_latest(entries[i]):
+            frame.has_latest = True
+            break
     frame.entries = <uintptr_t*>malloc(n * sizeof(uintptr_t))
     if frame.entries is NULL:
         raise MemoryError
+    if giver is not None:
+        giver.give_pending(frame.entries)
+    else:
+        for i in range(n):
+            frame.entries[i] = entries[i]
+            Py_INCREF(<object>entry_update(entries[i]))
     frame.n_entries = n
-    frame.n_messages = n
-    frame.sequence = sequence
-    frame.first_sequence = (<Update>entry_update(entries[first])).sequence
-    for i in range(n):
-        frame.entries[i] = entries[first + i]
-        Py_INCREF(<object>entry_update(entries[first + i]))
-        if entry_is_latest(entries[first + i]):
-            frame.has_latest = True
     return frame

@@ -5,6 +5,7 @@ cdef class Hub:
     All methods belong to the loop's thread. Sizes are in bytes, times in seconds unless named otherwise.
 
     :param interval_ms: flush interval; 0 sends each update by itself at the end of the turn of the loop.
+    :param cohort_size: connections that share a frame, at most; four times as many of those that compress.
     :param outbox_soft_size: per connection, where mode `all` begins to drop its oldest and declares it.
     :param outbox_hard_size: per connection, where it is closed with 4408.
     :param stall_timeout: closed with 4408 when it takes nothing for so long; 0 is off, here and below.
@@ -24,6 +25,7 @@ cdef class Hub:
         *,
         str epoch,
         int interval_ms=30,
+        uint32_t cohort_size=256,
         Py_ssize_t outbox_soft_size=256 * 1024,
         Py_ssize_t outbox_hard_size=1024 * 1024,
         double stall_timeout=30.0,
@@ -42,6 +44,9 @@ cdef class Hub:
         self.loop = loop
         self.epoch = epoch
         self.interval_ms = interval_ms
+        if cohort_size == 0:
+            raise ValueError("cohort_size: expected 1 or more, got 0")
+        self.cohort_size = cohort_size
         self.inflate = inflate
         self.history = History.__new__(History)
         self.logger = logger if logger is not None else logging.getLogger("fastws")
@@ -51,6 +56,7 @@ cdef class Hub:
         self.channels = []
         self.common_channels = []
         self.closes = {}
+        self.departing = []
         self.options_table = weakref.WeakValueDictionary()
         self.meters = Meters.__new__(Meters)
         self.flusher = Flusher.__new__(Flusher, self, flush_share)
@@ -132,6 +138,7 @@ cdef class Hub:
     def stop(self):
         """End all timers and forget what was published last. Connections stay as they are and get nothing more."""
         cdef Channel channel
+        self.part_until(1 << 62)
         self.flusher.stop()
         # An update and its channel refer to each other, and the collector does not see updates.
         for channel in self.channels:
@@ -200,9 +207,17 @@ cdef class Hub:
         cdef Topic topic
         cdef Connection connection
         cdef uint32_t i
-        for channel, topics in moves.items():
+        cdef dict leaving = {}
+        for channel in moves:
             for topic in channel.topics:
-                topic.channels.remove(channel)
+                leaving.setdefault(topic, set()).add(channel)
+        for topic, gone in leaving.items():
+            if len(gone) < FEW_MOVES:
+                for channel in gone:
+                    topic.channels.remove(channel)
+            else:
+                topic.channels[:] = [channel for channel in topic.channels if channel not in gone]
+        for channel, topics in moves.items():
             if not channel.topics:
                 self.common_channels.remove(channel)
             if not topics:
@@ -210,6 +225,7 @@ cdef class Hub:
             channel.topics = topics
             for topic in topics:
                 topic.channels.append(channel)
+        self.moved_sequence = self.sequence
         # What is remembered of the old places.
         self.snapshot_key = None
         for i in range(self.n_connections):
@@ -247,7 +263,8 @@ cdef class Hub:
         cdef Update update = Update.__new__(Update)
         cdef Topic topic
         cdef Interest* interest
-        cdef uint32_t i
+        cdef Lane lane
+        cdef uint32_t i, n
         cdef int64_t now = monotonic_ns()
         self.sequence += 1
         channel.seq += 1
@@ -262,20 +279,27 @@ cdef class Hub:
             observe(&self.meters.feed, now - self.received_ns)
         if channel.last is not None:
             update.previous = channel.last.sequence
+            channel.last.is_superseded = True
         channel.last = update
         if self.history.limit:
             self.history.remember(update)
         for topic in channel.topics:
-            for i in range(topic.n_interests):
+            n = topic.n_interests
+            for i in range(n):
                 interest = &topic.interests[i]
+                # Lanes of thousands of cohorts are not in the cache, and waiting for each would be half of the time.
+                if i + LOOK_AHEAD < n:
+                    prefetch_lane(interest[LOOK_AHEAD].lane)
+                    prefetch_pending(interest[LOOK_AHEAD // 2].lane)
+                lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
-                if (<Cohort>interest.cohort).claimed_sequence == self.sequence:
+                if lane.claim[0] == self.sequence:
                     continue
-                (<Cohort>interest.cohort).claimed_sequence = self.sequence
+                lane.claim[0] = self.sequence
                 if channel.bit == STATUS_BIT:
-                    (<Cohort>interest.cohort).lane.append(update, False)
+                    lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
-                    (<Lane>interest.lane).append(update, interest.latest)
+                    lane.append(update, interest.latest)
         return self.sequence
 
     def broadcast(self, Channel channel not None, payload):
@@ -286,9 +310,9 @@ cdef class Hub:
         self.received_ns = 0
         sequence = self.publish_update(channel, payload)
         self.received_ns = received_ns
-        for cohort in self.cohorts.values():
-            if not cohort.is_paused and cohort.claimed_sequence != sequence:
-                cohort.claimed_sequence = sequence
+        for cohort in self.all_cohorts():
+            if not cohort.is_paused and cohort.lane.claimed_sequence != sequence:
+                cohort.lane.claimed_sequence = sequence
                 cohort.lane.append(channel.last, False)
         return sequence
 
@@ -339,7 +363,9 @@ cdef class Hub:
         cdef Options options
         cdef Channel channel
         cdef Update update
-        cdef list texts, updates
+        cdef uintptr_t* entries
+        cdef Py_ssize_t n = 0
+        cdef list updates
         key = (dialect, self.sequence, at, window_bits, tuple(topics))
         if key == self.snapshot_key:
             return self.snapshot_frame
@@ -354,15 +380,23 @@ cdef class Hub:
                     channel.mark = self.mark
                     updates.append((update.sequence, update))
         updates.sort(key=_first)
-        texts = []
-        for _, update in updates:
-            try:
-                texts.append(update.text(dialect))
-            except Exception:
-                self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
-        self.snapshot_frame = plain_frame(
-            join_messages(self, texts, at, True, True, window_bits), len(texts)
-        )
+        entries = <uintptr_t*>malloc(max(1, len(updates)) * sizeof(uintptr_t))
+        if entries is NULL:
+            raise MemoryError
+        try:
+            for _, update in updates:
+                try:
+                    update.text(dialect)
+                except Exception:
+                    self.logger.exception("the last update of %r could not be encoded for a snapshot", update.channel)
+                else:
+                    entries[n] = <uintptr_t><void*>update
+                    n += 1
+            self.snapshot_frame = plain_frame(
+                join_messages(self, dialect.index, entries, n, at, True, True, window_bits), n
+            )
+        finally:
+            free(entries)
         self.snapshot_key = key
         return self.snapshot_frame
 
@@ -373,22 +407,38 @@ cdef class Hub:
         cdef list given = list(wanted.items())
         cdef list subscriptions = sorted(given, key=_topic_number)
         key = cohort_key(dialect, is_paused, connection.window_bits, subscriptions)
-        cohort = self.cohorts.get(key)
-        if cohort is None:
-            cohort = Cohort.__new__(Cohort, self, dialect, is_paused, connection.window_bits, key)
-            self.cohorts[key] = cohort
+        first = self.cohorts.get(key)
+        if first is None or (<Cohort>first).n_members == (<Cohort>first).limit:
+            cohort = Cohort.__new__(
+                Cohort, self, dialect, is_paused, connection.window_bits, key if first is None else (<Cohort>first).key
+            )
             cohort.open(subscriptions)
+            cohort.enter_ring(first)
+        else:
+            cohort = first
         connection.join_sequence = self.sequence
         connection.note_settled()
         # Members share everything but the order in which they asked.
-        connection.order = tuple(wanted) if given != subscriptions else None
+        connection.order = None if given == subscriptions else order_of(given, subscriptions)
         cohort.add_member(connection)
         return 0
 
     cdef int leave(self, Subscriber connection) except -1:
-        if connection.cohort is not None:
-            connection.cohort.remove_member(connection)
+        cdef Cohort cohort = connection.cohort
+        if cohort is not None:
+            cohort.remove_member(connection)
         return 0
+
+    cdef list all_cohorts(self):
+        cdef Cohort first, cohort
+        cdef list found = []
+        for first in self.cohorts.values():
+            found.append(first)
+            cohort = <Cohort>first.next_part
+            while cohort is not first:
+                found.append(cohort)
+                cohort = <Cohort>cohort.next_part
+        return found
 
     cdef int add_connection(self, Connection connection) except -1:
         cdef uint32_t size
@@ -425,6 +475,43 @@ cdef class Hub:
         )
         return 0
 
+    cdef int depart(self, Connection connection) except -1:
+        """Have a connection take its leave: now, or when it is its turn where very many do.
+
+        What a connection leaves behind takes 10 us and more to put in order, and a proxy that dies takes thousands
+        along in one turn of the loop.
+        """
+        cdef int64_t now = monotonic_ns()
+        if not self.is_parting:
+            self.is_parting = True
+            self.parting_until_ns = now + SLICE_NS
+            self.loop.call_soon(self._part)
+        if self.departing or now >= self.parting_until_ns:
+            self.departing.append(connection)
+            return 0
+        return connection.part()
+
+    cdef int part_until(self, int64_t until_ns) except -1:
+        cdef Connection connection
+        cdef Py_ssize_t i = 0
+        while i < len(self.departing) and monotonic_ns() < until_ns:
+            connection = <Connection>self.departing[i]
+            i += 1
+            try:
+                connection.part()
+            except Exception:
+                self.logger.exception("ending a connection failed")
+        del self.departing[:i]
+        return 0
+
+    def _part(self):
+        self.is_parting = False
+        self.part_until(monotonic_ns() + SLICE_NS)
+        if self.departing:
+            # What else ends in this turn waits behind them.
+            self.is_parting = True
+            self.loop.call_soon(self._part)
+
     cdef int count_close(self, int code) except -1:
         self.closes[code] = self.closes.get(code, 0) + 1
         return 0
@@ -445,6 +532,12 @@ cdef class Hub:
             for i in range(self.n_connections):
                 (<Connection>self.connections[i]).excuse(now - self.sweep_due_ns)
             i = self.sweep_slot
+        self.sweep_slot = (self.sweep_slot + 1) % SWEEP_SLOTS
+        self.sweep_due_ns += SWEEP_NS
+        if self.sweep_due_ns < now:
+            self.sweep_due_ns = now + SWEEP_NS
+        # Before anything can fail: without it nobody would be pinged or timed out any more.
+        self.sweep_timer = self.loop.call_later((self.sweep_due_ns - now) * 1e-9, self._sweep)
         while i < self.n_connections:
             connection = <Connection>self.connections[i]
             try:
@@ -455,12 +548,6 @@ cdef class Hub:
             # One that ended has given its place to the last one, which is looked at next.
             if i < self.n_connections and self.connections[i] == <PyObject*>connection:
                 i += SWEEP_SLOTS
-        self.sweep_slot = (self.sweep_slot + 1) % SWEEP_SLOTS
-        self.sweep_due_ns += SWEEP_NS
-        now = monotonic_ns()
-        if self.sweep_due_ns < now:
-            self.sweep_due_ns = now + SWEEP_NS
-        self.sweep_timer = self.loop.call_later((self.sweep_due_ns - now) * 1e-9, self._sweep)
 
     # Figures.
 
@@ -593,8 +680,25 @@ cdef int64_t checked_ns(str name, value, int64_t current) except -1:
     return <int64_t>(<double>value * 1e9)
 
 
+cdef bytes order_of(list given, list subscriptions):
+    """`Subscriber.order` of one that has asked for `given`, which `subscriptions` has in the order of its cohort."""
+    cdef dict places = {}
+    cdef Py_ssize_t i, n = len(given)
+    cdef bytes order = PyBytes_FromStringAndSize(NULL, n * sizeof(uint32_t))
+    cdef uint32_t* out = <uint32_t*>PyBytes_AS_STRING(order)
+    for i in range(n):
+        places[(<tuple>subscriptions[i])[0]] = i
+    for i in range(n):
+        out[i] = places[(<tuple>given[i])[0]]
+    return order
+
+
 cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list subscriptions):
-    """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription."""
+    """Addresses of what makes a cohort; the cohort keeps all of it alive. 16 bytes a subscription, or a digest of them.
+
+    Those who hold the same are few where many things are held, and the key would be half of what a connection costs.
+    No two of 128 bits of BLAKE2b are equal by chance, and what is digested is not for clients to choose.
+    """
     cdef Py_ssize_t i = 2
     cdef bytes key = PyBytes_FromStringAndSize(NULL, (2 + 2 * len(subscriptions)) * sizeof(uintptr_t))
     cdef uintptr_t* out = <uintptr_t*>PyBytes_AS_STRING(key)
@@ -604,7 +708,7 @@ cdef bytes cohort_key(Dialect dialect, bint is_paused, int window_bits, list sub
         out[i] = <uintptr_t><void*>topic
         out[i + 1] = <uintptr_t><void*>options
         i += 2
-    return key
+    return key if i <= 8 else _blake2b(key, digest_size=16).digest()
 
 
 cdef str json_text(str text):

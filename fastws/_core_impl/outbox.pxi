@@ -83,21 +83,34 @@ cdef class Outbox(FrameParser):
             size += <Py_ssize_t>self.transport.get_write_buffer_size()
         return size
 
-    cdef int send_ahead(self, bytes data) except -1:
-        """Bytes of whole frames that go past queued data, behind the frame that was cut."""
+    cdef int send_ahead(self, bytes data, bint is_followed=False) except -1:
+        """Bytes of whole frames that go past queued data, behind the frame that was cut.
+
+        `is_followed`: the kernel may keep them for what is sent next, or for `push`, so that both leave in one segment.
+        """
         cdef Py_ssize_t n_sent = 0
+        cdef int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (MSG_MORE if is_followed else 0)
         if self.state == CLOSED or self.transport.is_closing():
             return 0
         self.hub.meters.n_bytes_sent += PyBytes_GET_SIZE(data)
         if self.fd >= 0 and not self.is_blocked:
-            n_sent = c_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_NOSIGNAL | MSG_DONTWAIT)
+            n_sent = c_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), flags)
             if n_sent == PyBytes_GET_SIZE(data):
+                self.is_held = is_followed
                 return 0
             if n_sent < 0:
                 n_sent = 0
         self.transport.write(data[n_sent:] if n_sent else data)
         if self.is_blocked and self.state != CLOSED:
             self.check_cap()
+        return 0
+
+    cdef int push(self) except -1:
+        """Let the kernel send what it keeps for something to follow."""
+        if self.is_held:
+            self.is_held = 0
+            if self.fd >= 0 and self.state != CLOSED and not self.transport.is_closing():
+                fastws_push(self.fd)
         return 0
 
     cdef int check_cap(self) except -1:
@@ -128,6 +141,7 @@ cdef class Outbox(FrameParser):
             self.refuse(frame)
             return 0
         if self.fd >= 0:
+            self.is_held = 0
             n_sent = c_send(self.fd, PyBytes_AS_STRING(frame.data), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT)
             if n_sent < 0:
                 n_sent = 0 if errno == EAGAIN or errno == EINTR else -2
@@ -149,7 +163,11 @@ cdef class Outbox(FrameParser):
             return 0
         self.cut = frame
         self.transport.write(memoryview(frame.data)[n_sent:] if n_sent else frame.data)
-        if not self.is_blocked:
+        if self.transport.is_closing() and not self.is_blocked:
+            # It found the socket broken, which it tells in a later turn.
+            self.cut = None
+            self.refuse(frame)
+        elif not self.is_blocked:
             self.on_cut_written()
         return 0
 

@@ -15,16 +15,9 @@ cdef class Subscriber(Outbox):
 
     def subscriptions(self):
         """dict[Topic, Options] of what this connection holds, in the order in which it was asked for."""
-        cdef dict held = {}
-        cdef uint32_t i
         if self.replay_wanted is not None:
             return dict(self.replay_wanted)
-        if self.cohort is not None:
-            for i in range(self.cohort.n_subs):
-                held[<object>self.cohort.subs[i].topic] = <object>self.cohort.subs[i].options
-            if self.order is not None:
-                held = {topic: held[topic] for topic in self.order}
-        return held
+        return {} if self.cohort is None else self.cohort.subscriptions(self.order)
 
     def set_subscriptions(self, dict wanted, is_paused=None):
         """Hold exactly `wanted` (dict[Topic, Options]) from now on.
@@ -126,7 +119,7 @@ cdef class Subscriber(Outbox):
         # What follows has not been handed over, whatever was before.
         self.base_sequence = self.delivered_sequence = self.replay_sequence
         self.hub.meters.n_restores += 1
-        self._catch_up()
+        self.catch_up()
         return True
 
     @property
@@ -140,6 +133,14 @@ cdef class Subscriber(Outbox):
         return sorted(self.replay_also) if self.replay_also else []
 
     def _catch_up(self):
+        """Go on with what was missed, when the loop or the transport calls, to whom an exception means nothing."""
+        try:
+            self.catch_up()
+        except Exception:
+            self.hub.logger.exception("a connection could not catch up and was closed")
+            self.abort(1011, "internal error")
+
+    cdef int catch_up(self) except -1:
         """Send the next of what was missed; called again when the client has taken it."""
         cdef Hub hub = self.hub
         cdef uintptr_t* entries
@@ -149,13 +150,14 @@ cdef class Subscriber(Outbox):
         cdef Py_ssize_t size = 0
         cdef int64_t sequence
         cdef int wish
+        cdef list frames
         if self.replay_wanted is None or self.state != OPEN or self.is_blocked:
-            return
+            return 0
         if self.replay_sequence < hub.sequence and (
             not hub.history.limit or self.replay_sequence < hub.history.start - 1
         ):
             self.fail(4408, "fell behind the history while catching up")
-            return
+            return 0
         entries = <uintptr_t*>malloc(CATCH_UP * sizeof(uintptr_t))
         if entries is NULL:
             raise MemoryError
@@ -180,17 +182,20 @@ cdef class Subscriber(Outbox):
                     size += PyBytes_GET_SIZE(text_or_failure(hub, self.dialect, update))
             if self.replay_paused:
                 sequence = hub.sequence
+            frames = build_frames(hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits)
+            # Not before: a session goes on from here when the connection ends.
             self.replay_sequence = sequence
-            for frame in build_frames(hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits):
+            for frame in frames:
                 self.send_frame(frame)
         finally:
             free(entries)
         if self.state != OPEN:
-            return
+            return 0
         if self.replay_sequence == hub.sequence:
             self.end_replay()
         elif not self.is_blocked:
             hub.loop.call_soon(self._catch_up)
+        return 0
 
     cdef int look_again(self) except -1:
         """Note that what was found out about history holds no longer."""

@@ -56,10 +56,10 @@ cdef class Topic:
         cdef uint32_t i
         cdef int64_t n = 0
         for i in range(self.n_interests):
-            n += (<Cohort>self.interests[i].cohort).n_members
+            n += (<Lane>self.interests[i].lane).cohort.n_members
         return n
 
-    cdef uint32_t add_interest(self, Cohort cohort, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff:
+    cdef uint32_t add_interest(self, Lane lane, uint32_t sub_index, Options options) except? 0xffffffff:
         cdef uint32_t size
         cdef Interest* grown
         cdef Interest* interest
@@ -71,7 +71,6 @@ cdef class Topic:
             self.interests = grown
             self.interests_size = size
         interest = &self.interests[self.n_interests]
-        interest.cohort = <PyObject*>cohort
         interest.lane = <PyObject*>lane
         interest.sub_index = sub_index
         interest.channels = options.channels | STATUS_BIT
@@ -85,7 +84,7 @@ cdef class Topic:
         if index != self.n_interests:
             moved = &self.interests[index]
             moved[0] = self.interests[self.n_interests]
-            (<Cohort>moved.cohort).subs[moved.sub_index].interest_index = index
+            (<Lane>moved.lane).cohort.subs[moved.sub_index].interest_index = index
         if self.n_interests == 0:
             free(self.interests)
             self.interests = NULL

@@ -87,6 +87,11 @@ class Process:
         raise LoadError(f"the kernel tells no peak of the memory of process {self.pid}")
 
 
+def thread_waited_s() -> float:
+    """How long the calling thread has been ready to run and had no processor."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+
+
 _PROBE: Final = f"""
 import os, sys, time
 parent = int(sys.argv[2])

@@ -108,7 +108,7 @@ class Admission:
                     epoch=self.hub.epoch,
                     saved_at=time.monotonic(),
                     heard=connection.left_sequence,
-                    owed=tuple(client.owed),
+                    owed=client.owed,
                     address_key=client.arrival.address_key,
                 )
             )
@@ -181,13 +181,13 @@ class Admission:
             with self.restoring(client, found):
                 self._restore(client, found)
         else:
-            client.speaker.greet(client, self.hub.sequence)
+            client.speaker.greet(client, self.hub.sequence, is_followed=found is not None)
             if found is not None:
                 client.refuse(ErrorCode.SESSION_RESTORATION_FAILED, REFUSALS[found], {"reason": found})
         if client.identity is None and not self.allow_anonymous:
             self.credentials.demand(client, self.auth_timeout)
         self.mail.welcome(client)
-        waiting, client.waiting = client.waiting, []
+        waiting, client.waiting = client.waiting, ()
         for text in waiting:
             if connection.is_open:
                 client.speaker.obey(connection, text)
@@ -200,7 +200,7 @@ class Admission:
             sequence = cursor
         elif missed := self.mail.missed(client, session, cursor):
             sequence = missed[0].sequence - 1
-        client.speaker.greet(client, sequence)
+        client.speaker.greet(client, sequence, is_followed=True)
         client.speaker.restored(client, session, cursor)
 
     def _is_current(self, client: Client) -> bool:

@@ -33,8 +33,9 @@ _EXPECTED: Final = {
 _MAX_REASON: Final = 200
 
 
-def reply(connection: Connection, message: messages.Reply) -> None:
-    connection.send_control(messages.encode(message))
+def reply(connection: Connection, message: messages.Reply, *, is_followed: bool = False) -> None:
+    """`is_followed`: see `Connection.send_control`."""
+    connection.send_control(messages.encode(message), is_followed=is_followed)
 
 
 def error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class Arrival(msgspec.Struct, frozen=True):
 class Speaker(Protocol):
     """How a dialect says what is decided about a client."""
 
-    def greet(self, client: Client, sequence: int, /) -> None: ...
+    def greet(self, client: Client, sequence: int, /, *, is_followed: bool) -> None: ...
 
     def restored(self, client: Client, session: Session, cursor: int | None, /) -> None: ...
 
@@ -42,9 +42,15 @@ class Speaker(Protocol):
         """End a connection over the exception that is being handled."""
 
 
+def new_id() -> str:
+    """A random UUID (RFC 9562, version 4), for half of what `uuid` takes: every handshake waits for it."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
 class Client:
-    """One connection and who it is. `waiting` holds its messages while that is still being found out, `waiting_size`
-    is how many bytes they have.
+    """One connection and who it is. `waiting` holds its messages while that is still being found out.
 
     `is_counted` is whether it counts to the limits, which it may cease to do before it ends.
     """
@@ -65,21 +71,19 @@ class Client:
         "token_number",
         "unrestored",
         "waiting",
-        "waiting_size",
     )
 
     def __init__(self, connection: Connection, arrival: Arrival, speaker: Speaker) -> None:
         self.connection = connection
         self.arrival = arrival
         self.speaker = speaker
-        self.connection_id = str(uuid.uuid4())
+        self.connection_id = new_id()
         self.identity: Identity | None = None
         # The timer of the token, or of its absence; see `Credentials`.
         self.expiry: Any = None
         self.is_admitted = False
         self.is_counted = False
-        self.waiting: list[bytes] = []
-        self.waiting_size = 0
+        self.waiting: tuple[bytes, ...] = ()
         # A session that was taken and whose restoration failed: it is kept again in place of what is held.
         self.unrestored: Session | None = None
         # Tokens given on the open connection, and which of them was accepted last; see `Credentials`.
@@ -90,7 +94,7 @@ class Client:
         # Of what is addressed to the user: from where on it comes to this connection, and what is to come when the
         # connection is resumed; see `Mail`.
         self.entered_sequence = 0
-        self.owed: list[int] = []
+        self.owed: tuple[int, ...] = ()
 
     @property
     def user_key(self) -> str | None:

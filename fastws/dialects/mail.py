@@ -60,8 +60,8 @@ class Mail:
         sequence = self.hub.tell(self._channel, payload, [client.connection for client in hearing])
         for client in clients:
             if client not in hearing:
-                client.owed.append(sequence)
-                del client.owed[: -self.mailboxes.limit_per_user or None]
+                limit = self.mailboxes.limit_per_user
+                client.owed = (*client.owed, sequence)[-limit:] if limit > 0 else ()
         now = time.monotonic()
         self.sessions.expire(now)
         is_awaited = user_key in self._by_user or self.sessions.has_user(user_key)
@@ -93,7 +93,7 @@ class Mail:
     def enter(self, client: Client) -> None:
         """A connection is its user's from now on."""
         client.entered_sequence = self.hub.sequence
-        client.owed = []
+        client.owed = ()
 
     def welcome(self, client: Client) -> None:
         """Tell what has waited for the first connection of a user."""
@@ -111,11 +111,11 @@ class Mail:
 
     def pause(self, client: Client) -> None:
         """A connection that is about to be paused gets what it was still to catch up with when it is resumed."""
-        client.owed = (client.owed + client.connection.addressed_ahead)[-self.mailboxes.limit_per_user :]
+        client.owed = (*client.owed, *client.connection.addressed_ahead)[-self.mailboxes.limit_per_user :]
 
     def resume(self, client: Client) -> None:
         """Send what came while a connection was paused."""
-        owed, client.owed = set(client.owed), []
+        owed, client.owed = set(client.owed), ()
         self.send(client, [kept for kept in self._of(client) if kept.sequence in owed])
 
     def missed(self, client: Client, session: Session, cursor: int | None) -> list[Kept]:

@@ -42,12 +42,13 @@ def restore(
             timestamp=answers.now(),
             id=request_id,
         ),
+        is_followed=True,
     )
     if session.is_paused:
-        client.owed = [kept.sequence for kept in addressed]
+        client.owed = tuple(kept.sequence for kept in addressed)
         addressed = []
     else:
-        client.owed = []
+        client.owed = ()
     if cursor is not None and recovered:
         # What a pause held back may be older than the cursor.
         mail.send(client, [kept for kept in addressed if kept.sequence <= cursor])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
@@ -103,10 +104,10 @@ class ScreenerDialect:
         if client.is_admitted:
             self.obey(connection, text)
         elif not client.waiting or (
-            len(client.waiting) < _MAX_WAITING and client.waiting_size + len(text) <= _MAX_WAITING_SIZE
+            len(client.waiting) < _MAX_WAITING
+            and sum(map(len, client.waiting)) + len(text) <= _MAX_WAITING_SIZE
         ):
-            client.waiting.append(text)
-            client.waiting_size += len(text)
+            client.waiting += (text,)
         else:
             self.on_rate_limited(connection)
 
@@ -151,7 +152,7 @@ class ScreenerDialect:
 
     # What admission has the dialect say.
 
-    def greet(self, client: Client, sequence: int) -> None:
+    def greet(self, client: Client, sequence: int, *, is_followed: bool) -> None:
         """`sequence`: everything up to it the client has, or will not get."""
         identity = client.identity
         client.connection.send_control(
@@ -168,7 +169,8 @@ class ScreenerDialect:
                     feeds=self.market.feeds,
                     timestamp=answers.now(),
                 )
-            )
+            ),
+            is_followed=is_followed,
         )
 
     def restored(
@@ -344,6 +346,8 @@ def closed_by(connection: Connection) -> Closer:
 
 def log_closed(client: Client, code: int, by: Closer) -> None:
     """One line for a connection that ended: for operators when we ended it, else for debugging only."""
+    if by == "client" and not _log.isEnabledFor(logging.DEBUG):
+        return
     connection = client.connection
     ledger = connection.ledger()
     fields = {

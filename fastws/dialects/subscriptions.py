@@ -75,6 +75,7 @@ class Subscriptions:
             # Said again without options, a subscription stays as it is.
             accepted = {topic: held.get(topic, options) for topic in accepted}
         connection.set_subscriptions(held | accepted)
+        has_snapshot = request.snapshot and not connection.is_paused
         answers.reply(
             connection,
             messages.Subscribed(
@@ -84,8 +85,9 @@ class Subscriptions:
                 timestamp=answers.now(),
                 id=request.id,
             ),
+            is_followed=has_snapshot,
         )
-        if request.snapshot and not connection.is_paused:
+        if has_snapshot:
             self.send_snapshot(client, accepted.items())
 
     def unsubscribe(self, connection: Connection, request: messages.Unsubscribe) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Final, Generic, TypeVar, cast
@@ -12,6 +11,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from fastws._core import send_followed
 from fastws.deflate import negotiate
 from fastws.errors import ErrorCode
 from fastws.limits import Excess, Limits
@@ -460,13 +460,14 @@ def write_now(transport: asyncio.Transport, data: bytes) -> bool:
     """Write `data` so that nothing that is sent to the socket directly afterwards overtakes it.
 
     uvloop holds back what is written to a transport until the end of the turn, while the core sends past the
-    transport, at once. Returns False when the client is gone.
+    transport, at once. Returns False when the client is gone. The kernel may keep the data for what follows, so that
+    the answer and the greeting are one segment and one wake-up of the client; see `fastws._core.send_followed`.
     """
     if transport.is_closing():
         return False
     if transport.get_write_buffer_size() == 0 and transport.get_extra_info("sslcontext") is None:
         try:
-            n_written = os.write(transport.get_extra_info("socket").fileno(), data)
+            n_written = send_followed(transport.get_extra_info("socket").fileno(), data)
         except BlockingIOError:
             n_written = 0
         except OSError:

@@ -135,6 +135,66 @@ def test_a_planned_stop_loses_no_final_value(tmp_path: Path) -> None:
     assert (all_mode["lost"], all_mode["connections"], latest["connections"]) == (0, 240, 60)
 
 
+def test_watchlists_end_on_the_last_trades(tmp_path: Path) -> None:
+    out = load(
+        tmp_path, "watchlists", "--connections", "60", "--symbols", "100", "--each", "20", "--rate", "1000",
+        "--seconds", "1",
+    )  # fmt: skip
+    assert out["final_values"] == {"checked": 60 * 20, "behind": 0}
+    assert out["flushing"]["updates_per_second"] == pytest.approx(1000, rel=0.3)
+    # A connection holds a fifth of the symbols; what came twice within an interval came once.
+    load_of_it = out["run"]["load"]
+    assert load_of_it["messages"] + load_of_it["conflated"] == pytest.approx(60 * 200, rel=0.3)
+    assert out["goals"] == []
+    assert 0 < out["latency_quantiles"][0][1] <= out["latency_quantiles"][-1][1]
+
+
+def test_watchlists_cannot_be_longer_than_the_market(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "watchlists", "--symbols", "10", "--each", "11"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 2
+    assert "--each 11" in done.stderr
+
+
+def test_a_rush_is_connected_cut_and_restored(tmp_path: Path) -> None:
+    out = load(tmp_path, "rush", "--connections", "300", "--rounds", "1")
+    (only,) = out["rounds"]
+    assert only["restored"]["recovered"] == 300
+    assert 0 < only["connect"]["seconds"] < 30
+    assert only["connect"]["server_cores"] > 0
+    assert only["connect"]["client_cores"] > 0
+    assert out["figures"]["restore"] == only["restore"]["seconds"]
+
+
+def test_sessions_are_weighed_with_their_tokens(tmp_path: Path) -> None:
+    out = load(tmp_path, "sessions", "--connections", "300")
+    assert 1 < out["figures"]["server per connection"] < 64
+    assert out["load"]["open"] == 300
+
+
+def test_memory_is_looked_at_after_each_cycle(tmp_path: Path) -> None:
+    out = load(tmp_path, "cycles", "--connections", "100", "--cycles", "2", "--seconds", "0.5")
+    assert len(out["cycles"]) == 2
+    assert all(cycle["messages"] > 1000 for cycle in out["cycles"])
+    assert out["figures"]["after the last / after the first"] == pytest.approx(1.0, abs=0.3)
+
+
+def test_growth_measures_equal_deliveries(tmp_path: Path) -> None:
+    out = load(
+        tmp_path, "growth", "--connections", "10,40", "--topics", "1,40", "--rate", "20000", "--seconds", "1",
+        "--rounds", "1",
+    )  # fmt: skip
+    for point in (*out["connections"], *out["topics"]):
+        assert point["messages_per_second"] == pytest.approx(20_000, rel=0.4)
+        assert point["us"] > 0
+    assert [goal["figure"].partition(",")[0] for goal in out["goals"]] == ["connections", "topics"]
+
+
 def test_a_machine_that_stands_still_is_seen() -> None:
     with StallProbe() as probe:
         processes = [psutil.Process(process.pid) for process in probe._processes]

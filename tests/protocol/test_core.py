@@ -575,3 +575,49 @@ async def test_figures() -> None:
         assert made.check_ledger()["delivered"] == 2
         clients[1].connection.set_subscriptions({})
         assert made.hub.subscription_counts() == {"stock": 2, "market": 0}
+
+
+@scenario
+async def test_what_was_published_before_a_channel_has_moved_on_still_comes() -> None:
+    async with bench(interval_ms=20) as made:
+        names = [f"S{number}" for number in range(40)]
+        channels = [made.channel(name) for name in names]
+        left, entered = made.hub.topic("market", "M"), made.hub.topic("market", "N")
+        client = await made.connect()
+        client.connection.set_subscriptions({left: made.hub.options(latest=True)})
+        made.publish(names[0], 1)
+        while not updates(client.messages):
+            assert await client.read()
+        for name in names:
+            made.publish(name, 2)
+        made.hub.move_channels(
+            {
+                channel: (made.hub.topic("stock", name), entered)
+                for name, channel in zip(names, channels, strict=True)
+            }
+        )
+        assert left.channels == []
+        assert entered.channels == channels
+        # These supersede what is still to come, but not for those who do not hear of them.
+        for name in names:
+            made.publish(name, 3)
+        while not made.hub.flusher.is_idle:
+            await asyncio.sleep(0.001)
+        await client.drain()
+        assert [update["value"] for update in updates(client.messages)] == [1] + [2] * 40
+        assert made.check_ledger()["conflated"] == 0
+
+
+@scenario
+async def test_subscriptions_are_told_in_the_order_in_which_they_were_asked_for() -> None:
+    async with bench() as made:
+        client = await made.connect()
+        topics = [made.topic(f"S{number}") for number in range(60)]
+        wanted = {
+            topic: made.hub.options(latest=place % 3 == 0, max_rate=float(place % 5))
+            for place, topic in enumerate(topics[::-7] + topics[3:40:2])
+        }
+        client.connection.set_subscriptions(wanted)
+        assert list(client.connection.subscriptions().items()) == list(wanted.items())
+        client.connection.set_subscriptions(dict(sorted(wanted.items(), key=lambda item: item[0].name)))
+        assert client.connection.subscriptions() == wanted

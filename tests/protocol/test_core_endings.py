@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 
 import pytest
 from core_harness import MASK, Bench, Client, bench, updates
 from listening import over_both, scenario, until
 
+from fastws._core import Connection
 from fastws._frames import OP_CLOSE, build_frame
 
 
@@ -166,3 +168,43 @@ async def test_a_pause_of_the_process_is_not_held_against_clients() -> None:
                 client.send({"alive": 1})
                 await client.drain()
         assert made.handler.closed == []
+
+
+@scenario
+async def test_what_is_held_for_something_to_follow_leaves_without_it() -> None:
+    async with bench() as made:
+        client = await made.connect()
+
+        def on_message(connection: Connection, data: bytes, is_text: bool) -> None:
+            connection.send_control(b'{"held":%s}' % data, is_followed=True)
+
+        made.handler.on_message = on_message  # type: ignore[method-assign]
+        # The kernel would keep it for 200 ms.
+        asked = time.monotonic()
+        for number in range(10):
+            client.send(number)
+            assert await client.next() == {"held": number}
+        assert time.monotonic() - asked < 1.0
+
+
+@scenario
+async def test_very_many_that_end_together_take_their_leave_in_turns() -> None:
+    async with bench(interval_ms=1) as made:
+        staying = await made.connect()
+        made.subscribe(staying, "A")
+        leaving = [await made.connect() for _ in range(500)]
+        for index, client in enumerate(leaving):
+            made.subscribe(client, "A", *(f"S{index + place}" for place in range(20)), latest=True)
+        made.publish("A", 1)
+        for client in leaving:
+            client.writer.transport.abort()
+        made.publish("A", 2)
+        async with asyncio.timeout(10):
+            while made.hub.n_connections > 1:
+                await asyncio.sleep(0)
+        assert made.handler.closed == [1006] * 500
+        assert len(made.hub.cohorts) == 1
+        made.publish("A", 3)
+        while [update["value"] for update in updates(staying.messages)] != [1, 2, 3]:
+            assert await staying.read()
+        made.check_ledger()
