@@ -1,5 +1,5 @@
-"""The connection through every fault that has been reported of KIS, on the fake server: in the end it is subscribed and
-receives, and it has kept KIS's rules."""
+"""The connection through what befalls it, on the fake server: what it says about it, and how it closes. Every
+fault, one after the other, is in test_kis_faults."""
 
 from __future__ import annotations
 
@@ -86,39 +86,6 @@ async def test_a_connection_that_cannot_be_made_is_tried_again(
     assert all("connection" in str(error) for error in client.errors)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"do": "no_ack", "times": 2},
-        {"do": "no_ack", "times": 1, "obey": False},
-        {"do": "late_ack", "delay": 0.3, "times": 3},
-        {"do": "late_ack", "after_data": True, "times": 3},
-        {"do": "reorder_acks", "of": 3},
-        {"do": "answer", "code": "OPSP0007", "times": 2},
-        {"do": "answer", "code": "OPSP9993", "times": 1},
-        {"do": "answer", "code": "OPSP9999", "times": 1},
-        {"do": "mute", "coming": 1},
-    ],
-)
-async def test_answers_that_are_lost_late_or_bad(kis: FakeKIS, client: Client, fault: dict[str, Any]) -> None:
-    name = fault.pop("do")
-    kis.do(name, **fault)
-    kis.do("drop")
-    await heals(client)
-    assert len(client.errors) == 1
-
-
-async def test_dropped_in_the_middle_of_resubscribing(kis: FakeKIS, client: Client) -> None:
-    kis.do("drop")
-    await until(
-        lambda: len(kis.journal.sessions) == 2 and kis.journal.sessions[-1].n_requests == 2, "two requests"
-    )
-    kis.do("drop")
-    client.events.clear()
-    await heals(client)
-    assert len(kis.journal.sessions) == 3
-
-
 async def test_an_unknown_approval_key_is_replaced(kis: FakeKIS, client: Client) -> None:
     first = kis.journal.requests[-1].approval_key
     kis.do("expire_keys")
@@ -139,13 +106,6 @@ async def test_an_app_key_in_use_is_waited_for(kis: FakeKIS, client: Client) -> 
     assert "another session is using this app key (OPSP8996)" in str(in_use[0])
     delays = [event.retry_in for event in client.events if isinstance(event, Lost)]
     assert all(delay is not None and 1.0 <= delay <= 1.1 for delay in delays[1:])
-
-
-async def test_the_slot_of_a_dropped_session_is_waited_for(kis: FakeKIS, client: Client) -> None:
-    kis.do("set", settings={"slot_hold": 2.5})
-    kis.do("drop")
-    await heals(client)
-    assert any(isinstance(error, KISInUseError) for error in client.errors)
 
 
 async def test_a_full_session_keeps_what_it_has(kis: FakeKIS, client: Client) -> None:
@@ -184,31 +144,6 @@ async def test_pingpong_is_answered_in_the_form_that_is_wanted(form: str) -> Non
         assert not kis.journal.n_violations("no_pong")
         assert kis.journal.sessions[0].n_own_pingpongs == 0
         await client.connection.close()
-
-
-@pytest.mark.parametrize("kind", ["width", "count", "truncated", "unknown_tr", "garbage", "json", "base64"])
-async def test_what_cannot_be_read_is_dropped(kis: FakeKIS, client: Client, kind: str) -> None:
-    messages = {
-        "width": "0|H0UNCNT0|002|005930^1^2",
-        "count": "0|H0UNCNT0|0x1|005930^1^2",
-        "truncated": "0|H0UNCNT0|001",
-        "unknown_tr": "0|H0ZZZZZ0|001|005930^1^2",
-        "garbage": "hello",
-        "json": '{"header":',
-        "base64": "1|H0STCNI0|001|not-base64!",
-    }
-    kis.do("say", message=messages[kind])
-    if kind != "unknown_tr":
-        await until(lambda: client.connection.n_bad == 1, "counted")
-    await client.receiving()
-    assert client.connection.n_sessions == 1
-
-
-async def test_a_burst_of_large_frames(kis: FakeKIS, client: Client) -> None:
-    n_before = client.connection.n_frames
-    kis.do("burst", frames=200, records=19)
-    await until(lambda: client.connection.n_frames >= n_before + 200, "the burst")
-    assert client.connection.n_sessions == 1
 
 
 async def test_closing_takes_back_what_is_registered(kis: FakeKIS, client: Client) -> None:

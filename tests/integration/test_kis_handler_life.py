@@ -16,7 +16,8 @@ import pytest
 
 from fastws.kis import KISCallbackError, KISConnectionError, KISWebSocketHandler, Timing
 from fastws.kis.testing import FakeKIS
-from tests.integration.test_kis_handler import FAST, QUICK, Program, auth, until
+from tests.integration.test_kis_handler import FAST, QUICK, Program, auth
+from tests.kis_client import until
 from tests.serving import ROOT
 
 
