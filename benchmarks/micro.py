@@ -161,7 +161,9 @@ class Runner:
     def _pytest(self, *arguments: str, may_find_none: bool) -> str:
         command = [sys.executable, "-m", "pytest", *arguments, *self.select, "-q", "--tb=short", *_PYTEST]
         # Hashes decide how long a dict's collisions are: the same ones in every pass and every run.
-        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        # Options for pytest that the caller has set are for other tests, as are marks of a run this is a part of.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment["PYTHONHASHSEED"] = "0"
         self.report.write_bytes(b"")
         result = subprocess.run(  # a constant program
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -20,7 +20,7 @@ OTHER = Registration("H0STCNT0", "000660")
 WANTED = (TICK, QUOTE, OTHER)
 
 LIMITS = Limits(
-    pace=0.2, min_dwell=1.0, ack_timeout=0.6, retry_delays=(0.3, 0.5, 1.0), slow_retry=2.0, silent_after=1.0
+    pace=0.2, min_dwell=1.0, ack_timeout=0.6, retry_delays=(0.3, 0.5, 1.0), slow_retry=2.0, silent_after=2.5
 )
 TIMING = Timing(
     connect_timeout=1.0, silence=1.5, first_delay=1.0, last_delay=1.2, in_use_delay=(1.0, 1.1), slow_delay=1.5
