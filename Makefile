@@ -7,7 +7,7 @@ SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fa
 SERVE_FLAGS ?= --feed sim
 BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --benchmark-disable
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --benchmark-disable
 
 .PHONY: help serve test lint bench bench-compare bench-load figures soak bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from tests.rawclient import RawClient
 
 ROOT = Path(__file__).parent.parent
 
+# Of one worker, each used once.
+_PORTS = iter(range(20_000, 20_500))
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _URL = re.compile(r"(?:WebSocket +|\"websocket\": ?\")wss?://127\.0\.0\.1:(\d+)/v1/ws")
@@ -54,6 +57,25 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A port for a server that cannot say which one it got.
+
+    Below those that the kernel gives to outgoing connections and to servers on port 0, of which the tests beside this
+    one make thousands; each of their workers has ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    for port in _PORTS:
+        port += 500 * (worker % 20)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pytest
 from tests.clients import client
 from tests.conftest import StartServer
 from tests.rawclient import RawClient
-from tests.serving import Server, command, environment, run, until
+from tests.serving import Server, command, environment, free_port, run, until
 
 
 def is_closed(port: int) -> bool:
@@ -220,13 +220,6 @@ def test_a_reader_of_the_log_that_goes_away(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 IN_A_TERMINAL = """

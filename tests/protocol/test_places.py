@@ -306,13 +306,6 @@ def can_ask(path: str) -> bool:
 # The administrator's own address.
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def test_without_an_address_of_its_own_all_is_on_the_main_port(server: StartServer) -> None:
     target = server("--feed", "none", admin_token=ADMIN)
     for method, path in MOVED:
