@@ -318,7 +318,7 @@ def test_without_an_address_of_its_own_all_is_on_the_main_port(server: StartServ
 async def test_what_has_moved_is_nowhere_else(
     server: StartServer, over: dict[str, str], tmp_path: Path
 ) -> None:
-    port = free_port()
+    port = serving.free_port()
     target = server("--feed", "none", "--admin-bind", f"127.0.0.1:{port}", admin_token=ADMIN, **over)
     scheme = "http" if target.tls is None else "https"
     assert f"  admin      {scheme}://127.0.0.1:{port}/" in target.log
@@ -360,7 +360,7 @@ async def test_what_has_moved_is_nowhere_else(
 
 
 async def test_probes_and_metrics_are_there_to_the_end_of_a_stop(server: StartServer) -> None:
-    port = free_port()
+    port = serving.free_port()
     target = server(
         "--feed", "none", "--admin-bind", f"127.0.0.1:{port}", admin_token=ADMIN, shutdown_delay=0.5
     )
