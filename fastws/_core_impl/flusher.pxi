@@ -71,7 +71,8 @@ cdef inline void prefetch_following(PyObject* lane) noexcept:
     if lane is not NULL:
         fastws_prefetch((<Lane>lane).pending)
         fastws_prefetch(<void*>(<Lane>lane).cohort)
-        fastws_prefetch(&(<Lane>lane).cohort.members)
+        if (<Lane>lane).cohort is not None:
+            fastws_prefetch(&(<Lane>lane).cohort.members)
         lane = (<Lane>lane).next_lane
     if lane is not NULL:
         prefetch_lane(lane)
