@@ -20,7 +20,7 @@ YARDSTICKS: Final[tuple[Yardstick, ...]] = get_args(Yardstick)
 
 # Each takes about as long as one call in a benchmark: a shorter one would find quiet moments that a benchmark does not,
 # a longer one none.
-_REPETITIONS: Final = 15
+_REPETITIONS: Final = 8
 
 _TEXT: Final = b"".join(b'{"code":"%06d","price":%d,"volume":%d},' % (i, i * 7919, i * i) for i in range(150))
 

@@ -13,6 +13,7 @@
     python -m benchmarks.load growth
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
+    python -m benchmarks.load kis --connections 1000 --rate 2000
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
@@ -34,6 +35,7 @@ from benchmarks.scenarios import (
     alerts,
     deflate,
     growth,
+    kis,
     memory,
     restore,
     rush,
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         (memory.sessions, "sessions"),
         (memory.cycles, "cycles"),
         (growth.growth, "growth"),
+        (kis.kis, "kis"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -89,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
          "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
-         "cycles": _add_cycles, "growth": _add_growth}[name](command)  # fmt: skip
+         "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis}[name](command)  # fmt: skip
     return top
 
 
@@ -213,6 +216,15 @@ def _add_cycles(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 500.0)
     _add_seconds(command, 3.0, "length of the flood")
     command.add_argument("--cycles", type=count, default=5, metavar="N", help="(default: %(default)d)")
+
+
+def _add_kis(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 1000)
+    _add_rate(command, 2000.0)
+    _add_seconds(command, 10.0, "measured time")
+    command.add_argument(
+        "--each", type=count, default=2, metavar="N", help="symbols of a connection (default: %(default)d)"
+    )
 
 
 def _add_growth(command: argparse.ArgumentParser) -> None:

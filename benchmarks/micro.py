@@ -36,7 +36,7 @@ from fastws import __version__
 from fastws.bench.process import machine as facts_of_machine
 
 ROOT: Final = Path(__file__).parents[1]
-PASSES: Final = 4
+PASSES: Final = 3
 RETRIES: Final = 3
 """How often what seems slower is measured again, two passes each time."""
 _NO_TESTS: Final = 5  # an exit status of pytest
@@ -126,6 +126,8 @@ class Runner:
         Raises:
             ResultsError: there are none.
         """
+        if not self.select:
+            return [f"benchmarks/{path.name}" for path in sorted(ROOT.glob("benchmarks/test_bench_*.py"))]
         output = self._pytest("benchmarks", "--collect-only", may_find_none=True)
         files = re.findall(r"^(benchmarks/\w+\.py):", output, re.MULTILINE)
         if not files:
@@ -159,7 +161,9 @@ class Runner:
     def _pytest(self, *arguments: str, may_find_none: bool) -> str:
         command = [sys.executable, "-m", "pytest", *arguments, *self.select, "-q", "--tb=short", *_PYTEST]
         # Hashes decide how long a dict's collisions are: the same ones in every pass and every run.
-        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        # Options for pytest that the caller has set are for other tests, as are marks of a run this is a part of.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment["PYTHONHASHSEED"] = "0"
         self.report.write_bytes(b"")
         result = subprocess.run(  # a constant program
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

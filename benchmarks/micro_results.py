@@ -59,14 +59,6 @@ class Benchmark(msgspec.Struct, kw_only=True, omit_defaults=True):
     def ns_per_item(self) -> float:
         return self.min_ns / self.items
 
-    @property
-    def spread(self) -> float:
-        """How far the second best pass is from the best: 0.03 is 3 %."""
-        if len(self.passes_ns) < 2:
-            return 0.0
-        first, second = sorted(self.passes_ns)[:2]
-        return second / first - 1
-
 
 class Document(msgspec.Struct, kw_only=True):
     """`calibration` holds the shortest time of each yardstick in each pass, in nanoseconds."""

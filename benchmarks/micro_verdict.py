@@ -2,10 +2,12 @@
 
 1. What is compared is the shortest time of each benchmark, divided by the shortest time of its yardstick, measured
    right beside it: a machine that is slower, or has a neighbour, slows both down.
-2. What cannot be told from noise is no regression. Noise of the machine is how far the yardsticks' times of the passes
-   lie apart, how far they do not agree on the machine's pace, and how far the peers, which no change of ours touches,
-   are from where they were; noise of a benchmark is how far its best two passes lie apart. Both runs count.
-3. A peer, and what has no yardstick, is never judged.
+2. What cannot be told from noise is no regression. Noise is how far the yardsticks' times of the passes lie apart, how
+   far they do not agree on the machine's pace, and how far the peers, which no change of ours touches, are from where
+   they were. Both runs count.
+3. That the passes of one benchmark differ is no excuse for it: its best time is one that can be reached, and what
+   seems slower is measured more often until it has had its chance.
+4. A peer, and what has no yardstick, is never judged.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def _judge(name: str, base: Benchmark | None, now: Benchmark | None, noise: floa
     ratio = corrected(base, now)
     if now.against:
         return Verdict(name, "peer", base, now, ratio)
-    tolerance = max(FLOOR, noise, base.spread, now.spread)
+    tolerance = max(FLOOR, noise)
     judgement: Judgement = "ok"
     if ratio > 1 + tolerance:
         judgement = "slower"

@@ -17,7 +17,7 @@ from fastws.kis.dataframes import to_dataframe
 
 FRAMES = (files("fastws.data") / "kis_frames.txt").read_bytes().splitlines()
 TRADE = next(line for line in FRAMES if line.startswith(b"0|H0STCNT0|001|"))
-N_FRAMES = 200
+N_FRAMES = 40
 
 
 def make_frames(n_records: int) -> list[bytes]:

@@ -151,6 +151,59 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 5.0
 
+    kis_keys: Annotated[
+        dict[str, str],
+        _meta(
+            "app keys of KIS with their secrets: a table, or the path of a TOML file; unset: those of KIS_* variables",
+            secret=True,
+            restart=True,
+        ),
+    ] = {}
+    kis_exchange: Annotated[
+        Literal["auto", "KRX", "NXT", "UN", "SOR"],
+        _meta(
+            "where KIS's prices are from: UN is KRX and NXT in one, SOR the same; auto is UN, or KRX in paper trading",
+            restart=True,
+        ),
+    ] = "auto"
+    kis_books: Annotated[
+        bool,
+        _meta(
+            "register order books of KIS, too; without them there is room for twice the symbols", restart=True
+        ),
+    ] = True
+    kis_registrations: Annotated[
+        int,
+        _meta(
+            "registrations per app key, of which a symbol takes two; KIS grants 41 at most",
+            "registrations",
+            ge=2,
+            le=41,
+            restart=True,
+        ),
+    ] = 40
+    kis_fixed_symbols: Annotated[
+        Annotated[int, Meta(ge=0, le=100_000)] | None,
+        _meta(
+            "how many symbols of symbols_file, the first ones, come before those that clients look at; unset: all"
+        ),
+    ] = None
+    kis_min_dwell: Annotated[
+        float,
+        _meta("how long a symbol stays registered at KIS at least", "s", ge=10, le=3600, restart=True),
+    ] = 60.0
+    kis_poll_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=18)] | None,
+        _meta(
+            "polls of KIS for symbols without a registration, by app key; unset: 15, in paper trading 0.8",
+            "calls/s",
+            restart=True,
+        ),
+    ] = None
+    kis_poll_interval: Annotated[
+        float, _meta("least time between two polls of a symbol of KIS", "s", ge=0.2, le=3600, restart=True)
+    ] = 1.0
+
     database: Annotated[
         str | None,
         _meta(

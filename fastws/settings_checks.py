@@ -14,7 +14,8 @@ from fastws.errors import SettingsError
 if TYPE_CHECKING:
     from fastws.settings import Settings
 
-FEEDS: Final = ("none", "sim", "replay:FILE")
+FEEDS: Final = ("none", "sim", "replay:FILE", "kis")
+_SIMPLE_FEEDS: Final = ("none", "sim", "kis")
 SAMPLE_FEED: Final = "replay:sample"
 
 
@@ -45,7 +46,7 @@ def check(settings: Settings) -> None:
 
 
 class FeedSpec(NamedTuple):
-    """What the setting `feed` names: `kind` is none, sim or replay; `path` is the file of a replay."""
+    """What the setting `feed` names: `kind` is none, sim, kis or replay; `path` is the file of a replay."""
 
     kind: str
     path: str | None = None
@@ -72,7 +73,7 @@ def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
         SettingsError: the feed does not exist; the text names those that do.
     """
     kind, separator, argument = text.partition(":")
-    if kind in ("none", "sim") and not separator:
+    if kind in _SIMPLE_FEEDS and not separator:
         return FeedSpec(kind)
     if text == SAMPLE_FEED:
         return FeedSpec(kind, str(resources.files("fastws.data") / "kis_frames.txt"))
@@ -81,12 +82,12 @@ def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
     available = ", ".join(FEEDS)
     if kind == "replay":
         problem = "a replay needs its file: replay:FILE"
-    elif kind in ("none", "sim"):
+    elif kind in _SIMPLE_FEEDS:
         problem = f"{text!r}: the feed {kind} takes no argument; write {kind}"
-    elif kind in ("kis", "poll"):
+    elif kind == "poll":
         problem = f"the feed {kind!r} is not available in this version; available: {available}"
     else:
-        problem = f"{text!r} is no feed{suggest(kind, ('none', 'sim', 'replay'))}; available: {available}"
+        problem = f"{text!r} is no feed{suggest(kind, (*_SIMPLE_FEEDS, 'replay'))}; available: {available}"
     raise SettingsError(f"feed: {problem} (from {source})", setting="feed", source=source)
 
 

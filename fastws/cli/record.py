@@ -15,6 +15,7 @@ from fastws.cli.arguments import some_duration
 from fastws.cli.options import Commands, add_command, add_settings, begin
 from fastws.errors import SettingsError
 from fastws.feeds.record import Recorder, record
+from fastws.market.interest import Interest
 from fastws.server.server import load_instruments, make_feed
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
@@ -57,7 +58,8 @@ def add_record(commands: Commands) -> None:
 def _record(options: argparse.Namespace) -> int:
     settings = begin(options)
     instruments = load_instruments(settings)
-    feed = make_feed(settings, instruments)
+    everything = {instrument.code: Interest(0, 1) for instrument in instruments}
+    feed = make_feed(settings, instruments, lambda: everything)
     if feed is None:
         raise SettingsError(
             f"feed: {parse_feed(settings.feed).kind} delivers nothing to record; name one, as --feed sim",

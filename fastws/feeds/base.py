@@ -6,8 +6,8 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import structlog
 
@@ -30,8 +30,8 @@ class FeedOverError(FeedError):
     """A feed failed in a way that another run would only repeat; its supervisor stops instead."""
 
 
-class MarketSink(Protocol):
-    """The part of the market that a feed may call, from the event loop's thread only.
+class Deliveries(Protocol):
+    """What brings updates into the market, from the event loop's thread only.
 
     The three delivering methods return the server-wide sequence number of what they published. Look
     `publish_price` and `publish_book` up on the sink again after every ``await``: the sink of a supervised
@@ -62,11 +62,33 @@ class MarketSink(Protocol):
         """Return the instrument of `code`; a code in no table becomes an instrument named like it."""
 
 
-class SupervisedMarket(MarketSink, Protocol):
-    """What the supervisor needs beyond what it lends to the feed."""
+class MarketSink(Deliveries, Protocol):
+    """What a feed may call."""
+
+    def set_connected(self, is_connected: bool, /) -> None:
+        """Say that the source is away, and later that it is back.
+
+        For a feed that connects again by itself, without an end of its run. In between its status is `reconnecting`,
+        whatever it delivers of what it has elsewhere. Saying it again does nothing.
+        """
+
+
+class SupervisedMarket(Deliveries, Protocol):
+    """What the supervisor needs of the market."""
 
     def set_feed_status(self, feed: str, status: str, /) -> int:
         """Announce `live`, `stale`, `reconnecting` or `stopped`; does nothing when unchanged."""
+
+
+class Figure(NamedTuple):
+    """Something to count or to measure. `values` are by the values of `labels`, where there are any; those are from
+    fixed sets."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    about: str
+    values: float | Mapping[str, float]
+    labels: tuple[str, ...] = ()
 
 
 class Feed(ABC):
@@ -89,6 +111,10 @@ class Feed(ABC):
         opened and lets `asyncio.CancelledError` pass.
         """
 
+    def figures(self) -> Iterable[Figure]:
+        """What this feed has to tell in ``/metrics``, besides what is told of every feed."""
+        return ()
+
 
 class _Gate:
     """The sink lent to one run of a feed: the market itself, with a trap that springs at the first delivery.
@@ -106,12 +132,16 @@ class _Gate:
         "instrument",
         "publish_book",
         "publish_price",
+        "set_connected",
         "set_received",
         "set_status",
     )
 
-    def __init__(self, market: MarketSink, on_delivery: Callable[[], None]) -> None:
+    def __init__(
+        self, market: Deliveries, on_delivery: Callable[[], None], on_connected: Callable[[bool], None]
+    ) -> None:
         self._market = market
+        self.set_connected = on_connected
         self._on_delivery = on_delivery
         self._is_closed = False
         self.instrument = market.instrument
@@ -133,6 +163,7 @@ class _Gate:
         self._is_closed = True
         self.set_trap()
         self.set_status = self._refuse_status
+        self.set_connected = self._ignore_connected
         self.set_received(0)
         self.set_received = self._ignore_receipt
 
@@ -154,6 +185,9 @@ class _Gate:
     def _ignore_receipt(self, at_ns: int) -> None:
         pass
 
+    def _ignore_connected(self, is_connected: bool) -> None:
+        pass
+
     def _spring(self) -> None:
         self.publish_price = self._market.publish_price
         self.publish_book = self._market.publish_book
@@ -171,7 +205,8 @@ class FeedSupervisor:
        once the run is over.
     2. `reconnecting` from the start of a run to its first delivered price or book, and while waiting to
        restart.
-    3. `live` right after the first delivery of a run, and after the first delivery that ends a silence.
+    3. `live` right after the first delivery of a run, and after the first delivery that ends a silence. A feed
+       that says that its source is away is `reconnecting` until it says that it is back, and then `live`.
     4. `stale` when the feed has a `stale_after` and was silent for that long; never early, and late by less
        than two watch intervals (each 1 s, or a quarter of `stale_after` when that is shorter). The run goes
        on: silence alone restarts nothing.
@@ -219,6 +254,7 @@ class FeedSupervisor:
         self._status = STOPPED
         self._n_failures = 0
         self._has_delivered = False  # in this run
+        self._is_connected = True  # as far as the feed says
         self._is_trap_sprung = False  # since the last watch
         self._first_delivery = 0.0
         self._last_delivery = 0.0  # the first one since the trap was last set
@@ -287,8 +323,9 @@ class FeedSupervisor:
     async def _run_once(self) -> BaseException | None:
         """Run the feed to its end; return what it failed with, None when it is exhausted."""
         self._has_delivered = self._is_trap_sprung = False
+        self._is_connected = True
         self._silent_since = self._clock()
-        gate = _Gate(self._market, self._on_delivery)
+        gate = _Gate(self._market, self._on_delivery, self._on_connected)
         task = asyncio.create_task(self.feed.run(gate), name=f"feed {self.feed.name}")
         try:
             while not task.done():
@@ -334,7 +371,7 @@ class FeedSupervisor:
     def _watch(self, gate: _Gate) -> None:
         now = self._clock()
         stale_after = self.feed.stale_after
-        if self._is_trap_sprung or stale_after is None:
+        if self._is_trap_sprung or stale_after is None or not self._is_connected:
             self._silent_since = now
         elif now - self._silent_since >= stale_after:
             self._set_status(STALE)
@@ -348,8 +385,15 @@ class FeedSupervisor:
         if not self._has_delivered:
             self._has_delivered = True
             self._first_delivery = self._last_delivery
-        if self._status != LIVE:
+        if self._status != LIVE and self._is_connected:
             self._set_status(LIVE)
+
+    def _on_connected(self, is_connected: bool) -> None:
+        if is_connected == self._is_connected:
+            return
+        self._is_connected = is_connected
+        self._silent_since = self._clock()
+        self._set_status(LIVE if is_connected else RECONNECTING)
 
     def _forgive_if_healthy(self) -> None:
         if self._has_delivered and self._last_delivery - self._first_delivery >= self._healthy_after:

@@ -46,6 +46,7 @@ class Recorder:
         self.instruments = tuple(instruments)
         self.feeds: dict[str, str] = {}
         self.n_updates = 0
+        self._is_connected = True
         self._by_code = {instrument.code: instrument for instrument in self.instruments}
         self._wall_clock = wall_clock
         self._received_ms = 0
@@ -78,6 +79,12 @@ class Recorder:
 
     def set_received(self, at_ns: int, /) -> None:
         """Does nothing: the times in the file are from the wall clock."""
+
+    def set_connected(self, is_connected: bool, /) -> None:
+        """Note as a comment that the source is away or back."""
+        if is_connected != self._is_connected:
+            self._is_connected = is_connected
+            self._add(b"# @%d source is %b\n" % (self._now_ms(), b"back" if is_connected else b"away"))
 
     def set_feed_status(self, feed: str, status: str, /) -> int:
         """Note a new state of a feed as a comment, so that a gap explains itself."""

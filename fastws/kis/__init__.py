@@ -1,7 +1,7 @@
 """The real-time feed of KIS (Korea Investment & Securities)."""
 
 from fastws.kis.auth import KISAuthManager
-from fastws.kis.connection import KISConnection, Timing
+from fastws.kis.connection import KISConnection
 from fastws.kis.errors import (
     KISCallbackError,
     KISConnectionError,
@@ -11,6 +11,7 @@ from fastws.kis.errors import (
     KISOverflowError,
     KISSubscriptionError,
 )
+from fastws.kis.events import Timing
 from fastws.kis.handler import KISWebSocketHandler
 from fastws.kis.registrations import Limits, Registrations
 from fastws.kis.volume import Gap

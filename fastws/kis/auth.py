@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -61,7 +62,7 @@ class KISAuthManager:
     KIS_REST_URL, KIS_WS_URL), then from a TOML or YAML file (`config_file`, KIS_CONFIG); see
     :func:`fastws.kis.credentials.find_credentials`. Neither the key nor what is issued for it is ever printed.
 
-    1. At most one request for an approval key, and one for a token, is under way per app key.
+    1. From one event loop at most one request for an approval key, and one for a token, is under way per app key.
     2. What was issued is used by every manager of the process with the same environment, host and app key, until it is
        old or :meth:`forget_approval_key` was called.
     3. KIS is asked at most once a second for an approval key and once a minute for a token, however often they fail.
@@ -197,15 +198,13 @@ class KISAuthManager:
                 f"no connection to KIS: the host {host} is not known; check KIS_REST_URL and the network"
             ) from None
         except (aiohttp.ClientError, ValueError) as error:
-            # Of an error of the system its own words; aiohttp's around them repeat the host.
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise KISConnectionError(f"no connection to KIS: {host} cannot be reached: {reason}") from None
+            raise KISConnectionError(f"no connection to KIS: {host} {_reason(error)}") from None
         return self._answer(status, data, host)
 
     def _answer(self, status: int, data: bytes, host: str) -> dict[str, Any]:
         try:
             answer = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # bad JSON, and bad UTF-8 within good JSON
             answer = None
         if status == 200:
             if isinstance(answer, dict):
@@ -241,3 +240,17 @@ class KISAuthManager:
             host = self.credentials.rest_url.partition("//")[2]
             raise KISConnectionError(f"no connection to KIS: {host} gave an answer without {name}")
         return value
+
+
+def _reason(error: Exception) -> str:
+    """Why a host gave no answer, as what follows its name."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "does not answer by TLS as it should; check KIS_REST_URL"
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return "cannot be reached: nothing listens there; check KIS_REST_URL"
+    if number is not None:
+        return f"cannot be reached: {os.strerror(number)}; check the network and KIS_REST_URL"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "ended the connection without an answer"
+    return f"cannot be reached: {type(error).__name__}"

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from fastws import logs
 from fastws._kis import KISFrameError, peek_frame
@@ -24,65 +24,18 @@ from fastws.kis.control import (
     read_control,
 )
 from fastws.kis.errors import KISConnectionError, KISCredentialsError, KISInUseError
-from fastws.kis.registrations import Change, Registrations
+from fastws.kis.events import Changed, Event, Live, Lost, Opened, Timing
+from fastws.kis.registrations import Registrations
 from fastws.kis.retry import Backoff
+from fastws.kis.slots import Slot
 from fastws.kis.socket import FAREWELL, KISSocket
+
+__all__ = ["Changed", "Event", "KISConnection", "Live", "Lost", "Opened", "Timing"]
 
 # A session that lives for less has not proven that the next one will.
 _SHORT_SESSION: Final = 30.0
 
 _log = logging.getLogger("fastws.kis")
-
-
-class Timing(NamedTuple):
-    """How long things take at most and how long is waited, in seconds.
-
-    A connection that brings nothing for `silence`, not even PINGPONG, is dead. Between two tries lie `first_delay` to
-    `last_delay` (see `Backoff`), or while another session has the app key `in_use_delay` (drawn between the two), from
-    the third time on `slow_delay`; `slow_delay` too where KIS refuses the credentials. Between the end of a socket and
-    the next one lies `least_gap` at least.
-    """
-
-    connect_timeout: float = 10.0
-    silence: float = 75.0
-    first_delay: float = 1.0
-    last_delay: float = 45.0
-    in_use_delay: tuple[float, float] = (60.0, 90.0)
-    slow_delay: float = 300.0
-    least_gap: float = 1.0
-
-
-class Opened(NamedTuple):
-    """A socket is open; nothing is confirmed on it yet."""
-
-
-class Live(NamedTuple):
-    """The first data or confirmation of this session has come."""
-
-    gap_seconds: float | None
-    """Since the last session that was live had ended; None when this is the first."""
-
-
-class Lost(NamedTuple):
-    """The connection could not be made or has ended."""
-
-    error: KISConnectionError
-    retry_in: float | None
-    """Seconds to the next try; None: there is none."""
-    n_failures: int
-    """In a row."""
-
-
-class Changed(NamedTuple):
-    """A registration has got into another state."""
-
-    change: Change
-
-
-Event = Opened | Live | Lost | Changed
-
-# Environment, host and app key of the connections of this process.
-_in_use: set[tuple[str, str, str]] = set()
 
 
 class KISConnection:
@@ -139,16 +92,17 @@ class KISConnection:
         self._session: KISSocket | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._is_closing = False
+        self._is_closing = self._is_quick = False
         self._is_live = False
-        self._live_at = 0.0
         self._lost_at: float | None = None
-        self._closed_at = -float("inf")
+        credentials = auth.credentials
+        self._slot = Slot.of((credentials.environment, credentials.ws_url, credentials.app_key))
 
     @property
     def is_running(self) -> bool:
         """Whether a connection is there or being tried for."""
-        return self._task is not None and not self._task.done()
+        task = self._task
+        return task is not None and not task.done() and not task.get_loop().is_closed()
 
     @property
     def is_connected(self) -> bool:
@@ -179,23 +133,15 @@ class KISConnection:
         """
         if self.is_running:
             raise RuntimeError("the connection to KIS has been started already")
-        credentials = self.auth.credentials
-        key = (credentials.environment, credentials.ws_url, credentials.app_key)
-        if key in _in_use:
-            raise KISInUseError(
-                "connection refused: this program already has a session with this app key, and KIS allows one; "
-                "use that one, or another app key"
-            )
-        _in_use.add(key)
-        self._is_closing = False
-        self._wake = (
-            asyncio.Event()
-        )  # an event belongs to the first loop that waits for it, which may be another's
+        self._slot.take(self)
+        self._is_closing = self._is_quick = False
+        # An event belongs to the first loop that waits for it, which may have been another.
+        self._wake = asyncio.Event()
         self._backoff.reset()
         self._n_in_use = self._n_short = 0
         self._lost_at = None
         self._task = asyncio.create_task(self._run(), name="fastws KIS connection")
-        self._task.add_done_callback(lambda _: _in_use.discard(key))
+        self._task.add_done_callback(lambda _: self._slot.leave(self))
 
     def want(self, registration: Registration, priority: int = 0) -> None:
         """Have it registered, now and in every session to come; see `Registrations.want`."""
@@ -208,21 +154,25 @@ class KISConnection:
         self._wake.set()
         return is_known
 
-    async def close(self) -> None:
-        """Take back what is registered, at KIS's pace, and end the session; what is wanted stays so."""
+    async def close(self, *, is_quick: bool = False) -> None:
+        """Take back what is registered, at KIS's pace, and end the session; what is wanted stays so.
+
+        With `is_quick` nothing is taken back, which KIS does itself at the end of a session: it takes a second at most.
+        """
         task = self._task
         if task is None:
             return
-        self._is_closing = True
-        if self.is_connected and not task.done():
-            self.registrations.close()
+        self._is_closing, self._is_quick = True, is_quick
+        if self.is_connected and self.is_running:
+            if not is_quick:
+                self.registrations.close()
             self._wake.set()
             limits = self.registrations.limits
-            await asyncio.wait(
-                (task,), timeout=limits.pace * (self.registrations.n_occupied + 2) + 2 * FAREWELL
-            )
-        task.cancel()
-        await asyncio.wait((task,))
+            n_requests = 0 if is_quick else self.registrations.n_occupied + 2
+            await asyncio.wait((task,), timeout=limits.pace * n_requests + 2 * FAREWELL)
+        if task.get_loop() is asyncio.get_running_loop():  # another one has ended, and the task with it
+            task.cancel()
+            await asyncio.wait((task,))
 
     async def _run(self) -> None:
         while not self._is_closing:
@@ -268,7 +218,7 @@ class KISConnection:
         if self._session is not None:
             self._session.abort()
             self._session = None
-            self._closed_at = now
+            self._slot.closed_at = time.monotonic()
             self.registrations.on_disconnected(now)
             self._n_short = self._n_short + 1 if now - began_at < _SHORT_SESSION else 0
         if self._is_live:
@@ -283,7 +233,7 @@ class KISConnection:
             KISConnectionError: it could not be made, or has ended.
         """
         self._approval_key = await self.auth.approval_key()
-        early = self._closed_at + self._timing.least_gap - self._clock()
+        early = self._slot.closed_at + self._timing.least_gap - time.monotonic()
         if early > 0:
             await asyncio.sleep(early)
         session = self._session = await KISSocket.open(
@@ -306,7 +256,7 @@ class KISConnection:
             now = clock()
             for change in registrations.take_changes(now):
                 self._emit(Changed(change))
-            request = registrations.next_request(now)
+            request = None if self._is_quick else registrations.next_request(now)
             if request is not None:
                 session.send(encode_request(request, self._approval_key, self.auth.credentials.customer_type))
                 continue
@@ -314,7 +264,7 @@ class KISConnection:
             if self._is_closing:
                 if closing_at is None:
                     closing_at = now + registrations.limits.pace * (registrations.n_active + 1) + FAREWELL
-                if registrations.n_occupied == 0 or now >= closing_at:
+                if self._is_quick or registrations.n_occupied == 0 or now >= closing_at:
                     return
                 wake_at = min(wake_at, closing_at)
             silent_at = self._silent_at()
@@ -422,7 +372,6 @@ class KISConnection:
 
     def _become_live(self, now: float) -> None:
         self._is_live = True
-        self._live_at = now
         self._backoff.reset()
         self._n_in_use = 0
         gap = None if self._lost_at is None else now - self._lost_at

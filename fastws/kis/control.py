@@ -168,7 +168,7 @@ def read_control(message: bytes) -> Ack | PingPong:
     """Read a text message that begins with a brace. Raises ControlError."""
     try:
         tree = msgspec.json.decode(message)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):  # bad JSON, and bad UTF-8 within good JSON
         raise ControlError("not JSON") from None
     header = _member(tree, "header")
     tr_id = _text(header, "tr_id")

@@ -3,57 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
-
-from fastws import logs
-from fastws._kis import KISFrameError, RecordLayout, RecordReader
+from fastws._kis import KISFrameError, RecordReader
 from fastws.kis import control
 from fastws.kis.auth import KISAuthManager
-from fastws.kis.connection import Changed, Event, KISConnection, Live, Lost, Opened, Timing
-from fastws.kis.control import NOTICE, NOTICES, PAPER_NOTICE, QUOTE, TICK, Registration
-from fastws.kis.dataframes import require_pandas, to_dataframe
-from fastws.kis.delivery import Callback, Delivery
-from fastws.kis.errors import (
-    KISCallbackError,
-    KISConnectionError,
-    KISError,
-    KISOverflowError,
-    KISSubscriptionError,
-)
+from fastws.kis.callbacks import Callbacks
+from fastws.kis.connection import KISConnection
+from fastws.kis.control import NOTICE, PAPER_NOTICE, QUOTE, TICK, Registration
+from fastws.kis.delivery import Callback
+from fastws.kis.errors import KISConnectionError, KISSubscriptionError
+from fastws.kis.events import Changed, Event, Live, Lost, Opened, Timing
 from fastws.kis.loop_thread import LoopThread
-from fastws.kis.registrations import Change, Limits, Registrations, State
+from fastws.kis.registrations import Limits, Registrations, State
 from fastws.kis.volume import VolumeGaps
-
-DataType = Literal["quote", "tick", "notice"]
-
-_TABLES: Final = {"quote": QUOTE, "tick": TICK}
-_VENUES: Final[dict[str, tuple[DataType, str]]] = {
-    **{tr_id: ("quote", exchange) for exchange, tr_id in QUOTE.items()},
-    **{tr_id: ("tick", exchange) for exchange, tr_id in TICK.items()},
-    NOTICE: ("notice", ""),
-    PAPER_NOTICE: ("notice", ""),
-}
-_MAX_ERRORS: Final = 1000
-# How long `disconnect` lets callbacks work off what has come.
-_PATIENCE: Final = 2.0
+from fastws.kis.wishes import DataType, Wish, Wishes, explain_change, explain_waiting, read_codes
 
 _log = logging.getLogger("fastws.kis")
-
-
-class _Frame(NamedTuple):
-    tr_id: str
-    message: bytes
-
-
-class _Failure(NamedTuple):
-    error: Exception
-    message: str | None
 
 
 class KISWebSocketHandler:
@@ -71,6 +42,10 @@ class KISWebSocketHandler:
     4. Every failure of the connection goes to `on_error`. After `max_retries` failed tries in a row the connection is
        given up, and so it is at once when KIS refuses the credentials; `on_error` gets that as the last error. The
        first data or confirmation of a connection starts the count anew.
+    5. :meth:`connect` and :meth:`disconnect` may be called by several tasks at once, and by callbacks: there is one
+       connection, and one end of it, and all of them wait for that. A callback that disconnects is the last one of its
+       kind.
+    6. When the event loop ends without :meth:`disconnect` the connection is ended, too.
 
     Methods are called from that event loop.
     """
@@ -98,11 +73,13 @@ class KISWebSocketHandler:
         if max_retries is not None and max_retries < 0:
             raise ValueError(f"max_retries is at least 0, or None for endless tries, not {max_retries}")
         self.auth_manager = auth_manager
-        self._callbacks: dict[str, Callback | None] = dict.fromkeys(
-            ("quote", "tick", "notice", "records", "gap", "error")
+        self._wishes = Wishes()
+        self._callbacks = Callbacks(
+            decimals=decimals,
+            max_queue=max_queue,
+            is_wanted=lambda key: key in self._wishes.wanted,
+            on_end=self._abandon,
         )
-        self._max_queue = max_queue
-        self._reader = RecordReader(decimals, on_new_width=self._on_new_width, on_new_type=self._on_new_type)
         self._volume_reader = RecordReader()
         self._gaps = VolumeGaps()
         self._registrations = Registrations(limits)
@@ -115,12 +92,8 @@ class KISWebSocketHandler:
             timing=timing,
         )
         self._thread: LoopThread | None = None
-        self._deliveries: dict[str, Delivery[Any]] = {}
         self._opening: asyncio.Future[KISConnectionError | None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        # What was subscribed to, as it was said: SOR and UN are two wishes for one registration.
-        self._wishes: dict[tuple[str, DataType, str], Registration] = {}
-        self._wanted: frozenset[Registration] = frozenset()
+        self._closing: asyncio.Task[None] | None = None
         self._last_error: str | None = None
 
     def __repr__(self) -> str:
@@ -156,16 +129,16 @@ class KISWebSocketHandler:
         Raises:
             KISError: a callback needs pandas, which is not installed.
         """
-        if on_quote or on_tick or on_notice:
-            require_pandas()
-        self._callbacks = {
-            "quote": on_quote,
-            "tick": on_tick,
-            "notice": on_notice,
-            "records": on_records,
-            "gap": on_gap,
-            "error": on_error,
-        }
+        self._callbacks.set(
+            {
+                "quote": on_quote,
+                "tick": on_tick,
+                "notice": on_notice,
+                "records": on_records,
+                "gap": on_gap,
+                "error": on_error,
+            }
+        )
 
     async def connect(self) -> None:
         """Connect to KIS; returns when the connection is there, and does nothing when it is or is being tried for.
@@ -174,43 +147,44 @@ class KISWebSocketHandler:
             KISConnectionError: it could not be made (after `max_retries` more tries), the credentials are refused, or
                 this program has a session with the same app key. `on_error` was told, too.
         """
-        if self._connection.is_running:
-            if self._opening is not None:
-                await asyncio.shield(self._opening)
+        await self._closed()
+        loop = asyncio.get_running_loop()
+        opening = self._opening
+        if opening is not None and opening.get_loop() is loop:
+            if not opening.done() or self._connection.is_running:
+                await self._opened(opening)
+                return
+            await self.disconnect()  # what is left of a connection that was given up
+            await self.connect()
             return
-        await self._end_thread()
-        self._loop = asyncio.get_running_loop()
-        opening = self._opening = self._loop.create_future()
-        self._start_deliveries()
-        self._thread = LoopThread("fastws KIS")
-        self._thread.start()
+        opening = self._opening = loop.create_future()
         try:
-            await self._thread.run(self._start())
-            error = await asyncio.shield(opening)
-        except BaseException as failure:
-            if isinstance(failure, KISError):
-                self._report(failure)
+            await self._end_thread()  # of a loop that has ended
+            self._callbacks.start()
+            self._thread = LoopThread("fastws KIS")
+            self._thread.start()
+            self._thread.call(self._start)
+            await self._opened(opening)
+        except OSError as error:
+            failure = KISConnectionError(f"no connection to KIS: no thread can be started for it: {error}")
+            self._callbacks.report(failure)
+            self._settle(failure)
+            await self.disconnect()
+            raise failure from None
+        except BaseException:
             await self.disconnect()
             raise
-        if error is not None:
-            await self.disconnect()
-            raise error
 
     async def disconnect(self) -> None:
         """End the connection: take back what is registered, at KIS's pace, close, and let callbacks finish.
 
         What was subscribed to is subscribed again by the next :meth:`connect`.
         """
-        thread = self._thread
-        if thread is not None:
-            await thread.run(self._connection.close())
-            await self._end_thread()
-        for name, delivery in list(self._deliveries.items()):
-            if name != "error":
-                await delivery.stop(_PATIENCE)
-        if "error" in self._deliveries:
-            await self._deliveries["error"].stop(_PATIENCE)
-        self._opening = None
+        self._callbacks.end_within()
+        if self._closing is None or self._closing.get_loop() is not asyncio.get_running_loop():
+            self._closing = asyncio.create_task(self._close(), name="fastws KIS disconnecting")
+        # Who gives up waiting for it does not stop it.
+        await asyncio.shield(self._closing)
 
     async def subscribe_quote(self, stock_codes: Iterable[str] | str, exchange: str = "UN") -> None:
         """Subscribe to order books, which `on_quote` gets.
@@ -240,7 +214,7 @@ class KISWebSocketHandler:
         if not hts_id:
             raise ValueError("execution notices need the HTS id: pass hts_id=, or set KIS_HTS_ID")
         tr_id = PAPER_NOTICE if credentials.is_paper else NOTICE
-        self._add([(control.check_key(hts_id), "notice", "", Registration(tr_id, hts_id))])
+        self._add([(Wish(control.check_key(hts_id), "notice", ""), Registration(tr_id, hts_id))])
 
     async def unsubscribe(
         self,
@@ -260,14 +234,11 @@ class KISWebSocketHandler:
             raise ValueError(f"data_type must be quote, tick or all, not {data_type!r}")
         control.tr_for(exchange, QUOTE)
         kinds: tuple[DataType, ...] = ("quote", "tick") if data_type == "all" else (data_type,)
-        for code in _codes(stock_code):
+        for code in read_codes(stock_code):
             for kind in kinds:
-                registration = self._wishes.pop((code, kind, exchange), None)
-                if registration is None or registration in self._wishes.values():
-                    continue
-                self._on_connection(self._connection.unwant, registration)
-                self._on_connection(self._gaps.forget, *registration)
-        self._wanted = frozenset(self._wishes.values())
+                registration = self._wishes.remove(Wish(code, kind, exchange))
+                if registration is not None:
+                    self._on_connection(self._unwant, registration)
 
     def get_subscriptions(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return what is subscribed to: symbol to data type ("quote", "tick", "notice") to exchange to state.
@@ -275,7 +246,7 @@ class KISWebSocketHandler:
         The state is "pending", "active" or "failed". The symbol of notices is the HTS id, their exchange "".
         """
         found: dict[str, dict[str, dict[str, str]]] = {}
-        for (symbol, data_type, exchange), registration in list(self._wishes.items()):
+        for (symbol, data_type, exchange), registration in self._wishes:
             state = self._registrations.state(registration) or State.PENDING
             found.setdefault(symbol, {}).setdefault(data_type, {})[exchange] = str(state)
         return found
@@ -291,7 +262,10 @@ class KISWebSocketHandler:
         """
         connection = self._connection
         credentials = self.auth_manager.credentials
-        states = [str(self._registrations.state(item) or State.PENDING) for item in self._wanted]
+        states = [
+            str(self._registrations.state(Registration(*item)) or State.PENDING)
+            for item in self._wishes.wanted
+        ]
         received_at = connection.received_at
         return {
             "is_connected": connection.is_connected,
@@ -305,7 +279,7 @@ class KISWebSocketHandler:
             "sessions": connection.n_sessions,
             "frames": connection.n_frames,
             "unreadable": dict(connection.bad_kinds),
-            "dropped": sum(self._deliveries[name].n_dropped for name in self._deliveries),
+            "dropped": self._callbacks.n_dropped,
             "subscriptions": {str(state): states.count(str(state)) for state in State},
             "max_registrations": self._registrations.cap,
             "silent_seconds": None if received_at is None else max(0.0, time.monotonic() - received_at),
@@ -314,8 +288,8 @@ class KISWebSocketHandler:
     # Subscriptions
 
     def _subscribe(self, data_type: DataType, stock_codes: Iterable[str] | str, exchange: str) -> None:
-        tr_id = control.tr_for(exchange, _TABLES[data_type])
-        codes = _codes(stock_codes)
+        control.tr_for(exchange, QUOTE)
+        codes = read_codes(stock_codes)
         if exchange == "SOR":
             warnings.warn(
                 "SOR routes orders and has no data of its own: it is served as UN, with one registration for both",
@@ -326,26 +300,80 @@ class KISWebSocketHandler:
                 f"KIS does not promise {exchange} on paper trading; use exchange='KRX' if nothing comes",
                 stacklevel=3,
             )
-        self._add([(code, data_type, exchange, Registration(tr_id, code)) for code in codes])
+        wishes = [Wish(code, data_type, exchange) for code in codes]
+        self._add([(wish, wish.registration) for wish in wishes])
 
-    def _add(self, wishes: list[tuple[str, DataType, str, Registration]]) -> None:
-        for symbol, data_type, exchange, registration in wishes:
-            self._wishes[symbol, data_type, exchange] = registration
-        self._wanted = frozenset(self._wishes.values())
-        self._on_connection(self._want, [registration for *_, registration in wishes])
+    def _add(self, wishes: list[tuple[Wish, Registration]]) -> None:
+        for wish, registration in wishes:
+            self._wishes.add(wish, registration)
+        self._on_connection(self._want, [registration for _, registration in wishes])
 
     def _on_connection(self, function: Callable[..., object], *arguments: Any) -> None:
         """Call on the connection's thread; while there is none nothing else touches what is called."""
-        if self._thread is None:
+        if self._thread is None or not self._thread.call(function, *arguments):
             function(*arguments)
-        else:
-            self._thread.call(function, *arguments)
+
+    # The life of the connection, on the program's event loop
+
+    async def _closed(self) -> None:
+        """Wait for a `disconnect` that is under way."""
+        while self._closing is not None and self._closing.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait((self._closing,))
+
+    async def _opened(self, opening: asyncio.Future[KISConnectionError | None]) -> None:
+        error = await asyncio.shield(opening)
+        if error is not None:
+            raise error
+
+    async def _close(self) -> None:
+        try:
+            if self._opening is not None:
+                self._settle(
+                    KISConnectionError("connection closed: disconnect() was called while it was made")
+                )
+            if self._thread is not None:
+                with contextlib.suppress(RuntimeError):  # the thread has ended already
+                    await self._thread.run(self._connection.close())
+            await self._end_thread()
+            await self._callbacks.stop()
+        finally:
+            self._opening = self._closing = None
+
+    async def _end_thread(self) -> None:
+        thread = self._thread
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, thread.stop)
+            self._thread = None
+
+    def _settle(self, error: KISConnectionError | None) -> None:
+        """Tell who waits in `connect` how it went. Any thread."""
+        opening = self._opening
+        if opening is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                opening.get_loop().call_soon_threadsafe(
+                    lambda: None if opening.done() else opening.set_result(error)
+                )
+
+    def _abandon(self) -> None:
+        """Nobody is left to call back. Any thread."""
+        thread = self._thread
+        if thread is not None and self._connection.is_running:
+            _log.warning("the event loop has ended without disconnect(); the connection to KIS is closed")
+            thread.finish(lambda: self._connection.close(is_quick=True))
 
     # On the connection's thread
 
-    async def _start(self) -> None:
-        self._connection.start()
-        self._declare_waiting(list(self._registrations))
+    def _start(self) -> None:
+        try:
+            self._connection.start()
+        except KISConnectionError as error:
+            self._callbacks.report(error)
+            self._settle(error)
+            return
+        for registration in list(self._registrations):
+            if registration not in self._wishes.wanted:
+                self._connection.unwant(registration)
+        self._want([registration for _, registration in self._wishes])
 
     def _want(self, registrations: list[Registration]) -> None:
         for registration in registrations:
@@ -353,27 +381,21 @@ class KISWebSocketHandler:
         if self._connection.is_running:
             self._declare_waiting(registrations)
 
+    def _unwant(self, registration: Registration) -> None:
+        self._connection.unwant(registration)
+        self._gaps.forget(*registration)
+
     def _declare_waiting(self, registrations: list[Registration]) -> None:
         waiting = set(self._registrations.waiting).intersection(registrations)
         if waiting:
-            names = ", ".join(sorted(f"{_label(item)}" for item in waiting)[:5])
-            more = f" and {len(waiting) - 5} more" if len(waiting) > 5 else ""
-            self._report(
-                KISSubscriptionError(
-                    f"no free registration: a session of KIS has {self._registrations.cap} at most, so {names}{more} "
-                    "wait for one; unsubscribe something, or use another app key for them",
-                )
+            self._callbacks.report(
+                KISSubscriptionError(explain_waiting(waiting, self._registrations.cap)),
             )
 
     def _on_frame(self, tr_id: str, message: bytes, received_ns: int) -> None:
-        kind = _VENUES.get(tr_id, (None, ""))[0]
-        frame = _Frame(tr_id, message)
-        if kind == "tick" and self._callbacks["gap"] is not None:
+        if self._callbacks.has("gap") and tr_id in TICK.values():
             self._look_for_gaps(tr_id, message)
-        if kind is not None and self._callbacks[kind] is not None:
-            self._deliveries[kind].put(frame)
-        if self._callbacks["records"] is not None:
-            self._deliveries["records"].put(frame)
+        self._callbacks.put_frame(tr_id, message)
 
     def _look_for_gaps(self, tr_id: str, message: bytes) -> None:
         try:
@@ -384,7 +406,7 @@ class KISWebSocketHandler:
         for code, day_volume, trade_volume in zip(*columns, strict=True):
             gap = self._gaps.on_trade(tr_id, code, day_volume, trade_volume)
             if gap is not None:
-                self._deliveries["gap"].put(gap)
+                self._callbacks.put_gap(gap)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Opened):
@@ -393,162 +415,27 @@ class KISWebSocketHandler:
             if event.gap_seconds is not None:
                 self._gaps.on_reconnected(event.gap_seconds)
         elif isinstance(event, Lost):
-            if event.retry_in is None:
-                what = (
-                    "" if event.n_failures <= 1 else f"; given up after {event.n_failures} failures in a row"
-                )
-            else:
-                what = f"; trying again in {event.retry_in:.1f} s"
-            error = type(event.error)(f"{event.error}{what}")
-            self._last_error = str(error)
-            self._report(error)
-            if event.retry_in is None:
-                self._settle(error)
+            self._on_lost(event)
         elif isinstance(event, Changed):
-            self._on_change(event.change)
-
-    def _on_change(self, change: Change) -> None:
-        name = _label(change.registration)
-        why = f"{change.text} ({change.code})" if change.code else "no answer"
-        if change.is_full:
-            text = (
-                f"no free registration: KIS has no room for {name} ({change.code}); it waits for one. "
-                f"This session has {self._registrations.cap}"
+            registration, _, code, *_ = event.change
+            text = explain_change(
+                event.change, self._registrations.cap, is_paper=self.auth_manager.credentials.is_paper
             )
-        elif change.state is State.FAILED:
-            hint = ""
-            if self.auth_manager.credentials.is_paper and _VENUES[change.registration.tr_id][1] in (
-                "UN",
-                "NXT",
-            ):
-                hint = "; on paper trading use exchange='KRX'"
-            text = (
-                f"KIS refuses {name}: {why}{hint}"
-                if change.code
-                else f"KIS does not answer the request for {name}"
-            )
-        else:
-            return
-        self._report(
-            KISSubscriptionError(
-                text, tr_id=change.registration.tr_id, tr_key=change.registration.tr_key, code=change.code
-            )
-        )
+            if text:
+                self._callbacks.report(
+                    KISSubscriptionError(
+                        text, tr_id=registration.tr_id, tr_key=registration.tr_key, code=code
+                    )
+                )
 
-    def _settle(self, error: KISConnectionError | None) -> None:
-        opening, loop = self._opening, self._loop
-        if opening is not None and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: None if opening.done() else opening.set_result(error))
-
-    def _report(self, error: Exception, message: str | None = None) -> None:
-        """Have `on_error` called; any thread may."""
-        delivery = self._deliveries.get("error")
-        if delivery is not None:
-            delivery.put(_Failure(error, message))
-        else:
-            self._log_error(error)
-
-    # On the program's event loop
-
-    def _start_deliveries(self) -> None:
-        def processing(name: str) -> Callable[[_Frame], Any]:
-            return lambda frame: self._deliver(name, frame)
-
-        def loss(name: str) -> Callable[[int], None]:
-            return lambda n: self._report(
-                KISOverflowError(f"on_{name} is too slow: {n} frames were dropped before it saw them", n)
-            )
-
-        for name in ("quote", "tick", "notice", "records"):
-            self._deliveries[name] = Delivery(
-                processing(name),
-                max_items=self._max_queue,
-                on_failure=self._on_failure(name),
-                on_loss=loss(name),
-            )
-        self._deliveries["gap"] = Delivery(
-            lambda gap: self._call("gap", gap),
-            max_items=self._max_queue,
-            on_failure=self._on_failure("gap"),
-            on_loss=loss("gap"),
-        )
-        self._deliveries["error"] = Delivery(
-            self._deliver_error,
-            max_items=_MAX_ERRORS,
-            on_failure=lambda error, failure: self._log_error(error),
-            on_loss=lambda n: _log.warning("on_error is too slow: %d errors were dropped", n),
-        )
-        for delivery in self._deliveries.values():
-            delivery.start()
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        callback = self._callbacks[name]
-        return None if callback is None else callback(*arguments)
-
-    def _deliver(self, name: str, frame: _Frame) -> Any:
-        layout, records = self._reader.read(frame.message)
-        if frame.tr_id not in NOTICES:
-            codes = records[layout.names[0]].tolist()
-            if any((frame.tr_id, code) not in self._wanted for code in codes):
-                # Of what was unsubscribed while it was on its way, or is registered a little longer at KIS.
-                keep = [(frame.tr_id, code) in self._wanted for code in codes]
-                records = records[np.array(keep)]
-                if not len(records):
-                    return None
-        if name == "records":
-            return self._call(name, records, frame.tr_id)
-        return self._call(name, self._dataframe(layout, records))
-
-    def _dataframe(self, layout: RecordLayout, records: Any) -> Any:
-        frame = to_dataframe(layout, records)
-        data_type, exchange = _VENUES[layout.tr_id]
-        frame.attrs.update(tr_id=layout.tr_id, exchange=exchange, data_type=data_type)
-        return frame
-
-    def _on_failure(self, name: str) -> Callable[[Exception, Any], None]:
-        def report(error: Exception, item: Any) -> None:
-            message = item.message.decode("utf-8", "replace") if isinstance(item, _Frame) else None
-            if isinstance(error, KISFrameError):
-                self._report(error, message)
-                return
-            failure = KISCallbackError(f"on_{name} has raised {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._report(failure, message)
-
-        return report
-
-    def _deliver_error(self, failure: _Failure) -> Any:
-        if self._callbacks["error"] is None:
-            self._log_error(failure.error)
-            return None
-        return self._call("error", failure.error, failure.message)
-
-    def _log_error(self, error: Exception) -> None:
-        suppressed = logs.limiter.take(f"KIS handler {type(error).__name__}")
-        if suppressed is not None:
-            _log.error("%s: %s", type(error).__name__, error, extra={"suppressed": suppressed})
-
-    def _on_new_width(self, tr_id: str, width: int) -> None:
-        _log.warning("KIS sends %s with %d columns, which is new; the unknown ones are EXTRA_n", tr_id, width)
-
-    def _on_new_type(self, tr_id: str, name: str) -> None:
-        _log.warning(
-            "KIS sends decimals in %s of %s, which were integers; the column is decimal now", name, tr_id
-        )
-
-    async def _end_thread(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, thread.stop)
-
-
-def _codes(stock_codes: Iterable[str] | str) -> list[str]:
-    codes = [stock_codes] if isinstance(stock_codes, str) else list(stock_codes)
-    return [control.check_code(code) for code in codes]
-
-
-def _label(registration: Registration) -> str:
-    data_type, exchange = _VENUES.get(registration.tr_id, (registration.tr_id, ""))
-    if data_type == "notice":
-        return "execution notices"
-    return f"{registration.tr_key} {data_type} {exchange}".rstrip()
+    def _on_lost(self, event: Lost) -> None:
+        what = ""
+        if event.retry_in is not None:
+            what = f"; trying again in {event.retry_in:.1f} s"
+        elif event.n_failures > 1:
+            what = f"; given up after {event.n_failures} failures in a row"
+        error = type(event.error)(f"{event.error}{what}")
+        self._last_error = str(error)
+        self._callbacks.report(error)
+        if event.retry_in is None:
+            self._settle(error)

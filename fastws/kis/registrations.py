@@ -7,116 +7,15 @@ All of that is kept here, from a clock that is passed in, so that an hour of it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum, StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from fastws.kis.control import NOTICES, STREAMS, Ack, Outcome, Registration, Request
+from fastws.kis.control import STREAMS, Ack, Outcome, Registration, Request
+from fastws.kis.registration import NEVER, Change, Entry, Limits, Phase, State
+
+__all__ = ["LEAST_PACE", "Change", "Limits", "Registrations", "State"]
 
 LEAST_PACE: Final = 0.1
 """The least time between two requests, in seconds."""
-
-_NEVER: Final = float("inf")
-
-
-class State(StrEnum):
-    """What is known of a registration that is wanted."""
-
-    PENDING = "pending"
-    """It waits for its turn, for a place, or for KIS's answer."""
-    ACTIVE = "active"
-    """KIS has confirmed it, or sends its data."""
-    FAILED = "failed"
-    """KIS has refused it, or has not answered for long."""
-
-
-class Limits(NamedTuple):
-    """How KIS is to be asked; durations in seconds.
-
-    Requests are `pace` apart: KIS advises 0.2 and blocks below 0.1. A session has at most `cap` registrations, of
-    which KIS grants 41 at most. What was registered stays so for `min_dwell`, even when nobody wants it. A request
-    that is not answered within `ack_timeout` is sent again, `max_tries` times in all, and then every `slow_retry`; what
-    KIS put off is tried again after `retry_delays`. A registration that is confirmed and brings nothing for
-    `silent_after` while there is data is registered once more. A cap that KIS has taught is forgotten with the session
-    that is `cap_memory` old. Of registrations that are no longer wanted, `removal_burst` may be taken back at once, and
-    one more every `removal_interval`.
-    """
-
-    pace: float = 0.2
-    cap: int = 40
-    min_dwell: float = 30.0
-    ack_timeout: float = 8.0
-    max_tries: int = 3
-    retry_delays: tuple[float, ...] = (5.0, 20.0, 60.0)
-    slow_retry: float = 300.0
-    silent_after: float = 60.0
-    cap_memory: float = 3600.0
-    removal_interval: float = 3.0
-    removal_burst: int = 20
-
-
-class Change(NamedTuple):
-    """A registration has got into another state; `code` and `text` are KIS's where it said why."""
-
-    registration: Registration
-    state: State
-    code: str = ""
-    text: str = ""
-    is_full: bool = False
-    """KIS has no room for it: it stays pending until there is."""
-
-
-class _Phase(Enum):
-    IDLE = 0  # not registered, as far as is known
-    REGISTERING = 1
-    ACTIVE = 2
-    REMOVING = 3
-
-
-class _Entry:
-    __slots__ = (
-        "answered_repeat",
-        "code",
-        "data_at",
-        "is_failed",
-        "is_wanted",
-        "n_delays",
-        "n_repeats",
-        "n_tries",
-        "order",
-        "phase",
-        "priority",
-        "registered_at",
-        "registration",
-        "retry_at",
-        "sent_at",
-        "was_lively",
-    )
-
-    def __init__(self, registration: Registration, priority: int, order: int) -> None:
-        self.registration = registration
-        self.priority = priority
-        self.order = order
-        self.is_wanted = True
-        self.registered_at = 0.0
-        self.was_lively = False  # it had data shortly before the last session ended
-        self.data_at = -_NEVER  # in this session
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin as in a new session."""
-        self.phase = _Phase.IDLE
-        self.sent_at = 0.0
-        self.n_tries = 0  # requests without an answer
-        self.n_delays = 0  # answers that put it off
-        self.retry_at = -_NEVER
-        self.is_failed = False
-        self.code = ""  # why it failed
-        self.n_repeats = 0
-        self.answered_repeat = False
-
-    @property
-    def rank(self) -> tuple[bool, int, int]:
-        return self.registration.tr_id not in NOTICES, self.priority, self.order
 
 
 class Registrations:
@@ -133,7 +32,7 @@ class Registrations:
     5. Places go to execution notices first, then by priority (lower numbers first), then in the order of the wishes.
     6. A new socket knows nothing: all that is wanted is registered again.
     7. In one session a registration that brings no data is registered anew once; if KIS then says that it had it, and
-       it had data shortly before the session, it is once taken back and made again.
+       it had data shortly before, it is once taken back and made again.
 
     Times are seconds of a monotonic clock, the same for all calls.
     """
@@ -149,14 +48,14 @@ class Registrations:
             raise ValueError(f"a session has at least one registration; cap is {self.limits.cap}")
         self.cap = self.limits.cap
         self.is_connected = False
-        self._entries: dict[Registration, _Entry] = {}
+        self._entries: dict[Registration, Entry] = {}
         self._n_wishes = 0
-        self._next_at = -_NEVER
-        self._removals_at = -_NEVER  # when the removals so far will have been made up for
-        self._learned_at = _NEVER
+        self._next_at = -NEVER
+        self._removals_at = -NEVER  # when the removals so far will have been made up for
+        self._learned_at = NEVER
         self._is_closing = False
         self._selected: set[Registration] | None = None  # None: to be worked out
-        self._data_at = -_NEVER  # of any, in this session
+        self._data_at = -NEVER  # of any, in this session
 
     def __len__(self) -> int:
         """The number of registrations that are wanted."""
@@ -176,7 +75,7 @@ class Registrations:
         entry = self._entries.get(registration)
         self._n_wishes += 1
         if entry is None:
-            self._entries[registration] = _Entry(registration, priority, self._n_wishes)
+            self._entries[registration] = Entry(registration, priority, self._n_wishes)
         else:
             if not entry.is_wanted:
                 entry.is_wanted = True
@@ -208,19 +107,19 @@ class Registrations:
         entry = self._entries.get(registration)
         if entry is None or not entry.is_wanted:
             return None
-        if entry.phase is _Phase.ACTIVE:
+        if entry.phase is Phase.ACTIVE:
             return State.ACTIVE
         return State.FAILED if entry.is_failed else State.PENDING
 
     @property
     def n_active(self) -> int:
         """Registrations that KIS has, wanted or not."""
-        return sum(entry.phase is _Phase.ACTIVE for entry in self._entries.values())
+        return sum(entry.phase is Phase.ACTIVE for entry in self._entries.values())
 
     @property
     def n_occupied(self) -> int:
         """Registrations that KIS has or may have, those under way included."""
-        return sum(entry.phase is not _Phase.IDLE for entry in self._entries.values())
+        return sum(entry.phase is not Phase.IDLE for entry in self._entries.values())
 
     @property
     def waiting(self) -> list[Registration]:
@@ -238,9 +137,9 @@ class Registrations:
         """A socket is open; nothing is registered on it."""
         if now - self._learned_at >= self.limits.cap_memory:
             self.cap = self.limits.cap
-            self._learned_at = _NEVER
+            self._learned_at = NEVER
         self.is_connected = True
-        self._data_at = -_NEVER
+        self._data_at = -NEVER
         self._selected = None
 
     def on_disconnected(self, now: float) -> None:
@@ -248,10 +147,8 @@ class Registrations:
         self.is_connected = False
         self._is_closing = False
         for entry in list(self._entries.values()):
-            is_final = entry.is_failed and entry.retry_at == _NEVER
-            if entry.data_at > -_NEVER:
-                entry.was_lively = now - entry.data_at < self.limits.silent_after
-                entry.data_at = -_NEVER
+            is_final = entry.is_failed and entry.retry_at == NEVER
+            entry.end_of_data(now, self.limits.silent_after)
             if not is_final:
                 entry.forget()
             self._drop_if_gone(entry)
@@ -265,25 +162,25 @@ class Registrations:
         entry = self._entries.get(ack.registration) if ack.registration is not None else None
         if entry is None:
             return None
-        if entry.phase is _Phase.REMOVING:
+        if entry.phase is Phase.REMOVING:
             return self._on_removal_answered(entry, ack, now)
         if ack.outcome in (Outcome.REGISTERED, Outcome.DONE):
             if entry.n_repeats and ack.is_repeated:
                 entry.answered_repeat = True
-            if entry.phase is _Phase.IDLE and not (entry.is_failed and not entry.code):
+            if entry.phase is Phase.IDLE and not (entry.is_failed and not entry.code):
                 return None  # so late that what it confirms may have been taken back since
             return self._activate(entry, now)
-        if entry.phase is not _Phase.REGISTERING:
+        if entry.phase is not Phase.REGISTERING:
             return None  # late, or doubled
         if ack.outcome is Outcome.FULL:
             return self._on_full(entry, ack, now)
         if ack.outcome is Outcome.REFUSED:
-            return self._fail(entry, ack.code, ack.text, _NEVER)
+            return self._fail(entry, ack.code, ack.text, NEVER)
         if ack.outcome is Outcome.LATER:
             delays = self.limits.retry_delays
             if entry.n_delays >= len(delays):
                 return self._fail(entry, ack.code, ack.text, now + self.limits.slow_retry)
-            entry.phase = _Phase.IDLE
+            entry.phase = Phase.IDLE
             entry.retry_at = now + delays[entry.n_delays]
             entry.n_delays += 1
             entry.n_tries = 0
@@ -297,7 +194,7 @@ class Registrations:
         if entry is None:
             return None
         entry.data_at = now
-        return self._activate(entry, now) if entry.phase is _Phase.REGISTERING else None
+        return self._activate(entry, now) if entry.phase is Phase.REGISTERING else None
 
     # What to do
 
@@ -317,7 +214,7 @@ class Registrations:
         """Return what has failed since for want of an answer."""
         changes = []
         for entry in list(self._entries.values()):
-            if entry.n_tries >= self.limits.max_tries and self._is_overdue(entry, _Phase.REGISTERING, now):
+            if entry.n_tries >= self.limits.max_tries and self._is_overdue(entry, Phase.REGISTERING, now):
                 change = self._fail(entry, "", "", now + self.limits.slow_retry)
                 if change is not None:
                     changes.append(change)
@@ -326,15 +223,15 @@ class Registrations:
     def wake_at(self, now: float) -> float:
         """Return when to call :meth:`next_request` again if nothing happens before; infinity: not needed."""
         if not self.is_connected:
-            return _NEVER
+            return NEVER
         limits = self.limits
         selected = self._choose()
         n_free = self.cap - self.n_occupied
-        at = _NEVER
+        at = NEVER
         for entry in self._entries.values():
-            if entry.phase in (_Phase.REGISTERING, _Phase.REMOVING):
+            if entry.phase in (Phase.REGISTERING, Phase.REMOVING):
                 at = min(at, entry.sent_at + limits.ack_timeout)
-            elif entry.phase is _Phase.ACTIVE:
+            elif entry.phase is Phase.ACTIVE:
                 if entry.registration not in selected:
                     at = min(at, self._removable_at(entry))
                 elif self._is_remediable(entry):
@@ -360,29 +257,27 @@ class Registrations:
         for entry in list(self._entries.values()):
             if entry.is_failed and entry.retry_at <= now:
                 self._try_again(entry)
-            elif entry.n_tries >= 2 and self._is_overdue(entry, _Phase.REMOVING, now):
+            elif entry.n_tries >= 2 and self._is_overdue(entry, Phase.REMOVING, now):
                 # KIS does not say; if it still has it, the next registration will be told so.
-                self._remove(entry)
-            elif (
-                self._is_overdue(entry, _Phase.REGISTERING, now) and entry.registration not in self._choose()
-            ):
+                self._remove(entry, now)
+            elif self._is_overdue(entry, Phase.REGISTERING, now) and entry.registration not in self._choose():
                 # Nobody waits for it any more, and KIS may have it.
                 self._activate(entry, now)
 
-    def _is_overdue(self, entry: _Entry, phase: _Phase, now: float) -> bool:
+    def _is_overdue(self, entry: Entry, phase: Phase, now: float) -> bool:
         # The sum is what wake_at says, too: rounded otherwise, its moment could be one that is too early.
         return entry.phase is phase and now >= entry.sent_at + self.limits.ack_timeout
 
     def _next_removal(self, now: float) -> Request | None:
         selected = self._choose()
         for entry in self._entries.values():
-            if entry.phase is _Phase.ACTIVE:
+            if entry.phase is Phase.ACTIVE:
                 if entry.registration in selected or now < self._removable_at(entry):
                     continue
                 entry.n_tries = 0
                 if not self._is_closing:
                     self._removals_at = max(self._removals_at, now) + self.limits.removal_interval
-            elif not self._is_overdue(entry, _Phase.REMOVING, now):
+            elif not self._is_overdue(entry, Phase.REMOVING, now):
                 continue
             return self._send(entry, now, is_removal=True)
         return None
@@ -391,16 +286,16 @@ class Registrations:
         if self._is_closing:
             return None
         selected = self._choose()
-        best: _Entry | None = None
+        best: Entry | None = None
         is_full = self.n_occupied >= self.cap
         for entry in self._entries.values():
-            if entry.phase is _Phase.REGISTERING:
+            if entry.phase is Phase.REGISTERING:
                 if (
-                    not self._is_overdue(entry, _Phase.REGISTERING, now)
+                    not self._is_overdue(entry, Phase.REGISTERING, now)
                     or entry.n_tries >= self.limits.max_tries
                 ):
                     continue
-            elif entry.phase is not _Phase.IDLE or is_full or entry.retry_at > now:
+            elif entry.phase is not Phase.IDLE or is_full or entry.retry_at > now:
                 continue
             if entry.registration in selected and (best is None or entry.rank < best.rank):
                 best = entry
@@ -411,7 +306,7 @@ class Registrations:
             return None
         selected = self._choose()
         for entry in self._entries.values():
-            if entry.phase is not _Phase.ACTIVE or entry.registration not in selected:
+            if entry.phase is not Phase.ACTIVE or entry.registration not in selected:
                 continue
             if not self._is_remediable(entry) or now < self._remedy_at(entry):
                 continue
@@ -423,35 +318,35 @@ class Registrations:
             return self._send(entry, now, is_removal=True)
         return None
 
-    def _is_remediable(self, entry: _Entry) -> bool:
-        if entry.registration.tr_id not in STREAMS or entry.data_at > -_NEVER:
+    def _is_remediable(self, entry: Entry) -> bool:
+        if entry.registration.tr_id not in STREAMS or entry.data_at > -NEVER:
             return False
         if entry.n_repeats == 0:
             return entry.was_lively or self._data_at > entry.registered_at
         return entry.n_repeats == 1 and entry.was_lively and entry.answered_repeat
 
-    def _remedy_at(self, entry: _Entry) -> float:
+    def _remedy_at(self, entry: Entry) -> float:
         since = entry.sent_at if entry.n_repeats else entry.registered_at
         return max(since + self.limits.silent_after, entry.registered_at + self.limits.min_dwell)
 
-    def _removable_at(self, entry: _Entry) -> float:
+    def _removable_at(self, entry: Entry) -> float:
         if self._is_closing:
-            return -_NEVER
+            return -NEVER
         burst_at = self._removals_at - self.limits.removal_interval * (self.limits.removal_burst - 1)
         return max(entry.registered_at + self.limits.min_dwell, entry.retry_at, burst_at)
 
-    def _send(self, entry: _Entry, now: float, *, is_removal: bool) -> Request:
-        entry.phase = _Phase.REMOVING if is_removal else _Phase.REGISTERING
+    def _send(self, entry: Entry, now: float, *, is_removal: bool) -> Request:
+        entry.phase = Phase.REMOVING if is_removal else Phase.REGISTERING
         entry.sent_at = now
         entry.n_tries += 1
         return Request(entry.registration, is_removal)
 
-    def _activate(self, entry: _Entry, now: float) -> Change | None:
-        if entry.phase is _Phase.ACTIVE:
+    def _activate(self, entry: Entry, now: float) -> Change | None:
+        if entry.phase is Phase.ACTIVE:
             return None
-        entry.phase = _Phase.ACTIVE
+        entry.phase = Phase.ACTIVE
         entry.registered_at = now
-        entry.retry_at = -_NEVER
+        entry.retry_at = -NEVER
         entry.n_tries = entry.n_delays = 0
         entry.is_failed = False
         # KIS has more room than it has taught, or an answer came so late that its place was given away.
@@ -459,17 +354,17 @@ class Registrations:
         self._selected = None
         return Change(entry.registration, State.ACTIVE) if entry.is_wanted else None
 
-    def _on_removal_answered(self, entry: _Entry, ack: Ack, now: float) -> Change | None:
+    def _on_removal_answered(self, entry: Entry, ack: Ack, now: float) -> Change | None:
         if ack.outcome is Outcome.LATER:
-            entry.phase = _Phase.ACTIVE
+            entry.phase = Phase.ACTIVE
             entry.retry_at = now + self.limits.retry_delays[0]
         elif ack.outcome is not Outcome.REGISTERED:  # that one is the late answer to its registration
-            self._remove(entry)
+            self._remove(entry, now)
         return None
 
-    def _on_full(self, entry: _Entry, ack: Ack, now: float) -> Change:
+    def _on_full(self, entry: Entry, ack: Ack, now: float) -> Change:
         n_active = self.n_active
-        entry.phase = _Phase.IDLE
+        entry.phase = Phase.IDLE
         entry.n_tries = 0
         if n_active:
             self.cap = n_active
@@ -480,8 +375,8 @@ class Registrations:
         self._drop_if_gone(entry)
         return Change(entry.registration, State.PENDING, ack.code, ack.text, is_full=True)
 
-    def _fail(self, entry: _Entry, code: str, text: str, retry_at: float) -> Change | None:
-        entry.phase = _Phase.IDLE
+    def _fail(self, entry: Entry, code: str, text: str, retry_at: float) -> Change | None:
+        entry.phase = Phase.IDLE
         entry.is_failed = True
         entry.code = code
         entry.retry_at = retry_at
@@ -490,19 +385,22 @@ class Registrations:
         self._drop_if_gone(entry)
         return Change(entry.registration, State.FAILED, code, text) if entry.is_wanted else None
 
-    def _try_again(self, entry: _Entry) -> None:
+    def _try_again(self, entry: Entry) -> None:
         entry.is_failed = False
-        entry.retry_at = -_NEVER
+        entry.retry_at = -NEVER
         entry.n_tries = entry.n_delays = 0
         entry.code = ""
         self._selected = None
 
-    def _remove(self, entry: _Entry) -> None:
-        entry.phase = _Phase.IDLE
+    def _remove(self, entry: Entry, now: float) -> None:
+        entry.phase = Phase.IDLE
         entry.n_tries = 0
+        entry.end_of_data(now, self.limits.silent_after)
+        if entry.n_repeats < 2:
+            entry.n_repeats = 0  # it was not taken back as a remedy, so the next time it may need one
         self._selected = None
         self._drop_if_gone(entry)
 
-    def _drop_if_gone(self, entry: _Entry) -> None:
-        if not entry.is_wanted and entry.phase is _Phase.IDLE:
+    def _drop_if_gone(self, entry: Entry) -> None:
+        if not entry.is_wanted and entry.phase is Phase.IDLE:
             self._entries.pop(entry.registration, None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,6 +20,7 @@ from picows import (
     WSHandshakeError,
     WSListener,
     WSMsgType,
+    WSParsedURL,
     WSTransport,
     ws_connect,
 )
@@ -43,6 +46,7 @@ class KISSocket(WSListener):
         self._on_message = on_message
         self._wake = wake
         self._transport: WSTransport | None = None
+        self._sock: socket.socket | None = None
         self._parts: list[bytes] = []
         self._parts_size = 0
         self._gone = asyncio.get_running_loop().create_future()
@@ -71,14 +75,50 @@ class KISSocket(WSListener):
                     max_frame_size=_MAX_MESSAGE_SIZE,
                     max_redirects=0,
                     logger_name=_picows_log,
+                    socket_factory=self._connect,
+                    websocket_handshake_timeout=None,  # ours holds for all of it
                 )
         except (WSError, OSError, TimeoutError) as error:
-            self.abort()
+            await self._give_up()
             raise KISConnectionError(_explain(error, url, time_limit)) from None
         except asyncio.CancelledError:
-            self.abort()
+            await self._give_up()
             raise
         return self
+
+    async def _connect(self, url: WSParsedURL) -> socket.socket:
+        """Connect by TCP, to one address after the other. The socket is kept for `_give_up`, and the error is of one
+        address, which can be explained."""
+        loop = asyncio.get_running_loop()
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in await loop.getaddrinfo(
+            url.host, url.port, type=socket.SOCK_STREAM
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setblocking(False)
+                await loop.sock_connect(sock, address)
+            except OSError as error:
+                failure = error
+                sock.close()
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                self._sock = sock
+                return sock
+        raise failure or OSError("it has no address")
+
+    async def _give_up(self) -> None:
+        """End what has been made so far: picows leaves a socket open when the handshake is given up."""
+        self.abort()
+        if self._transport is None and self._sock is not None:
+            with contextlib.suppress(OSError):  # it has been closed meanwhile
+                self._sock.shutdown(socket.SHUT_RDWR)
+            for _ in range(10):  # the loop finds that it has ended, and closes it
+                if self._sock.fileno() < 0:
+                    break
+                await asyncio.sleep(0.001)
 
     @property
     def is_over(self) -> bool:
@@ -181,5 +221,7 @@ def _explain(error: BaseException, url: str, time_limit: float) -> str:
         if isinstance(status, HTTPStatus):
             return f"connection refused: {host} answered the WebSocket upgrade with HTTP {status.value}"
         return f"connection refused: what listens at {host} does not speak WebSocket; check KIS_WS_URL"
+    if isinstance(error, ssl.SSLError):
+        return f"no connection to KIS: {host} does not answer by TLS as it should; check KIS_WS_URL"
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return f"no connection to KIS: {host}: {reason}"

@@ -134,6 +134,10 @@ class AlertBook:
                 ) from None
         return self.n_waiting
 
+    def codes(self) -> set[str]:
+        """The symbols whose prices rules wait for."""
+        return {rule.code for rule in self._rules.values()}
+
     def unknown_codes(self) -> dict[str, int]:
         """How many rules wait for each code that no instrument has; they fire once there are prices of it."""
         codes: dict[str, int] = {}

@@ -275,6 +275,9 @@ class ServerCollector(Collector):
                 {supervisor.feed.name: supervisor.n_failures},
                 "feed",
             )
+            for figure in supervisor.feed.figures():
+                make = _counter if figure.kind == "counter" else _gauge
+                yield make(figure.name, figure.about, figure.values, *figure.labels)
 
     def _users(self) -> Iterator[Metric]:
         alerts, authenticator = self._server.alerts, self._server.authenticator

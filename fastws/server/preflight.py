@@ -12,7 +12,7 @@ from fastws.auth import Authenticator
 from fastws.errors import SettingsError
 from fastws.market.store import StoreError, probe
 from fastws.server.fetch import fetch
-from fastws.server.server import load_instruments, make_store
+from fastws.server.server import find_kis_keys, load_instruments, make_store
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
 from fastws.settings_checks import parse_bind, parse_feed
@@ -103,7 +103,9 @@ def _check_symbols_file(settings: Settings) -> None:
 
 
 def _check_feed(settings: Settings) -> None:
-    path = parse_feed(settings.feed).path
+    kind, path = parse_feed(settings.feed)
+    if kind == "kis":
+        find_kis_keys(settings)
     if path is not None and not os.access(path, os.R_OK):
         raise settings.error("feed", f"no permission to read {path}", "let this user read it")
 
@@ -129,7 +131,7 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("unix_socket",): _check_unix_socket,
     ("certfile", "keyfile"): _check_tls,
     ("symbols_file",): _check_symbols_file,
-    ("feed",): _check_feed,
+    ("feed", "kis_keys"): _check_feed,
     ("database",): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

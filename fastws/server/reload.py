@@ -53,6 +53,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     _apply(server, settings)
     for _ in server.market.update_instruments(instruments, table_change):
         await asyncio.sleep(0)
+    server.fix_symbols(instruments)
     return Reloaded(
         changed={
             name: f"{display(setting, before)} -> {display(setting, after)}"

@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
@@ -24,12 +24,16 @@ from fastws.dialects.clients import Arrival
 from fastws.dialects.screener import ScreenerDialect
 from fastws.errors import InstrumentError, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
+from fastws.feeds.kis import KISFeed, KISOptions, find_keys
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
+from fastws.kis.auth import KISAuthManager
+from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
+from fastws.market.interest import Interest, find_interest
 from fastws.market.market import Market
 from fastws.market.store import Store, StoreError
 from fastws.server import stats
@@ -49,13 +53,34 @@ from fastws.settings_checks import parse_feed
 _ABSENT: Final = (None, "", "undefined", "null")
 # What certainly has 64 bits, and what int() reads in no time.
 _MAX_SEQUENCE_DIGITS: Final = 18
+_AWAITED_SECONDS: Final = 3.0
 
 _log = structlog.get_logger("fastws")
 
 
-def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
-    """The feed that the setting `feed` names, None for ``none``."""
+def make_feed(
+    settings: Settings, instruments: Instruments, interest: Callable[[], Mapping[str, Interest]]
+) -> Feed | None:
+    """The feed that the setting `feed` names, None for ``none``; `interest` says what clients want.
+
+    Raises:
+        SettingsError: it needs something that is not there.
+    """
     spec = parse_feed(settings.feed)
+    if spec.kind == "kis":
+        return KISFeed(
+            find_kis_keys(settings),
+            interest=interest,
+            fixed=fixed_symbols(settings, instruments),
+            options=KISOptions(
+                exchange=settings.kis_exchange,
+                has_books=settings.kis_books,
+                registrations=settings.kis_registrations,
+                min_dwell=settings.kis_min_dwell,
+                poll_rate=settings.kis_poll_rate,
+                poll_interval=settings.kis_poll_interval,
+            ),
+        )
     if spec.kind == "sim":
         return SimulatorFeed(
             instruments,
@@ -72,6 +97,26 @@ def make_feed(settings: Settings, instruments: Instruments) -> Feed | None:
             max_gap=settings.replay_max_gap,
         )
     return None
+
+
+def find_kis_keys(settings: Settings) -> list[KISAuthManager]:
+    """The app keys of KIS.
+
+    Raises:
+        SettingsError: there are none, or they cannot be used.
+    """
+    try:
+        return find_keys(settings.kis_keys)
+    except KISCredentialsError as error:
+        setting = "kis_keys" if settings.kis_keys else "feed"
+        raise settings.error(setting, str(error), "kis_keys takes several of them") from None
+
+
+def fixed_symbols(settings: Settings, instruments: Instruments) -> list[str]:
+    """The symbols of `symbols_file` that come before those that clients look at."""
+    if settings.symbols_file is None:
+        return []
+    return [instrument.code for instrument in islice(instruments, settings.kis_fixed_symbols)]
 
 
 def load_instruments(settings: Settings) -> Instruments:
@@ -149,7 +194,9 @@ class Server:
         )
         self.market.on_price = self.alerts.on_price
         self.last_values = LastValues(self.market, self.store, interval=settings.save_interval)
-        feed = make_feed(settings, self.market.instruments)
+        self._awaited: Collection[str] = ()
+        self._awaited_at = -math.inf
+        feed = make_feed(settings, self.market.instruments, self._interest)
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
         self.authenticator = Authenticator(settings, fetch=fetch)
         self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
@@ -302,6 +349,18 @@ class Server:
             await self.store.close(min(5.0, self._time_left()))
         except StoreError as error:
             _log.warning("the database was left behind", error=str(error))
+
+    def fix_symbols(self, instruments: Instruments) -> None:
+        """Give the symbols of a newer `symbols_file` the priority that those of the one before had."""
+        if self.supervisor is not None and isinstance(self.supervisor.feed, KISFeed):
+            self.supervisor.feed.fix(fixed_symbols(self.settings, instruments))
+
+    def _interest(self) -> Mapping[str, Interest]:
+        """What clients look at and alerts wait for; rules may be many, so they are gone through every few seconds."""
+        now = time.monotonic()
+        if now - self._awaited_at >= _AWAITED_SECONDS:
+            self._awaited, self._awaited_at = self.alerts.codes(), now
+        return find_interest(self.hub, self.market.instruments, self._awaited)
 
     # What the HTTP routes read.
 

@@ -1,107 +1,28 @@
-"""The connection through every fault that has been reported of KIS, on the fake server: in the end it is subscribed and
-receives, and it has kept KIS's rules."""
+"""The connection through what befalls it, on the fake server: what it says about it, and how it closes. Every
+fault, one after the other, is in test_kis_faults."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from fastws.kis import KISAuthManager, KISConnectionError, KISCredentialsError, KISInUseError
-from fastws.kis.connection import Changed, Event, KISConnection, Live, Lost, Timing
+from fastws.kis import KISConnectionError, KISCredentialsError, KISInUseError
+from fastws.kis.connection import Changed, Live, Lost
 from fastws.kis.control import Registration
-from fastws.kis.registrations import Limits, Registrations, State
+from fastws.kis.registrations import State
 from fastws.kis.testing import FakeKIS
-
-TICK = Registration("H0UNCNT0", "005930")
-QUOTE = Registration("H0UNASP0", "005930")
-OTHER = Registration("H0STCNT0", "000660")
-WANTED = (TICK, QUOTE, OTHER)
-
-LIMITS = Limits(
-    pace=0.2, min_dwell=1.0, ack_timeout=0.6, retry_delays=(0.3, 0.5, 1.0), slow_retry=2.0, silent_after=1.0
-)
-TIMING = Timing(
-    connect_timeout=1.0, silence=1.5, first_delay=1.0, last_delay=1.2, in_use_delay=(1.0, 1.1), slow_delay=1.5
-)
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        await asyncio.sleep(0.01)
-
-
-class Client:
-    """A connection that wants three registrations, and what has come of it."""
-
-    def __init__(
-        self, kis: FakeKIS, *, timing: Timing = TIMING, limits: Limits = LIMITS, **options: Any
-    ) -> None:
-        self.kis = kis
-        self.frames: list[tuple[str, bytes]] = []
-        self.events: list[Event] = []
-        self.auth = KISAuthManager(
-            options.pop("app_key", kis.app_key),
-            options.pop("app_secret", kis.app_secret),
-            rest_url=options.pop("rest_url", kis.rest_url),
-            ws_url=options.pop("ws_url", kis.ws_url),
-        )
-        self.registrations = Registrations(limits)
-        self.connection = KISConnection(
-            self.auth,
-            self.registrations,
-            on_frame=lambda tr_id, message, at: self.frames.append((tr_id, message)),
-            on_event=self.events.append,
-            timing=timing,
-            **options,
-        )
-        for registration in WANTED:
-            self.connection.want(registration)
-
-    @property
-    def errors(self) -> list[KISConnectionError]:
-        return [event.error for event in self.events if isinstance(event, Lost)]
-
-    @property
-    def is_subscribed(self) -> bool:
-        return all(self.registrations.state(item) is State.ACTIVE for item in WANTED)
-
-    async def subscribed(self, seconds: float = 15.0) -> None:
-        await until(lambda: self.is_subscribed, "subscribed", seconds)
-
-    async def receiving(self) -> None:
-        """Wait for a frame of each registration that comes from now on."""
-        self.frames.clear()
-        await until(
-            lambda: {tr_id for tr_id, _ in self.frames} >= {item.tr_id for item in WANTED}, "receiving"
-        )
+from tests.kis_client import TIMING, Client, keeps_the_rules, until
 
 
 @pytest.fixture
 async def kis() -> AsyncIterator[FakeKIS]:
     async with FakeKIS(rate=100, pingpong_interval=0.3, pong_timeout=0.9, approval_interval=0.0) as kis:
         yield kis
-        journal = kis.journal
-        assert (journal.fastest_gap() or 1.0) >= 0.1, "requests came too fast"
-        assert journal.max_sessions() <= 1
-        for kind in (
-            "hasty_request",
-            "hasty_connect",
-            "blocked",
-            "no_pong",
-            "not_registered",
-        ):
-            assert not journal.n_violations(kind), (kind, list(journal.violations))
-        assert all(session.n_rfc_pings == 0 for session in journal.sessions)
 
 
 @pytest.fixture
@@ -113,6 +34,7 @@ async def client(kis: FakeKIS) -> AsyncIterator[Client]:
     client.events.clear()
     yield client
     await client.connection.close()
+    keeps_the_rules(client, also=("repeated", "unknown_approval", "over_cap", "second_session", "malformed"))
 
 
 async def heals(client: Client, seconds: float = 15.0) -> None:
@@ -142,9 +64,7 @@ async def test_a_lost_connection_is_made_again(
     live = next(event for event in client.events if isinstance(event, Live))
     assert live.gap_seconds is not None
     assert live.gap_seconds > 0.9
-    first, second = kis.journal.sessions
-    assert first.closed_at is not None
-    assert second.opened_at - first.closed_at >= 0.9
+    assert len(kis.journal.sessions) == 2
 
 
 @pytest.mark.parametrize(
@@ -164,39 +84,6 @@ async def test_a_connection_that_cannot_be_made_is_tried_again(
     await heals(client)
     assert any(text in str(error) for error in client.errors), client.errors
     assert all("connection" in str(error) for error in client.errors)
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"do": "no_ack", "times": 2},
-        {"do": "no_ack", "times": 1, "obey": False},
-        {"do": "late_ack", "delay": 0.3, "times": 3},
-        {"do": "late_ack", "after_data": True, "times": 3},
-        {"do": "reorder_acks", "of": 3},
-        {"do": "answer", "code": "OPSP0007", "times": 2},
-        {"do": "answer", "code": "OPSP9993", "times": 1},
-        {"do": "answer", "code": "OPSP9999", "times": 1},
-        {"do": "mute", "coming": 1},
-    ],
-)
-async def test_answers_that_are_lost_late_or_bad(kis: FakeKIS, client: Client, fault: dict[str, Any]) -> None:
-    name = fault.pop("do")
-    kis.do(name, **fault)
-    kis.do("drop")
-    await heals(client)
-    assert len(client.errors) == 1
-
-
-async def test_dropped_in_the_middle_of_resubscribing(kis: FakeKIS, client: Client) -> None:
-    kis.do("drop")
-    await until(
-        lambda: len(kis.journal.sessions) == 2 and kis.journal.sessions[-1].n_requests == 2, "two requests"
-    )
-    kis.do("drop")
-    client.events.clear()
-    await heals(client)
-    assert len(kis.journal.sessions) == 3
 
 
 async def test_an_unknown_approval_key_is_replaced(kis: FakeKIS, client: Client) -> None:
@@ -219,13 +106,6 @@ async def test_an_app_key_in_use_is_waited_for(kis: FakeKIS, client: Client) -> 
     assert "another session is using this app key (OPSP8996)" in str(in_use[0])
     delays = [event.retry_in for event in client.events if isinstance(event, Lost)]
     assert all(delay is not None and 1.0 <= delay <= 1.1 for delay in delays[1:])
-
-
-async def test_the_slot_of_a_dropped_session_is_waited_for(kis: FakeKIS, client: Client) -> None:
-    kis.do("set", settings={"slot_hold": 2.5})
-    kis.do("drop")
-    await heals(client)
-    assert any(isinstance(error, KISInUseError) for error in client.errors)
 
 
 async def test_a_full_session_keeps_what_it_has(kis: FakeKIS, client: Client) -> None:
@@ -264,31 +144,6 @@ async def test_pingpong_is_answered_in_the_form_that_is_wanted(form: str) -> Non
         assert not kis.journal.n_violations("no_pong")
         assert kis.journal.sessions[0].n_own_pingpongs == 0
         await client.connection.close()
-
-
-@pytest.mark.parametrize("kind", ["width", "count", "truncated", "unknown_tr", "garbage", "json", "base64"])
-async def test_what_cannot_be_read_is_dropped(kis: FakeKIS, client: Client, kind: str) -> None:
-    messages = {
-        "width": "0|H0UNCNT0|002|005930^1^2",
-        "count": "0|H0UNCNT0|0x1|005930^1^2",
-        "truncated": "0|H0UNCNT0|001",
-        "unknown_tr": "0|H0ZZZZZ0|001|005930^1^2",
-        "garbage": "hello",
-        "json": '{"header":',
-        "base64": "1|H0STCNI0|001|not-base64!",
-    }
-    kis.do("say", message=messages[kind])
-    if kind != "unknown_tr":
-        await until(lambda: client.connection.n_bad == 1, "counted")
-    await client.receiving()
-    assert client.connection.n_sessions == 1
-
-
-async def test_a_burst_of_large_frames(kis: FakeKIS, client: Client) -> None:
-    n_before = client.connection.n_frames
-    kis.do("burst", frames=200, records=19)
-    await until(lambda: client.connection.n_frames >= n_before + 200, "the burst")
-    assert client.connection.n_sessions == 1
 
 
 async def test_closing_takes_back_what_is_registered(kis: FakeKIS, client: Client) -> None:
@@ -362,9 +217,20 @@ async def test_every_failure_has_one_clear_sentence(kis: FakeKIS) -> None:
             {"ws_url": f"ws://{unknown}"},
             f"no connection to KIS: the host {unknown} is not known; check KIS_WS_URL",
         ),
-        ({"rest_url": f"http://{closed}"}, f"no connection to KIS: {closed} cannot be reached: "),
+        (
+            {"rest_url": f"http://{closed}"},
+            f"no connection to KIS: {closed} cannot be reached: nothing listens there",
+        ),
         ({"rest_url": f"http://{unknown}"}, f"no connection to KIS: the host {unknown} is not known"),
         ({"ws_url": kis.rest_url.replace("http", "ws") + "/oauth2/Approval"}, "connection refused: "),
+        (
+            {"ws_url": kis.ws_url.replace("ws:", "wss:")},
+            f"no connection to KIS: {urlsplit(kis.ws_url).netloc} does not answer by TLS as it should",
+        ),
+        (
+            {"rest_url": kis.rest_url.replace("http:", "https:")},
+            f"no connection to KIS: {urlsplit(kis.rest_url).netloc} does not answer by TLS as it should",
+        ),
         (
             {"app_secret": "wrong"},
             "connection refused: KIS does not accept this app secret; check KIS_APP_SECRET",

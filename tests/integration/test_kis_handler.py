@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fastws.kis import (
     Timing,
 )
 from fastws.kis.testing import FakeKIS
+from tests.kis_client import until
 from tests.serving import ROOT
 
 PROGRAM = """
@@ -54,16 +55,6 @@ asyncio.run(main())
 
 FAST = Limits(pace=0.2, min_dwell=1.0, ack_timeout=0.5, silent_after=1.0)
 QUICK = Timing(connect_timeout=2.0, silence=2.0, first_delay=1.0, last_delay=1.5, in_use_delay=(1.0, 1.2))
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        await asyncio.sleep(0.01)
 
 
 class Program:

@@ -197,7 +197,7 @@ def test_growth_measures_equal_deliveries(tmp_path: Path) -> None:
 
 def test_a_machine_that_stands_still_is_seen() -> None:
     with StallProbe() as probe:
-        processes = [psutil.Process(process.pid) for process in probe._processes]
+        processes = [psutil.Process(process.pid) for process, _ in probe._processes]
         time.sleep(0.5)
         for process in processes:
             process.suspend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.serving import ROOT
 
 def micro(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.micro", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 def quick(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -45,20 +46,23 @@ def test_a_run_is_written(results: Path) -> None:
     assert again.read_text() == page
 
 
-@pytest.mark.parametrize(("factor", "status"), [(5.0, 0), (0.2, 1)], ids=["faster", "slower"])
-def test_a_comparison(results: Path, tmp_path: Path, factor: float, status: int) -> None:
+def test_a_comparison_names_what_is_slower(results: Path, tmp_path: Path) -> None:
     base = micro_results.read(results)
-    base.benchmarks["limits.come_and_go"].min_ns *= factor
+    base.benchmarks["limits.come_and_go"].min_ns /= 20
     path = tmp_path / "base.json"
     micro_results.write(base, path)
-    # Beside other tests the machine's noise is no matter of this one: it judges the one that is out by five times.
     result = micro(
         "compare", "--base", path, "-k", "come_and_go", "--passes", "1", "--seconds", "0.01", "--retries", "1"
     )
-    assert result.returncode == status, result.stdout + result.stderr
-    assert ("SLOWER: limits.come_and_go takes" in result.stdout) == bool(status)
-    assert ("1 benchmark may be slower, again, 1 of at most 1" in result.stderr) == bool(status)
+    assert "1 benchmark may be slower, again, 1 of at most 1" in result.stderr
+    assert re.search(r"^limits\.come_and_go .* SLOWER \(noise", result.stdout, re.MULTILINE), result.stdout
     assert "limits.take" not in result.stdout
+    # Beside other tests the machine may be so restless that the tool passes no judgement.
+    if "NOT JUDGED: noise" in result.stdout:
+        assert result.returncode == 2
+    else:
+        assert result.returncode == 1
+        assert "SLOWER: limits.come_and_go takes" in result.stdout
 
 
 def test_without_a_base_nothing_is_said(tmp_path: Path) -> None:

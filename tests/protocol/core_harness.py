@@ -90,13 +90,10 @@ class Cipher:
     def decrypted(self, data: bytes) -> bytes:
         self._incoming.write(data)
         pieces = []
-        try:
-            while True:
-                pieces.append(self._tls.read(65536))
-        except ssl.SSLZeroReturnError:
+        with contextlib.suppress(ssl.SSLWantReadError):  # it is all
+            while piece := self._tls.read(65536):
+                pieces.append(piece)
             self.has_ended = True
-        except ssl.SSLWantReadError:
-            pass  # it is all
         return b"".join(pieces)
 
 

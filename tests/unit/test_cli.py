@@ -131,7 +131,7 @@ def test_help_of_record(capsys: pytest.CaptureFixture[str]) -> None:
             ["record", "--simulator-book-share", "1", "--output", "x"],
             ["set simulator_book_share in the TOML"],
         ),
-        (["serve", "--feed", "kis"], ["feed:", "not available", "sim, replay:FILE"]),
+        (["serve", "--feed", "poll:x"], ["feed:", "not available", "sim, replay:FILE"]),
         (["serve", "--feed", "replay:/no/such/file"], ["feed:", "/no/such/file", "--feed"]),
         (["serve", "--config", "/no/such.toml"], ["config:", "/no/such.toml"]),
         (["serve", "--host", "192.0.2.1", "--port", "0"], ["host:", "192.0.2.1"]),

@@ -251,12 +251,17 @@ class Receiver:
         self.items: list[int] = []
         self.failures: list[tuple[str, int]] = []
         self.losses: list[int] = []
+        self.n_ends = 0
         self.delivery: Delivery[int] = Delivery(
             process or self.items.append,
             max_items=max_items,
             on_failure=lambda error, item: self.failures.append((str(error), item)),
             on_loss=self.losses.append,
+            on_end=self.on_end,
         )
+
+    def on_end(self) -> None:
+        self.n_ends += 1
 
 
 async def test_items_come_in_order_from_any_thread() -> None:
@@ -269,7 +274,7 @@ async def test_items_come_in_order_from_any_thread() -> None:
     thread.join()
     await receiver.delivery.stop(1.0)
     assert receiver.items == list(range(1000))
-    assert (receiver.losses, receiver.failures) == ([], [])
+    assert (receiver.losses, receiver.failures, receiver.n_ends) == ([], [], 0)
 
 
 async def test_the_oldest_are_dropped_and_counted() -> None:

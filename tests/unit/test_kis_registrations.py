@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import random
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -362,6 +360,26 @@ def test_a_lively_registration_that_stays_silent_is_taken_back_and_made_again_on
     assert driver.wait() is None
 
 
+def test_data_of_an_earlier_registration_does_not_hide_that_it_is_silent_now() -> None:
+    driver = Driver(Limits(cap=1), [A])
+    driver.wait()
+    driver.answer(A)
+    driver.registrations.on_data(*A, driver.now)
+    driver.registrations.want(B, priority=-1)
+    assert driver.wait() == Request(A, is_removal=True)
+    driver.answer(A, "OPSP0001")
+    assert driver.wait() == Request(B, is_removal=False)
+    driver.answer(B)
+    driver.registrations.unwant(B)
+    assert driver.wait() == Request(B, is_removal=True)
+    driver.answer(B, "OPSP0001")
+    assert driver.wait() == Request(A, is_removal=False)
+    driver.answer(A)
+    began = driver.now
+    assert driver.wait() == Request(A, is_removal=False), "it was lively before"
+    assert driver.now - began == 60.0
+
+
 def test_answers_to_nothing_change_nothing() -> None:
     driver = Driver(wanted=[A])
     for code in ("OPSP0000", "OPSP0001", "OPSP0007", "OPSP0008", "OPSP8993"):
@@ -374,117 +392,177 @@ def test_answers_to_nothing_change_nothing() -> None:
     assert driver.state(A) is State.ACTIVE
 
 
-class Server:
-    """What KIS enforces, with bad manners of its own: answers are lost, late, or not what one hopes for."""
+# An hour: viewers come and go, the connection is lost, KIS answers late or not at all.
 
-    def __init__(self, rng: random.Random, cap: int) -> None:
-        self.rng = rng
+HOUR = 3600.0
+QUIET = 900.0
+SYMBOLS = [Registration(("H0UNCNT0", "H0UNASP0")[i % 2], f"{i:06}") for i in range(60)]
+
+
+class Server:
+    """What KIS enforces, with bad manners of its own: `manners` tells for one request after the other how it is
+    answered, over and over. Data comes only of what is registered."""
+
+    def __init__(self, cap: int, manners: list[str]) -> None:
         self.cap = cap
+        self.manners = itertools.cycle(manners)
         self.registered: set[Registration] = set()
-        self.history: dict[Registration, deque[float]] = {}
+        self.made: dict[Registration, list[float]] = {}
 
     def obey(self, request: Request, now: float) -> tuple[float, str] | None:
-        if request.is_removal:
-            code = "OPSP0001" if request.registration in self.registered else "OPSP0003"
-            self.registered.discard(request.registration)
-        elif self.rng.random() < 0.05:
-            code = self.rng.choice(["OPSP0007", "OPSP8993"])
-        elif request.registration in self.registered:
+        manner = next(self.manners)
+        registration = request.registration
+        if manner in ("OPSP0007", "OPSP8993"):
+            code = manner if not request.is_removal else "OPSP0007"
+        elif request.is_removal:
+            code = "OPSP0001" if registration in self.registered else "OPSP0003"
+            self.registered.discard(registration)
+        elif registration in self.registered:
             code = "OPSP0002"
         elif len(self.registered) >= self.cap:
             code = "OPSP0008"
         else:
-            self.registered.add(request.registration)
-            cycles = self.history.setdefault(request.registration, deque())
-            cycles.append(now)
+            self.registered.add(registration)
+            self.made.setdefault(registration, []).append(now)
             code = "OPSP0000"
-        if self.rng.random() < 0.05:
-            return None
-        return now + self.rng.choice([0.01, 0.01, 0.3, 12.0]), code
+        return None if manner == "silent" else (now + {"slow": 0.3, "late": 7.0}.get(manner, 0.01), code)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    seed=st.integers(0, 2**32),
-    n_symbols=st.integers(1, 80),
-    cap=st.integers(1, 45),
-    interest_every=st.sampled_from([0.7, 5.0, 30.0]),
-    drop_every=st.sampled_from([60.0, 600.0, 1e9]),
+events = st.lists(
+    st.one_of(
+        # A viewer of a symbol comes (with a priority) or goes, in bursts or with long pauses.
+        st.tuples(
+            st.sampled_from(["want", "want", "unwant"]),
+            st.floats(0.5, 20.0),
+            st.integers(0, len(SYMBOLS) - 1),
+            st.integers(-3, 0),
+        ),
+        # One viewer cannot make up its mind.
+        st.tuples(st.just("flap"), st.floats(0.5, 5.0), st.integers(0, len(SYMBOLS) - 1), st.integers(2, 40)),
+        # Everybody changes the page.
+        st.tuples(
+            st.just("page"), st.floats(1.0, 60.0), st.integers(0, len(SYMBOLS) - 1), st.integers(2, 40)
+        ),
+        st.tuples(st.just("drop"), st.floats(1.0, 300.0), st.just(0), st.just(0)),
+    ),
+    min_size=1,
+    max_size=120,
 )
-def test_an_hour_of_churn(
-    seed: int, n_symbols: int, cap: int, interest_every: float, drop_every: float
-) -> None:
-    """Viewers come and go at random; the rules hold at every moment, and in the end what is wanted is registered."""
-    rng = random.Random(seed)
-    limits = Limits()
-    symbols = [Registration(rng.choice(["H0UNCNT0", "H0UNASP0"]), f"{i:06}") for i in range(n_symbols)]
-    registrations, server = Registrations(limits), Server(rng, cap)
-    now, end = 0.0, 3600.0
-    churn_end = end - 900.0
-    answers: list[tuple[float, int, int, Ack]] = []
-    epoch = n_answers = 0
-    next_interest, next_drop = 0.0, drop_every
-    sent: list[tuple[float, Request]] = []
-    asked_at: dict[Registration, float] = {}  # in this session
-    registrations.on_connected(now)
-    while now < end:
-        for _ in range(3):
-            if next_interest > now or now >= churn_end:
-                break
-            symbol = rng.choice(symbols)
-            if symbol in registrations and rng.random() < 0.6:
-                registrations.unwant(symbol)
-            else:
-                registrations.want(symbol, priority=-rng.randrange(3))
-            next_interest += rng.expovariate(1.0 / interest_every)
-        if now >= next_drop:
-            next_drop = now + drop_every if now < churn_end else float("inf")
-            epoch += 1
-            server.registered.clear()
-            asked_at.clear()
-            registrations.on_disconnected(now)
-            registrations.on_connected(now)
-        while answers and answers[0][0] <= now:
-            _, _, of, answer = heapq.heappop(answers)
-            if of == epoch:
-                registrations.on_ack(answer, now)
-        if rng.random() < 0.3:
-            registrations.on_data(*rng.choice(symbols), now)
-        registrations.take_changes(now)
-        request = registrations.next_request(now)
-        if request is not None and not request.is_removal and request.registration not in asked_at:
-            assert registrations.n_occupied <= limits.cap
-        if request is not None:
-            if sent:
-                assert now - sent[-1][0] >= limits.pace - ROUNDING
-            sent.append((now, request))
-            if request.is_removal:
-                assert request.registration in asked_at, "nothing is taken back that was not asked for"
-                assert now - asked_at[request.registration] >= limits.min_dwell - ROUNDING
-            else:
-                asked_at[request.registration] = now
-            reply = server.obey(request, now)
-            if reply is not None:
-                n_answers += 1
-                heapq.heappush(answers, (reply[0], n_answers, epoch, ack(request.registration, reply[1])))
-            continue
-        wake = registrations.wake_at(now)
-        assert wake > now, "it would be asked again and again for nothing"
-        times = [wake, end]
-        if answers:
-            times.append(answers[0][0])
-        if now < churn_end:
-            times.append(max(next_interest, now + 0.05))
-        times.append(next_drop)
-        now = max(now, min(times))
-    removals = [at for at, request in sent if request.is_removal]
-    for first, last in zip(removals, removals[limits.removal_burst * 2 :], strict=False):
-        assert last - first >= limits.removal_interval * (limits.removal_burst - 1) - ROUNDING
-    for symbol, times_registered in server.history.items():
-        in_minute = Counter(int(at // 60.0) for at in times_registered)
-        assert max(in_minute.values()) <= 10, f"{symbol} was made anew too often"
-    # Long after the last wish everything is where it should be: as much as there is room for is registered.
-    final = {symbol for symbol in symbols if registrations.state(symbol) is State.ACTIVE}
-    failed = {symbol for symbol in symbols if registrations.state(symbol) is State.FAILED}
-    assert final <= server.registered
-    assert len(final) >= min(registrations.cap, len(registrations) - len(failed)) - len(failed)
+manners = st.lists(
+    st.sampled_from(["prompt"] * 6 + ["slow", "late", "silent", "OPSP0007", "OPSP8993"]),
+    min_size=1,
+    max_size=40,
+).filter(lambda answers: answers.count("prompt") * 2 >= len(answers))
+
+
+def interest(drawn: list[tuple[str, float, int, int]]) -> Iterator[tuple[float, str, Registration, int]]:
+    """The events drawn, again and again until the last quarter of the hour, as single steps in time."""
+    now = 0.0
+    for kind, pause, index, number in itertools.cycle(drawn):
+        if kind == "flap":
+            for n in range(number):
+                now += pause
+                yield now, ("want", "unwant")[n % 2], SYMBOLS[index], 0
+        elif kind == "page":
+            now += pause
+            for n in range(number):
+                yield now, "unwant", SYMBOLS[(index + n) % len(SYMBOLS)], 0
+                yield now, "want", SYMBOLS[(index + number + n) % len(SYMBOLS)], -1
+        else:
+            now += pause
+            yield now, kind, SYMBOLS[index], number
+        if now >= HOUR - QUIET:
+            return
+
+
+class Churn:
+    """An hour on a clock of its own; every step checks what KIS would block for."""
+
+    def __init__(self, cap: int, answers: list[str]) -> None:
+        self.now = 0.0
+        self.registrations = Registrations(LIMITS)
+        self.server = Server(cap, answers)
+        self.sent: list[tuple[float, Request]] = []
+        self.asked_at: dict[Registration, float] = {}  # in this session
+        self._answers: list[tuple[float, int, Ack]] = []
+        self._data_at = 0.0
+        self.registrations.on_connected(self.now)
+
+    def run_until(self, end: float) -> None:
+        while self.now < end:
+            while self._answers and self._answers[0][0] <= self.now:
+                self.registrations.on_ack(heapq.heappop(self._answers)[2], self.now)
+            if self.now >= self._data_at:
+                self._data_at = self.now + 15.0
+                for registration in self.server.registered:
+                    self.registrations.on_data(*registration, self.now)
+            self.registrations.take_changes(self.now)
+            request = self.registrations.next_request(self.now)
+            if request is not None:
+                self._take(request)
+                continue
+            wake = self.registrations.wake_at(self.now)
+            assert wake > self.now, "it would be asked again and again for nothing"
+            times = [wake, end, self._data_at]
+            if self._answers:
+                times.append(self._answers[0][0])
+            self.now = max(self.now, min(times))
+
+    def _take(self, request: Request) -> None:
+        now, registration = self.now, request.registration
+        if self.sent:
+            assert now - self.sent[-1][0] >= LIMITS.pace - ROUNDING
+        self.sent.append((now, request))
+        if request.is_removal:
+            assert registration in self.asked_at, "nothing is taken back that was not asked for"
+            assert now - self.asked_at[registration] >= LIMITS.min_dwell - ROUNDING
+        else:
+            self.asked_at[registration] = now
+        reply = self.server.obey(request, now)
+        assert len(self.server.registered) <= LIMITS.cap, "never more than the cap"
+        if reply is not None:
+            heapq.heappush(self._answers, (reply[0], len(self.sent), ack(registration, reply[1])))
+
+    def drop(self) -> None:
+        self.registrations.on_disconnected(self.now)
+        self.server.registered.clear()
+        self.asked_at.clear()
+        self._answers.clear()
+        self.registrations.on_connected(self.now)
+
+
+def most_in(times: list[float], seconds: float) -> int:
+    """The most of them that lie within so many seconds."""
+    return max((sum(1 for at in times if first <= at < first + seconds) for first in times), default=0)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=events, answers=manners, cap=st.integers(3, 45))
+def test_an_hour_of_churn(drawn: list[tuple[str, float, int, int]], answers: list[str], cap: int) -> None:
+    """Whatever the viewers do there is no loop of registering, and in the end what is wanted is registered."""
+    churn = Churn(cap, answers)
+    n_drops = 0
+    for at, kind, registration, priority in interest(drawn):
+        churn.run_until(min(at, HOUR - QUIET))
+        if kind == "want":
+            churn.registrations.want(registration, priority)
+        elif kind == "unwant":
+            churn.registrations.unwant(registration)
+        else:
+            n_drops += 1
+            churn.drop()
+    churn.run_until(HOUR - QUIET)
+    churn.server.manners = itertools.repeat("prompt")
+    churn.run_until(HOUR)
+    removals = [at for at, request in churn.sent if request.is_removal]
+    for first, last in zip(removals, removals[LIMITS.removal_burst * 2 :], strict=False):
+        assert last - first >= LIMITS.removal_interval * (LIMITS.removal_burst - 1) - ROUNDING
+    if not n_drops:
+        for registration, times in churn.server.made.items():
+            assert most_in(times, 60.0) <= 3, f"{registration} was made anew too often"
+    # A quarter of an hour after the last wish everything is where it should be: all that there is room for.
+    registrations = churn.registrations
+    active = {item for item in registrations if registrations.state(item) is State.ACTIVE}
+    failed = {item for item in registrations if registrations.state(item) is State.FAILED}
+    assert active <= churn.server.registered
+    assert len(active) >= min(registrations.cap, len(registrations) - len(failed))

@@ -50,7 +50,7 @@ RANKS = {
 # Where an outside package may be imported.
 HOMES = {
     "isal": {"fastws.deflate"},
-    "aiohttp": {"fastws.server", "fastws.kis.auth", "fastws.kis.testing"},
+    "aiohttp": {"fastws.server", "fastws.kis.auth", "fastws.kis.testing", "fastws.feeds.kis.rest"},
     "jwt": {"fastws.auth"},
     "cryptography": {"fastws.auth", "fastws.server.tls", "fastws.kis.ciphers", "fastws.kis.testing"},
     "pandas": {"fastws.kis.dataframes"},
@@ -81,14 +81,23 @@ SANS_IO = {
     "fastws._alerts",
     "fastws._frames",
     "fastws._kis",
+    "fastws.feeds.kis.allocation",
+    "fastws.feeds.kis.keys",
+    "fastws.feeds.kis.phases",
+    "fastws.feeds.kis.polling",
+    "fastws.feeds.kis.quotations",
     "fastws.kis.ciphers",
     "fastws.kis.control",
     "fastws.kis.credentials",
     "fastws.kis.dataframes",
     "fastws.kis.errors",
+    "fastws.kis.events",
+    "fastws.kis.registration",
     "fastws.kis.registrations",
     "fastws.kis.retry",
+    "fastws.kis.slots",
     "fastws.kis.volume",
+    "fastws.kis.wishes",
     "fastws.kis.testing.actions",
     "fastws.kis.testing.credentials",
     "fastws.kis.testing.faults",
@@ -140,6 +149,7 @@ SANS_IO = {
     "fastws.market.market",
     "fastws.market.alert_messages",
     "fastws.market.instruments",
+    "fastws.market.interest",
 }
 _CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
 

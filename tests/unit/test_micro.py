@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import micro, micro_results, micro_table, micro_verdict
 from benchmarks.calibration import YARDSTICKS, calibrate
-from benchmarks.micro_results import Benchmark, Document, ResultsError
+from benchmarks.micro_results import Document, ResultsError
 
 MACHINE = {"processor": "A processor", "cores": 2, "python": "CPython 3.11.7", "packages": {"numpy": "2.0"}}
 PACE = {"python": 130e-6, "native": 17e-6, "memory": 300e-6, "kernel": 27e-6}
@@ -63,7 +63,6 @@ class TestResults:
         assert benchmark.yardstick_ns == 17_000
         assert benchmark.rounds == 60
         assert (benchmark.per_second, benchmark.ns_per_item) == (500_000, 2000)
-        assert benchmark.spread == pytest.approx(0.5)
         assert found.calibration["native"] == [20_400, 18_700, 17_000]
         assert found.noise == pytest.approx(0.1)
         assert benchmark.extra == {}
@@ -172,15 +171,14 @@ class TestVerdict:
     def test_little_is_never_a_regression(self, seconds: float, judgement: str) -> None:
         assert judgements(steady(), steady(test3=seconds))["frames.test3"] == judgement
 
-    @pytest.mark.parametrize("noisy_base", [False, True])
-    def test_what_its_own_passes_do_not_agree_on_is_no_regression(self, noisy_base: bool) -> None:
-        noisy = document([row("parse", 1.3e-3)], [row("parse", 1.0e-3)], [row("parse", 1.5e-3)])
-        calm = document([row("parse", 1.0e-3)], [row("parse", 1.0e-3)])
-        slow = document([row("parse", 1.25e-3)], [row("parse", 1.25e-3)])
-        slow_noisy = document([row("parse", 1.65e-3)], [row("parse", 1.25e-3)])
-        base, now = (noisy, slow) if noisy_base else (calm, slow_noisy)
-        assert judgements(base, now) == {"frames.parse": "ok"}
-        assert judgements(calm, slow) == {"frames.parse": "slower"}
+    def test_passes_that_differ_hide_nothing(self) -> None:
+        base = document([row("parse", 1.0e-3)], [row("parse", 1.4e-3)])
+        assert judgements(base, document([row("parse", 1.4e-3)], [row("parse", 1.25e-3)])) == {
+            "frames.parse": "slower"
+        }
+        assert judgements(base, document([row("parse", 1.4e-3)], [row("parse", 1.05e-3)])) == {
+            "frames.parse": "ok"
+        }
 
     def test_a_machine_that_changes_its_pace_is_noise(self) -> None:
         base = steady()
@@ -339,7 +337,3 @@ def test_every_yardstick_is_measured() -> None:
     found = calibrate()
     assert list(found) == list(YARDSTICKS)
     assert all(0 < seconds < 1 for seconds in found.values())
-
-
-def test_benchmarks_of_other_kinds_are_no_benchmarks() -> None:
-    assert Benchmark(what="", min_ns=10, median_ns=10, stddev_ns=1, rounds=1, passes_ns=[10]).spread == 0.0

@@ -37,7 +37,7 @@ def test_every_setting_is_handed_out_or_takes_a_restart() -> None:
     taken_over = READ_LATE | read_in(
         fastws.server.reload, configure_hub, fastws.auth.authenticator, fastws.server.tls
     )
-    loaded_again = {"symbols_file"}
+    loaded_again = {"symbols_file", "kis_fixed_symbols"}
     for name, setting in SETTINGS.items():
         is_taken_over = name in taken_over | loaded_again
         assert is_taken_over != setting.needs_restart, name

@@ -101,6 +101,11 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "keyfile": "key.pem",
         "admin_bind": "127.0.0.1:9000",
         "trusted_proxies": ["10.0.0.0/8", "unix"],
+        "kis_keys": {"k1": "secret", "k 2": "other"},
+        "kis_exchange": "KRX",
+        "kis_registrations": 41,
+        "kis_fixed_symbols": 3,
+        "kis_poll_rate": 5.0,
     }
     for name, setting in SETTINGS.items():
         default = setting.default
@@ -354,8 +359,11 @@ def test_feeds(text: str, spec: FeedSpec) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("kis", "the feed 'kis' is not available in this version; available: none, sim, replay:FILE"),
-        ("poll:yahoo", "the feed 'poll' is not available in this version; available: none, sim, replay:FILE"),
+        ("kis:x", "'kis:x': the feed kis takes no argument; write kis"),
+        (
+            "poll:yahoo",
+            "the feed 'poll' is not available in this version; available: none, sim, replay:FILE, kis",
+        ),
         ("replay", "replay:FILE"),
         ("replay:", "replay:FILE"),
         ("sim:5", "takes no argument"),
