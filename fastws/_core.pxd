@@ -95,8 +95,20 @@ cdef class Frame:
     cdef bint is_addressed
     cdef int64_t first_sequence
     cdef int64_t sequence
+    cdef Loss loss                  # what it declares, or None
 
     cdef inline Py_ssize_t size(self)
+
+
+cdef class Loss:
+    cdef dict ranges                # list[[count, first seq, last seq]] by Channel
+    cdef uint32_t n
+    cdef int64_t first_sequence
+    cdef int64_t sequence
+    cdef dict late                  # Loss by `join_sequence`, or None
+
+    cdef int add(self, Update update) except -1
+    cdef Loss since(self, int64_t after_sequence)
 
 
 cdef class Meters:
@@ -138,9 +150,13 @@ cdef class Lane:
     cdef PyObject* next_lane
     cdef Cohort cohort
     cdef Flusher flusher
+    cdef Loss loss                  # what was dropped since the last flush, or None
 
     cdef int append(self, Update update, bint latest) except -1
     cdef int make_room(self) except -1
+    cdef uint32_t keep_to_limit(self) except 0
+    cdef int drop_oldest(self, Py_ssize_t excess) except -1
+    cdef int begin_loss(self, int64_t first_sequence) except -1
     cdef uint32_t conflate(self) noexcept
     cdef uint32_t conflate_by_channel(self) noexcept
     cdef list frames(self, int64_t after_sequence, Lane giver=*)

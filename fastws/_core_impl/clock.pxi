@@ -12,7 +12,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from libc.time cimport time_t
 
 from fastws._frames cimport FrameParser, is_valid_utf8, write_header
@@ -91,6 +91,8 @@ cdef enum:
     PAGE_SIZE = 4096
     COMPRESSED_PARTS = 4
     FEW_MOVES = 16                  # channels that leave a topic one by one; more are left out of a new list
+    LEAST_MEASURED = 64             # updates that may wait in a lane before anyone looks how large they are
+    LATE_NS = 200 * MS              # what has waited for so long, and two intervals, did not come in one burst
     LOOK_AHEAD = 24                 # lanes that publishing fetches into the cache ahead of their turn
     # A batch message is cut at this size: many clients refuse messages over 1 MiB, and what is dropped for a slow
     # client is dropped by the frame.

@@ -26,6 +26,9 @@ cdef class Lane:
        Whoever gets one update of a channel gets the next too, so the newest is the one that nothing has superseded;
        only after `Hub.move_channels` it has to be looked for.
     3. A lane with entries is READY or ARMED; a QUIET lane has none.
+    4. What mode `all` must deliver is bounded as a connection's outbox is: at `outbox_soft_size` where the flusher is
+       late, and at `outbox_hard_size` for what came in a burst. Beyond, the oldest go for all members, and `loss`
+       leaves ahead of what is pending, one frame for everyone: it costs a look at an update and no send.
     """
 
     def __cinit__(self, Cohort cohort, int interval_ms):
@@ -62,11 +65,86 @@ cdef class Lane:
             if self.n_pending <= self.pending_size // 2:
                 return 0
         size = 4 if self.pending_size == 0 else self.pending_size * 2
+        if self.pending_size >= LEAST_MEASURED:
+            size = self.keep_to_limit()
+            if size <= self.pending_size:
+                return 0
         grown = <uintptr_t*>realloc(self.pending, size * sizeof(uintptr_t))
         if grown is NULL:
             raise MemoryError
         self.pending = grown
         self.pending_size = size
+        return 0
+
+    cdef uint32_t keep_to_limit(self) except 0:
+        """Drop what is too much; returns how many places there may be until it has to be looked at again.
+
+        Where anything is dropped, a quarter of the limit is, so that looking costs each update little. Texts are made
+        here that the next flush would make.
+        """
+        cdef Hub hub = self.cohort.hub
+        cdef Update update
+        cdef Py_ssize_t size = 0, limit = hub.outbox_soft_size, room
+        cdef uint32_t i, n = 0
+        cdef int64_t begun_ns = (<Update>entry_update(self.pending[0])).published_ns
+        for i in range(self.n_pending):
+            if not entry_is_latest(self.pending[i]):
+                update = <Update>entry_update(self.pending[i])
+                size += PyBytes_GET_SIZE(text_or_failure(hub, self.cohort.dialect, update))
+                n += 1
+        if n == 0:
+            return self.pending_size * 2
+        if size >= limit and monotonic_ns() - begun_ns < LATE_NS + 2 * <int64_t>hub.interval_ms * MS:
+            limit = hub.outbox_hard_size
+        if size >= limit:
+            self.drop_oldest(size - limit // 4 * 3)
+            if self.n_pending <= self.pending_size // 8 * 7:
+                return self.pending_size
+            return self.pending_size + self.pending_size // 4
+        room = max((limit - size) * n // size, self.n_pending // 8)
+        return self.n_pending + <uint32_t>min(room, self.n_pending)
+
+    cdef int drop_oldest(self, Py_ssize_t excess) except -1:
+        """Drop entries of mode `all` for all members until `excess` bytes are gone, but not the newest entry."""
+        cdef uint32_t read = 0, write = 0, n = self.n_pending
+        cdef uintptr_t entry
+        cdef Update update
+        cdef bint has_begun = False
+        try:
+            while read < n - 1 and excess > 0:
+                entry = self.pending[read]
+                if entry_is_latest(entry):
+                    self.pending[write] = entry
+                    write += 1
+                else:
+                    update = <Update>entry_update(entry)
+                    if not has_begun:
+                        has_begun = True
+                        self.begin_loss(update.sequence)
+                    excess -= PyBytes_GET_SIZE(text_or_failure(self.cohort.hub, self.cohort.dialect, update))
+                    self.loss.add(update)
+                    Py_DECREF(update)
+                read += 1
+        finally:
+            memmove(self.pending + write, self.pending + read, (n - read) * sizeof(uintptr_t))
+            self.n_pending = write + n - read
+        return 0
+
+    cdef int begin_loss(self, int64_t first_sequence) except -1:
+        """Note who among the members has joined when some of what is lost was published already."""
+        cdef Cohort cohort = self.cohort
+        cdef int64_t joined
+        cdef uint32_t i
+        if self.loss is None:
+            self.loss = Loss.__new__(Loss)
+            self.loss.first_sequence = first_sequence
+        for i in range(cohort.n_members):
+            joined = (<Connection>cohort.members[i]).join_sequence
+            if joined >= self.loss.first_sequence:
+                if self.loss.late is None:
+                    self.loss.late = {}
+                if joined not in self.loss.late:
+                    self.loss.late[joined] = Loss.__new__(Loss)
         return 0
 
     cdef uint32_t conflate(self) noexcept:
@@ -116,7 +194,7 @@ cdef class Lane:
         return build_frames(
             self.cohort.hub, self.cohort.dialect, self.pending, self.n_pending,
             self.n_conflated if after_sequence < 0 else 0, after_sequence, self.cohort.hub.sequence,
-            self.cohort.window_bits_now(), giver,
+            self.cohort.window_bits_now(), giver, self.loss,
         )
 
     cdef void give_pending(self, uintptr_t* entries) noexcept:
@@ -136,6 +214,7 @@ cdef class Lane:
                 Py_INCREF(<object>entry_update(self.pending[i]))
             other.n_pending = other.pending_size = self.n_pending
             other.has_latest = self.has_latest
+            other.loss = self.loss
         return other
 
     cdef int merge(self, Lane other) except -1:
@@ -163,6 +242,10 @@ cdef class Lane:
         self.n_pending = self.pending_size = n
         self.n_conflated += other.n_conflated
         self.has_latest = self.has_latest or other.has_latest
+        if other.loss is not None:
+            # Mode `all` goes at the cohort's own pace, so only one of the two has any.
+            self.loss = other.loss
+            other.loss = None
         other.n_pending = other.n_conflated = 0
         other.has_latest = False
         return 0
@@ -174,6 +257,7 @@ cdef class Lane:
             Py_DECREF(<object>entry_update(self.pending[i]))
         self.n_pending = self.n_conflated = 0
         self.has_latest = False
+        self.loss = None
         if self.pending_size > 64:
             free(self.pending)
             self.pending = NULL
@@ -186,6 +270,7 @@ cdef class Lane:
         free(self.pending)
         self.pending = NULL
         self.n_pending = self.pending_size = self.n_conflated = 0
+        self.loss = None
 
 
 @cython.final

@@ -71,7 +71,8 @@ cdef inline void prefetch_following(PyObject* lane) noexcept:
     if lane is not NULL:
         fastws_prefetch((<Lane>lane).pending)
         fastws_prefetch(<void*>(<Lane>lane).cohort)
-        fastws_prefetch(&(<Lane>lane).cohort.members)
+        if (<Lane>lane).cohort is not None:
+            fastws_prefetch(&(<Lane>lane).cohort.members)
         lane = (<Lane>lane).next_lane
     if lane is not NULL:
         prefetch_lane(lane)
@@ -530,6 +531,10 @@ cdef class Flusher:
             Py_DECREF(frame)
             items[i].connection = NULL
             if items[i].n_sent == items[i].size:
+                if frame.loss is not None:
+                    connection.assign(frame)
+                    connection.on_sent(frame, items[i].n_sent)
+                    continue
                 self.hub.meters.n_bytes_sent += items[i].size
                 connection.n_published += frame.n_entries + frame.n_conflated
                 connection.n_conflated += frame.n_conflated
@@ -588,6 +593,7 @@ cdef class Flusher:
     cdef Frame variant(self, Frame frame, int64_t after_sequence):
         """`frame` without what was published up to `after_sequence`, for members that joined then; None if empty."""
         cdef list frames
+        cdef Loss loss
         if after_sequence >= frame.sequence:
             return None
         key = (<uintptr_t><void*>frame, after_sequence)
@@ -595,6 +601,13 @@ cdef class Flusher:
             self.job_variants = {}
         elif key in self.job_variants:
             return self.job_variants[key]
+        if frame.loss is not None:
+            loss = frame.loss.since(after_sequence)
+            if loss is frame.loss:
+                return frame
+            found = None if loss is None else declaration(self.hub, loss, self.job_cohort.window_bits)
+            self.job_variants[key] = found
+            return found
         frames = build_frames(
             self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_sequence, frame.sequence,
             self.job_cohort.window_bits,

@@ -19,6 +19,7 @@ cdef class Frame:
        updates instead of the frame. Frames made of none (snapshots, echoes) are never dropped, and neither are
        those that are addressed to one user.
     3. `n_conflated` updates were replaced by those inside; they count as published to whom the frame goes.
+    4. One with a `loss` declares updates, and they count as published and lost to whom it goes.
     """
 
     def __cinit__(self):
@@ -42,6 +43,61 @@ cdef Frame plain_frame(bytes data, uint32_t n_messages):
     cdef Frame frame = Frame.__new__(Frame)
     frame.data = data
     frame.n_messages = n_messages
+    return frame
+
+
+@cython.final
+cdef class Loss:
+    """Updates that a lane has dropped since its last flush, for all of its members at once.
+
+    `late` has what those lost who joined when the first of it was published already: each what came after it had
+    joined.
+    """
+
+    cdef int add(self, Update update) except -1:
+        cdef Loss loss
+        if self.n == 0:
+            self.ranges = {}
+            self.first_sequence = update.sequence
+        add_lost(self.ranges, update.channel, 1, update.seq, update.seq)
+        self.sequence = update.sequence
+        self.n += 1
+        if self.late is not None:
+            for joined, loss in self.late.items():
+                if update.sequence > <int64_t>joined:
+                    loss.add(update)
+        return 0
+
+    cdef Loss since(self, int64_t after_sequence):
+        """What one has lost who joined at that number; None: nothing."""
+        cdef Loss loss
+        if after_sequence < self.first_sequence:
+            return self
+        loss = None if self.late is None else self.late.get(after_sequence)
+        return loss if loss is not None and loss.n else None
+
+
+cdef int add_lost(dict lost, Channel channel, int64_t n, int64_t first, int64_t last) except -1:
+    """Add updates of one channel, the oldest first, to what was lost before them."""
+    cdef list ranges = lost.get(channel), newest
+    if ranges is None:
+        lost[channel] = [[n, first, last]]
+        return 0
+    newest = <list>ranges[len(ranges) - 1]
+    if <int64_t>newest[2] + 1 == first:
+        newest[0] += n
+        newest[2] = last
+    else:
+        ranges.append([n, first, last])
+    return 0
+
+
+cdef Frame declaration(Hub hub, Loss loss, int window_bits):
+    """The frame that declares a loss; it stands for no updates, and waits its turn like one that does."""
+    cdef Frame frame = plain_frame(pack(hub, 1, overflow_text(loss.ranges), window_bits), 1)
+    frame.loss = loss
+    frame.first_sequence = loss.first_sequence
+    frame.sequence = loss.sequence
     return frame
 
 
@@ -164,14 +220,15 @@ cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
 
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
-    int64_t after_sequence, int64_t sequence, int window_bits, Lane giver=None,
+    int64_t after_sequence, int64_t sequence, int window_bits, Lane giver=None, Loss loss=None,
 ):
     """Frames that hold the entries with a sequence over `after_sequence`, in the order given.
 
     `entries` stay the caller's and the frames take references of their own, but for a `giver`, whose pending entries
     they are: when one frame holds them all, it gets them and the lane has none. A frame is cut at `MAX_BATCH_SIZE` (a
     single larger message stands alone). The last one carries `sequence`, those before it the number of their last
-    update, so that no batch claims what is still to come. `n_conflated` is counted on the first frame.
+    update, so that no batch claims what is still to come. `n_conflated` is counted on the first frame. What was lost
+    of a `loss` after `after_sequence` is declared ahead of them.
     """
     cdef list frames = []
     cdef Frame frame
@@ -204,6 +261,11 @@ cdef list build_frames(
     if frames:
         frame = frames[0]
         frame.n_conflated = n_conflated
+        loss = None if loss is None else loss.since(after_sequence)
+        if loss is not None:
+            frames.insert(0, declaration(hub, loss, window_bits))
+            # A session that did not get it begins before both.
+            (<Frame>frames[0]).first_sequence = min(loss.first_sequence, frame.first_sequence)
     return frames
 
 

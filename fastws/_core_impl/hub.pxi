@@ -6,8 +6,9 @@ cdef class Hub:
 
     :param interval_ms: flush interval; 0 sends each update by itself at the end of the turn of the loop.
     :param cohort_size: connections that share a frame, at most; four times as many of those that compress.
-    :param outbox_soft_size: per connection, where mode `all` begins to drop its oldest and declares it.
-    :param outbox_hard_size: per connection, where it is closed with 4408.
+    :param outbox_soft_size: per connection, where mode `all` begins to drop its oldest and declares it; the same holds
+        per cohort of what waits for a flush that is late.
+    :param outbox_hard_size: per connection, where it is closed with 4408; per cohort, where a burst begins to drop.
     :param stall_timeout: closed with 4408 when it takes nothing for so long; 0 is off, here and below.
     :param rate_limit: messages per second and connection, and the burst.
     :param control_rate_limit: control frames and fragments per second and connection, beyond: 4429.

@@ -15,7 +15,9 @@ cdef class Outbox(FrameParser):
        newest of each channel stays, and gets them in a frame of its own when it is writable again.
     4. More than `outbox_hard_size` waiting: closed with 4408.
     5. Any send may end the connection and take its cohort from it: who has sent looks at `state` before going on.
-    6. n_published = n_delivered + n_conflated + n_lost + what waits; at the end what waits is undelivered.
+    6. What its lane has dropped is declared by a frame in its place among them, and in what this connection declares
+       itself when all of mode `all` before it is dropped too.
+    7. n_published = n_delivered + n_conflated + n_lost + what waits; at the end what waits is undelivered.
     """
 
     # What the loop and figures ask for.
@@ -129,6 +131,11 @@ cdef class Outbox(FrameParser):
         return self.write_frame(frame)
 
     cdef int assign(self, Frame frame) except -1:
+        if frame.loss is not None:
+            # Its number is no claim: of mode `latest`, what came before may be still to come.
+            self.n_published += frame.loss.n
+            self.n_lost += frame.loss.n
+            return 0
         self.n_published += frame.n_entries + frame.n_conflated
         self.n_conflated += frame.n_conflated
         if frame.sequence > self.assigned_sequence:
@@ -153,6 +160,8 @@ cdef class Outbox(FrameParser):
         if n_sent == frame.size():
             if frame.n_entries:
                 self.delivered_sequence = frame.sequence
+            elif frame.loss is not None:
+                self.hub.meters.n_overflows += 1
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
             self.hub.meters.n_bytes_sent += n_sent
@@ -174,7 +183,7 @@ cdef class Outbox(FrameParser):
     cdef void refuse(self, Frame frame) noexcept:
         """The socket is broken: what it did not take must come again in a restored session."""
         if self.refused_sequence == 0:
-            self.refused_sequence = frame.first_sequence if frame.n_entries else -1
+            self.refused_sequence = frame.first_sequence if frame.n_entries or frame.loss is not None else -1
 
     cdef int on_cut_written(self) except -1:
         cdef Frame frame = self.cut
@@ -182,6 +191,8 @@ cdef class Outbox(FrameParser):
             self.cut = None
             if frame.n_entries:
                 self.delivered_sequence = frame.sequence
+            elif frame.loss is not None:
+                self.hub.meters.n_overflows += 1
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
             self.hub.meters.n_bytes_sent += frame.size()
@@ -212,6 +223,16 @@ cdef class Outbox(FrameParser):
         cdef Py_ssize_t index
         for index in range(len(self.outbox) - n_kept):
             frame = <Frame>self.outbox[index]
+            if frame.loss is not None:
+                # Nothing of mode `all` is left before it, so it can be told with what is dropped next.
+                self.outbox_size -= frame.size()
+                del self.outbox[index]
+                if self.overflow is None:
+                    self.overflow = {}
+                for channel, ranges in frame.loss.ranges.items():
+                    for n, first, last in ranges:
+                        add_lost(self.overflow, channel, n, first, last)
+                return 1
             if frame.n_entries and not frame.is_addressed:
                 self.outbox_size -= frame.size()
                 del self.outbox[index]
@@ -231,21 +252,10 @@ cdef class Outbox(FrameParser):
         return 0
 
     cdef int declare_lost(self, Update update) except -1:
-        cdef list ranges, newest
         self.n_lost += 1
         if self.overflow is None:
             self.overflow = {}
-        ranges = self.overflow.get(update.channel)
-        if ranges is None:
-            self.overflow[update.channel] = [[1, update.seq, update.seq]]
-            return 0
-        newest = <list>ranges[len(ranges) - 1]
-        if <int64_t>newest[2] + 1 == update.seq:
-            newest[0] += 1
-            newest[2] = update.seq
-        else:
-            ranges.append([1, update.seq, update.seq])
-        return 0
+        return add_lost(self.overflow, update.channel, 1, update.seq, update.seq)
 
     cdef int enqueue_backlog(self, Frame frame) except -1:
         cdef uint32_t i

@@ -222,6 +222,7 @@ cdef class Subscriber(Outbox):
         cdef Flusher flusher = self.hub.flusher
         cdef Frame frame
         cdef Py_ssize_t i
+        cdef int64_t first
         if self.replay_wanted is not None and not self.is_blocked:
             return self.replay_sequence
         if self.is_blocked or self.outbox is not None or self.cohort is None:
@@ -234,17 +235,21 @@ cdef class Subscriber(Outbox):
                 frame = <Frame>flusher.job_frames[i]
                 return max(frame.first_sequence - 1, self.join_sequence)
         if self.cohort.lane is not None and self.cohort.lane.n_pending:
-            return max((<Update>entry_update(self.cohort.lane.pending[0])).sequence - 1, self.join_sequence)
+            first = (<Update>entry_update(self.cohort.lane.pending[0])).sequence
+            if self.cohort.lane.loss is not None:
+                # Not declared yet, so history may still have it come.
+                first = min(first, self.cohort.lane.loss.first_sequence)
+            return max(first - 1, self.join_sequence)
         return max(self.hub.sequence, self.join_sequence)
 
     cdef bint owes_snapshot(self):
         """Whether a snapshot has not arrived: without it the client has no base for what follows."""
         cdef Frame frame
-        if self.refused_sequence < 0 or (self.cut is not None and not self.cut.n_entries):
+        if self.refused_sequence < 0 or (self.cut is not None and not self.cut.n_entries and self.cut.loss is None):
             return True
         if self.outbox is not None:
             for frame in self.outbox:
-                if not frame.n_entries:
+                if not frame.n_entries and frame.loss is None:
                     return True
         return False
 

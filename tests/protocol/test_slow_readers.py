@@ -64,6 +64,8 @@ class Losses:
                     merged[-1] = (merged[-1][0] + dropped, merged[-1][1], last)
                 else:
                     merged.append((dropped, first, last))
+            if merged and merged[-1][1] == seqs[-1] + 1:
+                holes.append(merged[-1])  # nothing of this stream has come behind it yet
             assert merged == holes, key
 
 
