@@ -326,7 +326,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outbox_soft_bytes: Annotated[
         int,
         _meta(
-            "unsent data per connection before values are replaced or dropped", "bytes", ge=4096, le=1 << 30
+            "unsent data per connection before values are replaced or dropped; the same of what waits for a late flush",
+            "bytes",
+            ge=4096,
+            le=1 << 30,
         ),
     ] = 256 << 10
     outbox_hard_bytes: Annotated[

@@ -29,6 +29,8 @@ if sys.platform != "linux":
 from fastws.cli import main
 from tests import serving
 
+pytestmark = pytest.mark.plain("the load client speaks no TLS")
+
 TIMEOUT_S = 60.0
 RATE = 500
 QUICK = ("--duration", "2", "--ramp-up", "0.2", "--batch-size", "20")
