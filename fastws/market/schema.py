@@ -7,6 +7,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from fastws.market.triggers import create_triggers
+
 MAX_USER_ID: Final = 255
 """Characters of the longest user id that can be stored."""
 
@@ -40,6 +42,63 @@ LAST_VALUES: Final = sa.Table(
     sa.Column("kind", sa.String(32), primary_key=True),  # the type of its message
     sa.Column("published_at", sa.BigInteger, nullable=False),
     sa.Column("body", sa.Text, nullable=False),  # the message as JSON
+)
+# No foreign keys between the following: other programs may write them too, in any order. Whoever reads them leaves
+# out what refers to nothing.
+INSTRUMENTS: Final = sa.Table(
+    "instruments",
+    METADATA,
+    sa.Column("symbol", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("market", sa.String(64)),
+    sa.Column("sector", sa.String(64)),
+    sa.Column("previous_close", sa.String(40)),
+    sa.Column("currency", sa.String(16)),
+)
+PORTFOLIOS: Final = sa.Table(
+    "portfolios",
+    METADATA,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(MAX_USER_ID), nullable=False),  # a user id
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("currency", sa.String(16)),
+)
+POSITIONS: Final = sa.Table(
+    "positions",
+    METADATA,
+    sa.Column("portfolio_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("symbol", sa.String(64), primary_key=True),
+    sa.Column("quantity", sa.String(40), nullable=False),  # below zero: sold short
+    sa.Column("cost", sa.String(40)),  # what was paid for all of it
+    # Without it a portfolio's positions would be spread over the file, and reading all would take twice as long.
+    sqlite_with_rowid=False,
+)
+DAILY_PRICES: Final = sa.Table(
+    "daily_prices",
+    METADATA,
+    sa.Column("symbol", sa.String(64), primary_key=True),
+    sa.Column("date", sa.Date, primary_key=True),  # of the trading day where the symbol is listed
+    sa.Column("open", sa.String(40)),
+    sa.Column("high", sa.String(40)),
+    sa.Column("low", sa.String(40)),
+    sa.Column("close", sa.String(40), nullable=False),
+    sa.Column("volume", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+# Kept by triggers; see `fastws.market.triggers`.
+PORTFOLIO_VERSION: Final = sa.Table(
+    "portfolio_version",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # 1, the only row
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+PORTFOLIO_CHANGES: Final = sa.Table(
+    "portfolio_changes",
+    METADATA,
+    sa.Column("kind", sa.String(16), primary_key=True),  # portfolio or symbol
+    sa.Column("item", sa.String(64), primary_key=True),  # its id or code; * for all of the kind
+    sa.Column("version", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
 )
 
 
@@ -81,12 +140,73 @@ def _create_last_values(connection: sa.Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
 
 
+def _create_portfolios(connection: sa.Connection) -> None:
+    metadata = sa.MetaData()
+    sa.Table(
+        "instruments",
+        metadata,
+        sa.Column("symbol", sa.String(64), primary_key=True),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("market", sa.String(64)),
+        sa.Column("sector", sa.String(64)),
+        sa.Column("previous_close", sa.String(40)),
+        sa.Column("currency", sa.String(16)),
+    )
+    sa.Table(
+        "portfolios",
+        metadata,
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("owner", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("currency", sa.String(16)),
+    )
+    sa.Table(
+        "positions",
+        metadata,
+        sa.Column("portfolio_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("symbol", sa.String(64), primary_key=True),
+        sa.Column("quantity", sa.String(40), nullable=False),
+        sa.Column("cost", sa.String(40)),
+        sqlite_with_rowid=False,
+    )
+    sa.Table(
+        "daily_prices",
+        metadata,
+        sa.Column("symbol", sa.String(64), primary_key=True),
+        sa.Column("date", sa.Date, primary_key=True),
+        sa.Column("open", sa.String(40)),
+        sa.Column("high", sa.String(40)),
+        sa.Column("low", sa.String(40)),
+        sa.Column("close", sa.String(40), nullable=False),
+        sa.Column("volume", sa.BigInteger),
+        sqlite_with_rowid=False,
+    )
+    version = sa.Table(
+        "portfolio_version",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+    )
+    sa.Table(
+        "portfolio_changes",
+        metadata,
+        sa.Column("kind", sa.String(16), primary_key=True),
+        sa.Column("item", sa.String(64), primary_key=True),
+        sa.Column("version", sa.BigInteger, nullable=False, index=True),
+        sqlite_with_rowid=False,
+    )
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(sa.insert(version).values(id=1, version=1))
+    create_triggers(connection)
+
+
 # The n-th brings a database from version n - 1 to n. One that was released is never changed, so none refers
 # to the tables above, which are.
 MIGRATIONS: Sequence[Callable[[sa.Connection], None]] = (
     _create_alert_rules,
     _note_who_was_told,
     _create_last_values,
+    _create_portfolios,
 )
 
 

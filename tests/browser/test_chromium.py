@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from tests import transcript
+from tests.certificates import forced
 from tests.conftest import StartServer
 from tests.serving import require_program
 
@@ -28,6 +29,8 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
     "--no-proxy-server",
+    # With `--tls` the servers have certificates of an authority that no browser knows.
+    *(("--ignore-certificate-errors",) if forced else ()),
 )
 
 

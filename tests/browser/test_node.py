@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 from tests import transcript
+from tests.certificates import files
 from tests.conftest import StartServer
 from tests.serving import ROOT, missing, require_program
 
 DIRECTORY = Path(__file__).parent
 
 
-def test_ws_of_node(shared_server: StartServer) -> None:
+def test_ws_of_node(shared_server: StartServer, tmp_path: Path) -> None:
     node = require_program("node")
     if not (ROOT / "node_modules" / "ws" / "package.json").exists():
         missing(
@@ -25,8 +27,10 @@ def test_ws_of_node(shared_server: StartServer) -> None:
         server = shared_server(*script.flags, **script.settings)
         server.until_feed_is(script.feed_status)
         orders.append({"url": server.url, "steps": script.for_client()})
+    authority = files().authority.write(tmp_path / "authority.pem")
     result = subprocess.run(
         [node, str(DIRECTORY / "client.mjs")],
+        env=os.environ | {"NODE_EXTRA_CA_CERTS": str(authority)},
         input=json.dumps(orders),
         capture_output=True,
         text=True,

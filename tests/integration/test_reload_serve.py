@@ -20,7 +20,6 @@ from fastws.auth.tokens import sign
 from tests.certificates import files
 from tests.clients import Client, client
 from tests.conftest import StartServer
-from tests.rawclient import RawClient
 from tests.serving import Server, until
 
 OLD_SECRET = "the old secret, long enough for HS256"
@@ -164,7 +163,7 @@ async def test_origins_and_the_admin_token(reloading: StartReloading) -> None:
 
 async def test_a_shorter_time_holds_for_who_already_waits(reloading: StartReloading) -> None:
     target = reloading(handshake_timeout=300)
-    with RawClient(target.server.port, handshake=False) as raw:
+    with target.server.raw_client(handshake=False) as raw:
         raw.send(b"GET /v1/ws HTTP/1.1\r\n")
         target.reload(handshake_timeout=0.2)
         status, _, _ = await asyncio.to_thread(raw.read_response)
@@ -251,7 +250,7 @@ class Publisher:
             f"POST /v1/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.ADMIN}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         ).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port, ssl=self._server.tls)
         writer.write(head + body)
         answer = await reader.read()
         writer.close()

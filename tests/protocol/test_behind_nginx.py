@@ -80,7 +80,7 @@ def proxied(request: pytest.FixtureRequest, server: StartServer, tmp_path: Path)
     nginx = require_program("nginx")
     if request.param == "tcp":
         target = server("--feed", "none", trusted_proxies="127.0.0.1", **SETTINGS)
-        upstream = f"http://127.0.0.1:{target.port}"
+        upstream = target.http_url
     else:
         path = tmp_path / "fastws.socket"
         target = server("--feed", "none", trusted_proxies="unix", unix_socket=path, **SETTINGS)

@@ -479,7 +479,9 @@ async def test_the_address_as_found_is_in_the_log_and_in_the_list_of_connections
     async with client(target.url, additional_headers=headers):
         async with (
             ClientSession(headers={"Authorization": f"Bearer {ADMIN}"}) as session,
-            session.get(f"http://127.0.0.1:{target.port}/v1/ws/connections") as response,
+            session.get(
+                f"{target.http_url}/v1/ws/connections", ssl=True if target.tls is None else target.tls
+            ) as response,
         ):
             connections = await response.json()
         assert [connection["peer"] for connection in connections] == ["203.0.113.9"]

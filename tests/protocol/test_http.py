@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from listening import Client, Response, everywhere, listening, scenario, until, upgrade
+from listening import Client, Response, everywhere, listening, scenario, until, upgrade, way
 
 from fastws._core import Hub
 from fastws._market import BookUpdate, Instrument, PriceUpdate
@@ -29,6 +29,7 @@ from fastws.server.listener import Listener
 from fastws.server.peers import Peers
 from fastws.server.stocks import add_stock_routes
 from fastws.settings import Settings
+from tests.certificates import files
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 SECRET = "a secret of at least thirty-two bytes"
@@ -536,7 +537,10 @@ async def test_a_websocket_after_health_on_the_same_connection() -> None:
 async def test_aiohttp_and_the_standard_library_as_clients() -> None:
     async with site() as server:
         port = server.listener.port
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        tls = files().authority.client_context() if way.get() == "tls" else None
+        scheme = "http" if tls is None else "https"
+        connector = aiohttp.TCPConnector(ssl=True if tls is None else tls)
+        async with aiohttp.ClientSession(f"{scheme}://127.0.0.1:{port}", connector=connector) as session:
             for _ in range(3):
                 async with session.get("/health") as response:
                     assert (await response.json())["status"] == "ok"
@@ -544,7 +548,10 @@ async def test_aiohttp_and_the_standard_library_as_clients() -> None:
                 assert refused.status == 405
 
         def ask() -> list[int]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            if tls is None:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            else:
+                connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=tls)
             statuses = []
             for method, path in (
                 ("GET", "/health"),

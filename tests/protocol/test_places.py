@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import time
@@ -306,6 +307,12 @@ def can_ask(path: str) -> bool:
 # The administrator's own address.
 
 
+def connection_to(port: int, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    if tls is None:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=tls)
+
+
 def test_without_an_address_of_its_own_all_is_on_the_main_port(server: StartServer) -> None:
     target = server("--feed", "none", admin_token=ADMIN)
     for method, path in MOVED:
@@ -324,9 +331,7 @@ async def test_what_has_moved_is_nowhere_else(
     assert f"  admin      {scheme}://127.0.0.1:{port}/" in target.log
 
     def admin() -> http.client.HTTPConnection:
-        if target.tls is None:
-            return http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=target.tls)
+        return connection_to(port, target.tls)
 
     for method, path in MOVED:
         for variant in (path, path + "/"):
@@ -370,8 +375,7 @@ async def test_probes_and_metrics_are_there_to_the_end_of_a_stop(server: StartSe
         statuses = set()
         while time.monotonic() - connected_at < 5:
             try:
-                admin = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-                status, _ = await asyncio.to_thread(ask, admin, "GET", "/ready")
+                status, _ = await asyncio.to_thread(ask, connection_to(port, target.tls), "GET", "/ready")
             except ConnectionError:
                 break
             statuses.add(status)
