@@ -13,7 +13,7 @@ from typing import Final
 
 from fastws._core import Hub
 from fastws.auth import Authenticator, AuthError, Identity
-from fastws.dialects.clients import Client
+from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.credentials import Credentials
 from fastws.dialects.mail import Mail
 from fastws.dialects.presence import Presence
@@ -187,6 +187,8 @@ class Admission:
         if client.identity is None and not self.allow_anonymous:
             self.credentials.demand(client, self.auth_timeout)
         self.mail.welcome(client)
+        # The rest has done its work; a token takes as much memory as all else that is known of a client.
+        client.arrival = Arrival(address=client.arrival.address, address_key=client.arrival.address_key)
         waiting, client.waiting = client.waiting, ()
         for text in waiting:
             if connection.is_open:

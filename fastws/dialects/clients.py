@@ -79,7 +79,7 @@ class Client:
         self.speaker = speaker
         self.connection_id = new_id()
         self.identity: Identity | None = None
-        # The timer of the token, or of its absence; see `Credentials`.
+        # By when it has to bring a token, or another one; see `Credentials`.
         self.expiry: Any = None
         self.is_admitted = False
         self.is_counted = False

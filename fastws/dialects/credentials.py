@@ -5,6 +5,7 @@ Sans-IO but for timers and tasks, which it asks the hub's loop for.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,8 +19,8 @@ from fastws.errors import CloseCode, ErrorCode
 
 # Why a token may be good although its key is not known here yet.
 _MAY_BE_NEW_KEY: Final = ("unknown_key", "unavailable")
-# The loop's clock stands still while the machine sleeps, and does not follow when the wall clock is set.
-_LONGEST_TIMER: Final = 30.0
+# How often it is looked which tokens have ended. By the wall clock: the loop's stands still while the machine sleeps.
+_LOOK_SECONDS: Final = 0.5
 
 Done = Callable[[Identity], None]
 
@@ -30,7 +31,9 @@ class Credentials:
     1. A connection ends within a second of its token, unless the token was replaced by one that allows what it holds.
     2. A token that is not accepted changes nothing: the one before it stays.
     3. Of several tokens the one that was given last counts, also where an earlier one had to wait for its key.
-    4. `client.expiry` is the one timer of a connection: of its token, or of the time to bring one.
+    4. `client.expiry` says by when a connection has to bring a token, or another one: it is the timer of who has none
+       yet, and the look at which the token is found to have ended. A timer for each token would take a tenth of all
+       that is kept of an idle connection.
     """
 
     def __init__(self, hub: Hub, authenticator: Authenticator, presence: Presence, mail: Mail) -> None:
@@ -39,6 +42,8 @@ class Credentials:
         self.presence = presence
         self.mail = mail
         self._tasks: set[Any] = set()
+        self._by_end: dict[int, set[Client]] = {}  # who holds a token, by the look at which it has ended
+        self._looking: Any = None
 
     def verify(self, client: Client, token: str, done: Done, failed: Callable[[AuthError], None]) -> None:
         """Call `done` with whose token it is, or `failed`; later, where the issuer has to be asked for its keys."""
@@ -114,30 +119,53 @@ class Credentials:
         """End a connection when its token does."""
         self.forget(client)
         if client.identity is not None and client.identity.ends_at is not None:
-            left = max(0.0, client.identity.ends_at - time.time())
-            client.expiry = self.hub.loop.call_later(
-                min(left, _LONGEST_TIMER), client.guarded, self._on_expiry, client
-            )
+            client.expiry = math.ceil(client.identity.ends_at / _LOOK_SECONDS)
+            self._by_end.setdefault(client.expiry, set()).add(client)
+            if self._looking is None:
+                self._look_again()
 
     def demand(self, client: Client, timeout: float) -> None:
         """End a connection that has brought no token within `timeout` seconds."""
+        self.forget(client)
         client.expiry = self.hub.loop.call_later(timeout, client.guarded, self._on_no_token, client)
 
     def forget(self, client: Client) -> None:
         """Cease to watch a connection."""
-        if client.expiry is not None:
-            client.expiry.cancel()
-            client.expiry = None
+        expiry, client.expiry = client.expiry, None
+        if isinstance(expiry, int):
+            clients = self._by_end[expiry]
+            clients.discard(client)
+            if not clients:
+                del self._by_end[expiry]
+        elif expiry is not None:
+            expiry.cancel()
+
+    def close(self) -> None:
+        """Look no more: the server has ended."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def _look_again(self) -> None:
+        # A little late rather than a little early, which would be a whole interval late.
+        left = _LOOK_SECONDS - time.time() % _LOOK_SECONDS
+        self._looking = self.hub.loop.call_later(left + 0.002, self._look)
+
+    def _look(self) -> None:
+        """End the connections whose tokens have ended."""
+        self._looking = None
+        now = time.time() / _LOOK_SECONDS
+        for end in [end for end in self._by_end if end <= now]:
+            for client in list(self._by_end.get(end, ())):
+                client.guarded(self._on_expiry, client)
+        if self._by_end:
+            self._look_again()
 
     def _on_expiry(self, client: Client) -> None:
-        identity = client.identity
-        if identity is None or identity.ends_at is None or not client.connection.is_open:
-            return
-        if identity.ends_at > time.time() + 0.001:
-            self.watch(client)
-            return
-        client.refuse(ErrorCode.INVALID_TOKEN, "The token has expired", {"reason": "expired"})
-        client.connection.close(CloseCode.TOKEN_INVALID, "token: expired")
+        self.forget(client)
+        if client.connection.is_open:
+            client.refuse(ErrorCode.INVALID_TOKEN, "The token has expired", {"reason": "expired"})
+            client.connection.close(CloseCode.TOKEN_INVALID, "token: expired")
 
     def _on_no_token(self, client: Client) -> None:
         if client.identity is None and client.connection.is_open:

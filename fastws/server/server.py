@@ -283,6 +283,7 @@ class Server:
             self.hub.configure(history_size=self.settings.history_bytes)
             self.last_values.start()
             begun.push_async_callback(self._save_values)
+            begun.callback(self.admission.credentials.close)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
             # First here and last to go: it tells how the start and the stop of the rest are coming on.

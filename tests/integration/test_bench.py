@@ -321,8 +321,9 @@ def test_a_server_that_goes_away(tmp_path: Path, number: signal.Signals, said: s
         server.wait()
         out, error = process.communicate(timeout=TIMEOUT_S)
     finally:
-        process.kill()
-        process.wait()
+        for each in (process, server.process):
+            each.kill()
+            each.wait()
     assert process.returncode == 1, error
     assert f"20 connections were closed by the server: {said}" in out
     assert "Traceback" not in error

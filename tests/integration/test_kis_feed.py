@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from fastws.kis.testing import FakeKIS, example_keys
+from fastws.server.server import Server as InProcess
+from fastws.settings import Settings
 from tests.clients import Client, Message, Stream, client, updates
 from tests.serving import Server, run
 
@@ -144,6 +147,9 @@ async def test_from_kis_to_clients_and_through_a_lost_connection(
             assert counted["fastws_kis_reconnects_total"] == 1
             assert counted['fastws_kis_sessions{state="live"}'] == 1
             assert counted["fastws_kis_bad_frames_total"] == 0
+            # The market went on meanwhile.
+            assert counted["fastws_kis_gaps_total"] == 2
+            assert counted["fastws_kis_lost_volume_total"] > 0
             assert "KIS is away" in server.log
         assert_disciplined(kis)
         # The server has ended its session in order.
@@ -191,7 +197,6 @@ async def test_a_symbols_file_has_priority_over_viewers(
         flags = ("--symbols-file", str(symbols))
         async with serving(tmp_path, *flags, kis_registrations=4, **QUICK) as server:
             assert "the first ones are registered" in server.log
-            registered = {(r.tr_id, r.tr_key) for r in kis.journal.requests}
             await until(lambda: len(kis.journal.requests) >= 4, "the registrations")
             registered = {(r.tr_id, r.tr_key) for r in kis.journal.requests}
             assert {key for tr_id, key in registered if tr_id == "H0UNCNT0"} == {SAMSUNG, HYNIX}
@@ -199,6 +204,51 @@ async def test_a_symbols_file_has_priority_over_viewers(
                 await viewer.subscribe("stock", KAKAO)
                 polled = await Watcher(viewer).until(lambda u: u["type"] == "price_update")
                 assert polled["quality"] == "polled"
+
+
+async def test_a_newer_symbols_file_brings_its_symbols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    symbols = tmp_path / "symbols.txt"
+    symbols.write_text(f"{SAMSUNG}\n")
+    async with FakeKIS(rate=100, token_interval=0) as kis:
+        set_variables(monkeypatch, kis)
+
+        def is_registered(code: str) -> bool:
+            return any(request.tr_key == code for request in kis.journal.requests)
+
+        async with serving(tmp_path, "--symbols-file", str(symbols), **QUICK) as server:
+            await until(lambda: is_registered(SAMSUNG), "the first symbol")
+            symbols.write_text(f"{KAKAO}\n{SAMSUNG}\n")
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: is_registered(KAKAO), "the new symbol, which nobody looks at")
+        assert_disciplined(kis)
+
+
+async def test_silence_while_the_market_is_open_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastws.feeds.kis.feed._STALE_AFTER", 1.0)
+    # Of a session that says nothing but PINGPONG nobody can tell whether there are no trades.
+    async with FakeKIS(rate=200, token_interval=0, pingpong_interval=0.3) as kis:
+        set_variables(monkeypatch, kis)
+        server = InProcess(Settings(port=0, feed="kis", kis_poll_rate=0))
+        await server.start()
+        try:
+            async with client(f"ws://127.0.0.1:{server.listener.port}/v1/ws") as viewer:
+                watcher = Watcher(viewer)
+                await viewer.subscribe("stock", SAMSUNG)
+                await watcher.until_pushed(SAMSUNG)
+                kis.do("mute")
+                await watcher.until(is_status("stale"))
+                kis.do("clear")
+                await watcher.until(is_status("live"))
+                # Outside of trading hours it is normal.
+                kis.do("operation", tr_key=SAMSUNG, operation_code="174")
+                kis.do("mute")
+                assert server.supervisor is not None
+                feed = server.supervisor.feed
+                await until(lambda: feed.stale_after is None, "a halted market")
+        finally:
+            await server.stop()
 
 
 async def test_statuses_of_the_markets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +286,8 @@ async def test_statuses_of_the_markets(tmp_path: Path, monkeypatch: pytest.Monke
         ({"KIS_APP_SECRET": "wrong"}, "KIS does not accept this app secret; check KIS_APP_SECRET"),
         ({"KIS_WS_URL": "ws://127.0.0.1:1"}, "nothing listens at 127.0.0.1:1; check KIS_WS_URL"),
         ({"KIS_REST_URL": "http://kis.invalid"}, "the host kis.invalid is not known; check KIS_REST_URL"),
+        # The kernel connects no TCP socket to a multicast address, whatever its routes are.
+        ({"KIS_WS_URL": "ws://224.0.0.1:1"}, "no connection to KIS: 224.0.0.1:1 is unreachable; check the network"),
     ],
 )  # fmt: skip
 async def test_without_kis_the_server_serves_what_it_has(
