@@ -19,6 +19,7 @@ cdef class Dialect:
     cdef readonly str name
     cdef readonly object encode
     cdef readonly int index
+    cdef readonly bint batches
 
 
 cdef class Options:
@@ -83,6 +84,7 @@ cdef class Update:
     cdef bytes text1
 
     cdef bytes text(self, Dialect dialect)
+    cdef int keep_text(self, Dialect dialect, bytes text) except -1
 
 
 cdef class Frame:

@@ -22,7 +22,10 @@ class Dialect:
     name: Final[str]
     index: Final[int]
     encode: Final[Callable[[Any, int], bytes]]
-    def __init__(self, name: str, encode: Callable[[Any, int], bytes], index: int = 0) -> None: ...
+    batches: Final[bool]
+    def __init__(
+        self, name: str, encode: Callable[[Any, int], bytes], index: int = 0, *, batches: bool = True
+    ) -> None: ...
 
 @final
 class Options:

@@ -97,6 +97,13 @@ cdef class FeedStatus:
     cdef readonly str status
 
 
+@cython.final
+cdef class DayRange:            # of one instrument; see _market.pyi
+    cdef Decimal64 high_
+    cdef Decimal64 low_
+    cdef int64_t day            # since the Unix epoch, where the instrument is traded; 0 = none yet
+
+
 # Reads plain decimal text: an optional sign, digits, optionally a point and digits ("73000", "+1.39",
 # "-0.50", ".5", "007"). Leading zeros are not counted; the digits after the point are kept, so "1.90" has
 # scale 2. Returns 0 and fills `out`, or -1 and leaves `out` alone for anything else (empty text, blanks, an

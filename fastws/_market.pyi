@@ -1,4 +1,4 @@
-"""Prices, order books and statuses as immutable values, and their JSON text in the screener dialect.
+"""Prices, order books and statuses as immutable values, and their JSON text in both dialects.
 
 A number may be given as an int, a `decimal.Decimal`, a float (through its shortest text) or plain decimal
 text of the source ("+1.39", "007"; no exponent, no nan, no blanks). Its digits are kept: "1.90" is written
@@ -178,6 +178,39 @@ def encode_screener(payload: _Payload, published_ms: int) -> bytes:
     Whoever serves the message adds ``,"sequence":N}``. `published_ms` (Unix epoch, UTC) becomes
     ``timestamp``. Raises TypeError for any other payload and ValueError for a time outside the years 1970
     to 9999.
+    """
+
+@final
+class DayRange:
+    """The highest and the lowest price of an instrument's trading day.
+
+    What the feed says counts; where it says nothing, what was published does. A day is one of the calendar where the
+    instrument is traded, which its currency tells: that of KRW begins at 00:00 UTC+9, that of a currency that is not
+    known at 00:00 UTC.
+    """
+
+    def __init__(self) -> None: ...
+    def take(self, update: PriceUpdate, published_ms: int = 0) -> None:
+        """Take a price into account, at its `event_time_ms`, else `published_ms` (Unix epoch), else now.
+
+        One of a day before is left out.
+        """
+    @property
+    def high(self) -> int | Decimal | None: ...
+    @property
+    def low(self) -> int | Decimal | None: ...
+
+def encode_realtime(
+    payload: PriceUpdate | FeedStatus,
+    published_ms: int,
+    day: DayRange | None = None,
+    *,
+    stale: bool = False,
+) -> bytes:
+    """Return the whole message of `payload` in the realtime dialect, ``{"type":…,"data":{…},"timestamp":…}``.
+
+    `day` has ``high`` and ``low`` where `payload` lacks them; `stale` marks a value from before the last start. Raises
+    TypeError for any other payload and ValueError for a time outside the years 1970 to 9999.
     """
 
 def encode_book(update: BookUpdate, published_ms: int, depth: int = 10) -> bytes:

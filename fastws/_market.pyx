@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Prices, order books and statuses as values, and their JSON text in the screener dialect.
+"""Prices, order books and statuses as values, and their JSON text in both dialects.
 
 Numbers are exact: a `Decimal64` keeps the digits of its source, so what a feed calls 1.90 leaves as 1.90,
 and a number never passes through binary floating point. The text of a message is written by C code into one
@@ -453,3 +453,6 @@ def encode_book(BookUpdate update not None, int64_t published_ms, int depth=BOOK
     if depth < 1:
         raise ValueError(f"depth: expected at least 1 level, got {depth}")
     return encode_book_c(update, published_ms, depth)
+
+
+include "_market_impl/realtime.pxi"

@@ -605,7 +605,9 @@ cdef class Flusher:
             loss = frame.loss.since(after_sequence)
             if loss is frame.loss:
                 return frame
-            found = None if loss is None else declaration(self.hub, loss, self.job_cohort.window_bits)
+            found = None
+            if loss is not None:
+                found = declaration(self.hub, self.job_cohort.dialect, loss, self.job_cohort.window_bits)
             self.job_variants[key] = found
             return found
         frames = build_frames(

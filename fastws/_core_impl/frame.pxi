@@ -92,9 +92,9 @@ cdef int add_lost(dict lost, Channel channel, int64_t n, int64_t first, int64_t 
     return 0
 
 
-cdef Frame declaration(Hub hub, Loss loss, int window_bits):
+cdef Frame declaration(Hub hub, Dialect dialect, Loss loss, int window_bits):
     """The frame that declares a loss; it stands for no updates, and waits its turn like one that does."""
-    cdef Frame frame = plain_frame(pack(hub, 1, overflow_text(loss.ranges), window_bits), 1)
+    cdef Frame frame = plain_frame(pack(hub, 1, overflow_text(dialect, loss.ranges), window_bits), 1)
     frame.loss = loss
     frame.first_sequence = loss.first_sequence
     frame.sequence = loss.sequence
@@ -133,14 +133,42 @@ cdef inline PyObject* text_of(uintptr_t entry, int index) noexcept:
     return <PyObject*>(<Update>update).text0 if index == 0 else <PyObject*>(<Update>update).text1
 
 
+cdef bytes join_frames(Hub hub, int index, const uintptr_t* entries, Py_ssize_t n, int window_bits):
+    """One write: each message in a frame of its own."""
+    cdef Py_ssize_t size = 0, text_size, i
+    cdef bytes data
+    cdef PyObject* text
+    cdef char* out
+    cdef bint is_plain = True
+    for i in range(n):
+        text_size = PyBytes_GET_SIZE(<object>text_of(entries[i], index))
+        if window_bits and text_size >= hub.deflate_threshold:
+            is_plain = False
+            break
+        # RFC 6455 §5.2, unmasked.
+        size += text_size + (2 if text_size < 126 else 4 if text_size < 65536 else 10)
+    if not is_plain:
+        return b"".join([pack(hub, 1, <bytes>text_of(entries[i], index), window_bits) for i in range(n)])
+    data = PyBytes_FromStringAndSize(NULL, size)
+    out = PyBytes_AS_STRING(data)
+    for i in range(n):
+        text = text_of(entries[i], index)
+        text_size = PyBytes_GET_SIZE(<object>text)
+        out += write_header(<uint8_t*>out, 0x81, text_size)
+        memcpy(out, PyBytes_AS_STRING(<object>text), text_size)
+        out += text_size
+    return data
+
+
 cdef bytes join_messages(
-    Hub hub, int index, const uintptr_t* entries, Py_ssize_t n, int64_t sequence, bint is_snapshot,
-    bint is_batched, int window_bits,
+    Hub hub, Dialect dialect, const uintptr_t* entries, Py_ssize_t n, int64_t sequence, bint is_snapshot,
+    int window_bits,
 ):
     """Frames of one write: the bare message, or a `batch`, or (not batched) each message in a frame of its own.
 
-    The updates have their texts in the dialect of `index`.
+    The updates have their texts in `dialect`.
     """
+    cdef int index = dialect.index
     cdef Py_ssize_t size = 0, head_size, tail_size, header_size, text_size, i
     cdef bint is_deflated
     cdef bytes data
@@ -149,10 +177,10 @@ cdef bytes join_messages(
     cdef char tail[96]
     cdef char* out
     cdef uint8_t header[10]
-    if not is_snapshot and (n == 1 or not is_batched):
-        if n == 1:
-            return pack(hub, 1, <bytes>text_of(entries[0], index), window_bits)
-        return b"".join([pack(hub, 1, <bytes>text_of(entries[i], index), window_bits) for i in range(n)])
+    if n == 1 and not (is_snapshot and dialect.batches):
+        return pack(hub, 1, <bytes>text_of(entries[0], index), window_bits)
+    if not dialect.batches or not (is_snapshot or hub.interval_ms):
+        return join_frames(hub, index, entries, n, window_bits)
     for i in range(n):
         size += PyBytes_GET_SIZE(<object>text_of(entries[i], index))
     memcpy(head, <const char*>b'{"type":"batch","batch_size":', 29)
@@ -192,14 +220,21 @@ cdef bytes join_messages(
 
 cdef bytes failure_text(Dialect dialect):
     """What stands in the place of an update that could not be encoded."""
-    cdef char stamp[24]
-    if dialect.index == 1:
-        return b'{"type":"error","data":{"code":"INTERNAL_ERROR"}}'
-    write_utc(stamp, fastws_wall_ms())
-    return (
-        b'{"type":"error","code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR",'
-        b'"message":"The server failed to write this update","details":{},"timestamp":"%b"}' % stamp[:24]
+    return spoken(
+        dialect,
+        b"error",
+        b'"code":"INTERNAL_ERROR","error_code":"INTERNAL_ERROR",'
+        b'"message":"The server failed to write this update","details":{}',
     )
+
+
+cdef bytes spoken(Dialect dialect, bytes kind, bytes members):
+    """A message of the core's own, whose members stand in ``data`` where a dialect does not batch."""
+    cdef char stamp[24]
+    write_utc(stamp, fastws_wall_ms())
+    if dialect.batches:
+        return b'{"type":"%b",%b,"timestamp":"%b"}' % (kind, members, stamp[:24])
+    return b'{"type":"%b","data":{%b},"timestamp":"%b"}' % (kind, members, stamp[:24])
 
 
 cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
@@ -211,10 +246,7 @@ cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
         hub.logger.exception("an update of %r could not be encoded, an error stands in its place", update.channel)
         update.payload = None
         text = failure_text(dialect)
-        if dialect.index == 0:
-            update.text0 = text
-        else:
-            update.text1 = text
+        update.keep_text(dialect, text)
     return text
 
 
@@ -247,7 +279,7 @@ cdef list build_frames(
         if i > first and size + text_size > MAX_BATCH_SIZE:
             frames.append(
                 close_frame(
-                    hub, dialect.index, entries, first, i, (<Update>entry_update(entries[i - 1])).sequence,
+                    hub, dialect, entries, first, i, (<Update>entry_update(entries[i - 1])).sequence,
                     window_bits, None,
                 )
             )
@@ -256,27 +288,27 @@ cdef list build_frames(
         size += text_size + 1
     if first < n:
         frames.append(
-            close_frame(hub, dialect.index, entries, first, n, sequence, window_bits, None if first else giver)
+            close_frame(hub, dialect, entries, first, n, sequence, window_bits, None if first else giver)
         )
     if frames:
         frame = frames[0]
         frame.n_conflated = n_conflated
         loss = None if loss is None else loss.since(after_sequence)
         if loss is not None:
-            frames.insert(0, declaration(hub, loss, window_bits))
+            frames.insert(0, declaration(hub, dialect, loss, window_bits))
             # A session that did not get it begins before both.
             (<Frame>frames[0]).first_sequence = min(loss.first_sequence, frame.first_sequence)
     return frames
 
 
 cdef Frame close_frame(
-    Hub hub, int index, const uintptr_t* entries, uint32_t first, uint32_t end, int64_t sequence,
+    Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t first, uint32_t end, int64_t sequence,
     int window_bits, Lane giver,
 ):
     cdef Frame frame = Frame.__new__(Frame)
     cdef uint32_t i, n = end - first
     entries += first
-    frame.data = join_messages(hub, index, entries, n, sequence, False, hub.interval_ms > 0, window_bits)
+    frame.data = join_messages(hub, dialect, entries, n, sequence, False, window_bits)
     frame.n_messages = n
     frame.sequence = sequence
     frame.first_sequence = (<Update>entry_update(entries[0])).sequence

@@ -359,7 +359,10 @@ cdef class Hub:
         return self.history.count(self, wanted, cursor), self.history.reaches(cursor)
 
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t at):
-        """One batch of the last updates of `topics`, kept for those that ask the same before anything is published."""
+        """The last updates of `topics`, one batch of them where the dialect has batches.
+
+        It is kept for those that ask the same before anything is published.
+        """
         cdef Topic topic
         cdef Options options
         cdef Channel channel
@@ -394,7 +397,7 @@ cdef class Hub:
                     entries[n] = <uintptr_t><void*>update
                     n += 1
             self.snapshot_frame = plain_frame(
-                join_messages(self, dialect.index, entries, n, at, True, True, window_bits), n
+                join_messages(self, dialect, entries, n, at, True, window_bits), n
             )
         finally:
             free(entries)

@@ -323,7 +323,7 @@ cdef class Outbox(FrameParser):
                 lost = self.overflow
                 self.overflow = None
                 self.hub.meters.n_overflows += 1
-                text = overflow_text(lost)
+                text = overflow_text(self.dialect, lost)
                 self.write_frame(plain_frame(frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)), 1))
             elif self.outbox:
                 frame = <Frame>self.outbox.pop(0)
@@ -342,9 +342,8 @@ cdef class Outbox(FrameParser):
 _first = operator.itemgetter(0)
 
 
-cdef bytes overflow_text(dict lost):
+cdef bytes overflow_text(Dialect dialect, dict lost):
     cdef Channel channel
-    cdef char stamp[24]
     items = []
     for channel, ranges in lost.items():
         for n, first, last in ranges:
@@ -352,7 +351,4 @@ cdef bytes overflow_text(dict lost):
                 '{"code":%s,"channel":"%s","dropped":%d,"from_seq":%d,"to_seq":%d}'
                 % (json_text(channel.key), channel.name, n, first, last)
             )
-    write_utc(stamp, fastws_wall_ms())
-    return (
-        '{"type":"overflow","items":[%s],"timestamp":"%s"}' % (",".join(items), stamp[:24].decode())
-    ).encode()
+    return spoken(dialect, b"overflow", b'"items":[%b]' % ",".join(items).encode())

@@ -44,7 +44,10 @@ cdef class Subscriber(Outbox):
             self.hub.join(self, self.dialect, paused, wanted)
 
     def send_snapshot(self, topics):
-        """One batch marked `snapshot` with the last update of every channel of `topics` ((Topic, Options) pairs)."""
+        """The last update of every channel of `topics` ((Topic, Options) pairs).
+
+        It is one batch marked `snapshot`, also of none; where the dialect has no batches, frames in one write.
+        """
         cdef Frame frame
         if self.state != OPEN or not self.settle():
             return
@@ -53,6 +56,8 @@ cdef class Subscriber(Outbox):
         else:
             # It must not claim what is still to be caught up.
             frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.replay_sequence)
+        if frame.size() == 0:
+            return
         self.allowance = max(self.allowance, frame.size())
         self.send_frame(frame)
 

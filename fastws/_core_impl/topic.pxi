@@ -5,14 +5,19 @@ cdef class Dialect:
     ``encode(payload, published_ms) -> bytes`` returns the message without its closing brace and without
     ``sequence`` and ``seq``, which the hub splices in. It is called at most once per update and dialect.
     `index` is the place where an update keeps the text of this dialect: 0 or 1.
+
+    Without `batches`, ``encode`` returns whole messages and nothing is spliced in: each goes in a frame of its own,
+    several of them in one write, snapshots included, and what the core says by itself has its members in ``data``. No
+    message carries a number then, so such a dialect is for subscriptions of mode `latest`.
     """
 
-    def __init__(self, str name, object encode, int index=0):
+    def __init__(self, str name, object encode, int index=0, *, bint batches=True):
         if index not in (0, 1):
             raise ValueError(f"index: a hub has two dialects, 0 and 1, not {index}")
         self.name = name
         self.encode = encode
         self.index = index
+        self.batches = batches
 
 
 @cython.final
@@ -148,6 +153,9 @@ cdef class Update:
         elif self.text1 is not None:
             return self.text1
         head = dialect.encode(self.payload, self.published_ms)
+        if not dialect.batches:
+            self.keep_text(dialect, head)
+            return head
         memcpy(tail, <const char*>b',"sequence":', 12)
         n = 12 + write_integer(tail + 12, self.sequence)
         if self.channel.is_numbered:
@@ -161,8 +169,12 @@ cdef class Update:
         out = PyBytes_AS_STRING(whole)
         memcpy(out, PyBytes_AS_STRING(head), head_size)
         memcpy(out + head_size, tail, n)
-        if dialect.index == 0:
-            self.text0 = whole
-        else:
-            self.text1 = whole
+        self.keep_text(dialect, whole)
         return whole
+
+    cdef int keep_text(self, Dialect dialect, bytes text) except -1:
+        if dialect.index == 0:
+            self.text0 = text
+        else:
+            self.text1 = text
+        return 0

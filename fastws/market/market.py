@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS
 from fastws._market import (
     BookUpdate,
+    DayRange,
     FeedStatus,
     Instrument,
     MarketStatus,
@@ -50,6 +51,7 @@ class _Stock:
         "book",
         "book_channel",
         "book_sequence",
+        "day",
         "instrument",
         "price",
         "price_channel",
@@ -63,6 +65,7 @@ class _Stock:
         self.book_channel = book_channel
         self.price: PriceUpdate | None = None
         self.price_sequence = 0
+        self.day = DayRange()
         self.book: BookUpdate | None = None
         self.book_sequence = 0
         self.ring: BookRing | None = None
@@ -108,6 +111,7 @@ class Market:
             stock = self._open(update.instrument)
         self._newest = stock
         stock.price = update
+        stock.day.take(update)
         stock.price_sequence = sequence = self._publish(stock.price_channel, update)
         if self.on_price is not None:
             self.on_price(update)
@@ -144,6 +148,7 @@ class Market:
         stock = self._stocks.get(update.instrument.code) or self._open(update.instrument)
         if isinstance(update, PriceUpdate):
             stock.price = update
+            stock.day.take(update, published_ms)
             stock.price_sequence = sequence = self._publish(stock.price_channel, payload)
         else:
             stock.book = update
@@ -260,6 +265,11 @@ class Market:
         """Return the last price of `code`, or None."""
         stock = self._stocks.get(code)
         return None if stock is None else stock.price
+
+    def day_range(self, code: str) -> DayRange | None:
+        """Return the highest and the lowest price of the day of `code`, or None before its first update."""
+        stock = self._stocks.get(code)
+        return None if stock is None else stock.day
 
     def last_book(self, code: str) -> BookUpdate | None:
         """Return the last order book of `code`, or None."""

@@ -172,6 +172,8 @@ class Bench:
         self.server = server
         self.handler = Handler(self)
         self.channels: dict[str, Channel] = {}
+        # Of the connections that are made from now on.
+        self.dialect = DIALECT
         self.clients: list[Client] = []
 
     def channel(self, name: str, market: str = "M") -> Channel:
@@ -253,7 +255,7 @@ async def bench(send_buffer: int = 0, window_bits: int = 0, **settings: Any) -> 
                 made.hub,
                 self.transport,
                 made.handler,
-                DIALECT,
+                made.dialect,
                 max_message_size=65536,
                 window_bits=window_bits,
             ).open()
