@@ -182,6 +182,13 @@ class Bench:
             self.channels[name] = self.hub.channel(name, "price", topics, bit=CHANNEL_PRICE, numbered=True)
         return self.channels[name]
 
+    async def flushed(self) -> None:
+        """Have what is pending sent, sooner than its interval ends."""
+        self.hub.flusher.flush_all()
+        async with asyncio.timeout(10):
+            while not self.hub.flusher.is_idle:
+                await asyncio.sleep(0)
+
     def publish(self, name: str, value: int) -> int:
         return self.hub.publish(self.channel(name), value)
 

@@ -63,10 +63,10 @@ async def test_nothing_before_it_claims_its_number() -> None:
         while not client.connection.queued_bytes:
             text += 1
             made.publish("AB"[text % 2], text)
-            await until(lambda: made.hub.flusher.is_idle)
+            await made.flushed()
         for value in range(text + 1, text + 50):
             made.publish("AB"[value % 2], value)
-            await until(lambda: made.hub.flusher.is_idle)
+            await made.flushed()
         sequence = made.hub.tell(alerts, 0, [client.connection])
         made.publish("A", 1)
         messages = await read_all(made, client)
@@ -137,7 +137,7 @@ async def test_what_a_blocked_connection_was_served() -> None:
         while client.connection.queued_messages < 20:
             value += 1
             made.publish("A", value)
-            await until(lambda: made.hub.flusher.is_idle)
+            await made.flushed()
         made.hub.tell(alerts, 0, [client.connection])
         made.subscribe(client, "A", "B")
         connection = client.connection

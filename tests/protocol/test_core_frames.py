@@ -189,12 +189,12 @@ async def test_a_slow_client_gets_the_newest_of_each_when_it_reads_again() -> No
             for name in names:
                 made.publish(name, int(name))
             made.hub.flusher.flush_all()
-            await until(lambda: made.hub.flusher.is_idle)
+            await made.flushed()
         for _ in range(50):
             for name in names:
                 made.publish(name, int(name) * 1000)
             made.hub.flusher.flush_all()
-            await until(lambda: made.hub.flusher.is_idle)
+            await made.flushed()
         await client.drain()
         last = {message["data"]["value"] for message in client.messages[-len(names) :]}
         assert last == {int(name) * 1000 for name in names}
