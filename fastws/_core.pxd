@@ -64,6 +64,7 @@ cdef class Channel:
     cdef readonly str name
     cdef readonly tuple topics
     cdef readonly bint is_numbered
+    cdef readonly bint is_kept      # in history; else only the last update is
     cdef readonly uint8_t bit
     cdef readonly int64_t seq
     cdef Update last
@@ -288,12 +289,14 @@ cdef class History:
     cdef int64_t n_places
     cdef int64_t start
     cdef int64_t end
+    cdef readonly int64_t n_kept
     cdef Py_ssize_t size
     cdef Py_ssize_t limit
 
     cdef int set_limit(self, Py_ssize_t limit, int64_t sequence) except -1
     cdef int remember(self, Update update) except -1
     cdef inline void keep_to_limit(self) noexcept
+    cdef void drop(self, Update update) noexcept
     cdef void forget(self, int64_t last) noexcept
     cdef inline Update past(self, int64_t sequence)
     cdef inline int64_t before(self, int64_t sequence) noexcept

@@ -51,6 +51,7 @@ class Channel:
     name: Final[str]
     topics: Final[tuple[Topic, ...]]
     is_numbered: Final[bool]
+    is_kept: Final[bool]
     bit: Final[int]
     seq: Final[int]
     @property
@@ -151,7 +152,7 @@ class Hub:
     def topic(self, kind: str, name: str) -> Topic: ...
     def find_topic(self, kind: str, name: str) -> Topic | None: ...
     def channel(
-        self, key: str, name: str, topics: tuple[Topic, ...], *, bit: int, numbered: bool
+        self, key: str, name: str, topics: tuple[Topic, ...], *, bit: int, numbered: bool, kept: bool = True
     ) -> Channel: ...
     def move_channels(self, moves: dict[Channel, tuple[Topic, ...]]) -> None: ...
     def options(self, *, latest: bool = False, max_rate: float = 0.0, channels: int = ...) -> Options: ...

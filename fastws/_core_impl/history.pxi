@@ -1,12 +1,19 @@
+cdef enum:
+    EMPTY_COST = 16         # of a place and its share of the next, larger ring
+
+
 @cython.final
 cdef class History:
     """The updates of the latest past, for sessions that go on where they ended.
 
-    1. While `limit` is not 0, every update from number `start` to `end` is here, and `end` is the hub's number.
+    1. While `limit` is not 0, every update from number `start` to `end` is here, and `end` is the hub's number. Only
+       of channels that are not kept there is just the last one: nobody catches up with more, and values that are
+       computed many times a second would leave no room for what is.
     2. Each is owned and has its place in a ring, sequence & (n_places - 1), which doubles until `limit` is reached.
+       The place of one that was dropped is NULL.
     3. The updates of a channel are a chain, from `Channel.last` back by `Update.previous`. What of it comes after a
        number that is not before `start` - 1 is here.
-    4. `size` counts an update as 700 bytes, as 2,000 when it is an order book.
+    4. `size` counts an update as 700 bytes, as 2,000 when it is an order book, and an empty place as 16.
     """
 
     def __cinit__(self):
@@ -48,6 +55,7 @@ cdef class History:
         Py_INCREF(update)
         self.places[update.sequence & (self.n_places - 1)] = <PyObject*>update
         self.end = update.sequence
+        self.n_kept += 1
         self.size += history_cost(update)
         self.keep_to_limit()
         return 0
@@ -56,20 +64,37 @@ cdef class History:
         while self.size > self.limit and self.start < self.end:
             self.forget(self.start)
 
+    cdef void drop(self, Update update) noexcept:
+        """Let go of an update that the next one of its channel has replaced; the caller holds it."""
+        cdef PyObject** place
+        if not self.n_places or not self.start <= update.sequence <= self.end:
+            return
+        place = &self.places[update.sequence & (self.n_places - 1)]
+        place[0] = NULL
+        self.n_kept -= 1
+        self.size += EMPTY_COST - history_cost(update)
+        Py_DECREF(update)
+
     cdef void forget(self, int64_t last) noexcept:
         """Let go of the updates up to number `last`."""
         cdef PyObject* update
         while self.start <= last and self.n_places:
             update = self.places[self.start & (self.n_places - 1)]
-            self.size -= history_cost(<Update>update)
             self.start += 1
+            if update is NULL:
+                self.size -= EMPTY_COST
+                continue
+            self.n_kept -= 1
+            self.size -= history_cost(<Update>update)
             Py_DECREF(<object>update)
 
     cdef inline Update past(self, int64_t sequence):
-        return <Update>self.places[sequence & (self.n_places - 1)]
+        """The update of that number; None where it was dropped."""
+        cdef PyObject* update = self.places[sequence & (self.n_places - 1)]
+        return None if update is NULL else <Update>update
 
     cdef inline int64_t before(self, int64_t sequence) noexcept:
-        """The number of the update before number `sequence` in its channel; 0 for the first."""
+        """The number of the update before number `sequence`, which is here, in its channel; 0 for the first."""
         return (<Update>self.places[sequence & (self.n_places - 1)]).previous
 
     cdef bint reaches(self, int64_t cursor) noexcept:
@@ -81,6 +106,7 @@ cdef class History:
         cdef dict known = {}, starts = {}
         cdef list channels
         cdef Channel channel
+        cdef Update update
         cdef int64_t sequence, n = 0
         cursor = max(cursor, self.start - 1)
         if not self.limit or cursor >= self.end:
@@ -88,7 +114,8 @@ cdef class History:
         channels = hub.channels_of(wanted, self.end - cursor)
         if channels is None:
             for sequence in range(cursor + 1, self.end + 1):
-                if wish_for(self.past(sequence), wanted, starts, known):
+                update = self.past(sequence)
+                if update is not None and wish_for(update, wanted, starts, known):
                     n += 1
             return n
         for channel in channels:

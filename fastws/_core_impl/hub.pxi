@@ -169,9 +169,13 @@ cdef class Hub:
         """The topic of that name, or None."""
         return self.topics.get((kind, name))
 
-    def channel(self, str key, str name, tuple topics, *, int bit, bint numbered):
-        """A new stream of messages. `topics`: the most specific first. `numbered`: its messages carry `seq`."""
-        cdef Channel channel = Channel.__new__(Channel, key, name, topics, bit, numbered)
+    def channel(self, str key, str name, tuple topics, *, int bit, bint numbered, bint kept=True):
+        """A new stream of messages. `topics`: the most specific first. `numbered`: its messages carry `seq`.
+
+        One that is not `kept` is for values of which only the last matters, and for mode `latest`: history holds no
+        more than that, and counts no more as missed.
+        """
+        cdef Channel channel = Channel.__new__(Channel, key, name, topics, bit, numbered, kept)
         cdef Topic topic
         for topic in topics:
             topic.channels.append(channel)
@@ -279,8 +283,11 @@ cdef class Hub:
             update.origin_ns = self.received_ns
             observe(&self.meters.feed, now - self.received_ns)
         if channel.last is not None:
-            update.previous = channel.last.sequence
             channel.last.is_superseded = True
+            if channel.is_kept:
+                update.previous = channel.last.sequence
+            else:
+                self.history.drop(channel.last)
         channel.last = update
         if self.history.limit:
             self.history.remember(update)
@@ -570,7 +577,7 @@ cdef class Hub:
     @property
     def n_history(self):
         """Updates kept for restored sessions."""
-        return self.history.end - self.history.start + 1 if self.history.limit else 0
+        return self.history.n_kept
 
     @property
     def history_start(self):

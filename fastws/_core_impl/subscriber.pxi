@@ -176,6 +176,8 @@ cdef class Subscriber(Outbox):
                     )
                 sequence = self.replay_missed.after(sequence)
                 update = hub.history.past(sequence)
+                if update is None:
+                    continue
                 if sequence in self.replay_also:
                     self.replay_also.discard(sequence)
                     wish = 1

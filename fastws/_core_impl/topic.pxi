@@ -101,15 +101,17 @@ cdef class Channel:
     """One stream of messages about one key, such as the prices of 005930.
 
     `topics` are those whose subscribers get it, the most specific first: where subscriptions overlap, the options of
-    the first one hold. `seq` is the number of the last update.
+    the first one hold. `seq` is the number of the last update. Of one that is not kept, sessions that are restored get
+    the last update only.
     """
 
-    def __cinit__(self, str key, str name, tuple topics, int bit, bint is_numbered):
+    def __cinit__(self, str key, str name, tuple topics, int bit, bint is_numbered, bint is_kept):
         self.key = key
         self.name = name
         self.topics = topics
         self.bit = bit
         self.is_numbered = is_numbered
+        self.is_kept = is_kept
 
     def __repr__(self):
         return f"Channel({self.key}/{self.name})"

@@ -39,6 +39,12 @@ class Market:
             book = hub.channel(stock.name, "orderbook", (stock,), bit=CHANNEL_ORDERBOOK, numbered=True)
             self.prices.append(price)
             self.channels += [price, book]
+        # Values of which only the last is kept, each of a topic of its own.
+        self.values = [hub.topic("value", str(i)) for i in range(6)]
+        self.channels += [
+            hub.channel(value.name, "value", (value,), bit=CHANNEL_PRICE, numbered=False, kept=False)
+            for value in self.values
+        ]
         for i in range(N_SILENT):
             hub.channel(f"silent {i}", "price", (self.crowd,), bit=CHANNEL_PRICE, numbered=True)
         self.published: list[Channel] = []
@@ -76,19 +82,23 @@ class Market:
         topics = rng.sample(self.stocks, rng.choice((0, 1, 2, 5, 20)))
         topics += rng.sample(self.sectors, rng.choice((0, 0, 0, 1)))
         topics += rng.sample(self.markets, rng.choice((0, 0, 0, 0, 1)))
+        values = rng.sample(self.values, rng.choice((0, 0, 1, 3)))
         return {
             topic: self.made.hub.options(
                 latest=rng.random() < 0.3,
                 channels=rng.choice((CHANNEL_PRICE, CHANNEL_ORDERBOOK, CHANNEL_PRICE | CHANNEL_ORDERBOOK)),
             )
             for topic in topics
-        }
+        } | dict.fromkeys(values, self.made.hub.options(latest=True))
 
     def missed(self, wanted: dict[Topic, Options], cursor: int) -> list[tuple[int, bool]]:
         """By the rules, (number, whether it is due only when it is the latest) of each update since `cursor`."""
-        bits = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK}
+        bits = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK, "value": CHANNEL_PRICE}
         found = []
+        last = {channel: number for number, channel in enumerate(self.published, 1)}
         for number, channel in enumerate(self.published[cursor:], cursor + 1):
+            if not channel.is_kept and last[channel] != number:
+                continue
             options = next((wanted[topic] for topic in channel.topics if topic in wanted), None)
             if not channel.topics or (options is not None and channel.name not in bits):
                 found.append((number, False))
@@ -195,3 +205,42 @@ async def test_both_ways_go_on_while_updates_come_and_channels_move(n_noise: int
         assert client.connection.is_restoring
         assert client.connection.addressed_ahead == [late]
         assert await caught_up(client) == due
+
+
+@scenario
+async def test_values_leave_room_for_what_is_kept() -> None:
+    """A thousand times as many values as updates: history holds one of each, and the rest of it is for the updates."""
+    async with bench(interval_ms=1, history_size=700 * 110 + 16 * 110_000) as made:
+        hub = made.hub
+        price = hub.channel("A", "price", (hub.topic("stock", "A"),), bit=CHANNEL_PRICE, numbered=True)
+        values = [
+            hub.channel(
+                str(i), "value", (hub.topic("value", str(i)),), bit=CHANNEL_PRICE, numbered=False, kept=False
+            )
+            for i in range(10)
+        ]
+        assert (price.is_kept, values[0].is_kept) == (True, False)
+        due = []
+        for _ in range(100):
+            due.append(hub.publish(price, hub.sequence + 1))
+            for _ in range(100):
+                for value in values:
+                    hub.publish(value, hub.sequence + 1)
+        assert (hub.n_history, hub.history_start) == (110, 1)
+        assert hub.history_size == 110 * 700 + 16 * (hub.sequence - 110)
+        topics = [hub.topic("stock", "A"), hub.topic("value", "3")]
+        wanted = {topics[0]: hub.options(), topics[1]: hub.options(latest=True)}
+        assert hub.count_missed(wanted, 0) == (101, True)
+        client = await made.connect()
+        assert client.connection.restore(wanted, 0)
+        assert await caught_up(client) == [*due, hub.sequence - 6]
+        # What is empty counts too, so there is an end to it.
+        for _ in range(20_000):
+            hub.publish(values[0], hub.sequence + 1)
+        assert hub.history_start > 1
+        hub.configure(history_size=0)
+        assert (hub.n_history, hub.history_size) == (0, 0)
+        hub.publish(values[0], 0)
+        hub.configure(history_size=1 << 20)
+        hub.publish(values[0], 0)
+        assert (hub.n_history, hub.history_size) == (1, 700)
