@@ -14,6 +14,7 @@
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
     python -m benchmarks.load kis --connections 1000 --rate 2000
+    python -m benchmarks.load portfolios --watched 5000 --rate 2000
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
@@ -37,6 +38,7 @@ from benchmarks.scenarios import (
     growth,
     kis,
     memory,
+    portfolios,
     restore,
     rush,
     steady,
@@ -85,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
         (memory.cycles, "cycles"),
         (growth.growth, "growth"),
         (kis.kis, "kis"),
+        (portfolios.portfolios, "portfolios"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -92,7 +95,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
          "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
-         "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis}[name](command)  # fmt: skip
+         "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
+         "portfolios": _add_portfolios}[name](command)  # fmt: skip
     return top
 
 
@@ -187,6 +191,26 @@ def _add_stop(command: argparse.ArgumentParser) -> None:
     _add_connections(command, 5000)
     _add_rate(command, 1000.0)
     _add_seconds(command, 3.0, "time before the signal")
+
+
+def _add_portfolios(command: argparse.ArgumentParser) -> None:
+    _add_rate(command, 2000.0)
+    _add_seconds(command, 10.0, "measured time")
+    add = command.add_argument
+    add("--portfolios", type=count, default=100_000, metavar="N", help="(default: %(default)d)")
+    add("--positions", type=count, default=20, metavar="N", help="of each of them (default: %(default)d)")
+    add("--symbols", type=count, default=2000, metavar="N", help="(default: %(default)d)")
+    add("--watched", type=count, default=5000, metavar="N", help="portfolios (default: %(default)d)")
+    add("--each", type=count, default=1, metavar="N", help="of a connection (default: %(default)d)")
+    add("--interval-ms", type=int, metavar="MS", help="setting portfolio_interval_ms; unset: its default")
+    add(
+        "--reloads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="times that all are read again (default: %(default)d)",
+    )
+    add("--seed", type=int, default=1, help="of positions (default: %(default)d)")
 
 
 def _add_watchlists(command: argparse.ArgumentParser) -> None:

@@ -12,11 +12,14 @@ import pytest
 from benchmarks.conftest import Measure
 from benchmarks.wiring import Wiring, instrument, messages_of, price_of
 from fastws import messages
+from fastws._core import Topic
 from fastws._frames import OP_TEXT, build_frame
 from fastws.auth import Authenticator
 from fastws.dialects.admission import Admission
 from fastws.dialects.clients import Arrival
+from fastws.dialects.permits import Permits
 from fastws.dialects.screener import ScreenerDialect
+from fastws.dialects.targets import Targets
 from fastws.limits import Limits
 from fastws.messages import Subscribe
 from fastws.sessions import Sessions
@@ -87,10 +90,22 @@ def test_message(measure: Measure, wiring: Wire) -> None:
 
 
 def screener(wired: Wiring) -> ScreenerDialect:
-    admission = Admission(wired.hub, Authenticator(Settings()), Sessions(ttl=30, limit=100), Limits())
-    return ScreenerDialect(
-        wired.hub, wired.market, admission=admission, subscription_limit=100, message_bytes=65536
+    permits = Permits(NoPortfolios())
+    admission = Admission(
+        wired.hub, Authenticator(Settings()), Sessions(ttl=30, limit=100), Limits(), permits=permits
     )
+    targets = Targets(wired.hub, wired.market, permits, limit=100, accept_unknown_symbols=False)
+    return ScreenerDialect(wired.hub, wired.market, admission=admission, targets=targets, message_bytes=65536)
+
+
+class NoPortfolios:
+    """Nobody has any."""
+
+    def find(self, portfolio_id: int) -> None:
+        return None
+
+    def ensure(self, portfolio_id: int) -> Topic:
+        raise KeyError(portfolio_id)
 
 
 @pytest.mark.parametrize("n_targets", [1, 50])

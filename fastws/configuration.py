@@ -20,7 +20,12 @@ from fastws.settings_checks import parse_feed, suggest
 CONFIG_VARIABLE: Final = "FASTWS_CONFIG"
 
 # Names that deployments of the price-feed service already set; the FASTWS_ name wins over them.
-ENV_ALIASES: Final = {"WEBSOCKET_TIMEOUT": "idle_timeout"}
+ENV_ALIASES: Final = {
+    "REALTIME_UPDATE_INTERVAL": "poll_interval",
+    "REALTIME_BATCH_SIZE": "poll_batch_size",
+    "REALTIME_CACHE_TIMEOUT": "poll_fresh",
+    "WEBSOCKET_TIMEOUT": "idle_timeout",
+}
 # Read by the build, not by the server; a shell that has built fastws may still carry them.
 _FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
 

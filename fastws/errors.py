@@ -32,7 +32,11 @@ class FeedError(FastwsError):
     """An upstream feed failed or delivered what cannot be used; its supervisor restarts it."""
 
 
-class InstrumentError(FastwsError):
+class TableError(FastwsError):
+    """A file with a table cannot be read; the text names the file and the line."""
+
+
+class InstrumentError(TableError):
     """An instrument table cannot be read; the text names the file and the line."""
 
 
@@ -134,8 +138,8 @@ class ErrorCode(StrEnum):
     )
     FORBIDDEN = (
         "FORBIDDEN",
-        "the token does not allow any of the targets, or, being a new one, what the connection holds",
-        ("rejected",),
+        "no target may be had by this user, or what the connection holds may not any more, or nothing at all",
+        ("rejected", "reason"),
         CloseCode.FORBIDDEN,
     )
     LIMIT_EXCEEDED = (
@@ -146,7 +150,7 @@ class ErrorCode(StrEnum):
     )
     INTERNAL_ERROR = (
         "INTERNAL_ERROR",
-        "the server failed to do what was asked, by a fault of its own",
-        (),
+        "the server failed to do what was asked, by a fault of its own or of what it depends on",
+        ("reason",),
         CloseCode.INTERNAL_ERROR,
     )

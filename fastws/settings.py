@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     feed: Annotated[
         str,
         _meta(
-            f"where prices come from: {', '.join(FEEDS)}; {SAMPLE_FEED} is the recording that is included",
+            f"where prices come from: {', '.join(FEEDS)}; {SAMPLE_FEED} is included",
             restart=True,
         ),
     ] = "none"
@@ -204,6 +204,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, _meta("least time between two polls of a symbol of KIS", "s", ge=0.2, le=3600, restart=True)
     ] = 1.0
 
+    source: Annotated[
+        str,
+        _meta(
+            "what fastws feed and update-prices ask for prices: kis, yahoo, csv:FILE, simulator, or a package's",
+            min_length=1,
+            restart=True,
+        ),
+    ] = "yahoo"
+    poll_interval: Annotated[
+        float,
+        _meta("pause between two polls of a symbol of a source", "s", ge=0.2, le=86_400, restart=True),
+    ] = 30.0
+    poll_batch_size: Annotated[
+        int,
+        _meta(
+            "symbols asked for at once, where the source takes so many",
+            "symbols",
+            ge=1,
+            le=5000,
+            restart=True,
+        ),
+    ] = 50
+    poll_fresh: Annotated[
+        float,
+        _meta(
+            "how long a polled price counts as fresh; one that is older when it comes is refused",
+            "s",
+            ge=1,
+            le=604_800,
+            restart=True,
+        ),
+    ] = 300.0
+    force_update_interval: Annotated[
+        float,
+        _meta("least time between two forced price updates of a user; 0 is no limit", "s", ge=0, le=86_400),
+    ] = 10.0
+    publish_url: Annotated[
+        tuple[str, ...],
+        _meta(
+            "servers that fastws feed publishes to, with the admin_token of all; unset: the one of host and port",
+            restart=True,
+        ),
+    ] = ()
+
     database: Annotated[
         str | None,
         _meta(
@@ -220,6 +264,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "s",
             ge=0,
             le=3600,
+        ),
+    ] = 5.0
+
+    portfolios_query: Annotated[
+        _TEXT | None,
+        _meta(
+            "SQL query for another application's portfolios: id, owner, name[, currency]; unset: the table portfolios",
+            restart=True,
+        ),
+    ] = None
+    positions_query: Annotated[
+        _TEXT | None,
+        _meta(
+            "SQL query for their positions: portfolio_id, symbol, quantity; unset: the table positions",
+            restart=True,
+        ),
+    ] = None
+    closes_query: Annotated[
+        _TEXT | None,
+        _meta(
+            "SQL query for last known prices: symbol, close[, date][, currency]; unset: only those of fastws's tables",
+            restart=True,
+        ),
+    ] = None
+    changes_query: Annotated[
+        _TEXT | None,
+        _meta(
+            "SQL query whose answer differs once what these queries return does; unset: all of it is compared",
+            restart=True,
+        ),
+    ] = None
+    portfolio_interval_ms: Annotated[
+        int,
+        _meta(
+            "least time between two values of a watched portfolio, all of whose prices go into the next one",
+            "ms",
+            ge=0,
+            le=60_000,
+        ),
+    ] = 75
+    portfolio_poll_interval: Annotated[
+        float,
+        _meta(
+            "pause between looks for changed portfolios and positions in the database; 0 waits to be told",
+            "s",
+            ge=0,
+            le=86_400,
         ),
     ] = 5.0
 
@@ -391,6 +482,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     require_exp: Annotated[bool, _meta("refuse tokens that never expire")] = False
     user_id_claim: Annotated[str, _meta("claim of a token that is the user's id", min_length=1)] = "sub"
+    auth_url: Annotated[
+        _TEXT | None,
+        _meta(
+            "where the application says whose session a request belongs to, by its cookies: https://app.example/whoami"
+        ),
+    ] = None
+    auth_url_timeout: Annotated[
+        float,
+        _meta("time in which the application has to answer, or the client is refused", "s", gt=0, le=60),
+    ] = 3.0
+    auth_cache_ttl: Annotated[
+        float, _meta("how long an answer of the application counts; 0 asks every time", "s", ge=0, le=3600)
+    ] = 10.0
 
     shutdown_delay: Annotated[
         float,

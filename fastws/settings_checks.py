@@ -14,7 +14,7 @@ from fastws.errors import SettingsError
 if TYPE_CHECKING:
     from fastws.settings import Settings
 
-FEEDS: Final = ("none", "sim", "replay:FILE", "kis")
+FEEDS: Final = ("none", "sim", "replay:FILE", "kis", "poll:SOURCE")
 _SIMPLE_FEEDS: Final = ("none", "sim", "kis")
 SAMPLE_FEED: Final = "replay:sample"
 
@@ -35,7 +35,19 @@ def check(settings: Settings) -> None:
     if settings.ping_interval >= settings.pong_timeout:
         raise _conflict(settings, "ping_interval", "must be under", "pong_timeout")
     if settings.jwks_url is not None:
-        _check_jwks_url(settings, settings.jwks_url)
+        _check_url(settings, "jwks_url", "key sets", "https://id.example/.well-known/jwks.json")
+    if settings.auth_url is not None:
+        _check_url(settings, "auth_url", "an application", "https://app.example/whoami")
+        if "*" in settings.allowed_origins:
+            error = settings.error(
+                "allowed_origins",
+                "with * any page that a user opens could connect with the user's session, which auth_url recognizes",
+                "name the origins of the pages that may",
+            )
+            error.opposes = "auth_url"
+            raise error
+    for url in settings.publish_url:
+        _check_publish_url(settings, url)
     if settings.admin_bind is not None and parse_bind(settings.admin_bind) is None:
         raise settings.error(
             "admin_bind",
@@ -46,10 +58,12 @@ def check(settings: Settings) -> None:
 
 
 class FeedSpec(NamedTuple):
-    """What the setting `feed` names: `kind` is none, sim, kis or replay; `path` is the file of a replay."""
+    """What the setting `feed` names: `kind` is none, sim, kis, replay or poll; `path` is the file of a replay, `source`
+    what is polled."""
 
     kind: str
     path: str | None = None
+    source: str = ""
 
 
 def parse_bind(text: str) -> tuple[str, int] | None:
@@ -79,15 +93,19 @@ def parse_feed(text: str, *, source: str = "feed") -> FeedSpec:
         return FeedSpec(kind, str(resources.files("fastws.data") / "kis_frames.txt"))
     if kind == "replay" and argument:
         return FeedSpec(kind, argument)
+    if kind == "poll" and argument:
+        return FeedSpec(kind, source=argument)
     available = ", ".join(FEEDS)
     if kind == "replay":
         problem = "a replay needs its file: replay:FILE"
     elif kind in _SIMPLE_FEEDS:
         problem = f"{text!r}: the feed {kind} takes no argument; write {kind}"
     elif kind == "poll":
-        problem = f"the feed {kind!r} is not available in this version; available: {available}"
+        problem = "a poll needs its source: poll:kis, poll:yahoo, poll:csv:FILE or poll:simulator"
     else:
-        problem = f"{text!r} is no feed{suggest(kind, (*_SIMPLE_FEEDS, 'replay'))}; available: {available}"
+        problem = (
+            f"{text!r} is no feed{suggest(kind, (*_SIMPLE_FEEDS, 'replay', 'poll'))}; available: {available}"
+        )
     raise SettingsError(f"feed: {problem} (from {source})", setting="feed", source=source)
 
 
@@ -176,19 +194,20 @@ def _check_proxy(settings: Settings, entry: str) -> None:
         raise settings.error("trusted_proxies", f"{entry!r} is IPv4 written as IPv6", fix)
 
 
-def _conflict(settings: Settings, lower: str, rule: str, upper: str) -> SettingsError:
-    # The one that was given is to blame, not the other one's default.
-    setting = upper if upper in settings.sources and lower not in settings.sources else lower
-    problem = f"{lower} ({getattr(settings, lower):.15g}) {rule} {upper} ({getattr(settings, upper):.15g})"
-    error = settings.error(setting, problem, f"lower {lower} or raise {upper}")
-    error.opposes = upper if setting == lower else lower
-    return error
+def _check_publish_url(settings: Settings, url: str) -> None:
+    if not _is_http_url(url) or urlsplit(url).query:
+        # Not shown, because what is wrong with it may be the password in it.
+        raise settings.error(
+            "publish_url",
+            "an address in it is not that of a server",
+            "write such as http://127.0.0.1:8000, without user, password and /v1/publish",
+        )
 
 
-def _check_jwks_url(settings: Settings, url: str) -> None:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_usable = (
+        return (
             parts.scheme in ("http", "https")
             and bool(parts.hostname)
             and parts.port != 0
@@ -198,11 +217,23 @@ def _check_jwks_url(settings: Settings, url: str) -> None:
             and " " not in url
         )
     except ValueError:
-        is_usable = False
-    if not is_usable:
+        return False
+
+
+def _conflict(settings: Settings, lower: str, rule: str, upper: str) -> SettingsError:
+    # The one that was given is to blame, not the other one's default.
+    setting = upper if upper in settings.sources and lower not in settings.sources else lower
+    problem = f"{lower} ({getattr(settings, lower):.15g}) {rule} {upper} ({getattr(settings, upper):.15g})"
+    error = settings.error(setting, problem, f"lower {lower} or raise {upper}")
+    error.opposes = upper if setting == lower else lower
+    return error
+
+
+def _check_url(settings: Settings, name: str, whose: str, example: str) -> None:
+    if not _is_http_url(getattr(settings, name)):
         # Not shown, because what is wrong with it may be the password in it.
         raise settings.error(
-            "jwks_url",
-            "the value is not an address of key sets",
-            "write one without user and password, such as https://id.example/.well-known/jwks.json",
+            name,
+            f"the value is not an address of {whose}",
+            f"write one without user and password, such as {example}",
         )

@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import ssl
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -44,16 +45,20 @@ class Authority:
         keyfile: Path | None = None,
         *,
         name: str = "localhost",
+        others: Sequence[str] = (),
         days: float = 1,
         password: bytes | None = None,
     ) -> None:
         """Write a new certificate and its key, both to `certfile` where `keyfile` is None."""
         key = ec.generate_private_key(ec.SECP256R1())
         until = datetime.datetime.now(datetime.UTC) + days * _DAY
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName(each) for each in (name, *others)]
         certificate = (
             _builder(_name(name), self._name, key.public_key(), until - 3 * _DAY, until)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                critical=False,
+            )
             .sign(self._key, hashes.SHA256())
         )
         encryption = (

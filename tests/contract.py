@@ -26,18 +26,24 @@ _PLACE = re.compile(r'"<([a-z_]+)(?:[+-]\d+)?>"')
 
 
 class Contract:
-    """A document; the messages of either direction by their types."""
+    """A document; the messages of either direction by their types, of one of its channels."""
 
-    def __init__(self, document: Json) -> None:
+    def __init__(self, document: Json, channel: str = "screener") -> None:
         self.document = document
-        operations = document["operations"].values()
+        place = {"$ref": f"#/channels/{channel}"}
+        operations = [one for one in document["operations"].values() if one["channel"] == place]
         received = [operation for operation in operations if operation["action"] == "receive"]
         self.requests = _types(received)
         self.answers = _types([operation for operation in operations if operation["action"] == "send"])
         self.answers |= _types([operation["reply"] for operation in received])
+        found = document["components"]["messages"]
+        self.messages: Json = {
+            name: found[ref["$ref"].rpartition("/")[2]]
+            for name, ref in document["channels"][channel]["messages"].items()
+        }
         self._validators = {
             name: Draft202012Validator({**message["payload"], "components": document["components"]})
-            for name, message in document["components"]["messages"].items()
+            for name, message in self.messages.items()
         }
 
     def flaws(self, message: Any, types: Iterable[str]) -> list[str]:

@@ -149,7 +149,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"{'ws' if self.tls is None else 'wss'}://127.0.0.1:{self.port}/v1/ws"
+        return self.url_of("/v1/ws")
+
+    def url_of(self, path: str) -> str:
+        """The address of a WebSocket path."""
+        return f"{'ws' if self.tls is None else 'wss'}://127.0.0.1:{self.port}{path}"
 
     @property
     def http_url(self) -> str:

@@ -70,10 +70,16 @@ class Transcript(NamedTuple):
     tokens: dict[str, dict[str, Any]]
     feed_status: str | None
     steps: list[Step]
+    channel: str
+    imports: dict[str, list[str]]
 
     @property
     def is_plain(self) -> bool:
-        return all(step.kind in ("send", "send_text", "expect") for step in self.steps)
+        return (
+            self.channel == "screener"
+            and not self.imports
+            and all(step.kind in ("send", "send_text", "expect") for step in self.steps)
+        )
 
     @property
     def expected(self) -> list[str]:
@@ -125,7 +131,12 @@ def names(*, plain: bool = False) -> list[str]:
 
 
 def load(name: str) -> Transcript:
-    """Read a transcript. Its header names flags, settings, tokens, and the state of the feed to wait for, if any."""
+    """Read a transcript.
+
+    Its header names flags, settings, tokens, and the state of the feed to wait for, if any; the channel of the
+    contract that it is about, if it is not the screener's; and what is imported into the server's database, as lines of
+    CSV by kind of file.
+    """
     lines = (DIRECTORY / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     header, *rest = [decode(line) for line in lines if line]
     flags = [
@@ -140,7 +151,16 @@ def load(name: str) -> Transcript:
     assert steps
     assert steps[-1].kind in _ANSWERS
     tokens = header.get("tokens", {})
-    return Transcript(name, tuple(flags), header["settings"], tokens, header["feed_status"], steps)
+    return Transcript(
+        name,
+        tuple(flags),
+        header["settings"],
+        tokens,
+        header["feed_status"],
+        steps,
+        header.get("channel", "screener"),
+        header.get("imports", {}),
+    )
 
 
 def part_of(body: Any, expected: Any) -> Any:

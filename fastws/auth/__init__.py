@@ -1,7 +1,8 @@
 """Who a client is: tokens (JWT, RFC 7519) in, identities out."""
 
+from fastws.auth.application import headers_for
 from fastws.auth.authenticator import Authenticator
 from fastws.auth.identity import Identity
 from fastws.auth.tokens import AuthError, token_of
 
-__all__ = ["AuthError", "Authenticator", "Identity", "token_of"]
+__all__ = ["AuthError", "Authenticator", "Identity", "headers_for", "token_of"]

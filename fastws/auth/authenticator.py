@@ -1,9 +1,9 @@
-"""Decides whether a token is genuine and current, by the settings."""
+"""Decides who a client is, by the settings: whether a token is genuine and current, or what the application says."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from fastws import logs
+from fastws.auth.application import Application, Ask
 from fastws.auth.identity import Identity, identity_of, time_of
 from fastws.auth.jwks import Fetch, RemoteKeys, Timing
 from fastws.auth.keys import (
@@ -45,9 +46,11 @@ class Authenticator:
     4. :meth:`verify` never waits. Only :meth:`authenticate` may, for published keys.
     5. `failures` counts the tokens that were not accepted, each once, by reason.
     6. Neither an error nor a log line has any part of a token in it.
+    7. The application at `auth_url` is asked about those who bring no token, and about tokens where there is no key
+       to verify any: a token that can be verified needs nobody's word.
 
     Used from the event loop's thread. `clock` returns seconds since the Unix epoch. `fetch` is needed where
-    `jwks_url` is set.
+    `jwks_url` is set, and `ask` where `auth_url` is.
 
     Raises:
         SettingsError: keys are unusable or contradict the algorithm.
@@ -58,16 +61,19 @@ class Authenticator:
         settings: Settings,
         *,
         fetch: Fetch | None = None,
+        ask: Ask | None = None,
         clock: Callable[[], float] = time.time,
         jwks_timing: Timing | None = None,
     ) -> None:
         self._fetch = fetch
+        self._ask = ask
         self._clock = clock
         self._jwks_timing = jwks_timing
         self._revocations = Revocations()
         self._settings = settings
         self._keys = _configured_keys(settings)
         self._remote = self._new_remote(settings)
+        self._application = self._new_application(settings)
         self._merged: tuple[Keys, Keys] | None = None
         self.failures: dict[str, int] = {}
 
@@ -81,6 +87,10 @@ class Authenticator:
         """Whether tokens can be verified at all; without any key configured, every token is refused."""
         return bool(self._keys) or self._remote is not None
 
+    def asks(self, token: str | None) -> bool:
+        """Whether it is the application that says who brings this token, or none; see :meth:`identify`."""
+        return self._application is not None and (token is None or not self.has_keys)
+
     def start(self) -> None:
         """Begin to fetch published keys, where there is a `jwks_url`; a loop must be running."""
         if self._remote is not None:
@@ -90,6 +100,8 @@ class Authenticator:
         """End what :meth:`start` began."""
         if self._remote is not None:
             await self._remote.close()
+        if self._application is not None:
+            await self._application.close()
 
     async def reload(self, settings: Settings) -> bool:
         """Go on with other settings: keys are read and fetched again, revoked tokens stay revoked.
@@ -101,6 +113,7 @@ class Authenticator:
             SettingsError: they are unusable, and nothing has changed.
         """
         keys = _configured_keys(settings)
+        before, self._application = self._application, self._new_application(settings)
         old, new = self._remote, self._new_remote(settings)
         if old is not None and new is not None and (old.url, old.algorithm) == (new.url, new.algorithm):
             new.keys, new.fetched_at = old.keys, old.fetched_at
@@ -109,6 +122,8 @@ class Authenticator:
         self.start()
         if old is not None:
             await old.close()
+        if before is not None:
+            await before.close()
         return has_new_keys
 
     def verify(self, token: str, now: float | None = None) -> Identity:
@@ -169,6 +184,25 @@ class Authenticator:
                 raise AuthError(reason)
         return self._verify(token)
 
+    async def identify(self, token: str | None, headers: Mapping[str, str]) -> Identity | None:
+        """Return who sends a request with `token` and `headers` (see :func:`headers_for`); None: who says nothing.
+
+        Waits as long as the application may take, or one fetch.
+
+        Raises:
+            AuthError: the token, or the user, is not accepted, or it cannot be found out; counted in `failures`.
+        """
+        application = self._application
+        if application is not None and self.asks(token):
+            if not headers:
+                return None
+            try:
+                return await application.identify(headers)
+            except AuthError as error:
+                self._count(error)
+                raise
+        return None if token is None else await self.authenticate(token)
+
     def check(self, identity: Identity) -> None:
         """Look again at an identity that was verified a while ago.
 
@@ -202,6 +236,19 @@ class Authenticator:
         if self._fetch is None:
             raise ValueError("jwks_url is set and there is nothing to fetch it with")
         return RemoteKeys(settings.jwks_url, settings.jwt_algorithm, self._fetch, self._jwks_timing)
+
+    def _new_application(self, settings: Settings) -> Application | None:
+        if settings.auth_url is None:
+            return None
+        if self._ask is None:
+            raise ValueError("auth_url is set and there is nothing to ask it with")
+        return Application(
+            settings.auth_url,
+            self._ask,
+            time_limit=settings.auth_url_timeout,
+            cache_ttl=settings.auth_cache_ttl,
+            clock=self._clock,
+        )
 
     def _all_keys(self) -> Keys:
         if self._remote is None:
@@ -267,9 +314,10 @@ def _configured_keys(settings: Settings) -> Keys:
         for name in ("jwt_secret", "jwt_previous_secret", "jwt_public_key")
         if getattr(settings, name) is not None
     )
-    url = urlsplit(settings.jwks_url or "")
-    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-        _log.warning("without https, whoever is on the way can replace the keys", setting="jwks_url")
+    _warn_of_http("jwks_url", settings.jwks_url, "without https, whoever is on the way can replace the keys")
+    _warn_of_http(
+        "auth_url", settings.auth_url, "without https, whoever is on the way can read the sessions of users"
+    )
     if is_symmetric(algorithm):
         for name in ("jwt_secret", "jwt_previous_secret"):
             _warn_of_short(name, getattr(settings, name), algorithm)
@@ -291,7 +339,7 @@ def _check_combination(settings: Settings) -> None:
             raise settings.error(
                 "jwt_previous_secret", "there is no jwt_secret that came after it", "set jwt_secret"
             )
-        needed = "jwt_secret or jwt_keys"
+        needed = "jwt_secret, jwt_keys or auth_url"
     else:
         for name in ("jwt_secret", "jwt_previous_secret"):
             if getattr(settings, name) is not None:
@@ -303,7 +351,7 @@ def _check_combination(settings: Settings) -> None:
         needed = "jwt_public_key, jwt_keys or jwks_url"
     if settings.jwt_secret or settings.jwt_public_key or settings.jwt_keys or settings.jwks_url:
         return
-    if not settings.allow_anonymous:
+    if not settings.allow_anonymous and settings.auth_url is None:
         raise settings.error(
             "allow_anonymous", "nobody could connect: there is no key to verify tokens with", f"set {needed}"
         )
@@ -333,6 +381,12 @@ def _warn_of_short(name: str, secret: str | None, algorithm: str) -> None:
     if secret is not None and len(secret.encode()) < needed:
         # Whoever has one token can try all short secrets at home.
         _log.warning("the secret is short and may be guessed", setting=name, bytes_recommended=needed)
+
+
+def _warn_of_http(name: str, address: str | None, danger: str) -> None:
+    url = urlsplit(address or "")
+    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        _log.warning(danger, setting=name)
 
 
 def _is_loopback(host: str) -> bool:

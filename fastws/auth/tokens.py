@@ -29,6 +29,9 @@ Reason = Literal[
     "claim",
     "revoked",
     "unavailable",
+    "refused",
+    "forbidden",
+    "application",
 ]
 
 _TEXTS: Final[dict[Reason, str]] = {
@@ -43,6 +46,9 @@ _TEXTS: Final[dict[Reason, str]] = {
     "claim": "a claim of the token is missing or cannot be used",
     "revoked": "the token has been revoked",
     "unavailable": "the keys of the issuer cannot be had at the moment; try again later",
+    "refused": "the application does not accept the token",
+    "forbidden": "the application does not let this user in",
+    "application": "the application cannot be asked at the moment who this is; try again later",
 }
 
 

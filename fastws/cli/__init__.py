@@ -1,4 +1,4 @@
-"""The command line: ``fastws serve``, ``check-config``, ``record``, ``token`` and ``bench``."""
+"""The command line: ``fastws serve``, ``check-config``, ``import``, ``record``, ``token`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from fastws._version import __version__
+from fastws.cli.feed import add_feed
+from fastws.cli.import_ import add_import
 from fastws.cli.options import FAILED, INTERRUPTED, Parser, describe_unknown, fail
 from fastws.cli.record import add_record
 from fastws.cli.serve import add_check_config, add_serve
 from fastws.cli.token import add_token
+from fastws.cli.update_prices import add_update_prices
 from fastws.errors import FastwsError, SettingsError
 
 if sys.platform == "linux":
@@ -47,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_serve(commands)
     add_check_config(commands)
+    add_feed(commands)
+    add_update_prices(commands)
+    add_import(commands)
     add_record(commands)
     add_token(commands)
     if sys.platform == "linux":

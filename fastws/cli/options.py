@@ -39,6 +39,8 @@ SERVE_FLAGS: Final = (
     "simulator_seed",
     "kis_keys",
     "kis_exchange",
+    "poll_interval",
+    "poll_batch_size",
     "batch_interval_ms",
     "rate_limit",
     "jwt_secret",
@@ -54,6 +56,8 @@ _METAVARS: Final = {
     "allowed_origins": "ORIGIN,...",
     "certfile": "FILE",
     "keyfile": "FILE",
+    "publish_url": "URL,...",
+    "source": "SOURCE",
     "kis_keys": "FILE",
     "unix_socket": "PATH",
     "feed": "FEED",
@@ -79,10 +83,17 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(
-    commands: Commands, name: str, purpose: str, epilog: str, *, has_settings: bool = True
+    commands: Commands,
+    name: str,
+    purpose: str,
+    epilog: str,
+    *,
+    has_settings: bool = True,
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
+        aliases=aliases,
         help=purpose,
         description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=epilog,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -16,11 +16,19 @@ from fastws.auth import Authenticator, AuthError, Identity
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.credentials import Credentials
 from fastws.dialects.mail import Mail
+from fastws.dialects.permits import Permits
 from fastws.dialects.presence import Presence
 from fastws.dialects.takeover import REFUSALS, Takeover
 from fastws.errors import CloseCode, ErrorCode
 from fastws.limits import Limits
+from fastws.messages import Rejected
 from fastws.sessions import Session, Sessions
+
+# What no other token would help against.
+_REFUSALS: Final[dict[str, tuple[ErrorCode, CloseCode]]] = {
+    "forbidden": (ErrorCode.FORBIDDEN, CloseCode.FORBIDDEN),
+    "application": (ErrorCode.INTERNAL_ERROR, CloseCode.INTERNAL_ERROR),
+}
 
 KICKED: Final = "ended by an administrator"
 """The reason of a connection that was kicked, which has the close code of a bad token."""
@@ -47,8 +55,10 @@ class Admission:
         connections_per_user: int = 5,
         evicts_oldest: bool = False,
         kept_messages_per_user: int = 100,
+        permits: Permits,
     ) -> None:
         self.hub = hub
+        self.permits = permits
         self.sessions = sessions
         self.allow_anonymous = allow_anonymous
         self.auth_timeout = auth_timeout
@@ -57,7 +67,7 @@ class Admission:
         )
         self.mail = Mail(hub, sessions, self.presence.by_user, limit_per_user=kept_messages_per_user)
         self.presence.on_entered = self.mail.enter
-        self.credentials = Credentials(hub, authenticator, self.presence, self.mail)
+        self.credentials = Credentials(hub, authenticator, self.presence, self.mail, permits)
         self.takeover = Takeover(hub, sessions, self.presence)
 
     def configure(
@@ -72,19 +82,14 @@ class Admission:
     def arrive(self, client: Client) -> None:
         """Find out who a new connection is, and greet or refuse it."""
         self.presence.arrive(client)
-        token = client.arrival.token
-        if token is None:
-            self._enter(client)
-            return
-        self.credentials.verify(
+        self.credentials.identify(
             client,
-            token,
             lambda identity: self._enter(client, identity),
             lambda error: self._turn_away(client, error),
         )
 
     def depart(self, client: Client) -> None:
-        """Forget a connection that has ended; what it held becomes a session."""
+        """Forget a connection that has ended; what it held becomes a session where its dialect has them."""
         self.credentials.forget(client)
         self.presence.depart(client)
         if client.unrestored is not None:
@@ -95,6 +100,7 @@ class Admission:
         # A user who has subscribed to nothing is still to get what is addressed to the user.
         if (
             client.is_admitted
+            and client.speaker.keeps_sessions
             and subscriptions is not None
             and (subscriptions or client.user_key is not None)
         ):
@@ -153,7 +159,28 @@ class Admission:
             client.connection.close(CloseCode.TOKEN_INVALID, KICKED)
         return len(chosen)
 
-    def _enter(self, client: Client, identity: Identity | None = None) -> None:
+    def revoke(self, portfolio_ids: Iterable[int]) -> None:
+        """Take portfolios from those who hold them and may not any more; their owners are others now."""
+        for user_key in self.permits.forget(portfolio_ids):
+            for client in list(self.presence.by_user.get(user_key, ())):
+                client.guarded(self._look_over, client)
+
+    def _look_over(self, client: Client) -> None:
+        """Take from a connection what it may not hold any more, and tell it."""
+        permits, connection = self.permits, client.connection
+        held = connection.subscriptions()
+        kept = {
+            topic: options
+            for topic, options in held.items()
+            if permits.allows(client.identity, topic.kind, topic.name)
+        }
+        if len(kept) == len(held):
+            return
+        connection.set_subscriptions(kept)
+        gone = [Rejected(topic.name, "forbidden") for topic in held if topic not in kept]
+        client.refuse(ErrorCode.FORBIDDEN, "What was subscribed to is another user's now", {"rejected": gone})
+
+    def _enter(self, client: Client, identity: Identity | None) -> None:
         if not client.connection.is_open:
             return
         client.identity = identity
@@ -218,5 +245,6 @@ class Admission:
 
     def _turn_away(self, client: Client, error: AuthError) -> None:
         if client.connection.is_open:
-            client.refuse(ErrorCode.INVALID_TOKEN, str(error), {"reason": error.reason})
-            client.connection.close(CloseCode.TOKEN_INVALID, f"token: {error.reason}")
+            code, close_code = _REFUSALS.get(error.reason, (ErrorCode.INVALID_TOKEN, CloseCode.TOKEN_INVALID))
+            client.refuse(code, str(error), {"reason": error.reason})
+            client.connection.close(close_code, f"token: {error.reason}")

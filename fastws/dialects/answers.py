@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -19,8 +20,8 @@ from fastws.wording import explain
 _EXPECTED: Final = {
     "type": "subscribe, unsubscribe, set_subscriptions, list_subscriptions, pause, resume, ping, auth, "
     "refresh_token or reconnect",
-    "subscription_type": "stock, market or sector",
-    "subscriptions": "stock, market or sector, each with a list of targets",
+    "subscription_type": "stock, market, sector or portfolio",
+    "subscriptions": "stock, market, sector or portfolio, each with a list of targets",
     "mode": "all or latest",
     "channels": "a list of price and orderbook",
     "targets": "a list of 1 or more texts of 1 to 64 characters",
@@ -55,6 +56,11 @@ def error(
 
 def invalid(connection: Connection, reason: str, request_id: RequestId | UnsetType) -> None:
     """Answer a message that cannot be read: `reason` is what the decoder of `fastws.messages` says of it."""
+    error(connection, ErrorCode.INVALID_MESSAGE, *what_is_wrong(reason, _EXPECTED), request_id)
+
+
+def what_is_wrong(reason: str, expectations: Mapping[str, str]) -> tuple[str, dict[str, object]]:
+    """Text and details about a message that cannot be read. `expectations` is what may stand in which field."""
     field, reason = explain(reason)
     details: dict[str, object] = {}
     if len(reason) > _MAX_REASON:
@@ -63,14 +69,14 @@ def invalid(connection: Connection, reason: str, request_id: RequestId | UnsetTy
         reason = reason[:1].upper() + reason[1:]
     else:
         details["field"] = field
-        expected = _EXPECTED.get(field.partition("[")[0])
+        expected = expectations.get(field.partition("[")[0])
         if expected is not None and not reason.startswith("expected "):
             reason = f"{reason}; expected {expected}"
-        elif field in _EXPECTED:
+        elif field in expectations:
             got = reason.partition(", got ")[2]
             reason = f"expected {expected}" + (f", got {got}" if got else "")
         reason = f"{field}: {reason}"
-    error(connection, ErrorCode.INVALID_MESSAGE, reason, details, request_id)
+    return reason, details
 
 
 def expiry(identity: Identity) -> str | None:

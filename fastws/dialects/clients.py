@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -15,9 +15,13 @@ from fastws.sessions import Session
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """What a client brings with the handshake. `address` is for people; limits count by `address_key`."""
+    """What a client brings with the handshake. `address` is for people; limits count by `address_key`.
+
+    `asked_with` are the headers that tell who it is where the application is asked; see `fastws.auth.headers_for`.
+    """
 
     token: str | None = None
+    asked_with: Mapping[str, str] = {}
     session_id: str | None = None
     last_sequence: int | None = None
     epoch: str | None = None
@@ -27,6 +31,10 @@ class Arrival(msgspec.Struct, frozen=True):
 
 class Speaker(Protocol):
     """How a dialect says what is decided about a client."""
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether what a connection held can be restored after its end."""
 
     def greet(self, client: Client, sequence: int, /, *, is_followed: bool) -> None: ...
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from fastws._core import Hub, Topic
-from fastws.auth import Authenticator, AuthError, Identity
+from fastws.auth import Authenticator, AuthError, Identity, headers_for
 from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
+from fastws.dialects.permits import Permits
 from fastws.dialects.presence import Presence
 from fastws.errors import CloseCode, ErrorCode
 
@@ -23,6 +24,7 @@ _MAY_BE_NEW_KEY: Final = ("unknown_key", "unavailable")
 _LOOK_SECONDS: Final = 0.5
 
 Done = Callable[[Identity], None]
+_Found = TypeVar("_Found")
 
 
 class Credentials:
@@ -36,8 +38,11 @@ class Credentials:
        that is kept of an idle connection.
     """
 
-    def __init__(self, hub: Hub, authenticator: Authenticator, presence: Presence, mail: Mail) -> None:
+    def __init__(
+        self, hub: Hub, authenticator: Authenticator, presence: Presence, mail: Mail, permits: Permits
+    ) -> None:
         self.hub = hub
+        self.permits = permits
         self.authenticator = authenticator
         self.presence = presence
         self.mail = mail
@@ -45,32 +50,67 @@ class Credentials:
         self._by_end: dict[int, set[Client]] = {}  # who holds a token, by the look at which it has ended
         self._looking: Any = None
 
+    def identify(
+        self, client: Client, done: Callable[[Identity | None], None], failed: Callable[[AuthError], None]
+    ) -> None:
+        """Call `done` with who a client is by what it has arrived with, None: who says nothing; or `failed`.
+
+        Later, where the issuer has to be asked for its keys, or the application.
+        """
+        arrival = client.arrival
+        if self.authenticator.asks(arrival.token):
+            if arrival.asked_with:
+                token, headers = arrival.token, arrival.asked_with
+                self._begin(client, lambda: self.authenticator.identify(token, headers), done, failed)
+            else:
+                done(None)
+        elif arrival.token is None:
+            done(None)
+        else:
+            self.verify(client, arrival.token, done, failed)
+
     def verify(self, client: Client, token: str, done: Done, failed: Callable[[AuthError], None]) -> None:
-        """Call `done` with whose token it is, or `failed`; later, where the issuer has to be asked for its keys."""
+        """Call `done` with whose token it is, or `failed`; later, where somebody has to be asked."""
+        if self.authenticator.asks(token):
+            self._begin(client, lambda: self._of_application(token), done, failed)
+            return
         try:
             identity = self.authenticator.verify(token)
         except AuthError as error:
             if error.reason in _MAY_BE_NEW_KEY:
-                task = self.hub.loop.create_task(self._verify_later(client, token, done, failed))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(client, lambda: self.authenticator.authenticate(token), done, failed)
             else:
                 failed(error)
         else:
             done(identity)
 
-    async def _verify_later(
-        self, client: Client, token: str, done: Done, failed: Callable[[AuthError], None]
+    async def _of_application(self, token: str) -> Identity:
+        identity = await self.authenticator.identify(token, headers_for({}, token))
+        if identity is None:
+            raise AuthError("refused")
+        return identity
+
+    def _begin(
+        self,
+        client: Client,
+        ask: Callable[[], Awaitable[_Found]],
+        done: Callable[[_Found], None],
+        failed: Callable[[AuthError], None],
     ) -> None:
-        try:
+        async def finish() -> None:
             try:
-                identity = await self.authenticator.authenticate(token)
-            except AuthError as error:
-                failed(error)
-            else:
-                done(identity)
-        except Exception:
-            client.speaker.fail(client, "admission")
+                try:
+                    found = await ask()
+                except AuthError as error:
+                    failed(error)
+                else:
+                    done(found)
+            except Exception:
+                client.speaker.fail(client, "admission")
+
+        task = self.hub.loop.create_task(finish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def replace(
         self,
@@ -102,7 +142,7 @@ class Credentials:
                 failed("the token is for another user", "user")
                 return
             held = client.connection.subscriptions()
-            beyond = [topic for topic in held if not identity.allows(topic.kind, topic.name)]
+            beyond = [topic for topic in held if not self.permits.allows(identity, topic.kind, topic.name)]
             if beyond:
                 denied(beyond)
                 client.connection.close(CloseCode.FORBIDDEN, "the new token does not allow what is held")

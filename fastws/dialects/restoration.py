@@ -26,7 +26,9 @@ def restore(
     """Give `client` the subscriptions of `session`, and what it missed after `cursor` or else a snapshot."""
     connection = client.connection
     held = connection.subscriptions()
-    wanted = subscriptions.restorable(held, session.subscriptions, client.identity)
+    wanted = subscriptions.targets.restorable(held, session.subscriptions, client.identity)
+    if not session.is_paused:
+        subscriptions.targets.permits.ensure(wanted)
     addressed = mail.missed(client, session, cursor)
     n_missed, is_complete = hub.count_missed(wanted, 0 if cursor is None else cursor)
     recovered = cursor is not None and is_complete

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
-
-import msgspec
-import structlog
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
-from fastws._core import Connection, Dialect, Hub, Topic
+from fastws._core import Connection, Dialect, Hub
 from fastws._market import encode_screener
+from fastws._portfolios import PortfolioValue
+from fastws._portfolios import encode_screener as encode_portfolio
 from fastws.auth import Identity
-from fastws.clock import wall_ms
 from fastws.dialects import answers
-from fastws.dialects.admission import KICKED, Admission
+from fastws.dialects.admission import Admission
 from fastws.dialects.clients import Arrival, Client
+from fastws.dialects.conversation import Conversation
 from fastws.dialects.restoration import restore
 from fastws.dialects.subscriptions import Subscriptions
 from fastws.dialects.takeover import REFUSALS
-from fastws.errors import CloseCode, ErrorCode
-from fastws.logs import log_limited
+from fastws.dialects.targets import Targets
+from fastws.errors import ErrorCode
 from fastws.market.alert_messages import Alert, encode_alert
 from fastws.market.market import Market, Stale, encode_stale
-from fastws.messages import Rejected, RequestId
+from fastws.messages import RequestId
 from fastws.sessions import Session
-
-# What a message with a token counts as: checking a signature takes as long as some twenty pings.
-_TOKEN_MESSAGES: Final = 10
-# Messages kept of a client while it is found out who it is, and bytes of them. A first one is kept whatever its size.
-_MAX_WAITING: Final = 100
-_MAX_WAITING_SIZE: Final = 64 << 10
-
-# Characters of a user's id in a log line.
-_SHOWN_USER_ID: Final = 64
-
-Closer: TypeAlias = Literal["server", "client"]
-
-_log = structlog.get_logger("fastws.screener")
 
 
 def encode(payload: object, published_ms: int) -> bytes:
     """The message of a payload as JSON without ``sequence`` and the closing brace."""
     kind = type(payload)
+    if kind is PortfolioValue:
+        return encode_portfolio(payload, published_ms)  # type: ignore[arg-type]
     if kind is Alert:
         return encode_alert(payload, published_ms)  # type: ignore[arg-type]
     if kind is Stale:
@@ -52,108 +37,45 @@ def encode(payload: object, published_ms: int) -> bytes:
     return encode_screener(payload, published_ms)  # type: ignore[arg-type]  # it refuses what it does not know
 
 
-class ScreenerDialect:
-    """Handler of screener connections; one object serves all of them, on the thread of the loop."""
+class ScreenerDialect(Conversation):
+    """Handler of screener connections; see `Conversation`."""
+
+    keeps_sessions = True
 
     def __init__(
-        self,
-        hub: Hub,
-        market: Market,
-        *,
-        admission: Admission,
-        subscription_limit: int,
-        message_bytes: int,
-        accept_unknown_symbols: bool = False,
+        self, hub: Hub, market: Market, *, admission: Admission, targets: Targets, message_bytes: int
     ) -> None:
-        self.hub = hub
+        super().__init__(hub, Dialect("screener", encode, 0), admission, targets)
         self.market = market
-        self.admission = admission
-        self.subscriptions = Subscriptions(
-            hub, market, limit=subscription_limit, accept_unknown_symbols=accept_unknown_symbols
-        )
-        self.dialect = Dialect("screener", encode, 0)
-        # Ended connections by close code, or "kicked", and by who has ended them: clients may send any code.
-        self.closes: dict[tuple[int | str, Closer], int] = {}
-        self.configure(
-            subscription_limit=subscription_limit,
-            message_bytes=message_bytes,
-            accept_unknown_symbols=accept_unknown_symbols,
-        )
+        self.subscriptions = Subscriptions(hub, targets)
+        self.configure(message_bytes=message_bytes)
 
-    def configure(self, *, subscription_limit: int, message_bytes: int, accept_unknown_symbols: bool) -> None:
-        """Set what the constructor sets, also later; greetings show it from now on, and the hub's rate limit as it is.
+    def configure(self, *, message_bytes: int) -> None:
+        """Set what the constructor sets, also later; greetings show it from now on, and other limits as they are."""
+        self._limits = messages.Limits(self.targets.limit, self.hub.rate_limit, message_bytes)
 
-        Subscriptions that are over a lowered limit stay.
-        """
-        self.subscriptions.limit = subscription_limit
-        self.subscriptions.accept_unknown_symbols = accept_unknown_symbols
-        self._limits = messages.Limits(subscription_limit, self.hub.rate_limit, message_bytes)
+    # What the server says by itself.
 
-    # What the core calls.
+    def refuse(
+        self,
+        connection: Connection,
+        code: ErrorCode,
+        message: str,
+        details: dict[str, object],
+        request_id: RequestId | UnsetType = UNSET,
+    ) -> None:
+        answers.error(connection, code, message, details, request_id)
 
-    def on_open(self, connection: Connection) -> None:
-        """`connection.context` holds the `Arrival`, and from here on the `Client`."""
-        client = connection.context = Client(connection, connection.context, self)
-        try:
-            self.admission.arrive(client)
-        except Exception:
-            self.fail(client, "handshake")
-
-    def on_message(self, connection: Connection, text: bytes, is_text: bool) -> None:
-        client: Client = connection.context
-        if client.is_admitted:
-            self.obey(connection, text)
-        elif not client.waiting or (
-            len(client.waiting) < _MAX_WAITING
-            and sum(map(len, client.waiting)) + len(text) <= _MAX_WAITING_SIZE
-        ):
-            client.waiting += (text,)
-        else:
-            self.on_rate_limited(connection)
-
-    def obey(self, connection: Connection, text: bytes) -> None:
-        """Do what a message asks for."""
-        try:
-            request = messages.decode(text)
-        except msgspec.ValidationError as error:
-            answers.invalid(connection, str(error), messages.request_id(text))
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            if not text.strip():
-                reason = "it is empty"
-            answers.invalid(connection, f"The message is not JSON: {reason}", UNSET)
-        else:
-            client: Client = connection.context
-            try:
-                self._dispatch(client, request)
-            except Exception:
-                self.fail(client, str(request.__struct_config__.tag), request.id)
-
-    def on_rate_limited(self, connection: Connection) -> None:
-        limit = self.hub.rate_limit
-        text = f"Rate limit exceeded ({limit} messages/second)"
-        answers.error(connection, ErrorCode.RATE_LIMIT_EXCEEDED, text, {"rate_limit": limit})
-
-    def on_close(self, connection: Connection, code: int) -> None:
-        client, connection.context = connection.context, None
-        if isinstance(client, Client):
-            by = closed_by(connection)
-            cause = "kicked" if connection.close_reason == KICKED else code
-            self.closes[cause, by] = self.closes.get((cause, by), 0) + 1
-            self.admission.depart(client)
-            log_closed(client, code, by)
+    def refuse_message(self, connection: Connection, reason: str, request_id: RequestId | UnsetType) -> None:
+        answers.invalid(connection, reason, request_id)
 
     def announce_shutdown(self, connection: Connection, reconnect_after_ms: int) -> None:
-        """Tell a client that the server stops, and when to come back."""
         answers.reply(
             connection,
             messages.ServerShutdown(reconnect_after_ms=reconnect_after_ms, timestamp=answers.now()),
         )
 
-    # What admission has the dialect say.
-
     def greet(self, client: Client, sequence: int, *, is_followed: bool) -> None:
-        """`sequence`: everything up to it the client has, or will not get."""
         identity = client.identity
         client.connection.send_control(
             messages.encode(
@@ -183,42 +105,14 @@ class ScreenerDialect:
         """Let a client go on where its session ended: with what it missed, or with a snapshot."""
         restore(self.hub, self.subscriptions, self.admission.mail, client, session, cursor, request_id)
 
-    def refuse(
-        self, connection: Connection, code: ErrorCode, message: str, details: dict[str, object]
-    ) -> None:
-        answers.error(connection, code, message, details)
-
-    def fail(self, client: Client, request: str, request_id: RequestId | UnsetType = UNSET) -> None:
-        """End a connection over the exception that is being handled: it is a fault of ours.
-
-        `request` is what the client had asked for.
-        """
-        log_limited(
-            _log,
-            f"failed {request}",
-            "a request failed",
-            level="error",
-            request=request,
-            connection=client.connection_id[:8],
-            peer=client.arrival.address,
-            exc_info=True,
-        )
-        text = "The server failed to do this, by a fault of its own; connect again"
-        answers.error(client.connection, ErrorCode.INTERNAL_ERROR, text, {}, request_id)
-        client.connection.close(CloseCode.INTERNAL_ERROR, CloseCode.INTERNAL_ERROR.meaning)
-
     # Requests.
 
-    def _dispatch(self, client: Client, request: messages.ClientMessage) -> None:
+    def decode(self, text: bytes) -> messages.ClientMessage:
+        request: messages.ClientMessage = messages.decode(text)
+        return request
+
+    def dispatch(self, client: Client, request: messages.ClientMessage) -> None:
         connection = client.connection
-        if (
-            client.identity is None
-            and not self.admission.allow_anonymous
-            and not isinstance(request, (messages.Auth, messages.Ping))
-        ):
-            text = "A token is required: send auth first"
-            answers.error(connection, ErrorCode.AUTH_REQUIRED, text, {}, request.id)
-            return
         match request:
             case messages.Auth():
                 self._authenticate(client, request)
@@ -231,7 +125,7 @@ class ScreenerDialect:
             case messages.Subscribe():
                 self.subscriptions.subscribe(client, request)
             case messages.Unsubscribe():
-                self.subscriptions.unsubscribe(connection, request)
+                self.subscriptions.unsubscribe(client, request)
             case messages.ListSubscriptions():
                 self.subscriptions.show(connection, [], request.id)
             case messages.SetSubscriptions():
@@ -248,67 +142,40 @@ class ScreenerDialect:
         was_paused = connection.is_paused
         held = connection.subscriptions()
         if was_paused:
-            connection.set_subscriptions(held, False)
+            self.targets.hold(client, held, is_paused=False)
         answers.reply(connection, messages.Resumed(timestamp=answers.now(), id=request.id))
         if was_paused:
             self.admission.mail.resume(client)
-        self.subscriptions.send_snapshot(client, held.items())
+        self.targets.send_snapshot(client, held.items())
 
     def _authenticate(self, client: Client, request: messages.Auth) -> None:
-        self._replace_token(
-            client,
-            request,
-            ErrorCode.INVALID_TOKEN,
-            lambda identity: messages.Authenticated(
-                user_id=identity.user_id,
-                expires_at=answers.expiry(identity),
-                timestamp=answers.now(),
-                id=request.id,
-            ),
-            same_user=False,
+        def accepted(identity: Identity) -> None:
+            answers.reply(
+                client.connection,
+                messages.Authenticated(
+                    user_id=identity.user_id,
+                    expires_at=answers.expiry(identity),
+                    timestamp=answers.now(),
+                    id=request.id,
+                ),
+            )
+
+        self.replace_token(
+            client, request.token, request.id, ErrorCode.INVALID_TOKEN, accepted, same_user=False
         )
 
     def _refresh(self, client: Client, request: messages.RefreshToken) -> None:
-        self._replace_token(
-            client,
-            request,
-            ErrorCode.TOKEN_REFRESH_ERROR,
-            lambda identity: messages.TokenRefreshed(
-                expires_at=answers.expiry(identity), timestamp=answers.now(), id=request.id
-            ),
-            same_user=client.identity is not None,
-        )
-
-    def _replace_token(
-        self,
-        client: Client,
-        request: messages.Auth | messages.RefreshToken,
-        refusal: ErrorCode,
-        accepted: Callable[[Identity], messages.Reply],
-        *,
-        same_user: bool,
-    ) -> None:
-        connection = client.connection
-        # Never so much that what usually follows a token is over the limit.
-        connection.charge(max(0, min(_TOKEN_MESSAGES, self.hub.rate_limit // 4) - 1))
-
-        def done(identity: Identity) -> None:
-            answers.reply(connection, accepted(identity))
-
-        def failed(text: str, reason: str) -> None:
-            answers.error(connection, refusal, text, {"reason": reason}, request.id)
-
-        def denied(topics: list[Topic]) -> None:
-            answers.error(
-                connection,
-                ErrorCode.FORBIDDEN,
-                "The token does not allow what this connection holds; connect again with it",
-                {"rejected": [Rejected(topic.name, "forbidden") for topic in topics]},
-                request.id,
+        def accepted(identity: Identity) -> None:
+            answers.reply(
+                client.connection,
+                messages.TokenRefreshed(
+                    expires_at=answers.expiry(identity), timestamp=answers.now(), id=request.id
+                ),
             )
 
-        self.admission.credentials.replace(
-            client, request.token, same_user=same_user, done=done, failed=failed, denied=denied
+        is_known = client.identity is not None
+        self.replace_token(
+            client, request.token, request.id, ErrorCode.TOKEN_REFRESH_ERROR, accepted, same_user=is_known
         )
 
     def _reconnect(self, client: Client, request: messages.Reconnect) -> None:
@@ -337,33 +204,3 @@ class ScreenerDialect:
                 )
 
         takeover.find(client, request.session_id, then)
-
-
-def closed_by(connection: Connection) -> Closer:
-    """Who has ended a connection: the core has a reason whenever it was the server."""
-    return "client" if connection.close_reason is None else "server"
-
-
-def log_closed(client: Client, code: int, by: Closer) -> None:
-    """One line for a connection that ended: for operators when we ended it, else for debugging only."""
-    if by == "client" and not _log.isEnabledFor(logging.DEBUG):
-        return
-    connection = client.connection
-    ledger = connection.ledger()
-    fields = {
-        "code": code,
-        "by": by,
-        "user": None if client.identity is None else str(client.identity.user_id)[:_SHOWN_USER_ID],
-        "reason": connection.close_reason,
-        # Its beginning: whoever has the whole of it could take the session over.
-        "connection": client.connection_id[:8],
-        "peer": client.arrival.address,
-        "seconds": round((wall_ms() - connection.opened_at_ms) / 1000, 1),
-        "delivered": ledger["delivered"],
-        "lost": ledger["lost"],
-        "undelivered": ledger["waiting"],
-    }
-    if by == "server":
-        log_limited(_log, f"closed {code}", "connection closed", level="info", **fields)
-    else:
-        _log.debug("connection ended", **fields)

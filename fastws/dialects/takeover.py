@@ -52,7 +52,7 @@ class Takeover:
             then(found)
             return
         old = self.presence.by_id.get(session_id)
-        if old is None or old is client or not old.connection.is_open:
+        if old is None or old is client or not old.connection.is_open or not old.speaker.keeps_sessions:
             then("forbidden" if found == "not the user's" else "unknown")
         elif old.user_key != client.user_key:
             then("forbidden")

@@ -56,8 +56,14 @@ _key = msgspec.json.Encoder()
 
 def encode_line(received_ms: int, payload: PriceUpdate | BookUpdate | MarketStatus) -> bytes:
     """Return the line of an update, with its line end."""
-    # The body ends with its timestamp, which the receive time makes superfluous.
-    return b"@%d %b}\n" % (received_ms, encode_screener(payload, received_ms)[:-_TIMESTAMP_SIZE])
+    # The receive time makes the timestamp superfluous.
+    return b"@%d %b\n" % (received_ms, encode_body(payload))
+
+
+def encode_body(payload: PriceUpdate | BookUpdate | MarketStatus) -> bytes:
+    """Return the message of an update as it is published to a server: without what the server adds."""
+    # The body ends with its timestamp.
+    return encode_screener(payload, 0)[:-_TIMESTAMP_SIZE] + b"}"
 
 
 def split_line(line: bytes) -> tuple[int | None, bytes]:

@@ -14,6 +14,7 @@ from fastws._kis import KISFrameError, peek_frame
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.ciphers import Ciphers
 from fastws.kis.control import (
+    APP_KEY_WARNING,
     NOTICES,
     Ack,
     ControlError,
@@ -32,6 +33,8 @@ from fastws.kis.socket import FAREWELL, KISSocket
 
 __all__ = ["Changed", "Event", "KISConnection", "Live", "Lost", "Opened", "Timing"]
 
+# After a failure no other approval key is asked for so long, in seconds, while the one there is may still be good.
+_KEY_PAUSE: Final = 60.0
 # A session that lives for less has not proven that the next one will.
 _SHORT_SESSION: Final = 30.0
 
@@ -51,7 +54,8 @@ class KISConnection:
        refuses the credentials with `max_retries` set. A failure counts as the first again after data or a confirmation.
     3. Sessions that end soon after they became live are followed by growing pauses, too: KIS blocks who connects and
        closes without end.
-    4. Each session begins with an approval key that KIS has not refused.
+    4. Each session begins with an approval key that KIS has not refused. KIS looks at it with every request, so one
+       that has become old is replaced within the session, before the next request.
     5. Nothing that KIS sends raises: what cannot be read is counted in `bad_kinds` and dropped.
     6. It runs until :meth:`close` or until rule 2 ends it, which `on_event` is told; nothing else does.
 
@@ -88,6 +92,7 @@ class KISConnection:
         self._n_in_use = 0
         self._n_short = 0
         self._approval_key = ""
+        self._keep_key_until = -float("inf")
         self._ciphers = Ciphers()
         self._session: KISSocket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -147,6 +152,12 @@ class KISConnection:
         """Have it registered, now and in every session to come; see `Registrations.want`."""
         self.registrations.want(registration, priority)
         self._wake.set()
+
+    def renew(self, registration: Registration) -> bool:
+        """Have it registered once more, because data that there is does not come; see `Registrations.renew`."""
+        is_renewed = self.registrations.renew(registration, self._clock())
+        self._wake.set()
+        return is_renewed
 
     def unwant(self, registration: Registration) -> bool:
         """Have it registered no longer; see `Registrations.unwant`."""
@@ -256,6 +267,11 @@ class KISConnection:
             now = clock()
             for change in registrations.take_changes(now):
                 self._emit(Changed(change))
+            if registrations.wake_at(now) <= now and now >= self._keep_key_until:
+                await self._renew_key()
+                if session.failure is not None:
+                    continue
+                now = clock()
             request = None if self._is_quick else registrations.next_request(now)
             if request is not None:
                 session.send(encode_request(request, self._approval_key, self.auth.credentials.customer_type))
@@ -281,6 +297,15 @@ class KISConnection:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _renew_key(self) -> None:
+        """Take another approval key when this one has become old."""
+        try:
+            self._approval_key = await self.auth.approval_key()
+        except KISConnectionError as error:
+            # KIS takes a key for longer than it is used here, so the session goes on with what it has.
+            self._keep_key_until = self._clock() + _KEY_PAUSE
+            _log.warning("the approval key could not be renewed: %s", error)
 
     def _silent_at(self) -> float:
         """When the socket counts as dead if nothing comes."""
@@ -355,6 +380,8 @@ class KISConnection:
             if ack.registration is None and logs.limiter.take(f"KIS {ack.code}") is not None:
                 # Which request it answers is not said; that one will be found unanswered.
                 _log.warning("KIS could not read a request: %s %s", ack.code, ack.text)
+            elif ack.code == APP_KEY_WARNING and logs.limiter.take(f"KIS {ack.code}") is not None:
+                _log.warning("KIS warns of this app key: %s %s", ack.code, ack.text)
             if ack.outcome in (Outcome.REGISTERED, Outcome.REMOVED, Outcome.DONE):
                 self._keep_key(ack)
                 if not self._is_live:

@@ -62,6 +62,9 @@ class Outcome(Enum):
     """The app key is not accepted."""
 
 
+APP_KEY_WARNING: Final = "OPSP0010"
+"""A warning about the app key, which ends nothing: how the request did is in rt_cd."""
+
 # By msg_cd, because texts change. What is not here goes by rt_cd.
 _OUTCOMES: Final = {
     "OPSP0000": Outcome.REGISTERED,
@@ -71,7 +74,6 @@ _OUTCOMES: Final = {
     "OPSP0007": Outcome.LATER,
     "OPSP0008": Outcome.FULL,
     "OPSP0009": Outcome.LATER,
-    "OPSP0010": Outcome.CREDENTIALS,
     "OPSP0011": Outcome.KEY_INVALID,
     "OPSP8991": Outcome.REFUSED,
     "OPSP8992": Outcome.REFUSED,

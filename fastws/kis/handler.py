@@ -21,7 +21,7 @@ from fastws.kis.errors import KISConnectionError, KISSubscriptionError
 from fastws.kis.events import Changed, Event, Live, Lost, Opened, Timing
 from fastws.kis.loop_thread import LoopThread
 from fastws.kis.registrations import Limits, Registrations, State
-from fastws.kis.volume import VolumeGaps
+from fastws.kis.volume import VolumeGaps, day_of
 from fastws.kis.wishes import DataType, Wish, Wishes, explain_change, explain_waiting, read_codes
 
 _log = logging.getLogger("fastws.kis")
@@ -403,8 +403,11 @@ class KISWebSocketHandler:
         except KISFrameError:
             return  # whoever gets the frame will say so
         columns = (records[name].tolist() for name in ("MKSC_SHRN_ISCD", "ACML_VOL", "CNTG_VOL"))
+        wanted, day = self._wishes.wanted, day_of(time.time())
         for code, day_volume, trade_volume in zip(*columns, strict=True):
-            gap = self._gaps.on_trade(tr_id, code, day_volume, trade_volume)
+            if (tr_id, code) not in wanted:
+                continue  # it still comes for a while, and would never be forgotten
+            gap = self._gaps.on_trade(tr_id, code, day_volume, trade_volume, day)
             if gap is not None:
                 self._callbacks.put_gap(gap)
 

@@ -30,7 +30,8 @@ class Limits(NamedTuple):
     KIS put off is tried again after `retry_delays`. A registration that is confirmed and brings nothing for
     `silent_after` while there is data is registered once more. A cap that KIS has taught is forgotten with the session
     that is `cap_memory` old. Of registrations that are no longer wanted, `removal_burst` may be taken back at once, and
-    one more every `removal_interval`.
+    one more every `removal_interval`. One that has gone silent is renewed again after `slow_retry` at the earliest, and
+    while that does not help later each time, up to `last_renewal_pause`.
     """
 
     pace: float = 0.2
@@ -44,6 +45,7 @@ class Limits(NamedTuple):
     cap_memory: float = 3600.0
     removal_interval: float = 3.0
     removal_burst: int = 20
+    last_renewal_pause: float = 3600.0
 
 
 class Change(NamedTuple):
@@ -79,6 +81,9 @@ class Entry:
         "priority",
         "registered_at",
         "registration",
+        "renew_at",
+        "renew_pause",
+        "renewed_at",
         "retry_at",
         "sent_at",
         "was_lively",
@@ -105,6 +110,8 @@ class Entry:
         self.code = ""  # why it failed
         self.n_repeats = 0
         self.answered_repeat = False
+        self.renewed_at = self.renew_at = -NEVER
+        self.renew_pause = 0.0  # none so far
 
     def end_of_data(self, now: float, silent_after: float) -> None:
         """Nothing is registered any more; remember whether it had data until then."""

@@ -32,7 +32,9 @@ class Registrations:
     5. Places go to execution notices first, then by priority (lower numbers first), then in the order of the wishes.
     6. A new socket knows nothing: all that is wanted is registered again.
     7. In one session a registration that brings no data is registered anew once; if KIS then says that it had it, and
-       it had data shortly before, it is once taken back and made again.
+       it had data shortly before, it is once taken back and made again. One that has brought data gets that remedy when
+       :meth:`renew` says that it has gone silent, with growing pauses in between while that does not help; of one whose
+       silence tells nothing only the request is repeated.
 
     Times are seconds of a monotonic clock, the same for all calls.
     """
@@ -93,6 +95,23 @@ class Registrations:
         entry.is_wanted = False
         self._drop_if_gone(entry)
         self._selected = None
+        return True
+
+    def renew(self, registration: Registration, now: float) -> bool:
+        """Register once more what KIS has confirmed and sends nothing of although there is something; whether that is
+        going to be done. It is not where it was done a short while ago."""
+        entry = self._entries.get(registration)
+        if entry is None or not entry.is_wanted or entry.phase is not Phase.ACTIVE or now < entry.renew_at:
+            return False
+        if entry.data_at > entry.renewed_at:
+            entry.renew_pause = 0.0  # the last time it has helped
+        limits = self.limits
+        entry.renew_pause = min(max(2.0 * entry.renew_pause, limits.slow_retry), limits.last_renewal_pause)
+        entry.renewed_at, entry.renew_at = now, now + entry.renew_pause
+        entry.data_at = -NEVER
+        entry.was_lively = True
+        entry.n_repeats = 0
+        entry.answered_repeat = False
         return True
 
     def close(self) -> None:
@@ -319,8 +338,10 @@ class Registrations:
         return None
 
     def _is_remediable(self, entry: Entry) -> bool:
-        if entry.registration.tr_id not in STREAMS or entry.data_at > -NEVER:
+        if entry.data_at > -NEVER:
             return False
+        if entry.registration.tr_id not in STREAMS:
+            return entry.n_repeats == 0 and entry.renewed_at > -NEVER
         if entry.n_repeats == 0:
             return entry.was_lively or self._data_at > entry.registered_at
         return entry.n_repeats == 1 and entry.was_lively and entry.answered_repeat

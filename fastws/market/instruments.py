@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, KeysView
 from importlib import resources
 from pathlib import Path
@@ -11,12 +9,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastws._market import Instrument
 from fastws.errors import InstrumentError
+from fastws.market.csv_tables import (
+    Columns,
+    TableRow,
+    check_new,
+    check_separator,
+    read_rows,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-COLUMNS: Final = ("symbol", "name", "market", "sector", "previous_close")
-OPTIONAL_COLUMNS: Final = ("currency",)
+COLUMNS: Final = Columns(("symbol", "name", "market", "sector", "previous_close"), ("currency",))
 
 CURRENCIES: Final = {
     "KOSPI": "KRW",
@@ -30,9 +35,6 @@ CURRENCIES: Final = {
 
 MAX_INSTRUMENTS: Final = 100_000
 """A table that has so many gets none for a code that only turns up: of a subscriber, a publisher, a saved value."""
-
-# What else separates columns; no code has any of them in it.
-_SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 
 # How the columns are called in messages of Instrument, where the two differ.
 _FIELDS: Final = {"code": "symbol"}
@@ -91,7 +93,7 @@ class Instruments:
             InstrumentError: naming file and line.
         """
         shown = str(path)
-        text = _read_text(Path(path), shown)
+        text = read_text(Path(path), shown, InstrumentError)
         lines = (line.strip() for line in text.splitlines())
         first = next((line for line in lines if line and not line.startswith("#")), "")
         return cls(_parse_csv(text, shown) if "," in first else _parse_list(text, shown))
@@ -210,67 +212,29 @@ def _leave(groups: dict[str, dict[str, Instrument]], name: str | None, instrumen
             del groups[name]
 
 
-def _read_text(path: Traversable, shown: str) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InstrumentError(f"{shown}: cannot be read: {error.strerror}; check the path") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InstrumentError(f"{shown}, line {line}: is not UTF-8; save the file as UTF-8") from None
-
-
 def _read_csv(path: Traversable, shown: str) -> list[Instrument]:
-    return _parse_csv(_read_text(path, shown), shown)
+    return _parse_csv(read_text(path, shown, InstrumentError), shown)
 
 
 def _parse_csv(text: str, shown: str) -> list[Instrument]:
     instruments: dict[str, Instrument] = {}
-    lines_of: dict[str, int] = {}
-    header: list[str] | None = None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            where = f"{shown}, line {reader.line_num}"
-            cells = [cell.strip() for cell in row]
-            if not any(cells) or cells[0].startswith("#"):
-                continue
-            if header is None:
-                header = _check_header(cells, where)
-                continue
-            if len(cells) != len(header):
-                raise InstrumentError(
-                    f"{where}: has {len(cells)} cells, the header has {len(header)}; "
-                    "put a cell that holds a comma in quotes"
-                )
-            instrument = _instrument(dict(zip(header, cells, strict=True)), where)
-            _check_new(instrument.code, lines_of, reader.line_num, where)
-            instruments[instrument.code] = instrument
-    except csv.Error as error:
-        raise InstrumentError(f"{shown}, line {reader.line_num}: {error}") from None
-    if header is None:
-        raise InstrumentError(f"{shown}: is empty; the first line must be {','.join(COLUMNS)}[,currency]")
+    lines_of: dict[object, int] = {}
+    for row in read_rows(text, shown, COLUMNS, InstrumentError):
+        instrument = parse_instrument(row)
+        check_new(instrument.code, lines_of, row.line, row.where, InstrumentError)
+        instruments[instrument.code] = instrument
     if not instruments:
         raise InstrumentError(f"{shown}: has a header and no instruments")
     return list(instruments.values())
 
 
-def _check_header(cells: list[str], where: str) -> list[str]:
-    expected = f"expected the header {','.join(COLUMNS)}[,{','.join(OPTIONAL_COLUMNS)}]"
-    for column in COLUMNS:
-        if column not in cells:
-            # Not by spaces: the name of a column may have one.
-            _check_separator(cells[0].replace(" ", ""), where)
-            raise InstrumentError(f"{where}: the column {column} is missing; {expected}")
-    for i, cell in enumerate(cells):
-        if cell not in COLUMNS and cell not in OPTIONAL_COLUMNS:
-            raise InstrumentError(f"{where}: unknown column {cell!r}; {expected}")
-        if cell in cells[:i]:
-            raise InstrumentError(f"{where}: the column {cell} comes twice; {expected}")
-    return cells
+def parse_instrument(row: TableRow) -> Instrument:
+    """Return the instrument of a row with `COLUMNS`.
 
-
-def _instrument(cells: dict[str, str], where: str) -> Instrument:
+    Raises:
+        InstrumentError: naming line and column.
+    """
+    where, cells = row.where, row.cells
     for column in ("symbol", "name"):
         if not cells[column]:
             raise InstrumentError(f"{where}, column {column}: must not be empty")
@@ -298,14 +262,14 @@ def _instrument(cells: dict[str, str], where: str) -> Instrument:
 def _parse_list(text: str, shown: str) -> list[Instrument]:
     known = Instruments.load_default()
     instruments: list[Instrument] = []
-    lines_of: dict[str, int] = {}
+    lines_of: dict[object, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         code = line.partition("#")[0].strip()
         if not code:
             continue
         where = f"{shown}, line {number}"
-        _check_separator(code, where, ", or write one code per line")
-        _check_new(code, lines_of, number, where)
+        check_separator(code, where, ", or write one code per line", InstrumentError)
+        check_new(code, lines_of, number, where, InstrumentError)
         try:
             instruments.append(known.get(code) or Instrument(code))
         except ValueError as error:
@@ -313,17 +277,3 @@ def _parse_list(text: str, shown: str) -> list[Instrument]:
     if not instruments:
         raise InstrumentError(f"{shown}: names no symbols; write one code per line")
     return instruments
-
-
-def _check_separator(text: str, where: str, alternative: str = "") -> None:
-    for character, name in _SEPARATORS.items():
-        if character in text:
-            raise InstrumentError(
-                f"{where}: looks like CSV separated by {name}; separate the columns by commas{alternative}"
-            )
-
-
-def _check_new(code: str, lines_of: dict[str, int], line: int, where: str) -> None:
-    first = lines_of.setdefault(code, line)
-    if first != line:
-        raise InstrumentError(f"{where}: {code} stands in line {first} already")

@@ -19,6 +19,7 @@ from fastws._rings import BookRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from decimal import Decimal
 
     from fastws._core import Channel, Hub, Topic
     from fastws.market.instruments import Instruments, TableChange
@@ -95,8 +96,8 @@ class Market:
         self._feed_channels: dict[str, Channel] = {}
         # Bound once: looking them up per update is a tenth of what publishing costs here.
         self._publish = hub.publish
-        # Called with every price once it is published; alerts hang on it.
-        self.on_price: Callable[[PriceUpdate], object] | None = None
+        # Called with every price once it is published; alerts and portfolios hang on it.
+        self.on_price: list[Callable[[PriceUpdate], object]] = []
 
     # Publishing.
 
@@ -113,8 +114,8 @@ class Market:
         stock.price = update
         stock.day.take(update)
         stock.price_sequence = sequence = self._publish(stock.price_channel, update)
-        if self.on_price is not None:
-            self.on_price(update)
+        for follow in self.on_price:
+            follow(update)
         return sequence
 
     def publish_book(self, update: BookUpdate) -> int:
@@ -134,11 +135,16 @@ class Market:
         stock.ring.push(update, stock.book_channel.last_published_ms)
         return sequence
 
-    def restore(self, update: PriceUpdate | BookUpdate, published_ms: int) -> int:
+    def restore(
+        self,
+        update: PriceUpdate | BookUpdate,
+        published_ms: int,
+        day: tuple[int | Decimal, int | Decimal] | None = None,
+    ) -> int:
         """Take a value from before the last start for the last one, until there is a newer; return its sequence.
 
         For use before anybody is connected: it is in snapshots, marked stale, and no live update. It fires no alert,
-        and is in no ring of books.
+        and is in no ring of books. `day` is the highest and the lowest price of its day until then, if known.
 
         Raises:
             ValueError: `published_ms` is outside the years 1970 to 9999.
@@ -149,6 +155,10 @@ class Market:
         if isinstance(update, PriceUpdate):
             stock.price = update
             stock.day.take(update, published_ms)
+            if day is not None:
+                high, low = day
+                at_ms = update.event_time_ms or published_ms
+                stock.day.take(PriceUpdate(update.instrument, high, high=high, low=low), at_ms)
             stock.price_sequence = sequence = self._publish(stock.price_channel, payload)
         else:
             stock.book = update

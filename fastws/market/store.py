@@ -1,4 +1,4 @@
-"""The SQL database behind any SQLAlchemy URL: its connection, its thread, and what runs there."""
+"""The SQL database behind any SQLAlchemy URL: its connections, its threads, and what runs there."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Final
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from fastws.errors import FastwsError
-from fastws.market import schema
+from fastws.market import schema, sqlite
+from fastws.market.jobs import MAX_JOBS, Job, Result, Worker
 
-Result = TypeVar("Result")
-
-MAX_JOBS: Final = 1000
-"""How many jobs may wait for the database."""
-_WAL_SECONDS: Final = 10.0
 _HAVE_TIMEOUT: Final = ("postgresql", "mysql", "mariadb")
 
 
@@ -39,11 +32,12 @@ class Store:
     """The database of a server, used from its event loop and never blocking it.
 
     1. One thread of the store's own talks to the database; it does one job after the other, in the order in
-       which they were asked for, each in a transaction of its own.
+       which they were asked for, each in a transaction of its own. What only reads, and much, has a second thread and
+       connection, so that it delays nobody; it sees the database as it was when it began.
     2. What a method reports as done is committed, in SQLite also written through to the disk.
     3. A job whose asker is gone before it begins is not done; one that has begun is finished.
     4. A lost connection is replaced at the next job. The store repeats nothing by itself.
-    5. At most `MAX_JOBS` jobs wait; what comes on top fails at once.
+    5. At most `MAX_JOBS` jobs wait for a thread; what comes on top fails at once.
     6. While the file of an SQLite database is not at its path, every job fails: what went to a file that was moved
        or deleted would be lost, and in a new one, what there was. Once the same file is back, it goes on. In another
        file are other alerts than this process knows, so that needs a restart.
@@ -63,19 +57,23 @@ class Store:
         self.is_in_memory = is_sqlite and parsed.database in (None, "", ":memory:")
         self.path = file_of(url)
         self.shown_url = _shown(parsed)
-        self._file = None if self.path is None else _File(self.path)
+        self._file = None if self.path is None else sqlite.File(self.path)
         # With hidden parameters, a logged error shows no user's data.
         self._engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
         if is_sqlite:
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
+            sa.event.listen(self._engine, "connect", sqlite.set_up)
             if self._file is not None:
                 sa.event.listen(self._engine, "connect", self._file.on_connected)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
-        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
-        self._ended: Future[None] = Future()
-        # A daemon, so that a database that never answers does not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="fastws-store", daemon=True)
+            sa.event.listen(self._engine, "begin", sqlite.begin)
+        snapshots = self._engine.execution_options(**_SNAPSHOTS.get(parsed.get_backend_name(), {}))
+        self._writer = Worker("fastws-store", partial(self._do, self._engine), self._engine.dispose)
+        self._reader = Worker("fastws-store-reader", partial(self._do, snapshots))
         self._is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened and not closed. Any thread may ask; a long job ends early when it no longer is."""
+        return self._is_open
 
     async def open(self) -> None:
         """Connect and bring the tables to the version of this program.
@@ -85,7 +83,7 @@ class Store:
         """
         self._make_file()
         self._is_open = True
-        self._thread.start()
+        self._writer.start()
         try:
             try:
                 await self.run(_migrate)
@@ -96,8 +94,34 @@ class Store:
                 await self.run(_migrate)
         except BaseException:
             self._is_open = False
-            self._jobs.put(None)
+            self._writer.end()
             raise
+
+    async def rehearse(self, job: Callable[[sa.Connection], Result]) -> Result:
+        """Run `job` on tables of this program's version and undo all of it. Nothing is made, changed or left open.
+
+        Called instead of `open`, and once.
+
+        Raises:
+            StoreError: as of `open`.
+        """
+        if self.path is not None and not os.path.exists(self.path):  # noqa: ASYNC240 - nothing runs beside it yet
+            return await Store().rehearse(job)
+        results: list[Result] = []
+
+        def trial(connection: sa.Connection) -> None:
+            _migrate(connection)
+            results.append(job(connection))
+            raise _Undone
+
+        self._is_open = True
+        self._writer.start()
+        try:
+            with contextlib.suppress(_Undone):  # that is how it ends when nothing is wrong
+                await self.run(trial)
+        finally:
+            await self.close()
+        return results[0]
 
     def _make_file(self) -> None:
         """Make a new SQLite file readable to its owner only; its log and its index get the permissions that it has."""
@@ -115,11 +139,15 @@ class Store:
         if not self._is_open:
             return
         self._is_open = False
-        self._jobs.put(None)
+        self._reader.end()
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.wrap_future(self._ended)
+                # The other one disconnects both.
+                await asyncio.wrap_future(self._reader.ended)
+                self._writer.end()
+                await asyncio.wrap_future(self._writer.ended)
         except TimeoutError:
+            self._writer.end()  # if it is the reader that is busy, nobody has said so yet
             raise StoreError(
                 f"database {self.shown_url}: still busy {seconds:g} s after the last request; "
                 "what it has not committed is lost"
@@ -130,30 +158,33 @@ class Store:
 
         Whatever `job` raises undoes it, and comes out here; errors of the database as StoreError.
         """
+        return await self._ask(self._writer, job)
+
+    async def read(self, job: Callable[[sa.Connection], Result]) -> Result:
+        """Like `run`, beside it: for what takes long and changes nothing.
+
+        It sees the database as it was when it began. What was asked of `run` before may come later.
+        """
+        if self.is_in_memory:  # another connection would see another database
+            return await self.run(job)
+        if self._is_open and not self._reader.is_started:
+            self._reader.start()
+        return await self._ask(self._reader, job)
+
+    async def _ask(self, worker: Worker[sa.Connection], job: Callable[[sa.Connection], Result]) -> Result:
         if not self._is_open:
             raise StoreError(f"database {self.shown_url}: is not open")
-        if self._jobs.qsize() >= MAX_JOBS:
+        if worker.is_full:
             raise StoreError(f"database {self.shown_url}: {MAX_JOBS} requests wait for it; try again later")
-        future: Future[Result] = Future()
-        self._jobs.put(_Job(job, future))
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(worker.add(job))
 
-    def _work(self) -> None:
-        self._ended.set_running_or_notify_cancel()  # so that a close that gives up does not cancel it
-        while (job := self._jobs.get()) is not None:
-            self._do(job)
-            del job  # nothing of it is to live until the next one comes
-        self._engine.dispose()
-        self._ended.set_result(None)
-
-    def _do(self, job: _Job[Any]) -> None:
-        if not job.future.set_running_or_notify_cancel():
-            return
+    def _do(self, engine: sa.Engine, job: Job[sa.Connection, Any]) -> None:
         try:
             if self._file is not None and (problem := self._file.check()):
-                self._leave_file(self._file)
+                if engine is self._engine:
+                    self._leave_file(self._file)
                 raise StoreError(f"database {self.shown_url}: {problem}")
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 result = job.function(connection)
         except sa.exc.SQLAlchemyError as error:
             failure = StoreError(f"database {self.shown_url}: {_reason(error)}")
@@ -164,7 +195,7 @@ class Store:
         else:
             job.future.set_result(result)
 
-    def _leave_file(self, file: _File) -> None:
+    def _leave_file(self, file: sqlite.File) -> None:
         """Bring what is in the write-ahead log into `file`, wherever that is by now, and close both."""
         if not file.is_open:
             return
@@ -192,41 +223,41 @@ def file_of(url: str | None) -> str | None:
     return os.path.abspath(path)
 
 
-def probe(url: str, seconds: int = 5) -> None:
-    """See that a server could open the database of `url`, without making or changing anything.
+def probe(
+    url: str, look: Callable[[sa.Connection], None] = lambda connection: None, seconds: int = 5
+) -> None:
+    """See that a server could open the database of `url`, without making or changing anything, and `look` into it.
 
     Blocks; a server that does not answer is given up after `seconds` where its driver can do that. A SQLite file
-    that is not there yet is fine.
+    that is not there yet is fine, and empty.
 
     Raises:
-        StoreError: it could not.
+        StoreError: it could not. What `look` raises comes out.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        if (path := file_of(url)) is not None:
-            _probe_file(path)
+        _probe_file(file_of(url), look)
         return
     arguments = {"connect_timeout": seconds} if parsed.get_backend_name() in _HAVE_TIMEOUT else {}
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=arguments, hide_parameters=True)
     try:
         with engine.connect() as connection:
             _check_version(schema.existing_version_of(connection))
+            look(connection)
     except sa.exc.SQLAlchemyError as error:
         shown_url = _shown(parsed)
         raise StoreError(f"database {shown_url}: {_reason(error)}") from None
 
 
-def _probe_file(path: str) -> None:
-    shown_url = f"sqlite:///{path}"
-    directory = os.path.dirname(path)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise StoreError(
-            f"database {shown_url}: no permission to make files in {directory}; let this user do it"
-        )
-    if not os.path.exists(path):
+def _probe_file(path: str | None, look: Callable[[sa.Connection], None]) -> None:
+    if path is None or not os.path.exists(path):
+        if path is not None:
+            _check_writable(path)
+        with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
+            look(connection)
         return
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise StoreError(f"database {shown_url}: no permission to read and write it; let this user do it")
+    _check_writable(path)
+    shown_url = f"sqlite:///{path}"
     # A file without a log beside it is open nowhere; opened as usual it would get one.
     mode = "ro" if os.path.exists(f"{path}-wal") else "ro&immutable=1"
     file = f"file:{quote(path)}?mode={mode}&uri=true"
@@ -234,45 +265,24 @@ def _probe_file(path: str) -> None:
     try:
         with engine.connect() as connection:
             _check_version(schema.existing_version_of(connection))
+            look(connection)
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"database {shown_url}: {_reason(error)}") from None
 
 
-class _Job(NamedTuple, Generic[Result]):
-    function: Callable[[sa.Connection], Result]
-    future: Future[Result]
+def _check_writable(path: str) -> None:
+    shown_url = f"sqlite:///{path}"
+    directory = os.path.dirname(path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"database {shown_url}: no permission to make files in {directory}; let this user do it"
+        )
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        raise StoreError(f"database {shown_url}: no permission to read and write it; let this user do it")
 
 
-class _File:
-    """The file of an SQLite database, as the system tells files apart."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._identity: tuple[int, int] | None = None
-        self.is_open = False
-
-    def on_connected(self, connection: object, record: object) -> None:
-        self.is_open = True
-        if self._identity is None:
-            self._identity = self._find()
-
-    def check(self) -> str | None:
-        """Return what is wrong with the file; a microsecond's work."""
-        if self._identity is None:  # not connected yet
-            return None
-        try:
-            found = self._find()
-        except FileNotFoundError:
-            return f"{self._path} was moved or deleted; put it back, or restart the server to begin a new one"
-        except OSError as error:
-            return f"{self._path} cannot be reached: {error.strerror}"
-        if found != self._identity:
-            return f"another file was put at {self._path}; restart the server to use it"
-        return None
-
-    def _find(self) -> tuple[int, int]:
-        status = os.stat(self._path)
-        return status.st_dev, status.st_ino
+class _Undone(Exception):  # noqa: N818 - what it reports is no error
+    """Undoes a rehearsal that has come to its end."""
 
 
 def _parse(url: str) -> sa.URL:
@@ -319,37 +329,11 @@ def _check_directory(path: str | None) -> None:
             raise StoreError(f"database: there is no directory {directory}; make it or name another file")
 
 
-def _switch_to_wal(cursor: Any) -> None:
-    """Let readers not wait for a writer.
-
-    The switch is refused at once while another instance makes it, whatever the busy timeout says; so it is tried again.
-    """
-    deadline = time.monotonic() + _WAL_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _set_up_sqlite(connection: Any, record: object) -> None:
-    # The driver would begin transactions late and leave tables out of them; _begin_sqlite does it instead.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # Readers do not wait for a writer then, and a commit is one write to the disk.
-    _switch_to_wal(cursor)
-    # Each commit reaches the disk before it is reported: a rule survives a power failure, too.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # At once for writing: a transaction that has read first cannot wait for its turn to write any more.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+# What makes the transactions of a database show one moment and hold nobody up.
+_SNAPSHOTS: Final[dict[str, dict[str, Any]]] = {
+    "sqlite": sqlite.READS,
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:

@@ -14,6 +14,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
+ALL: Final = "*"
+"""Stands for everything of its kind, where it would be too much to name."""
+
 # Table, kind of what changes, the column that names it.
 _WATCHED: Final = (
     ("portfolios", "portfolio", "id"),
@@ -45,13 +48,13 @@ def _sqlite_statements() -> list[str]:
 def _sqlite_trigger(table: str, kind: str, column: str, event: str, rows: tuple[str, ...]) -> str:
     # Deleted and inserted, because an INSERT OR IGNORE that sets it off would make an upsert do nothing.
     notes = [
-        f"DELETE FROM portfolio_changes WHERE kind = '{kind}' AND item = CAST({row}.{column} AS TEXT); "
+        f"DELETE FROM portfolio_changes WHERE kind = '{kind}' AND item = CAST({row}.{column} AS TEXT); "  # noqa: S608 - from above
         "INSERT INTO portfolio_changes (kind, item, version) "
         f"SELECT '{kind}', {row}.{column}, version FROM portfolio_version;"
         for row in rows
     ]
     return (
-        f"CREATE TRIGGER {table}_after_{event.lower()} AFTER {event} ON {table} FOR EACH ROW BEGIN "
+        f"CREATE TRIGGER {table}_after_{event.lower()} AFTER {event} ON {table} FOR EACH ROW BEGIN "  # noqa: S608
         f"UPDATE portfolio_version SET version = version + 1; {' '.join(notes)} END"
     )
 

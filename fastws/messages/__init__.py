@@ -34,6 +34,7 @@ from fastws.messages.published import (
     MarketStatus,
     OrderbookUpdate,
     Overflow,
+    PortfolioUpdate,
     PriceUpdate,
 )
 from fastws.messages.server import (
@@ -74,6 +75,7 @@ __all__ = [
     "Paused",
     "Ping",
     "Pong",
+    "PortfolioUpdate",
     "PriceUpdate",
     "Reconnect",
     "Reconnected",
@@ -116,6 +118,7 @@ ServerMessage = (
     | MarketStatus
     | FeedStatus
     | Alert
+    | PortfolioUpdate
     | Batch
     | Overflow
 )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 SubscriptionType = Annotated[
-    Literal["stock", "market", "sector"],
+    Literal["stock", "market", "sector", "portfolio"],
     Meta(
         description="stock: prices and order books of symbols; market: the status of a market and the prices of "
-        "its members; sector: the prices of its members"
+        "its members; sector: the prices of its members; portfolio: the values of the user's own portfolios"
     ),
 ]
 # The keys of a mapping, which msgspec leaves out of schemas.
-TYPES_ONLY: Final = {"propertyNames": {"enum": ["stock", "market", "sector"]}}
+TYPES_ONLY: Final = {"propertyNames": {"enum": ["stock", "market", "sector", "portfolio"]}}
 Channel = Literal["price", "orderbook"]
 MAX_SEQUENCE: Final = 2**63 - 1
 RequestId = Annotated[
@@ -28,8 +28,8 @@ Target = Annotated[
     Meta(
         min_length=1,
         max_length=64,
-        description="A symbol, a market or a sector.",
-        examples=["005930", "KOSPI", "IT"],
+        description="A symbol, a market, a sector, or the id of a portfolio as a text.",
+        examples=["005930", "KOSPI", "IT", "123"],
     ),
 ]
 Targets = Annotated[list[Target], Meta(min_length=1)]
@@ -47,6 +47,9 @@ SessionId = Annotated[
 
 class Request(msgspec.Struct, tag_field="type", kw_only=True):
     """Root of what a client sends. `id` is echoed on the reply or the error."""
+
+    is_for_all: ClassVar[bool] = False
+    """Whether it is answered also to a client that has yet to say who it is, where nobody else is served."""
 
     id: RequestId | UnsetType = UNSET
 
@@ -110,6 +113,8 @@ class Unsubscribe(Request, tag="unsubscribe"):
 class Ping(Request, tag="ping"):
     """Ask for a sign of life. Answered by `pong`."""
 
+    is_for_all: ClassVar[bool] = True
+
 
 class ListSubscriptions(Request, tag="list_subscriptions"):
     """Ask what is held. Answered by `subscriptions`."""
@@ -140,6 +145,8 @@ class Auth(Request, tag="auth"):
 
     A token that is not accepted is answered by `INVALID_TOKEN`, and the connection goes on as it was.
     """
+
+    is_for_all: ClassVar[bool] = True
 
     token: Token
 

@@ -33,22 +33,60 @@ _LINES: Final = """
 {"type":"resumed","timestamp":"2025-11-11T00:00:00.000Z"}
 {"type":"server_shutdown","reconnect_after_ms":4200,"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"error","code":"RATE_LIMIT_EXCEEDED","error_code":"RATE_LIMIT_EXCEEDED","message":"Rate limit exceeded (100 messages/second)","details":{"rate_limit":100},"timestamp":"2025-11-11T09:30:00.000Z"}
-{"type":"error","code":"SUBSCRIPTION_FAILED","error_code":"SUBSCRIPTION_FAILED","message":"None of the targets could be subscribed to: 999999","details":{"rejected":[{"target":"999999","reason":"unknown symbol"}]},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"error","code":"SUBSCRIPTION_FAILED","error_code":"SUBSCRIPTION_FAILED","message":"What could not be subscribed to: 999999","details":{"rejected":[{"target":"999999","reason":"unknown symbol"}]},"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"price_update","code":"005930","name":"Samsung Electronics","price":73000,"change":1000,"change_percent":1.39,"volume":12345678,"timestamp":"2025-11-11T09:30:00.000Z","sequence":12345,"seq":101}
 {"type":"orderbook_update","code":"005930","bids":[{"price":72900,"quantity":1000}],"asks":[{"price":73000,"quantity":800}],"timestamp":"2025-11-11T09:30:00.000Z","sequence":12346,"seq":88}
 {"type":"market_status","market":"KOSPI","status":"open","timestamp":"2025-11-11T09:30:00.000Z","sequence":12347}
 {"type":"feed_status","feed":"kis","status":"reconnecting","timestamp":"2025-11-11T09:30:00.000Z","sequence":12348}
 {"type":"alert","code":"005930","alert_type":"price_above","threshold":75000,"current_price":75100,"message":"Samsung Electronics exceeded 75,000 KRW","timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
+{"type":"portfolio_update","portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":125.50,"daily_change_percent":0.25,"timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
+{"type":"portfolio_update","portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":0.00,"daily_change_percent":0.00,"unpriced":["AAPL","005930"],"timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
 {"type":"batch","batch_size":2,"messages":[{"type":"price_update","code":"005930","name":"Samsung Electronics","price":73100,"timestamp":"2025-11-11T09:30:00.010Z","sequence":12350,"seq":102},{"type":"price_update","code":"AAPL","name":"Apple","price":150.25,"timestamp":"2025-11-11T09:30:00.020Z","sequence":12351,"seq":9}],"timestamp":"2025-11-11T09:30:00.030Z","sequence":12352}
 {"type":"batch","batch_size":2,"snapshot":true,"messages":[{"type":"price_update","code":"000660","name":"SK hynix","price":250500,"timestamp":"2025-11-10T06:30:00.000Z","stale":true,"sequence":7,"seq":1},{"type":"price_update","code":"005930","name":"Samsung Electronics","price":73100,"timestamp":"2025-11-11T09:30:00.010Z","sequence":12350,"seq":102}],"timestamp":"2025-11-11T09:30:00.030Z","sequence":12352}
 {"type":"overflow","items":[{"code":"005930","channel":"price","dropped":5,"from_seq":101,"to_seq":105}],"timestamp":"2025-11-11T09:30:00.000Z"}
 """  # noqa: E501
 
 
+_REALTIME_LINES: Final = """
+{"type":"ping","data":{}}
+{"type":"ping","id":7}
+{"type":"subscribe_asset","data":{"symbol":"AAPL"},"timestamp":"2025-11-11T09:30:00Z"}
+{"type":"subscribe_asset","id":"a","data":{"symbols":["AAPL","GOOGL","MSFT"]}}
+{"type":"unsubscribe_asset","data":{"symbol":"AAPL"}}
+{"type":"subscribe_portfolio","data":{"portfolio_id":123}}
+{"type":"unsubscribe_portfolio","data":{"portfolio_id":123}}
+{"type":"auth","data":{"token":"JWT"}}
+{"type":"connection","data":{"status":"connected","connection_id":"550e8400-e29b-41d4-a716-446655440000","authenticated":true,"user_id":123},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"connection","data":{"status":"connected","connection_id":"550e8400-e29b-41d4-a716-446655440000","authenticated":false,"user_id":null},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"pong","data":{},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"subscribed","data":{"symbol":"AAPL"},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"subscribed","data":{"portfolio_id":123},"timestamp":"2025-11-11T00:00:00.000Z","id":7}
+{"type":"unsubscribed","data":{"symbol":"AAPL"},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"authenticated","data":{"user_id":123,"expires_at":"2025-11-11T01:00:00.000Z"},"timestamp":"2025-11-11T00:00:00.000Z"}
+{"type":"asset_update","data":{"symbol":"AAPL","price":150.25,"change":2.50,"change_percent":1.69,"volume":50000000,"high":151.00,"low":148.50},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"asset_update","data":{"symbol":"005930","price":73000,"high":73000,"low":72500,"quality":"polled","stale":true},"timestamp":"2025-11-10T06:30:00.000Z"}
+{"type":"portfolio_update","data":{"portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":125.50,"daily_change_percent":0.25},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"feed_status","data":{"feed":"kis","status":"reconnecting"},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"alert","data":{"code":"005930","alert_type":"price_above","threshold":75000,"current_price":75100,"message":"Samsung Electronics exceeded 75,000 KRW"},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"overflow","data":{"items":[{"code":"kis","channel":"feed_status","dropped":5,"from_seq":101,"to_seq":105}]},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"server_shutdown","data":{"reconnect_after_ms":4200},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"error","data":{"code":"FORBIDDEN","error_code":"FORBIDDEN","message":"Portfolios are for their owners, with a token or a session that says who they are","details":{}},"timestamp":"2025-11-11T09:30:00.000Z"}
+"""  # noqa: E501
+
+
 def examples() -> dict[str, list[dict[str, Any]]]:
-    """Return the examples by message type."""
+    """Return the examples of the screener dialect by message type."""
+    return _by_type(_LINES)
+
+
+def realtime_examples() -> dict[str, list[dict[str, Any]]]:
+    """Return the examples of the realtime dialect by message type."""
+    return _by_type(_REALTIME_LINES)
+
+
+def _by_type(lines: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in filter(None, _LINES.split("\n")):
+    for line in filter(None, lines.split("\n")):
         message = msgspec.json.decode(line, type=dict[str, Any])
         found.setdefault(message["type"], []).append(message)
     return found

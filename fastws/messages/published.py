@@ -24,6 +24,9 @@ Price = Annotated[
         examples=[73000, 150.25],
     ),
 ]
+Change = Annotated[Price, Meta(description="Against the previous close.", examples=[1000, 2.50])]
+ChangePercent = Annotated[float, Meta(description="Against the previous close, in percent.", examples=[1.39])]
+Volume = Annotated[int, Meta(description="The day's total, in shares.", examples=[12345678])]
 Seq = Annotated[
     int,
     Meta(
@@ -44,6 +47,33 @@ Stale = Annotated[
     Literal[True], Meta(description="In snapshots: a value from before the last start of the server.")
 ]
 
+PortfolioId = Annotated[
+    int, Meta(ge=-(2**63), le=2**63 - 1, description="The id of a portfolio.", examples=[123])
+]
+PortfolioName = Annotated[str, Meta(description="Its name.", examples=["Growth Portfolio"])]
+TotalValue = Annotated[
+    float,
+    Meta(
+        description="Positions times last prices, exact, rounded to the decimals of the portfolio's currency.",
+        examples=[50000.00],
+    ),
+]
+DailyChange = Annotated[
+    float, Meta(description="Of total_value against the previous closes.", examples=[125.50])
+]
+DailyChangePercent = Annotated[
+    float,
+    Meta(description="The same in percent; 0 where the portfolio was worth nothing.", examples=[0.25]),
+]
+Unpriced = Annotated[
+    list[str],
+    Meta(
+        description="Symbols with no price yet, which count at their last known close, and those in another "
+        "currency than the portfolio's, which do not count.",
+        examples=[["AAPL"]],
+    ),
+]
+
 
 class Update(msgspec.Struct, tag_field="type", kw_only=True):
     """Root of what is published. Members that are not named here are passed through from the source."""
@@ -55,16 +85,9 @@ class PriceUpdate(Update, tag="price_update", kw_only=True):
     code: Code
     name: Annotated[str, Meta(description="The name of the instrument.", examples=["Samsung Electronics"])]
     price: Price
-    change: Annotated[Price, Meta(description="Against the previous close.", examples=[1000])] | UnsetType = (
-        UNSET
-    )
-    change_percent: (
-        Annotated[float, Meta(description="Against the previous close, in percent.", examples=[1.39])]
-        | UnsetType
-    ) = UNSET
-    volume: (
-        Annotated[int, Meta(description="The day's total, in shares.", examples=[12345678])] | UnsetType
-    ) = UNSET
+    change: Change | UnsetType = UNSET
+    change_percent: ChangePercent | UnsetType = UNSET
+    volume: Volume | UnsetType = UNSET
     trade_volume: Annotated[int, Meta(description="Of this trade, in shares.", examples=[22])] | UnsetType = (
         UNSET
     )
@@ -142,6 +165,19 @@ class Alert(Update, tag="alert", kw_only=True):
     sequence: Sequence
 
 
+class PortfolioUpdate(Update, tag="portfolio_update", kw_only=True):
+    """What a portfolio is worth, after the price of something that it holds has changed; only to its owner."""
+
+    portfolio_id: PortfolioId
+    name: PortfolioName
+    total_value: TotalValue
+    daily_change: DailyChange
+    daily_change_percent: DailyChangePercent
+    unpriced: Unpriced | UnsetType = UNSET
+    timestamp: Timestamp
+    sequence: Sequence
+
+
 class Batch(msgspec.Struct, tag_field="type", tag="batch", kw_only=True):
     """What one flush has for a connection, in publish order; or, with `snapshot`, the last known messages.
 
@@ -151,7 +187,9 @@ class Batch(msgspec.Struct, tag_field="type", tag="batch", kw_only=True):
 
     batch_size: Annotated[int, Meta(ge=0, description="The number of messages.", examples=[5])]
     snapshot: Annotated[Literal[True], Meta(description="The answer to a subscription.")] | UnsetType = UNSET
-    messages: list[PriceUpdate | OrderbookUpdate | MarketStatus | FeedStatus | Alert | Error]
+    messages: list[
+        PriceUpdate | OrderbookUpdate | MarketStatus | FeedStatus | Alert | PortfolioUpdate | Error
+    ]
     timestamp: Timestamp
     sequence: Sequence
 

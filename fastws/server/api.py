@@ -12,9 +12,9 @@ import contextlib
 import functools
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol, assert_never
+from typing import Annotated, Any, Final, Protocol, assert_never
 
 import msgspec
 import structlog
@@ -28,6 +28,7 @@ from fastws.market.alert_messages import Alert, UserAlert, encode_rule, read_ale
 from fastws.market.alerts import AlertBook, AlertError, AlertLimitError
 from fastws.market.instruments import MAX_INSTRUMENTS, Instruments
 from fastws.market.market import Market
+from fastws.market.portfolio_reader import Reloaded
 from fastws.market.store import StoreError
 from fastws.server.callers import CallersView, check_stock, identify
 from fastws.server.handshake import error_body
@@ -35,6 +36,7 @@ from fastws.server.http import Endpoint, add_endpoints, json_response
 
 _MAX_ID_DIGITS: Final = 19  # of 2**63 - 1; keeps int() from working on a megabyte of digits
 MAX_UPDATES: Final = 5000  # of one request: they are published in one go
+MAX_RELOADED: Final = 10_000  # portfolios that a request names; beyond, reading all of them is as fast
 _SHOWN_MARKETS: Final = 10
 _SLICE: Final = 250  # elements read before the loop runs on, which is about a millisecond
 _LISTED_SLICE: Final = 100  # connections, with 50 subscriptions each some 4 ms
@@ -51,6 +53,11 @@ class _Object(msgspec.Struct, gc=False):
 
 
 _objects = msgspec.json.Decoder(list[_Object])
+_ids = msgspec.json.Decoder(
+    Annotated[
+        list[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]], msgspec.Meta(max_length=MAX_RELOADED)
+    ]
+)
 _INDEX: Final = re.compile(r"`\$\[(\d+)\]`")
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -89,6 +96,9 @@ class ApiView(CallersView, Protocol):
 
         `user_id` is compared with `Identity.user_key`.
         """
+
+    async def reload_portfolios(self, ids: Sequence[int] | None, /) -> Reloaded:
+        """Read portfolios again, all of them for None; see `Portfolios.reload`."""
 
 
 class _ApiError(FastwsError):
@@ -141,6 +151,12 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
         ),
         ("GET", "/v1/ws/connections", routes.connections, "open WebSocket connections; admin"),
         ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
+        (
+            "POST",
+            "/v1/portfolios/reload",
+            routes.reload_portfolios,
+            "read portfolios and positions again, all or those of ids; admin",
+        ),
     )
 
 
@@ -203,6 +219,25 @@ class _Routes:
             connection_id=value if name == "connection_id" else None,
         )
         return json_response({"closed": n_closed})
+
+    async def reload_portfolios(self, request: web.Request) -> web.Response:
+        self._check_admin(request)
+        ids = _read_ids(await request.read())
+        try:
+            done = await self._server.reload_portfolios(ids)
+        except StoreError as error:
+            log_limited(_log, "portfolios-unavailable", "portfolios cannot be read", error=str(error))
+            raise _ApiError(
+                503, "SERVICE_UNAVAILABLE", f"the portfolios stay as they are: {error}; try again"
+            ) from None
+        return json_response(
+            {
+                "portfolios": done.n_portfolios,
+                "positions": done.n_positions,
+                "owners_changed": done.n_moved,
+                "seconds": round(done.seconds, 3),
+            }
+        )
 
     async def publish(self, request: web.Request) -> web.Response:
         self._check_admin(request)
@@ -316,6 +351,22 @@ async def _read_object(request: web.Request) -> dict[str, Any]:
         return _members.decode(await request.read())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _invalid(None, "expected a JSON object in UTF-8") from None
+
+
+def _read_ids(body: bytes) -> list[int] | None:
+    """The `ids` of a request whose body may be missing, as they may be; None for all."""
+    if not body.strip():
+        return None
+    members = _read_members(body)
+    if "ids" not in members:
+        return None
+    try:
+        ids: list[int] = _ids.decode(members["ids"])
+    except msgspec.DecodeError:
+        raise _invalid(
+            "ids", f"ids: expected up to {MAX_RELOADED} ids of portfolios, which are whole numbers"
+        ) from None
+    return ids
 
 
 def _read_members(body: bytes) -> dict[str, msgspec.Raw]:

@@ -1,4 +1,4 @@
-"""The contract of the WebSocket endpoint for programs: an AsyncAPI document, made from the message types.
+"""The contract of the WebSocket endpoints for programs: an AsyncAPI document, made from the message types.
 
 What has a type, a docstring or a table elsewhere stands here only by reference: messages and fields in
 :mod:`fastws.messages`, codes in :mod:`fastws.errors`. What remains is who says what to whom.
@@ -7,23 +7,45 @@ What has a type, a docstring or a table elsewhere stands here only by reference:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import Any, Final, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
 from fastws import messages
 from fastws._version import __version__
 from fastws.errors import CloseCode, ErrorCode
-from fastws.messages.examples import examples
+from fastws.messages import realtime
+from fastws.messages.examples import examples, realtime_examples
 
 ASYNCAPI_VERSION: Final = "3.0.0"
 
 Json = dict[str, Any]
 MessageType = type[msgspec.Struct]
 
-_REQUESTS: Final[tuple[MessageType, ...]] = get_args(messages.ClientMessage)
-_ANSWERS: Final[tuple[MessageType, ...]] = get_args(messages.ServerMessage)
+# What the server says unasked: name of the operation, summary, messages.
+Announcement = tuple[str, str, tuple[MessageType, ...]]
+
+
+class _Channel(NamedTuple):
+    """One endpoint. `prefix` keeps its operations and messages apart from those of others."""
+
+    name: str
+    title: str
+    address: str
+    prefix: str
+    requests: tuple[MessageType, ...]
+    answers: tuple[MessageType, ...]
+    replies: dict[MessageType, tuple[MessageType, ...]]
+    error: MessageType
+    announcements: tuple[Announcement, ...]
+    query: tuple[str, ...]
+    examples: Callable[[], dict[str, list[Json]]]
+
+
+_GREET: Final = "Begin every connection that is let in."
+_DECLARE_LOSS: Final = "Say what a client that is too slow has lost."
+_ANNOUNCE_STOP: Final = "Say when to come back, before a planned stop."
 
 # Every request may also be answered by `error`.
 _REPLIES: Final[dict[MessageType, tuple[MessageType, ...]]] = {
@@ -38,9 +60,8 @@ _REPLIES: Final[dict[MessageType, tuple[MessageType, ...]]] = {
     messages.RefreshToken: (messages.TokenRefreshed,),
     messages.Reconnect: (messages.Reconnected, messages.Batch),
 }
-# What the server says unasked: name of the operation, summary, messages.
-_ANNOUNCEMENTS: Final[tuple[tuple[str, str, tuple[MessageType, ...]], ...]] = (
-    ("greet", "Begin every connection that is let in.", (messages.Greeting,)),
+_ANNOUNCEMENTS: Final[tuple[Announcement, ...]] = (
+    ("greet", _GREET, (messages.Greeting,)),
     (
         "restore",
         "Go on with the session that the handshake named, after the greeting.",
@@ -55,23 +76,83 @@ _ANNOUNCEMENTS: Final[tuple[tuple[str, str, tuple[MessageType, ...]], ...]] = (
             messages.MarketStatus,
             messages.FeedStatus,
             messages.Alert,
+            messages.PortfolioUpdate,
             messages.Batch,
         ),
     ),
-    ("declareLoss", "Say what a client that is too slow has lost.", (messages.Overflow,)),
+    ("declareLoss", _DECLARE_LOSS, (messages.Overflow,)),
     ("refuse", "Say why a connection is about to be closed, or a session cannot be had.", (messages.Error,)),
-    ("announceStop", "Say when to come back, before a planned stop.", (messages.ServerShutdown,)),
+    ("announceStop", _ANNOUNCE_STOP, (messages.ServerShutdown,)),
+)
+_REALTIME_REPLIES: Final[dict[MessageType, tuple[MessageType, ...]]] = {
+    realtime.RealtimePing: (realtime.RealtimePong,),
+    realtime.SubscribeAsset: (realtime.RealtimeSubscribed, realtime.AssetUpdate),
+    realtime.UnsubscribeAsset: (realtime.RealtimeUnsubscribed,),
+    realtime.SubscribePortfolio: (realtime.RealtimeSubscribed, realtime.RealtimePortfolioUpdate),
+    realtime.UnsubscribePortfolio: (realtime.RealtimeUnsubscribed,),
+    realtime.RealtimeAuth: (realtime.RealtimeAuthenticated,),
+}
+_REALTIME_ANNOUNCEMENTS: Final[tuple[Announcement, ...]] = (
+    ("greet", _GREET, (realtime.RealtimeGreeting,)),
+    (
+        "deliver",
+        "Bring what is published, each message in a frame of its own.",
+        (
+            realtime.AssetUpdate,
+            realtime.RealtimePortfolioUpdate,
+            realtime.RealtimeFeedStatus,
+            realtime.RealtimeAlert,
+        ),
+    ),
+    ("declareLoss", _DECLARE_LOSS, (realtime.RealtimeOverflow,)),
+    (
+        "refuse",
+        "Say why a connection is about to be closed, or what it has no more.",
+        (realtime.RealtimeError,),
+    ),
+    ("announceStop", _ANNOUNCE_STOP, (realtime.RealtimeServerShutdown,)),
+)
+_CHANNELS: Final = (
+    _Channel(
+        name="screener",
+        title="Screener",
+        address="/v1/ws",
+        prefix="",
+        requests=get_args(messages.ClientMessage),
+        answers=get_args(messages.ServerMessage),
+        replies=_REPLIES,
+        error=messages.Error,
+        announcements=_ANNOUNCEMENTS,
+        query=("token", "session_id", "last_sequence", "epoch"),
+        examples=examples,
+    ),
+    _Channel(
+        name="realtime",
+        title="Realtime",
+        address="/ws/realtime/",
+        prefix="realtime.",
+        requests=get_args(realtime.ClientMessage),
+        answers=get_args(realtime.ServerMessage),
+        replies=_REALTIME_REPLIES,
+        error=realtime.RealtimeError,
+        announcements=_REALTIME_ANNOUNCEMENTS,
+        query=("token",),
+        examples=realtime_examples,
+    ),
 )
 
 _ABOUT: Final = """\
-Market data: prices, order books, market statuses and price alerts, over one WebSocket connection.
+Market data: prices, order books, market statuses, portfolio values and price alerts, over one WebSocket connection.
+
+There are two dialects on two endpoints: the screener's, and realtime, whose messages have their members in `data`. An
+update goes to the clients of both.
 
 Every message is a JSON object in a text frame, with its name in `type`. Clients must ignore fields and message types
 that they do not know: updates carry members of their source through, and later versions say more.
 
-The highest `sequence` that a client has seen is, with `epoch`, its recovery cursor: a new connection that brings
-`session_id`, `last_sequence` and `epoch` gets what was missed, in order and once. Nothing of mode all is lost without
-an `overflow` that says what.
+In the screener's, the highest `sequence` that a client has seen is, with `epoch`, its recovery cursor: a new
+connection that brings `session_id`, `last_sequence` and `epoch` gets what was missed, in order and once. Nothing of
+mode all is lost without an `overflow` that says what.
 
 Connections without a token are served public data, unless the server is set up to serve nobody without one."""
 
@@ -137,16 +218,21 @@ _SECURITY: Final[Json] = {
     "message": {
         "type": "apiKey",
         "in": "password",
-        "description": 'After the handshake, as the message `{"type":"auth","token":"<JWT>"}`.',
+        "description": 'After the handshake, as the message `{"type":"auth","token":"<JWT>"}`, or in realtime '
+        '`{"type":"auth","data":{"token":"<JWT>"}}`.',
+    },
+    "session": {
+        "type": "httpApiKey",
+        "in": "header",
+        "name": "Cookie",
+        "description": "In the handshake, where the server asks the application who its sessions belong to.",
     },
 }
 
 
 def document() -> Json:
     """Return the AsyncAPI document."""
-    _, schemas = msgspec.json.schema_components(
-        (*_REQUESTS, *_ANSWERS), ref_template="#/components/schemas/{name}"
-    )
+    _, schemas = msgspec.json.schema_components(_kinds(), ref_template="#/components/schemas/{name}")
     schemas["ErrorCode"]["description"] = "\n".join(f"- `{code}`: {code.meaning}" for code in ErrorCode)
     for schema in schemas.values():
         _tidy(schema)
@@ -160,10 +246,16 @@ def document() -> Json:
         },
         "defaultContentType": "application/json",
         "servers": {"plain": _server("ws"), "tls": _server("wss")},
-        "channels": {"screener": _channel()},
-        "operations": _operations(),
+        "channels": {channel.name: _channel(channel) for channel in _CHANNELS},
+        "operations": {
+            name: operation for channel in _CHANNELS for name, operation in _operations(channel).items()
+        },
         "components": {
-            "messages": {_tag(kind): _message(kind) for kind in (*_REQUESTS, *_ANSWERS)},
+            "messages": {
+                channel.prefix + _tag(kind): _message(channel, kind)
+                for channel in _CHANNELS
+                for kind in (*channel.requests, *channel.answers)
+            },
             "schemas": schemas,
             "securitySchemes": _SECURITY,
             "correlationIds": {
@@ -174,6 +266,10 @@ def document() -> Json:
             },
         },
     }
+
+
+def _kinds() -> tuple[MessageType, ...]:
+    return tuple(kind for channel in _CHANNELS for kind in (*channel.requests, *channel.answers))
 
 
 def _server(protocol: str) -> Json:
@@ -188,14 +284,16 @@ def _server(protocol: str) -> Json:
     }
 
 
-def _channel() -> Json:
+def _channel(channel: _Channel) -> Json:
+    query = {**_QUERY, "properties": {name: _QUERY["properties"][name] for name in channel.query}}
     return {
-        "address": "/v1/ws",
-        "title": "Screener",
-        "messages": {_tag(kind): _ref("components", "messages", kind) for kind in (*_REQUESTS, *_ANSWERS)},
-        "bindings": {
-            "ws": {"method": "GET", "query": _QUERY, "headers": _HEADERS, "bindingVersion": "0.1.0"}
+        "address": channel.address,
+        "title": channel.title,
+        "messages": {
+            _tag(kind): {"$ref": f"#/components/messages/{channel.prefix}{_tag(kind)}"}
+            for kind in (*channel.requests, *channel.answers)
         },
+        "bindings": {"ws": {"method": "GET", "query": query, "headers": _HEADERS, "bindingVersion": "0.1.0"}},
         "x-error-codes": [
             {
                 "code": code.value,
@@ -212,30 +310,31 @@ def _channel() -> Json:
     }
 
 
-def _operations() -> Json:
+def _operations(channel: _Channel) -> Json:
+    place = {"$ref": f"#/channels/{channel.name}"}
     operations: Json = {}
-    for kind in _REQUESTS:
-        operations[_tag(kind)] = {
+    for kind in channel.requests:
+        operations[channel.prefix + _tag(kind)] = {
             "action": "receive",
-            "channel": {"$ref": "#/channels/screener"},
+            "channel": place,
             "summary": _texts(kind)[0],
-            "messages": _refs([kind]),
+            "messages": _refs(channel, [kind]),
             "reply": {
-                "channel": {"$ref": "#/channels/screener"},
-                "messages": _refs([*_REPLIES[kind], messages.Error]),
+                "channel": place,
+                "messages": _refs(channel, [*channel.replies[kind], channel.error]),
             },
         }
-    for name, summary, kinds in _ANNOUNCEMENTS:
-        operations[name] = {
+    for name, summary, kinds in channel.announcements:
+        operations[channel.prefix + name] = {
             "action": "send",
-            "channel": {"$ref": "#/channels/screener"},
+            "channel": place,
             "summary": summary,
-            "messages": _refs(kinds),
+            "messages": _refs(channel, kinds),
         }
     return operations
 
 
-def _message(kind: MessageType) -> Json:
+def _message(channel: _Channel, kind: MessageType) -> Json:
     tag = _tag(kind)
     summary, description = _texts(kind)
     message: Json = {
@@ -243,7 +342,7 @@ def _message(kind: MessageType) -> Json:
         "title": kind.__name__,
         "summary": summary,
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
-        "examples": [{"payload": example} for example in examples()[tag]],
+        "examples": [{"payload": example} for example in channel.examples()[tag]],
     }
     if description:
         message["description"] = description
@@ -252,12 +351,8 @@ def _message(kind: MessageType) -> Json:
     return message
 
 
-def _refs(kinds: Iterable[MessageType]) -> list[Json]:
-    return [_ref("channels", "screener", "messages", kind) for kind in kinds]
-
-
-def _ref(*path: str | MessageType) -> Json:
-    return {"$ref": "/".join(("#", *(part if isinstance(part, str) else _tag(part) for part in path)))}
+def _refs(channel: _Channel, kinds: Iterable[MessageType]) -> list[Json]:
+    return [{"$ref": f"#/channels/{channel.name}/messages/{_tag(kind)}"} for kind in kinds]
 
 
 def _tag(kind: MessageType) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import Final, Protocol
 
 from aiohttp import web
 
-from fastws.auth import Authenticator, AuthError, Identity, token_of
+from fastws.auth import Authenticator, AuthError, Identity, headers_for, token_of
 from fastws.errors import ErrorCode
 from fastws.limits import Limits
-from fastws.server.handshake import Refusal
+from fastws.server.handshake import Refusal, Request, check_origin
 from fastws.server.http import HttpError
 from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
+
+_READING: Final = ("GET", "HEAD")
 
 CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 """RFC 9110 §11.6.1: a 401 without it is malformed."""
@@ -24,6 +27,10 @@ class CallersView(Protocol):
     @property
     def allow_anonymous(self) -> bool:
         """Whether prices are shown to callers without a token."""
+
+    @property
+    def allowed_origins(self) -> Collection[str]:
+        """Origins of pages, beside the server's own, that may act for the users who have them open."""
 
     @property
     def authenticator(self) -> Authenticator: ...
@@ -39,10 +46,11 @@ async def identify(request: web.Request, server: CallersView) -> Identity:
     """Return who sends a request that only users may send.
 
     Raises:
-        HttpError: 401, there is no token or it is not accepted, ``reason`` in the details says why; 429, there were too
-            many such tokens from this address; or 503, the issuer's keys cannot be had.
+        HttpError: 401, there is no token or it is not accepted, ``reason`` in the details says why; 403, the
+            application or the origin of the page is against it; 429, there were too many such tokens from this address;
+            or 503, the issuer's keys cannot be had, or the application not be asked.
     """
-    identity = await _identity_of(request, server)
+    identity = await find_caller(request, server)
     if identity is None:
         raise HttpError(
             Refusal(
@@ -65,7 +73,7 @@ async def identify_reader(request: web.Request, server: CallersView) -> Identity
     """
     if not server.allow_anonymous:
         return await identify(request, server)
-    return await _identity_of(request, server)
+    return await find_caller(request, server)
 
 
 def check_stock(identity: Identity | None, code: str, **details: object) -> None:
@@ -81,10 +89,18 @@ def check_stock(identity: Identity | None, code: str, **details: object) -> None
         raise HttpError(refusal, details)
 
 
-async def _identity_of(request: web.Request, server: CallersView) -> Identity | None:
+async def find_caller(request: web.Request, server: CallersView) -> Identity | None:
+    """Return who sends a request that anybody may send; None for somebody who does not say it.
+
+    Raises:
+        HttpError: as `identify`, for what was brought and is not accepted.
+    """
     token = token_of(request.headers, request.query, ())
-    if token is None:
+    authenticator = server.authenticator
+    asked_with = headers_for(request.headers, token) if authenticator.asks(token) else {}
+    if token is None and not asked_with:
         return None
+    _check_page(request, server, asked_with)
     key = peer_of(request, server.peers).key
     limits = server.limits
     if seconds := limits.token_wait(key, time.monotonic_ns()):
@@ -98,20 +114,39 @@ async def _identity_of(request: web.Request, server: CallersView) -> Identity | 
             {"retry_after": seconds},
         )
     try:
-        return await server.authenticator.authenticate(token)
+        return await authenticator.identify(token, asked_with)
     except AuthError as error:
-        if error.reason == "unavailable":
-            # The issuer's outage is not the client's fault, and not charged to it.
-            refusal = Refusal(
-                503,
-                "SERVICE_UNAVAILABLE",
-                "the issuer's keys cannot be had, so no token can be verified; try again later",
-                (("Retry-After", "5"),),
-            )
+        if error.reason in ("unavailable", "application"):
+            # The outage of another is not the client's fault, and not charged to it.
+            refusal = Refusal(503, "SERVICE_UNAVAILABLE", str(error), (("Retry-After", "5"),))
             raise HttpError(refusal, {"reason": error.reason}) from None
+        if error.reason == "forbidden":
+            raise HttpError(Refusal(403, ErrorCode.FORBIDDEN, str(error)), {"reason": error.reason}) from None
         limits.note_bad_token(key, time.monotonic_ns())
         refusal = Refusal(401, ErrorCode.INVALID_TOKEN, str(error), CHALLENGE)
         raise HttpError(refusal, {"reason": error.reason}) from None
+
+
+def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[str, str]) -> None:
+    """Refuse what another site's page does in the name of a user (CWE-352): browsers send cookies along by themselves.
+
+    Raises:
+        HttpError: 403.
+    """
+    if request.method in _READING or "cookie" not in asked_with or "authorization" in asked_with:
+        return
+    names = [name for name in ("origin", "host") if name in request.headers]
+    page = Request(
+        request.method,
+        request.path_qs,
+        request.path,
+        request.query_string,
+        (1, 1),
+        {name: request.headers[name] for name in names},
+        peer_of(request, server.peers),
+    )
+    if (refusal := check_origin(page, server.allowed_origins)) is not None:
+        raise HttpError(refusal)
 
 
 def peer_of(request: web.Request, peers: Peers) -> Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from itertools import islice
 from typing import Final
 
@@ -11,12 +12,16 @@ import structlog
 from fastws._market import BookUpdate, Instrument, PriceUpdate, encode_screener
 from fastws.feeds.lines import LineError, decode_body
 from fastws.logs import log_limited
+from fastws.market.alert_store import number_text
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.market.store import Store, StoreError
 from fastws.market.value_store import SavedValue, ValueStore
 
 _BATCH: Final = 500  # values in one transaction, so that other requests get their turn in between
+# What no member of a message is called, so that it is found at the end and nowhere else.
+_DAY: Final = b',"fastws day":['
+_ANY: Final = Instrument("any")
 _SLICE: Final = 250  # values looked at before the loop runs on, which is under a millisecond
 
 _log = structlog.get_logger("fastws.last_values")
@@ -77,10 +82,11 @@ class LastValues:
     def _restore(self, value: SavedValue) -> bool:
         try:
             instrument = self._market.instrument(value.code) or Instrument(value.code)
-            update = decode_body(value.body, lambda code: instrument)
+            body, day = _split(value.body)
+            update = decode_body(body, lambda code: instrument)
             if not isinstance(update, (PriceUpdate, BookUpdate)):
                 raise LineError("message type", f"{value.kind} is neither a price nor a book")
-            self._market.restore(update, value.published_ms)
+            self._market.restore(update, value.published_ms, day)
         except ValueError as error:
             log_limited(
                 _log,
@@ -140,7 +146,7 @@ class LastValues:
             code = update.instrument.code
             if self._saved.get((code, kind)) is not update:
                 try:
-                    body = encode_screener(update, published_ms) + b"}"
+                    body = encode_screener(update, published_ms) + self._day(code, kind) + b"}"
                 except Exception:
                     self._leave_out(code, kind, update)
                 else:
@@ -150,6 +156,13 @@ class LastValues:
                     return False
                 batch = []
         return await self._save(batch)
+
+    def _day(self, code: str, kind: str) -> bytes:
+        """What is saved behind a price for the rest of its day."""
+        day = self._market.day_range(code) if kind == "price_update" else None
+        if day is None or day.high is None or day.low is None:
+            return b""
+        return b"%b%b,%b]" % (_DAY, number_text(day.high).encode(), number_text(day.low).encode())
 
     async def _save(self, batch: list[tuple[SavedValue, PriceUpdate | BookUpdate]]) -> bool:
         try:
@@ -183,3 +196,12 @@ class LastValues:
             message=kind,
             exc_info=True,
         )
+
+
+def _split(body: bytes) -> tuple[bytes, tuple[int | Decimal, int | Decimal] | None]:
+    """The message that was saved, and the highest and the lowest price of its day, where they are behind it."""
+    message, found, numbers = body.rpartition(_DAY)
+    if not found:
+        return body, None
+    high, low = (PriceUpdate(_ANY, text).price for text in numbers.removesuffix(b"]}").decode().split(","))
+    return message + b"}", (high, low)

@@ -206,8 +206,14 @@ def _print_welcome(server: Server) -> None:
     base = _base_url(server.listener)
     admin = None if server.admin_listener is None else _base_url(server.admin_listener)
     websocket = None if base is None else f"ws{base.removeprefix('http')}/v1/ws"
+    realtime = None if base is None else f"ws{base.removeprefix('http')}/ws/realtime/"
     if settings.log_format == "json":
-        places = {"websocket": websocket, "unix_socket": settings.unix_socket, "admin": admin}
+        places = {
+            "websocket": websocket,
+            "realtime": realtime,
+            "unix_socket": settings.unix_socket,
+            "admin": admin,
+        }
         given = {name: place for name, place in places.items() if place is not None}
         _log.info("ready", **given, instruments=n, feed=settings.feed)
         return
@@ -215,6 +221,7 @@ def _print_welcome(server: Server) -> None:
     if base is not None:
         lines += [
             f"  WebSocket  {websocket}",
+            f"  realtime   {realtime}",
             f"  health     {base}/health",
             f"  statistics {base}/v1/ws/stats",
         ]

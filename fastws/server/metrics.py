@@ -27,12 +27,13 @@ from fastws._version import __version__
 from fastws.auth import Authenticator
 from fastws.auth.tokens import Reason
 from fastws.clock import wall_ms
-from fastws.dialects.screener import ScreenerDialect
+from fastws.dialects.conversation import Conversation
 from fastws.errors import CloseCode
 from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedSupervisor
 from fastws.limits import Limits
 from fastws.market.alerts import AlertBook
 from fastws.market.market import Market
+from fastws.market.portfolios import Portfolios
 from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
@@ -63,10 +64,16 @@ class MetricsView(Protocol):
     def supervisor(self) -> FeedSupervisor | None: ...
 
     @property
-    def screener(self) -> ScreenerDialect: ...
+    def screener(self) -> Conversation: ...
+
+    @property
+    def realtime(self) -> Conversation: ...
 
     @property
     def alerts(self) -> AlertBook: ...
+
+    @property
+    def portfolios(self) -> Portfolios: ...
 
     @property
     def authenticator(self) -> Authenticator: ...
@@ -122,6 +129,7 @@ class ServerCollector(Collector):
         yield from self._compression()
         yield from self._feeds()
         yield from self._users()
+        yield from self._portfolios()
 
     def _process(self) -> Iterator[Metric]:
         running = {(__version__, platform.python_version()): 1}
@@ -130,7 +138,8 @@ class ServerCollector(Collector):
 
     def _connections(self) -> Iterator[Metric]:
         hub, listener, limits = self._server.hub, self._server.listener, self._server.limits
-        none = {self._server.screener.dialect.name: 0}
+        conversations = (self._server.screener, self._server.realtime)
+        none = {conversation.dialect.name: 0 for conversation in conversations}
         yield _gauge("connections", "open WebSocket connections", none | hub.n_by_dialect(), "dialect")
         yield _counter(
             "connections_opened", "WebSocket connections opened", none | hub.meters.opened, "dialect"
@@ -138,7 +147,7 @@ class ServerCollector(Collector):
         yield _counter(
             "connections_closed",
             "WebSocket connections ended, by why and by whom",
-            _closes(self._server.screener),
+            _closes(conversations),
             "reason",
             "by",
         )
@@ -299,6 +308,29 @@ class ServerCollector(Collector):
                 "jwks_age_seconds", "time since the issuer's keys were fetched", authenticator.keys_age
             )
 
+    def _portfolios(self) -> Iterator[Metric]:
+        portfolios = self._server.portfolios
+        yield _gauge("portfolios", "portfolios known", portfolios.n_portfolios)
+        yield _gauge("portfolio_positions", "positions of all portfolios", portfolios.n_positions)
+        yield _gauge("portfolios_watched", "portfolios that are valued", portfolios.n_watched)
+        yield _gauge(
+            "portfolio_load_seconds", "how long reading portfolios took last", portfolios.load_seconds
+        )
+        yield _counter("portfolio_loads", "times that portfolios were read", portfolios.n_loads)
+        yield _counter(
+            "portfolio_load_failures", "times that portfolios could not be read", portfolios.n_failures
+        )
+        yield _counter(
+            "portfolio_mismatches",
+            "watched portfolios whose sums were wrong and were corrected; there must be none",
+            portfolios.n_mismatches,
+        )
+        yield _counter(
+            "portfolio_overflows",
+            "values that did not fit 128 bits and were made another way, as exact and slower",
+            portfolios.n_wide,
+        )
+
 
 Values = float | Mapping[str, float] | Mapping[tuple[str, str], float]
 Figures = tuple[list[int], float]
@@ -335,11 +367,12 @@ def _items(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
     return [(key if isinstance(key, tuple) else (key,), value) for key, value in values.items()]
 
 
-def _closes(screener: ScreenerDialect) -> dict[tuple[str, str], int]:
+def _closes(conversations: Iterable[Conversation]) -> dict[tuple[str, str], int]:
     """Ended connections by the label of their close code and by who has ended them; clients may send any code."""
     labels: dict[int | str, str] = {code.value: code.label for code in CloseCode}
     labels |= _FOREIGN_CLOSES | {"kicked": "kicked"}
     closes = {(label, by): 0 for label in (*labels.values(), _OTHER_CLOSES) for by in ("server", "client")}
-    for (code, by), n in screener.closes.items():
-        closes[labels.get(code, _OTHER_CLOSES), by] += n
+    for conversation in conversations:
+        for (code, by), n in conversation.closes.items():
+            closes[labels.get(code, _OTHER_CLOSES), by] += n
     return closes

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fastws.auth import Authenticator
 from fastws.errors import SettingsError
+from fastws.market.portfolio_queries import QueryError, check_queries
 from fastws.market.store import StoreError, probe
+from fastws.server.application import ApplicationClient
 from fastws.server.fetch import fetch
-from fastws.server.server import find_kis_keys, load_instruments, make_store
+from fastws.server.server import find_kis_keys, find_source, load_instruments, make_store
+from fastws.server.stored import find_queries, query_error
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
 from fastws.settings_checks import parse_bind, parse_feed
@@ -103,26 +107,31 @@ def _check_symbols_file(settings: Settings) -> None:
 
 
 def _check_feed(settings: Settings) -> None:
-    kind, path = parse_feed(settings.feed)
+    kind, path, source = parse_feed(settings.feed)
     if kind == "kis":
         find_kis_keys(settings)
+    if kind == "poll":
+        find_source(settings, source)
     if path is not None and not os.access(path, os.R_OK):
         raise settings.error("feed", f"no permission to read {path}", "let this user read it")
 
 
 def _check_database(settings: Settings) -> None:
     make_store(settings)
+    queries = find_queries(settings)
     if settings.database is None:
         return
     try:
-        probe(settings.database)
+        probe(settings.database, partial(check_queries, queries))
+    except QueryError as error:
+        raise query_error(settings, error) from None
     except StoreError as error:
         source = settings.sources.get("database", "default")
         raise SettingsError(str(error), setting="database", source=source) from None
 
 
 def _check_keys(settings: Settings) -> None:
-    Authenticator(settings, fetch=fetch)
+    Authenticator(settings, fetch=fetch, ask=ApplicationClient().ask)
 
 
 _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
@@ -132,6 +141,6 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("certfile", "keyfile"): _check_tls,
     ("symbols_file",): _check_symbols_file,
     ("feed", "kis_keys"): _check_feed,
-    ("database",): _check_database,
+    ("database", "portfolios_query", "positions_query", "closes_query", "changes_query"): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

@@ -11,6 +11,7 @@ import msgspec
 from fastws import logs
 from fastws.market.instruments import TableChange
 from fastws.server.server import Server, configure_hub, load_instruments
+from fastws.server.stored import with_stored
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
 from fastws.settings_catalog import display
@@ -42,7 +43,8 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     kept = [name for name in SETTINGS if _is_fixed(name, old, settings)]
     settings = _with(settings, old, kept)
     # In a thread: a large table takes longer than clients should wait for their prices.
-    instruments = await asyncio.to_thread(load_instruments, settings)
+    named = await asyncio.to_thread(load_instruments, settings)
+    instruments = await with_stored(server.store, named)
     table_change = await asyncio.to_thread(server.market.instruments.compare, instruments)
     tls = make_tls(settings)
     # The last that can fail, and it changes nothing when it does.
@@ -53,7 +55,9 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     _apply(server, settings)
     for _ in server.market.update_instruments(instruments, table_change):
         await asyncio.sleep(0)
-    server.fix_symbols(instruments)
+    server.fix_symbols(named)
+    # Their currencies and previous closes may be others now.
+    await server.portfolios.rebuild()
     return Reloaded(
         changed={
             name: f"{display(setting, before)} -> {display(setting, after)}"
@@ -90,11 +94,9 @@ def _apply(server: Server, settings: Settings) -> None:
     server.settings = settings
     configure_hub(server.hub, settings)
     server.hub.configure(history_size=settings.history_bytes)
-    server.screener.configure(
-        subscription_limit=settings.subscription_limit,
-        message_bytes=settings.message_bytes,
-        accept_unknown_symbols=settings.unknown_symbols == "accept",
-    )
+    server.targets.limit = settings.subscription_limit
+    server.targets.accept_unknown_symbols = settings.unknown_symbols == "accept"
+    server.screener.configure(message_bytes=settings.message_bytes)
     server.peers.update(settings.trusted_proxies)
     server.limits.update(
         connection_limit=settings.connection_limit,
@@ -119,3 +121,6 @@ def _apply(server: Server, settings: Settings) -> None:
     server.admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user
     server.last_values.configure(interval=settings.save_interval)
+    server.portfolios.configure(
+        interval_ms=settings.portfolio_interval_ms, poll_interval=settings.portfolio_poll_interval
+    )

@@ -9,12 +9,14 @@ from aiohttp import web
 
 from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
+from fastws.server.force_update import ForceView, add_force_routes
 from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
 from fastws.server.metrics import MetricsView, add_metrics_routes
+from fastws.server.realtime_routes import RealtimeView, add_realtime_routes
 from fastws.server.stocks import StocksView, add_stock_routes
 
 
-class View(ServerView, StocksView, ApiView, MetricsView, Protocol):
+class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, Protocol):
     """What all the routes together need of the server."""
 
     @property
@@ -28,6 +30,8 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_public_routes(app, server)
     add_stock_routes(app, server)
     add_user_routes(app, server)
+    add_force_routes(app, server)
+    add_realtime_routes(app, server)
     if has_admin:
         _add_admin(app, server)
     return app

@@ -7,26 +7,30 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import structlog
 
 from fastws import deflate
 from fastws._core import Connection, Hub
-from fastws.auth import Authenticator, token_of
+from fastws.auth import Authenticator
 from fastws.dialects.admission import Admission
-from fastws.dialects.clients import Arrival
+from fastws.dialects.conversation import Conversation
+from fastws.dialects.permits import Permits
+from fastws.dialects.realtime import RealtimeDialect
 from fastws.dialects.screener import ScreenerDialect
+from fastws.dialects.targets import Targets
 from fastws.errors import InstrumentError, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
 from fastws.feeds.kis import KISFeed, KISOptions, find_keys
+from fastws.feeds.poll import NO_SOURCE, PollFeed
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
+from fastws.feeds.sources import Source, SourceSetupError, open_source
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
@@ -35,8 +39,13 @@ from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest, find_interest
 from fastws.market.market import Market
+from fastws.market.portfolio_reader import Reloaded
+from fastws.market.portfolio_store import PortfolioStore
+from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.server import stats
+from fastws.server.application import ApplicationClient
+from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
 from fastws.server.handshake import Request
@@ -44,15 +53,14 @@ from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
 from fastws.server.peers import Peers
 from fastws.server.places import admin_place, main_places
+from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
+from fastws.server.stored import check_stored, find_queries, with_stored
 from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
 
-_ABSENT: Final = (None, "", "undefined", "null")
-# What certainly has 64 bits, and what int() reads in no time.
-_MAX_SEQUENCE_DIGITS: Final = 18
 _AWAITED_SECONDS: Final = 3.0
 
 _log = structlog.get_logger("fastws")
@@ -80,6 +88,15 @@ def make_feed(
                 poll_rate=settings.kis_poll_rate,
                 poll_interval=settings.kis_poll_interval,
             ),
+        )
+    if spec.kind == "poll":
+        return PollFeed(
+            find_source(settings, spec.source),
+            interval=settings.poll_interval,
+            batch_size=settings.poll_batch_size,
+            fresh=settings.poll_fresh,
+            interest=interest,
+            fixed=[] if settings.symbols_file is None else [instrument.code for instrument in instruments],
         )
     if spec.kind == "sim":
         return SimulatorFeed(
@@ -110,6 +127,19 @@ def find_kis_keys(settings: Settings) -> list[KISAuthManager]:
     except KISCredentialsError as error:
         setting = "kis_keys" if settings.kis_keys else "feed"
         raise settings.error(setting, str(error), "kis_keys takes several of them") from None
+
+
+def find_source(settings: Settings, text: str, *, setting: str = "feed") -> Source:
+    """The source of polled prices that `text` names, which is of `setting`.
+
+    Raises:
+        SettingsError: there is none, or it cannot be used.
+    """
+    try:
+        return open_source(text, settings)
+    except SourceSetupError as error:
+        where = settings.sources.get(setting, "default")
+        raise SettingsError(f"{setting}: {error} (from {where})", setting=setting, source=where) from None
 
 
 def fixed_symbols(settings: Settings, instruments: Instruments) -> list[str]:
@@ -192,13 +222,20 @@ class Server:
             self.tell,
             alerts_per_user=settings.alerts_per_user,
         )
-        self.market.on_price = self.alerts.on_price
+        self.portfolios = Portfolios(
+            self.market,
+            PortfolioStore(self.store, find_queries(settings)),
+            interval_ms=settings.portfolio_interval_ms,
+            poll_interval=settings.portfolio_poll_interval,
+        )
+        self.market.on_price.append(self.alerts.on_price)
         self.last_values = LastValues(self.market, self.store, interval=settings.save_interval)
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
         feed = make_feed(settings, self.market.instruments, self._interest)
         self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
-        self.authenticator = Authenticator(settings, fetch=fetch)
+        self._application = ApplicationClient()
+        self.authenticator = Authenticator(settings, fetch=fetch, ask=self._application.ask)
         self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
         self.peers = Peers(settings.trusted_proxies)
         self.limits = Limits(
@@ -207,6 +244,7 @@ class Server:
             handshake_rate=settings.handshake_rate,
             half_open_per_ip=settings.half_open_per_ip,
         )
+        permits = Permits(self.portfolios)
         self.admission = Admission(
             self.hub,
             self.authenticator,
@@ -217,16 +255,25 @@ class Server:
             connections_per_user=settings.connections_per_user,
             evicts_oldest=settings.on_connection_limit == "evict_oldest",
             kept_messages_per_user=settings.kept_messages_per_user,
+            permits=permits,
         )
         self.admission.mail.on_told = self._on_told
+        self.portfolios.on_owner_changed = self.admission.revoke
+        self.targets = Targets(
+            self.hub,
+            self.market,
+            permits,
+            limit=settings.subscription_limit,
+            accept_unknown_symbols=settings.unknown_symbols == "accept",
+        )
         self.screener = ScreenerDialect(
             self.hub,
             self.market,
             admission=self.admission,
-            subscription_limit=settings.subscription_limit,
+            targets=self.targets,
             message_bytes=settings.message_bytes,
-            accept_unknown_symbols=settings.unknown_symbols == "accept",
         )
+        self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
@@ -241,8 +288,11 @@ class Server:
             )
         )
         self.listener = Listener(
-            make_app(self, websocket_paths=("/v1/ws",), has_admin=admin is None),
-            {"/v1/ws": self._open_screener},
+            make_app(self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=admin is None),
+            {
+                "/v1/ws": partial(self._open, self.screener),
+                REALTIME_PATH: partial(self._open, self.realtime),
+            },
             main_places(settings),
             tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
@@ -263,10 +313,12 @@ class Server:
             begun.push_async_callback(self._close_store)
             try:
                 await self.store.open()
+                await check_stored(self.store, self.settings)
                 await self.alerts.load()
                 self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             except StoreError as error:
                 raise SettingsError(str(error), setting="database") from None
+            await self._take_stored_instruments()
             if self.store.is_in_memory:
                 _log.info(
                     "alerts and last values are kept in memory and end with this process; --database keeps them"
@@ -280,9 +332,17 @@ class Server:
                     symbols=len(unknown),
                     first=list(islice(unknown, 5)),
                 )
+            # After the last values: the first sums are of those.
+            try:
+                await self.portfolios.load()
+            except StoreError as error:
+                raise SettingsError(str(error), setting="database") from None
+            self.portfolios.start()
+            begun.push_async_callback(self.portfolios.stop)
             self.hub.configure(history_size=self.settings.history_bytes)
             self.last_values.start()
             begun.push_async_callback(self._save_values)
+            begun.push_async_callback(self._application.close)
             begun.callback(self.admission.credentials.close)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
@@ -295,6 +355,12 @@ class Server:
             if self.supervisor is not None:
                 self.supervisor.start()
             self._begun = begun.pop_all()
+
+    async def _take_stored_instruments(self) -> None:
+        newer = await with_stored(self.store, self.market.instruments)
+        change = self.market.instruments.compare(newer)
+        for _ in self.market.update_instruments(newer, change):
+            await asyncio.sleep(0)
 
     async def stop(self) -> int:
         """Take everything down, losing no value that was published; see `Drain` for the clients.
@@ -312,10 +378,11 @@ class Server:
         self.takes_updates = False
         await self._stop_feed(timeout / 4)
         await self.alerts.stop(timeout / 8)
+        await self.portfolios.stop()
         # A quarter is left for what ends after the clients.
         n_cut = await Drain(
             self.hub,
-            self.screener.announce_shutdown,
+            _announce_shutdown,
             spread=self.settings.shutdown_spread,
             deadline=began + timeout * 3 / 4,
         ).run()
@@ -353,14 +420,25 @@ class Server:
 
     def fix_symbols(self, instruments: Instruments) -> None:
         """Give the symbols of a newer `symbols_file` the priority that those of the one before had."""
-        if self.supervisor is not None and isinstance(self.supervisor.feed, KISFeed):
-            self.supervisor.feed.fix(fixed_symbols(self.settings, instruments))
+        feed = None if self.supervisor is None else self.supervisor.feed
+        if isinstance(feed, KISFeed):
+            feed.fix(fixed_symbols(self.settings, instruments))
+        elif isinstance(feed, PollFeed) and self.settings.symbols_file is not None:
+            feed.fix(instrument.code for instrument in instruments)
+
+    async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Poll symbols now; see `PollFeed.force`. Without a poll feed none can be."""
+        feed = None if self.supervisor is None else self.supervisor.feed
+        if not isinstance(feed, PollFeed):
+            return [], dict.fromkeys(codes, NO_SOURCE)
+        return await feed.force(codes)
 
     def _interest(self) -> Mapping[str, Interest]:
-        """What clients look at and alerts wait for; rules may be many, so they are gone through every few seconds."""
+        """What clients look at, watched portfolios hold and alerts wait for; the latter two may be many, so they are
+        gone through every few seconds."""
         now = time.monotonic()
         if now - self._awaited_at >= _AWAITED_SECONDS:
-            self._awaited, self._awaited_at = self.alerts.codes(), now
+            self._awaited, self._awaited_at = self.alerts.codes() | self.portfolios.codes(), now
         return find_interest(self.hub, self.market.instruments, self._awaited)
 
     # What the HTTP routes read.
@@ -386,8 +464,28 @@ class Server:
         return self.settings.allow_anonymous
 
     @property
+    def force_update_interval(self) -> float:
+        return self.settings.force_update_interval
+
+    @property
+    def allowed_origins(self) -> Collection[str]:
+        return self.settings.allowed_origins
+
+    @property
+    def is_session_based(self) -> bool:
+        return self.settings.auth_url is not None
+
+    @property
     def admin_token(self) -> str | None:
         return self.settings.admin_token
+
+    def realtime_totals(self) -> dict[str, Any]:
+        """The member `global_stats` of ``/realtime/status/``."""
+        return stats.realtime_totals(self.hub, self.admission)
+
+    def user_stats(self, user_key: str) -> dict[str, Any]:
+        """The member `user_stats` of ``/realtime/status/``."""
+        return stats.user_stats(self.admission, user_key)
 
     def connections(self) -> Iterator[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``."""
@@ -404,6 +502,19 @@ class Server:
         _log.info("kicked", **{name: text for name, text in whom.items() if text}, closed=n)
         return n
 
+    async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
+        """Read portfolios again; see `Portfolios.reload`."""
+        done = await self.portfolios.reload(ids)
+        _log.info(
+            "portfolios were read again",
+            asked_for=None if ids is None else len(ids),
+            portfolios=done.n_portfolios,
+            positions=done.n_positions,
+            owners_changed=done.n_moved,
+            seconds=round(done.seconds, 3),
+        )
+        return done
+
     def tell(self, user_key: str, alert: Alert) -> int:
         """Publish an alert to a user; see `Mail`. Returns its sequence."""
         return self.admission.mail.tell(user_key, alert)
@@ -412,39 +523,26 @@ class Server:
         if alert.rule_id is not None:
             self.alerts.told(alert.rule_id)
 
-    def _open_screener(
-        self, transport: asyncio.Transport, request: Request, leftover: bytes, window_bits: int
+    def _open(
+        self,
+        conversation: Conversation,
+        transport: asyncio.Transport,
+        request: Request,
+        leftover: bytes,
+        window_bits: int,
     ) -> None:
         connection = Connection(
             self.hub,
             transport,
-            self.screener,
-            self.screener.dialect,
+            conversation,
+            conversation.dialect,
             max_message_size=self.settings.message_bytes,
             window_bits=window_bits,
         )
-        connection.context = arrival_of(request)
+        connection.context = arrival_of(request, self.authenticator, has_sessions=conversation.keeps_sessions)
         connection.open(leftover)
 
 
-def arrival_of(request: Request) -> Arrival:
-    """What a client brings in its handshake; literals that pages send for want of a value count as absent."""
-    query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
-    session_id = query.get("session_id")
-    last_sequence, epoch = query.get("last_sequence"), query.get("epoch") or None
-    cursor: int | None
-    if last_sequence in _ABSENT:
-        cursor = None
-    elif last_sequence.isascii() and last_sequence.isdigit() and len(last_sequence) <= _MAX_SEQUENCE_DIGITS:
-        cursor = int(last_sequence)
-    else:
-        # What the client has is not known: what it has missed is lost, and it is to hear so. No epoch is named "".
-        cursor, epoch = 0, ""
-    return Arrival(
-        token=token_of(request.headers, query),
-        session_id=None if session_id in _ABSENT else session_id,
-        last_sequence=cursor,
-        epoch=epoch,
-        address=request.peer.address,
-        address_key=request.peer.key,
-    )
+def _announce_shutdown(connection: Connection, reconnect_after_ms: int) -> None:
+    conversation: Any = connection.handler
+    conversation.announce_shutdown(connection, reconnect_after_ms)

@@ -19,7 +19,8 @@ def totals(
 ) -> dict[str, Any]:
     """The body of ``/v1/ws/stats``."""
     by_type = {"stock": 0, "market": 0, "sector": 0}
-    by_type |= {kind: n for kind, n in hub.subscription_counts().items() if kind in by_type}
+    counts = hub.subscription_counts()
+    by_type |= {kind: n for kind, n in counts.items() if kind in by_type or (kind == "portfolio" and n)}
     return {
         "active_connections": hub.n_connections,
         "total_subscriptions": sum(by_type.values()),
@@ -47,6 +48,30 @@ def totals(
         "addresses": limits.n_addresses,
         "refused_by_limit": limits.refusals,
         "updates": hub.ledger(),
+    }
+
+
+def realtime_totals(hub: Hub, admission: Admission) -> dict[str, int]:
+    """The member `global_stats` of ``/realtime/status/``; connections of both dialects count."""
+    counts = hub.subscription_counts()
+    return {
+        "total_connections": hub.n_connections,
+        "authenticated_users": len(admission.presence.by_user),
+        "portfolio_subscriptions": counts.get("portfolio", 0),
+        "asset_subscriptions": counts.get("stock", 0),
+    }
+
+
+def user_stats(admission: Admission, user_key: str) -> dict[str, Any]:
+    """The member `user_stats` of ``/realtime/status/``: what all connections of a user hold together."""
+    clients = list(admission.presence.by_user.get(user_key, ()))
+    held = dict.fromkeys(topic for client in clients for topic in client.connection.subscriptions())
+    return {
+        "connection_count": len(clients),
+        "subscriptions": {
+            "portfolios": [int(topic.name) for topic in held if topic.kind == "portfolio"],
+            "assets": [topic.name for topic in held if topic.kind == "stock"],
+        },
     }
 
 

@@ -62,24 +62,31 @@ class Site:
                 return web.Response(text=content, content_type=kind)
 
             app.router.add_get(f"/{name}", serve)
+        async with self.running(app):
+            yield self
+
+    @asynccontextmanager
+    async def running(self, app: web.Application) -> AsyncIterator[None]:
+        """Serve `app` on a free port, which `origin` has."""
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield self
+            yield
         finally:
             await runner.cleanup()
 
 
-async def browse(program: str, site: Site, profile: Path) -> dict[str, Any]:
+async def browse(program: str, site: Site, profile: Path, *flags: str) -> dict[str, Any]:
     """Open the page in a browser of its own; returns what the page posts."""
     log = profile.with_suffix(".log")
     with log.open("wb") as output:
         browser = await asyncio.create_subprocess_exec(
             program,
             *FLAGS,
+            *flags,
             f"--user-data-dir={profile}",
             f"{site.origin}/page.html",
             stdout=output,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fastws.kis import KISConnectionError, KISCredentialsError, KISInUseError
+from fastws.kis.auth import APPROVAL_LIFETIME
 from fastws.kis.connection import Changed, Live, Lost
 from fastws.kis.control import Registration
 from fastws.kis.registrations import State
@@ -95,6 +96,47 @@ async def test_an_unknown_approval_key_is_replaced(kis: FakeKIS, client: Client)
     assert kis.journal.requests[-1].approval_key != first
     refused = [entry for entry in kis.journal.requests if entry.answer == "OPSP0011"]
     assert len(refused) == 1
+
+
+async def test_an_approval_key_that_has_become_old_is_replaced_within_the_session(
+    kis: FakeKIS, client: Client
+) -> None:
+    first = kis.journal.requests[-1].approval_key
+    kis.do("expire_keys")
+    client.auth._approval.issued_at -= APPROVAL_LIFETIME
+    late = Registration("H0UNCNT0", "035420")
+    client.connection.want(late)
+    await until(lambda: client.registrations.state(late) is State.ACTIVE, "the late one")
+    assert client.errors == []
+    assert len(kis.journal.sessions) == 1
+    assert kis.journal.requests[-1].approval_key != first
+
+
+async def test_a_key_that_cannot_be_renewed_is_used_on(kis: FakeKIS, client: Client) -> None:
+    first = kis.journal.requests[-1].approval_key
+    client.auth._approval.issued_at -= APPROVAL_LIFETIME
+    kis.do("rest", of="approval", status=503, times=1)
+    wanted = [Registration("H0UNCNT0", code) for code in ("035420", "035720")]
+    for registration in wanted:
+        client.connection.want(registration)
+    await until(
+        lambda: all(client.registrations.state(item) is State.ACTIVE for item in wanted), "the late ones"
+    )
+    assert client.errors == []
+    assert kis.journal.requests[-1].approval_key == first
+    # KIS was asked once, and not for each of them.
+    assert sum(call.path == "/oauth2/Approval" for call in kis.journal.calls) == 2
+
+
+async def test_a_warning_about_the_app_key_ends_nothing(
+    kis: FakeKIS, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    kis.do("answer", code="OPSP0010")
+    late = Registration("H0UNCNT0", "035420")
+    client.connection.want(late)
+    await until(lambda: client.registrations.state(late) is State.ACTIVE, "the late one")
+    assert client.errors == []
+    assert "KIS warns of this app key: OPSP0010" in caplog.text
 
 
 async def test_an_app_key_in_use_is_waited_for(kis: FakeKIS, client: Client) -> None:

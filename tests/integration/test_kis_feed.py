@@ -39,6 +39,17 @@ async def serving(directory: Path, *flags: str, **settings: object) -> AsyncIter
         await asyncio.to_thread(server.end)
 
 
+@asynccontextmanager
+async def serving_here(**settings: object) -> AsyncIterator[InProcess]:
+    """A server in this process, whose clocks and limits can be patched."""
+    server = InProcess(Settings(port=0, feed="kis", **settings))  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
 async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
     deadline = time.monotonic() + seconds
     while True:
@@ -230,25 +241,45 @@ async def test_silence_while_the_market_is_open_is_stale(monkeypatch: pytest.Mon
     # Of a session that says nothing but PINGPONG nobody can tell whether there are no trades.
     async with FakeKIS(rate=200, token_interval=0, pingpong_interval=0.3) as kis:
         set_variables(monkeypatch, kis)
-        server = InProcess(Settings(port=0, feed="kis", kis_poll_rate=0))
-        await server.start()
-        try:
-            async with client(f"ws://127.0.0.1:{server.listener.port}/v1/ws") as viewer:
-                watcher = Watcher(viewer)
-                await viewer.subscribe("stock", SAMSUNG)
-                await watcher.until_pushed(SAMSUNG)
-                kis.do("mute")
-                await watcher.until(is_status("stale"))
-                kis.do("clear")
-                await watcher.until(is_status("live"))
-                # Outside of trading hours it is normal.
-                kis.do("operation", tr_key=SAMSUNG, operation_code="174")
-                kis.do("mute")
-                assert server.supervisor is not None
-                feed = server.supervisor.feed
-                await until(lambda: feed.stale_after is None, "a halted market")
-        finally:
-            await server.stop()
+        async with (
+            serving_here(kis_poll_rate=0) as server,
+            client(f"ws://127.0.0.1:{server.listener.port}/v1/ws") as viewer,
+        ):
+            watcher = Watcher(viewer)
+            await viewer.subscribe("stock", SAMSUNG)
+            await watcher.until_pushed(SAMSUNG)
+            kis.do("mute")
+            await watcher.until(is_status("stale"))
+            kis.do("clear")
+            await watcher.until(is_status("live"))
+            # Outside of trading hours it is normal.
+            kis.do("operation", tr_key=SAMSUNG, operation_code="174")
+            kis.do("mute")
+            assert server.supervisor is not None
+            feed = server.supervisor.feed
+            await until(lambda: feed.stale_after is None, "a halted market")
+
+
+async def test_a_push_that_goes_silent_is_polled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastws.feeds.kis.feed._CHECK_INTERVAL", 0.5)
+    async with FakeKIS(rate=200, token_interval=0, pingpong_interval=0.3) as kis:
+        set_variables(monkeypatch, kis)
+        async with (
+            serving_here(**QUICK) as server,
+            client(f"ws://127.0.0.1:{server.listener.port}/v1/ws") as viewer,
+        ):
+            watcher = Watcher(viewer)
+            await viewer.subscribe("stock", SAMSUNG, HYNIX)
+            await watcher.until_pushed(SAMSUNG, HYNIX)
+            # The session goes on, and nothing says that it has lost this one.
+            kis.do("mute", tr_key=SAMSUNG)
+            for kind in ("price_update", "orderbook_update", "price_update"):
+                await watcher.until(
+                    lambda u, kind=kind: (
+                        (u["type"], u.get("code"), u.get("quality")) == (kind, SAMSUNG, "polled")
+                    )
+                )
+            assert len(kis.journal.sessions) == 1
 
 
 async def test_statuses_of_the_markets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

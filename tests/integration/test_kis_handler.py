@@ -359,6 +359,26 @@ async def test_a_failing_callback_is_reported_and_gets_what_follows() -> None:
         assert program.messages[0].startswith("0|H0UNCNT0|")
 
 
+async def test_what_comes_after_an_unsubscription_is_not_remembered(quiet: FakeKIS, program: Program) -> None:
+    message = next(line for line in SAMPLES if line.startswith(b"0|H0STCNT0|001|005930^140610")).decode()
+    await program.handler.subscribe_tick(["005930"], "KRX")
+    await program.states({"005930": {"tick": {"KRX": "active"}}})
+    await program.handler.unsubscribe("005930", "tick", "KRX")
+    # KIS is told when the registration is a second old, and sends until then.
+    quiet.do("say", message=message)
+    n_frames = program.handler.get_connection_status()["frames"]
+    await until(lambda: program.handler.get_connection_status()["frames"] > n_frames, "the frame")
+    await until(lambda: any(r.answer == "OPSP0001" for r in quiet.journal.requests), "the end")
+    await program.handler.subscribe_tick(["005930"], "KRX")
+    await program.states({"005930": {"tick": {"KRX": "active"}}})
+    quiet.do("drop")
+    await until(lambda: program.errors, "the loss")
+    await program.states({"005930": {"tick": {"KRX": "active"}}})
+    quiet.do("say", message=message.replace("^11955000^", "^11956005^"))
+    await until(lambda: program.ticks, "a tick")
+    assert not program.gaps
+
+
 async def test_a_lost_connection_is_made_again_and_tells_what_was_missed(
     quiet: FakeKIS, program: Program
 ) -> None:

@@ -104,6 +104,20 @@ def test_waiting_alert_rules_are_loaded_and_weighed(tmp_path: Path) -> None:
     assert "cost of the rules" in out["printed"]
 
 
+def test_watched_portfolios_are_worth_what_came(tmp_path: Path) -> None:
+    """Each probe's values are held against the prices that came before, while everything is read again."""
+    out = load(
+        tmp_path, "portfolios", "--portfolios", "300", "--watched", "40", "--each", "4", "--rate", "1000",
+        "--symbols", "100", "--seconds", "2", "--reloads", "2",
+    )  # fmt: skip
+    assert out["latency_ms"]["n"] > 200
+    assert out["latency_ms"]["p50"] < 500
+    assert out["published_per_second"] > 1000
+    assert len(out["reload_seconds"]) == 2
+    assert out["goals"] == []
+    assert "from a price to the portfolio_update" in out["printed"]
+
+
 def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
     """The short form of `make soak`: outages of up to 2 s."""
     seed = str(int(time.time()))

@@ -32,7 +32,7 @@ from tests.serving import Server, until
 LABELS: dict[str, set[str] | None] = {
     "version": None,
     "python": None,
-    "dialect": {"screener"},
+    "dialect": {"screener", "realtime"},
     "kind": {"stock", "market", "sector", "user"},
     "channel": {"price", "orderbook", "market_status", "feed_status", "alert"},
     "outcome": {"delivered", "conflated", "lost", "undelivered"},

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from listening import Client, Response, listening
@@ -21,7 +21,8 @@ from fastws.market.alert_messages import Alert
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.market.store import Store
+from fastws.market.portfolio_reader import Reloaded
+from fastws.market.store import Store, StoreError
 from fastws.server.api import add_admin_routes, add_user_routes
 from fastws.server.http import bare_app
 from fastws.server.peers import Peers
@@ -61,6 +62,7 @@ class View:
         self.limits = Limits(handshake_rate=handshake_rate)
         self.store = Store()
         self.told: list[tuple[str, Alert]] = []
+        self.reloaded: list[Sequence[int] | None] = []
         self.mail = Mail(self.hub, Sessions(), {}, limit_per_user=10)
         self.alerts = AlertBook(
             self.store,
@@ -83,6 +85,12 @@ class View:
 
     def connections(self) -> list[dict[str, Any]]:
         return [{**connection, "subscriptions": {"stock": ["005930"]}} for connection in self.open]
+
+    async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
+        self.reloaded.append(ids)
+        if ids == [13]:
+            raise StoreError("database sqlite:///x.db: disk I/O error")
+        return Reloaded(100, 2000, 1, 0.25049)
 
     def kick(self, **wanted: str | None) -> int:
         name, value = next((name, value) for name, value in wanted.items() if value is not None)

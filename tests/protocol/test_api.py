@@ -20,6 +20,7 @@ ADMIN_REQUESTS: list[tuple[str, str, object, int]] = [
     ("GET", "/v1/ws/connections", None, 200),
     ("POST", "/v1/admin/kick", {"jti": "x"}, 200),
     ("POST", "/v1/publish", PRICE, 202),
+    ("POST", "/v1/portfolios/reload", None, 200),
 ]
 USER_REQUESTS: list[tuple[str, str, object, int]] = [
     ("GET", "/api/v1/users/me", None, 200),
@@ -126,11 +127,45 @@ async def test_other_methods_are_refused_like_elsewhere() -> None:
 async def test_every_listed_endpoint_is_there() -> None:
     async with site() as server:
         endpoints = (await server.json("GET", "/"))["endpoints"]
-        assert len(endpoints) == 7
+        assert len(endpoints) == 8
         for endpoint in endpoints:
             assert endpoint["about"]
             path = endpoint["path"].format(id=1)
             assert (await server.ask(endpoint["method"], path)).status in (401, 403)
+
+
+# Reading portfolios again.
+
+
+@scenario
+async def test_portfolios_are_read_again_all_or_some() -> None:
+    async with site() as server:
+        asked: list[tuple[object, object]] = [
+            (None, None), (b" ", None), ({}, None), ({"ids": []}, []),
+            ({"ids": [1, -2, 2**63 - 1]}, [1, -2, 2**63 - 1]),
+        ]  # fmt: skip
+        for body, ids in asked:
+            answer = await server.json("POST", "/v1/portfolios/reload", body, headers=bearer(ADMIN))
+            assert answer == {"portfolios": 100, "positions": 2000, "owners_changed": 1, "seconds": 0.25}
+            assert server.view.reloaded.pop() == ids
+        for wrong in (
+            {"ids": 1},
+            {"ids": ["1"]},
+            {"ids": [1.5]},
+            {"ids": [2**63]},
+            {"ids": list(range(10_001))},
+        ):
+            error = await server.error(
+                "POST", "/v1/portfolios/reload", wrong, headers=bearer(ADMIN), status=400
+            )
+            assert (error["code"], error["details"]) == ("INVALID_MESSAGE", {"field": "ids"})
+        error = await server.error("POST", "/v1/portfolios/reload", b"[", headers=bearer(ADMIN), status=400)
+        assert error["code"] == "INVALID_MESSAGE"
+        assert server.view.reloaded == []
+        error = await server.error(
+            "POST", "/v1/portfolios/reload", {"ids": [13]}, headers=bearer(ADMIN), status=503
+        )
+        assert error["code"] == "SERVICE_UNAVAILABLE"
 
 
 # Who a token is.

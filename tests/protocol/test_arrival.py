@@ -251,9 +251,7 @@ async def test_snapshots_over_and_over_are_charged_by_their_size(
         for i, instrument in enumerate(instruments):
             server.market.publish_price(PriceUpdate(instrument, i + 1))
             server.market.publish_book(BookUpdate(instrument, [(i + 1, 1)], []))
-        monkeypatch.setattr(
-            "fastws.dialects.subscriptions._VALUES_PER_MESSAGE", 1
-        )  # as if the table were large
+        monkeypatch.setattr("fastws.dialects.targets._VALUES_PER_MESSAGE", 1)  # as if the table were large
         n_limited = 0
 
         def note(message: Any) -> None:

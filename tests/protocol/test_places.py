@@ -35,6 +35,7 @@ MOVED = (
     ("GET", "/v1/ws/connections"),
     ("POST", "/v1/publish"),
     ("POST", "/v1/admin/kick"),
+    ("POST", "/v1/portfolios/reload"),
 )
 
 

@@ -67,6 +67,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "--help")
     assert "serve " in text
     assert "check-config" in text
+    assert "import " in text
     assert "record " in text
     assert "token " in text
     assert ("bench " in text) == (sys.platform == "linux")
@@ -131,7 +132,8 @@ def test_help_of_record(capsys: pytest.CaptureFixture[str]) -> None:
             ["record", "--simulator-book-share", "1", "--output", "x"],
             ["set simulator_book_share in the TOML"],
         ),
-        (["serve", "--feed", "poll:x"], ["feed:", "not available", "sim, replay:FILE"]),
+        (["serve", "--feed", "poll:x"], ["feed:", "no source 'x'", "kis, yahoo, csv, simulator", "--feed"]),
+        (["serve", "--feed", "poll"], ["feed:", "needs its source"]),
         (["serve", "--feed", "replay:/no/such/file"], ["feed:", "/no/such/file", "--feed"]),
         (["serve", "--config", "/no/such.toml"], ["config:", "/no/such.toml"]),
         (["serve", "--host", "192.0.2.1", "--port", "0"], ["host:", "192.0.2.1"]),

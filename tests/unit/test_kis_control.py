@@ -56,6 +56,9 @@ def test_a_request_is_what_kis_documents() -> None:
         ("OPSP0007", "1", Outcome.LATER),
         ("OPSP0008", "1", Outcome.FULL),
         ("OPSP0009", "1", Outcome.LATER),
+        # A warning: how the request did is in the result.
+        ("OPSP0010", "1", Outcome.LATER),
+        ("OPSP0010", "0", Outcome.DONE),
         ("OPSP0011", "1", Outcome.KEY_INVALID),
         ("OPSP8991", "9", Outcome.REFUSED),
         ("OPSP8993", "9", Outcome.REFUSED),

@@ -197,14 +197,15 @@ def test_delays_grow_to_their_ceiling_and_no_further(n: int, first: float, facto
 
 
 def test_the_volume_that_was_missed() -> None:
+    day = 20_000
     gaps = VolumeGaps()
-    assert gaps.on_trade("H0UNCNT0", "A", 100, 10) is None
-    assert gaps.on_trade("H0UNCNT0", "B", 50, 1) is None
+    assert gaps.on_trade("H0UNCNT0", "A", 100, 10, day) is None
+    assert gaps.on_trade("H0UNCNT0", "B", 50, 1, day) is None
     gaps.on_reconnected(2.0)
-    assert gaps.on_trade("H0UNCNT0", "A", 175, 5) == ("H0UNCNT0", "A", 70, 2.0)
-    assert gaps.on_trade("H0UNCNT0", "A", 180, 5) is None
+    assert gaps.on_trade("H0UNCNT0", "A", 175, 5, day) == ("H0UNCNT0", "A", 70, 2.0)
+    assert gaps.on_trade("H0UNCNT0", "A", 180, 5, day) is None
     gaps.on_reconnected(3.0)
-    assert gaps.on_trade("H0UNCNT0", "B", 20, 20) == ("H0UNCNT0", "B", None, 5.0)
-    assert gaps.on_trade("H0UNCNT0", "C", 20, 20) is None
+    assert gaps.on_trade("H0UNCNT0", "B", 20, 20, day) == ("H0UNCNT0", "B", None, 5.0)
+    assert gaps.on_trade("H0UNCNT0", "C", 20, 20, day) is None
     gaps.forget("H0UNCNT0", "A")
-    assert gaps.on_trade("H0UNCNT0", "A", 999, 1) is None
+    assert gaps.on_trade("H0UNCNT0", "A", 999, 1, day) is None

@@ -43,6 +43,75 @@ def test_books_have_their_turn() -> None:
     assert kinds == [False, False, False, True] * 3
 
 
+def test_checks_are_rare_and_stay_together() -> None:
+    plan = PollPlan(interval=1.0, batch_size=2, check_interval=60.0)
+    plan.want("ab", ())
+    assert plan.take(0.0) == Job(("a", "b"), is_book=False)
+    plan.want("a", (), checks="bcd")
+    assert len(plan) == 1
+    assert plan.take(1.0) == Job(("c", "d"), is_book=False)
+    assert plan.take(1.0) == Job(("a",), is_book=False)
+    assert plan.take(1.5) is None
+    assert plan.take(60.0) == Job(("b", "c"), is_book=False)
+    plan.want((), (), checks="bcd")
+    assert plan.take(60.5) is None
+    assert plan.due_at() == 61.0
+
+
+def test_those_that_come_later_fill_up_calls_and_have_their_turn() -> None:
+    plan = PollPlan(interval=0.0, batch_size=2)
+    plan.want("a", (), later="xy")
+    assert plan.take(0.0) == Job(("a", "x"), is_book=False)
+    plan.want("abc", (), later="xy")
+    calls = [plan.take(n) for n in range(1, 13)]
+    n_first = [call.codes[0] in "abc" for call in calls if call is not None].count(True)
+    assert n_first == 9
+
+
+def test_of_several_that_are_refused_each_is_asked_for_alone() -> None:
+    plan = PollPlan(interval=1.0, batch_size=3)
+    plan.want("abcd", "x")
+    batch = plan.take(0.0)
+    assert batch == Job(("a", "b", "c"), is_book=False)
+    plan.on_refused(batch, 0.1)
+    assert len(plan) == 4
+    asked: dict[str, list[float]] = {}
+    now = 0.2
+    while now < 120.0:
+        job = plan.take(now)
+        if job is not None and not job.is_book:
+            for code in job.codes:
+                asked.setdefault(code, []).append(now)
+            if "b" in job.codes:
+                assert job.codes == ("b",)
+                plan.on_refused(job, now)
+            else:
+                plan.on_answered(job, now)
+        now += 0.1
+    assert all(len(asked[code]) > 80 for code in "acd"), "they do not wait for what is refused"
+    pauses = [round(later - earlier) for earlier, later in zip(asked["b"], asked["b"][1:], strict=False)]
+    assert pauses == [5, 10, 20, 40]
+
+
+def test_an_answer_to_what_was_refused_alone_clears_the_others() -> None:
+    plan = PollPlan(interval=1.0, batch_size=3)
+    plan.want("abc", "x")
+    for job in (Job(("a",), False), Job(("b",), False), Job(("c",), False), Job(("x",), True)):
+        plan.on_refused(job, 0.0)
+    assert plan.take(1.0) is None
+    assert plan.due_at() == 5.0
+    job = plan.take(5.0)
+    assert job == Job(("a",), is_book=False)
+    plan.on_answered(job, 5.5)
+    plan.want("bac", "x")
+    assert plan.take(6.4) == Job(("x",), is_book=True)
+    plan.take(6.5)
+    assert plan.take(6.5) is None, "all three at once"
+    plan.want("", ())
+    plan.want("", "x")
+    assert plan.take(6.6) == Job(("x",), is_book=True), "what nobody wanted meanwhile is new"
+
+
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")), st.floats(0, 3))
@@ -132,7 +201,7 @@ def test_the_clock_of_seoul(time: str, phase: str) -> None:
     ("codes", "phase"),
     [(("0", "20", "2"), "open"), (("0", "20", ""), "open"), (("B", "10", "2"), "opening_auction"),
      (("A", "21", "2"), "closing_auction"), (("0", "10", "1"), "pre_market"), (("0", "30", "3"), "after_market"),
-     (("0", "30", "5"), "closed"), (("C", "20", "2"), None), (("", "", ""), None)],
+     (("0", "30", "5"), "closed"), (("C", "20", "2"), None), (("", "", ""), None), (("0", "", ""), None)],
 )  # fmt: skip
 def test_records_tell_their_phase(codes: tuple[str, str, str], phase: str | None) -> None:
     assert phase_of(*codes) == phase

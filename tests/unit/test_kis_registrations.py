@@ -566,3 +566,55 @@ def test_an_hour_of_churn(drawn: list[tuple[str, float, int, int]], answers: lis
     failed = {item for item in registrations if registrations.state(item) is State.FAILED}
     assert active <= churn.server.registered
     assert len(active) >= min(registrations.cap, len(registrations) - len(failed))
+
+
+def test_what_has_gone_silent_is_registered_anew_and_then_taken_back_once() -> None:
+    driver = Driver(wanted=[A, B])
+    driver.activate()
+    for registration in (A, B):
+        driver.registrations.on_data(*registration, driver.now)
+    driver.now += 3600.0
+    driver.registrations.on_data(*B, driver.now)
+    assert driver.send() is None, "silence alone is no fault"
+    assert driver.registrations.renew(A, driver.now)
+    assert not driver.registrations.renew(A, driver.now + 1.0)
+    assert driver.send() == Request(A, is_removal=False)
+    # KIS says that it has it: it is taken back, and made again.
+    driver.answer(A, "OPSP0002")
+    began = driver.now
+    assert driver.wait() == Request(A, is_removal=True)
+    assert driver.now - began >= LIMITS.silent_after
+    driver.answer(A, "OPSP0001")
+    assert driver.wait() == Request(A, is_removal=False)
+    driver.answer(A)
+    assert driver.wait() is None
+
+
+def test_a_renewal_that_does_not_help_is_repeated_later_each_time() -> None:
+    driver = Driver(wanted=[A])
+    driver.activate()
+    driver.registrations.on_data(*A, driver.now)
+    renewed: list[float] = []
+    end = driver.now + 4 * 3600.0
+    while driver.now < end:
+        driver.now += 10.0
+        if driver.registrations.renew(A, driver.now):
+            renewed.append(driver.now)
+            assert driver.wait() == Request(A, is_removal=False)
+            driver.answer(A)
+    pauses = [round(later - earlier, -1) for earlier, later in itertools.pairwise(renewed)]
+    assert pauses == [300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0]
+    # Data shows that it has helped.
+    driver.registrations.on_data(*A, driver.now)
+    driver.now += 3600.0
+    assert driver.registrations.renew(A, driver.now)
+    assert driver.registrations.renew(A, driver.now + 300.0)
+
+
+def test_only_what_kis_has_is_renewed() -> None:
+    driver = Driver(wanted=[A])
+    assert not driver.registrations.renew(A, driver.now)
+    assert not driver.registrations.renew(B, driver.now)
+    driver.activate()
+    driver.registrations.unwant(A)
+    assert not driver.registrations.renew(A, driver.now)

@@ -91,7 +91,7 @@ async def test_values_come_back_as_they_were_and_marked(url: str) -> None:
 
     second = await Desk(url, "A", "B", "D").open()
     crossed: list[PriceUpdate] = []
-    second.market.on_price = crossed.append
+    second.market.on_price.append(crossed.append)
     assert await second.values.restore() == 3
     assert crossed == []
     after = [second.market.stock_body("A"), second.market.orderbook_body("B", history=0)]

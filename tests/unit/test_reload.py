@@ -23,7 +23,14 @@ from fastws.sessions import Session
 from fastws.settings import HINTS, SETTINGS, Settings
 
 # What is read where it is needed, whenever it is: at the stop, for a request, for a new connection.
-READ_LATE = {"shutdown_delay", "shutdown_spread", "shutdown_timeout", "admin_token", "message_bytes"}
+READ_LATE = {
+    "shutdown_delay",
+    "shutdown_spread",
+    "shutdown_timeout",
+    "admin_token",
+    "message_bytes",
+    "force_update_interval",
+}
 
 
 def read_in(*code: Any) -> set[str]:
@@ -92,7 +99,7 @@ async def test_nothing_is_handed_out_when_something_is_wrong(server: Server) -> 
             await reload(server, Settings(port=0, rate_limit=3, subscription_limit=3, **wrong))  # type: ignore[arg-type]
         assert server.settings is before
         assert server.hub.rate_limit == before.rate_limit
-        assert server.screener.subscriptions.limit == before.subscription_limit
+        assert server.targets.limit == before.subscription_limit
 
 
 async def test_a_certificate_can_be_changed_and_not_begun_with(server: Server) -> None:

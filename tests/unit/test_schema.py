@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from decimal import Decimal
 
 import pytest
@@ -12,6 +14,7 @@ from fastws.market.alert_store import AlertStore
 from fastws.market.store import Store, StoreError
 from fastws.market.value_store import SavedValue, ValueStore
 from tests.rules import MS, add, waiting
+from tests.serving import ROOT
 
 # What version 1, which knew alert rules only, left behind.
 V1_TABLES = {
@@ -87,7 +90,7 @@ async def test_a_database_of_the_first_version(lasting_url: str) -> None:
     engine.dispose()
     store = Store(lasting_url)
     await store.open()
-    assert await versions(store) == [1, 2, 3]
+    assert await versions(store) == [1, 2, 3, 4]
     rules = AlertStore(store)
     (fired,) = await rules.rules_of("kim")
     assert (fired.threshold, fired.fired_ms, fired.fired_price) == (75000, MS + 5, Decimal("75100.50"))
@@ -104,6 +107,64 @@ async def test_a_database_of_the_first_version(lasting_url: str) -> None:
         return [column["name"] for column in sa.inspect(connection).get_columns("alert_rules")]
 
     assert await store.run(columns) == schema.ALERT_RULES.columns.keys()
+    await store.close()
+
+
+OPENER = """
+import asyncio, sys
+from fastws.market.store import Store
+
+async def main():
+    store = Store(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await store.open()
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def start_opener(url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", OPENER, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+async def test_processes_that_bring_one_database_forward_at_once(
+    lasting_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:3])
+        old = Store(lasting_url)
+        await old.open()
+        rule = await add(old)
+        values = [SavedValue("AAPL", "price_update", MS, b"{}")]
+        await ValueStore(old).save(values)
+        await old.close()
+    processes = [start_opener(lasting_url) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+    store = Store(lasting_url)
+    await store.open()
+    assert await versions(store) == list(range(1, schema.latest() + 1))
+    assert await waiting(store) == [rule]
+    assert await ValueStore(store).load() == values
+    rows = await store.run(lambda connection: connection.execute(sa.select(schema.PORTFOLIO_VERSION)).all())
+    assert rows == [(1, 1)]
     await store.close()
 
 

@@ -92,6 +92,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "jwt_public_key": "key.pem",
         "jwt_keys": {"k1": "secret", "k 2": "other"},
         "jwks_url": "https://id.example/jwks.json",
+        "auth_url": "https://app.example/whoami",
         "jwt_audience": "fastws",
         "jwt_issuer": "https://id.example/",
         "user_id_claim": "uid",
@@ -106,6 +107,12 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "kis_registrations": 41,
         "kis_fixed_symbols": 3,
         "kis_poll_rate": 5.0,
+        "portfolios_query": "SELECT id, owner, name FROM app_portfolio",
+        "positions_query": "SELECT portfolio_id, symbol, quantity FROM app_position",
+        "closes_query": "SELECT symbol, current_price AS close FROM app_asset",
+        "changes_query": "SELECT max(last_updated) FROM app_asset",
+        "source": "simulator",
+        "publish_url": ["http://10.0.0.5:8000", "https://push.example"],
     }
     for name, setting in SETTINGS.items():
         default = setting.default
@@ -170,7 +177,7 @@ def test_the_older_name_of_the_idle_timeout() -> None:
 
 
 def test_variables_of_the_build_and_of_others_are_let_be() -> None:
-    environ = {"FASTWS_DEBUG": "1", "FASTWS_SANITIZE": "address", "PATH": "/bin", "REALTIME_BATCH_SIZE": "50"}
+    environ = {"FASTWS_DEBUG": "1", "FASTWS_SANITIZE": "address", "PATH": "/bin", "REALTIME_OTHER": "50"}
     assert load(None, environ, {}).sources == {}
 
 
@@ -350,6 +357,8 @@ def test_a_file_that_cannot_be_read(toml: Callable[[str], str], tmp_path: Path) 
         ("sim", FeedSpec("sim")),
         ("replay:day.txt", FeedSpec("replay", "day.txt")),
         ("replay:C:/day.txt", FeedSpec("replay", "C:/day.txt")),
+        ("poll:yahoo", FeedSpec("poll", source="yahoo")),
+        ("poll:csv:/data/prices.csv", FeedSpec("poll", source="csv:/data/prices.csv")),
     ],
 )
 def test_feeds(text: str, spec: FeedSpec) -> None:
@@ -360,10 +369,9 @@ def test_feeds(text: str, spec: FeedSpec) -> None:
     ("text", "part"),
     [
         ("kis:x", "'kis:x': the feed kis takes no argument; write kis"),
-        (
-            "poll:yahoo",
-            "the feed 'poll' is not available in this version; available: none, sim, replay:FILE, kis",
-        ),
+        ("poll", "a poll needs its source: poll:kis, poll:yahoo, poll:csv:FILE or poll:simulator"),
+        ("poll:", "a poll needs its source"),
+        ("pol:yahoo", "did you mean poll?"),
         ("replay", "replay:FILE"),
         ("replay:", "replay:FILE"),
         ("sim:5", "takes no argument"),
@@ -511,3 +519,29 @@ def test_every_setting_is_described() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(AttributeError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_names_of_the_price_feed_service_are_settings_too() -> None:
+    environ = {
+        "REALTIME_UPDATE_INTERVAL": "15",
+        "REALTIME_BATCH_SIZE": "100",
+        "REALTIME_CACHE_TIMEOUT": "600",
+        "FASTWS_POLL_BATCH_SIZE": "20",
+    }
+    settings = load(None, environ, {})
+    assert (settings.poll_interval, settings.poll_batch_size, settings.poll_fresh) == (15.0, 20, 600.0)
+    defaults = Settings()
+    assert (defaults.poll_interval, defaults.poll_batch_size, defaults.poll_fresh) == (30.0, 50, 300.0)
+    assert "poll_interval: soon (from REALTIME_UPDATE_INTERVAL)" in message(
+        None, {"REALTIME_UPDATE_INTERVAL": "soon"}, {}
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["10.0.0.5:8000", "ws://a.example", "http://u:hidden@a.example", "http://a.example/?x=1", "http://"],
+)
+def test_addresses_to_publish_to(url: str) -> None:
+    text = message(None, {"FASTWS_PUBLISH_URL": f"http://127.0.0.1:8000,{url}"}, {})
+    assert text.startswith("publish_url: an address in it is not that of a server (from FASTWS_PUBLISH_URL)")
+    assert "hidden" not in text

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from fastws.market import schema
+from fastws.market.jobs import MAX_JOBS
 from fastws.market.schema import ALERT_RULES
-from fastws.market.store import MAX_JOBS, Store, StoreError
+from fastws.market.store import Store, StoreError
 from tests.postgres import PostgresServer
 from tests.rules import add, waiting
 from tests.serving import ROOT
@@ -36,7 +38,7 @@ async def test_what_a_job_raises_comes_out_and_undoes_it(store: Store) -> None:
         await store.run(job)
     assert await waiting(store) == [rule]
     tables = await store.run(lambda connection: sa.inspect(connection).get_table_names())
-    assert sorted(tables) == ["alert_rules", "last_values", "schema_version"]
+    assert sorted(tables) == sorted(schema.METADATA.tables)
 
 
 async def test_an_error_of_the_database_is_one_line_without_data(store: Store) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from fastws.market.interest import NO_INTEREST, Interest
@@ -105,10 +106,11 @@ class Allocation:
         rest = []
         n_free = sum(max(0, capacities[i] - used[i]) for i in range(self.n_sessions))
         for code in self._candidates(n_free, now):
-            session = max(range(self.n_sessions), key=lambda i: capacities[i] - used[i], default=-1)
-            if session < 0 or used[session] >= capacities[session]:
+            if n_free == 0:
                 rest.append(code)
                 continue
+            session = max(range(self.n_sessions), key=lambda i: capacities[i] - used[i])
+            n_free -= 1
             used[session] += 1
             self._place(code, session, changes, now)
         self._challenge(rest, changes, now)
@@ -120,18 +122,20 @@ class Allocation:
         return sorted(self._order.keys() - self._places.keys(), key=self._rank)
 
     def _candidates(self, n_free: int, now: float) -> list[str]:
-        """Those that may get a place now, the first first. A market has thousands of which nobody looks at any one: of
-        these no more are ranked than there is room for."""
+        """Those that may get a place now, the first first. There may be thousands of fixed ones, and a market has
+        thousands of which nobody looks at any one: of these no more are ranked than there are places for."""
+        fixed = (code for code in self.fixed if code not in self._places and not self._is_refused(code, now))
+        first = list(islice(fixed, n_free + len(self._places)))
         watched, others = [], []
-        for code in self._order.keys() - self._places.keys():
-            if self._is_refused(code, now):
+        for code, found in self._interest.items():
+            if code in self._places or code in self.fixed or self._is_refused(code, now):
                 continue
-            if code in self.fixed or self._interest[code].n_viewers:
+            if found.n_viewers:
                 watched.append(code)
             elif n_free:
                 others.append(code)
         watched.sort(key=self._rank)
-        return watched + heapq.nsmallest(n_free, others, key=self._rank)
+        return first + watched + heapq.nsmallest(n_free, others, key=self._rank)
 
     def _note(self, interest: Mapping[str, Interest], now: float) -> None:
         self._interest = interest

@@ -5,69 +5,47 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from fastws._kis import KISFrameError, KISParser, columns_for, split_frame
-from fastws._market import PriceUpdate
 from fastws.feeds.base import Feed, Figure, MarketSink
 from fastws.feeds.kis.allocation import Allocation
-from fastws.feeds.kis.phases import MARKETS, OPEN, Phases, phase_of
+from fastws.feeds.kis.figures import figures_of
+from fastws.feeds.kis.options import KISOptions
 from fastws.feeds.kis.polling import PollPlan
+from fastws.feeds.kis.publisher import Publisher
 from fastws.feeds.kis.quotations import SYMBOLS_PER_CALL
-from fastws.feeds.kis.rest import Poller, total
+from fastws.feeds.kis.rest import Poller
 from fastws.feeds.kis.session import Session
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.control import OPERATION, QUOTE, TICK, Registration, check_code, tr_for
 from fastws.kis.events import Changed, Event, Live, Lost, Timing
 from fastws.kis.registration import Limits, State
+from fastws.logs import LogLimiter
+from fastws.market.interest import NO_INTEREST
 
 if TYPE_CHECKING:
-    from fastws._market import BookUpdate, Instrument
-    from fastws.kis.volume import Gap
     from fastws.market.interest import Interest
 
 _TICK: Final = 0.5
 _STALE_AFTER: Final = 120.0
+# What KIS refuses is not asked for again for so long; a code that it does not know twice as long each time.
 _REFUSED: Final = 600.0
-_GAP_REPORT: Final = 30.0
+_LONGEST_REFUSED: Final = 86_400.0
 _INVALID_TR: Final = "OPSP8991"
+_INVALID_KEY: Final = frozenset({"OPSP8992", "OPSP8993"})
 _OPERATIONS: Final = frozenset(OPERATION.values())
-_TRADES: Final = frozenset(TICK.values())
-# Of each market so often a record is read for its phase.
-_LOOK_INTERVAL: Final = 0.5
-_PHASE_COLUMNS: Final = ("HOUR_CLS_CODE", "NEW_MKOP_CLS_CODE", "MARKET_CLS_CODE")
+# What is polled is worked out again when something has changed, and this often anyway.
+_REPLAN: Final = 5.0
+# What is pushed is polled this often, to see that it still comes; in paper trading, which has a call a second, less.
+_CHECK_INTERVAL: Final = 60.0
+_PAPER_CHECK_INTERVAL: Final = 300.0
+# A book that has come within this time is not silent.
+_SILENT_BOOK: Final = 60.0
+_TELL_AGAIN: Final = 300.0
 
 _log = structlog.get_logger("fastws.feeds.kis")
-
-
-class KISOptions(NamedTuple):
-    """How the feed goes about it; durations in seconds.
-
-    `exchange` is KRX, NXT or UN (SOR is UN); "auto" is UN, and in paper trading, which has no other, KRX. A session has
-    up to `registrations` of them, two for a symbol, or one without books. `min_dwell` is how long a symbol keeps its
-    place at least. `poll_rate` is calls a second and app key (None: 15, in paper trading 0.8; 0 polls nothing), and
-    `poll_interval` what lies at least between two polls of a symbol.
-    """
-
-    exchange: str = "auto"
-    has_books: bool = True
-    registrations: int = 40
-    min_dwell: float = 60.0
-    poll_rate: float | None = None
-    poll_interval: float = 1.0
-
-
-class _Known:
-    """What has been published of a symbol."""
-
-    __slots__ = ("active_at", "book_at", "is_current", "said", "trade_at")
-
-    def __init__(self) -> None:
-        self.said: tuple[object, ...] | None = None  # volume and price, which tell one price from the next
-        self.active_at = self.trade_at = self.book_at = -float("inf")
-        self.is_current = False  # something has come since its registration was confirmed
 
 
 class KISFeed(Feed):
@@ -77,12 +55,13 @@ class KISFeed(Feed):
     `fixed` symbols have priority over it. See `Allocation` for who gets a place, and `PollPlan` for the others.
 
     1. Every price says by its quality whether it was pushed or polled. A symbol that has a place is polled, too, until
-       KIS has confirmed its registration, and once after that: KIS sends nothing until it trades.
-    2. Nothing is published twice: neither a price that says what the last one said, nor what a session still sends of a
-       symbol that another one has by now. A polled price that was asked for before the last trade came is dropped.
+       KIS has confirmed its registration, and once after that: KIS sends nothing until it trades. From then on it is
+       polled once a minute; when that tells of a trade that does not come it is registered anew (see `Silences`).
+    2. Nothing is published twice, and nothing old after something new (see `Published`), nor what a session still sends
+       of a symbol that another one has by now. Books are polled only of what somebody looks at.
     3. A lost connection ends nothing: `market.set_connected` tells, and the others go on. `run` ends when it is
        cancelled only.
-    4. Trades that were lost meanwhile are counted by their volume, and told in one line for all symbols.
+    4. Trades that were lost meanwhile are counted by their volume, and told in one line for all (see `Outages`).
 
     Raises ValueError for no keys.
     """
@@ -112,13 +91,19 @@ class KISFeed(Feed):
         self._book_tr = tr_for(self.exchange, QUOTE)
         self._interest = interest
         self._clock = clock
-        self._wall_clock = wall_clock
         fixed = [code for code in fixed if _is_servable(code)]
         self.allocation = Allocation(
             len(keys),
             size=2 if self.options.has_books else 1,
             fixed=fixed,
             min_dwell=self.options.min_dwell,
+        )
+        self.publisher = Publisher(
+            len(keys),
+            session_of=self.allocation.session_of,
+            is_pushed=lambda code: self._is_pushed(code, self._trade_tr),
+            clock=clock,
+            wall_clock=wall_clock,
         )
         limits = Limits(cap=self.options.registrations, min_dwell=self.options.min_dwell)
         self.sessions = [
@@ -127,46 +112,38 @@ class KISFeed(Feed):
                 auth,
                 limits=limits,
                 timing=timing,
-                on_frame=self._on_frame,
+                on_frame=lambda session, *frame: self.publisher.on_frame(session.number - 1, *frame),
                 on_event=self._on_event,
                 clock=clock,
             )
             for number, auth in enumerate(keys, 1)
         ]
-        self._parsers = [
-            KISParser(self._resolve, clock=wall_clock, on_bad=_on_bad, on_new_width=_on_new_width)
-            for _ in keys
-        ]
         rate = self.options.poll_rate
         if rate is None:
             rate = 0.8 if is_paper else 15.0
-        self.plan = PollPlan(self.options.poll_interval, 1 if is_paper else SYMBOLS_PER_CALL)
-        self._pollers = [
+        self.plan = PollPlan(
+            self.options.poll_interval,
+            1 if is_paper else SYMBOLS_PER_CALL,
+            _PAPER_CHECK_INTERVAL if is_paper else _CHECK_INTERVAL,
+        )
+        self.pollers = [
             Poller(
                 auth,
                 self.plan,
                 number=number,
                 rate=rate,
                 exchange=self.exchange,
-                resolve=self._resolve,
-                on_prices=self._on_polled_prices,
-                on_book=self._on_polled_book,
+                resolve=self.publisher.resolve,
+                on_prices=self.publisher.on_polled_prices,
+                on_book=self.publisher.on_polled_book,
                 clock=clock,
             )
             for number, auth in enumerate(keys if rate else (), 1)
         ]
-        self.phases = Phases()
-        self.n_duplicates = 0
-        self.n_gaps = 0
-        self.lost_volume = 0
-        self._market: MarketSink | None = None
-        self._known: dict[str, _Known] = {}
         self._servable: dict[str, bool] = {}
-        self._places: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._look_at: dict[str, float] = {}
-        self._refusals_told: set[tuple[str, str]] = set()
-        self._gap_codes: dict[str, Gap] = {}
-        self._gap_report_at: float | None = None
+        self._planned_for: Mapping[str, Interest] = {}
+        self._replan_at = -float("inf")
+        self._limiter = LogLimiter(_TELL_AGAIN, clock=clock)
         self._is_full_told = False
         self._warn_of_length(len(fixed))
 
@@ -174,18 +151,18 @@ class KISFeed(Feed):
         """Give other symbols than before priority over those that clients want."""
         codes = [code for code in codes if _is_servable(code)]
         self.allocation.fixed = {code: order for order, code in enumerate(codes)}
+        self.publisher.has_changed = True
         self._warn_of_length(len(codes))
 
     async def run(self, market: MarketSink) -> None:
-        self._market = market
+        self.publisher.market = market
         market.set_connected(False)
-        for name, status in self.phases.statuses.items():
-            market.set_status(name, status)
+        self.publisher.phases.publish(market)
         try:
             async with asyncio.TaskGroup() as group:
                 for session in self.sessions:
                     session.connection.start()
-                for poller in self._pollers:
+                for poller in self.pollers:
                     group.create_task(poller.run(), name="fastws KIS poller")
                 while True:
                     self._step(market)
@@ -194,7 +171,7 @@ class KISFeed(Feed):
             # The socket is closed with a close frame, which frees the app key; taking everything back first takes
             # longer than a server may take to stop.
             await asyncio.gather(*(session.connection.close(is_quick=True) for session in self.sessions))
-            self._market = None
+            self.publisher.market = None
 
     # Twice a second.
 
@@ -202,12 +179,11 @@ class KISFeed(Feed):
         now = self._clock()
         interest = {code: found for code, found in self._interest().items() if self._can_serve(code, market)}
         self._allocate(interest, market, now)
-        self._plan_polls(interest)
-        for name in self.phases.on_time(self._wall_clock()):
-            market.set_status(name, self.phases.statuses[name])
-        is_open = OPEN in self.phases.statuses.values()
-        self.stale_after = _STALE_AFTER if is_open and len(self.allocation) else None
-        self._report_gaps(now)
+        self._renew_silent(now)
+        self._plan_polls(interest, now)
+        self.publisher.phases.on_time(market)
+        self.stale_after = _STALE_AFTER if self.publisher.phases.is_open and len(self.allocation) else None
+        self.publisher.outages.report(now)
         self._tell_connected(market)
 
     def _allocate(self, interest: Mapping[str, Interest], market: MarketSink, now: float) -> None:
@@ -215,25 +191,76 @@ class KISFeed(Feed):
         for placing in self.allocation.update(interest, room, now):
             session = self.sessions[placing.session]
             registrations = self._registrations_of(placing.code)
+            self.publisher.has_changed = True
             if placing.is_removal:
                 session.unwant(registrations)
+                self.publisher.silences.forget(placing.code)
+                if session.is_well:  # else it is moved because of an outage, which goes on
+                    self.publisher.outages.forget(self._trade_tr, placing.code)
                 continue
+            # It may be registered there still, without a word from KIS: what came meanwhile was not published.
+            known = self.publisher.of(placing.code)
+            known.is_current, known.active_at = False, now
             session.want(registrations)
-            instrument = market.ensure_instrument(placing.code)
-            if instrument.market is not None:
-                operation = Registration(tr_for(self.exchange, OPERATION), placing.code)
-                session.watch_market(instrument.market, operation)
+            self._watch_market(session, market, placing.code)
+        self.publisher.outages.forget_unwanted(self._trade_tr, interest, self.allocation.fixed)
+        for session in self.sessions:
+            if session.needs_proof:
+                for code in (*interest, *self.allocation.fixed):
+                    if self._watch_market(session, market, code):
+                        break
 
-    def _plan_polls(self, interest: Mapping[str, Interest]) -> None:
-        wanted = dict.fromkeys((*self.allocation.fixed, *interest))
-        prices, books = [], []
-        for code in wanted:
-            if not self._is_pushed(code, self._trade_tr) or not self._known_of(code).is_current:
-                prices.append(code)
-            is_watched = code in self.allocation.fixed or interest[code].n_viewers > 0
-            if self.options.has_books and is_watched and not self._is_pushed(code, self._book_tr):
+    def _watch_market(self, session: Session, market: MarketSink, code: str) -> bool:
+        name = market.ensure_instrument(code).market
+        if name is None:
+            return False
+        return session.watch_market(name, Registration(tr_for(self.exchange, OPERATION), code))
+
+    def _renew_silent(self, now: float) -> None:
+        n_suspects = len(self.publisher.silences)
+        for code in self.publisher.silences.take_due(now):
+            place = self.allocation.session_of(code)
+            if place is None:
+                continue
+            session, (trades, *others) = self.sessions[place], self._registrations_of(code)
+            is_renewed = session.renew(trades)
+            if is_renewed and now - self.publisher.of(code).book_at >= _SILENT_BOOK:
+                for registration in others:
+                    session.renew(registration)
+            if is_renewed:
+                session.renew_operations()
+                self._limiter.log(
+                    _log,
+                    "silent",
+                    "KIS sends no trades of a symbol that has some; it is registered anew, and polled",
+                    symbol=code,
+                    key=session.number,
+                )
+        self.publisher.has_changed |= len(self.publisher.silences) != n_suspects
+
+    def _plan_polls(self, interest: Mapping[str, Interest], now: float) -> None:
+        publisher = self.publisher
+        if not publisher.has_changed and now < self._replan_at and interest == self._planned_for:
+            return
+        publisher.has_changed, self._replan_at, self._planned_for = False, now + _REPLAN, interest
+        prices: list[str] = []
+        later: list[str] = []
+        checks: list[str] = []
+        books: list[str] = []
+        for code in dict.fromkeys((*self.allocation.fixed, *interest)):
+            is_watched = interest.get(code, NO_INTEREST).n_viewers > 0
+            is_silent = code in publisher.silences
+            if is_silent or not self._is_pushed(code, self._trade_tr) or not publisher.of(code).is_current:
+                (prices if is_watched else later).append(code)
+            else:
+                checks.append(code)
+            if (
+                self.options.has_books
+                and is_watched
+                and (is_silent or not self._is_pushed(code, self._book_tr))
+            ):
                 books.append(code)
-        self.plan.want(prices, books)
+        self.plan.want(prices, books, later=later, checks=checks)
 
     def _is_pushed(self, code: str, tr_id: str) -> bool:
         place = self.allocation.session_of(code)
@@ -245,118 +272,22 @@ class KISFeed(Feed):
             all(session.is_live for session in needed) and any(session.is_well for session in self.sessions)
         )
 
-    def _report_gaps(self, now: float) -> None:
-        if self._gap_report_at is None or now < self._gap_report_at:
-            return
-        self._gap_report_at = None
-        if self._gap_codes:
-            gaps = self._gap_codes.values()
-            _log.warning(
-                "trades were lost while KIS was away",
-                symbols=sum(gap.lost_volume != 0 for gap in gaps),
-                shares=sum(gap.lost_volume or 0 for gap in gaps),
-                seconds=round(max(gap.seconds for gap in gaps), 1),
-            )
-            self._gap_codes = {}
-
-    # What KIS sends.
-
-    def _on_frame(self, session: Session, tr_id: str, message: bytes, received_ns: int) -> None:
-        market = self._market
-        if market is None:
-            return
-        if tr_id in _OPERATIONS:
-            self._on_operation(market, tr_id, message)
-            return
-        place = session.number - 1
-        updates = self._parsers[place].parse(message)
-        if not updates:
-            return
-        session_of = self.allocation.session_of
-        now = self._clock()
-        market.set_received(received_ns)
-        try:
-            for update in updates:
-                code = update.instrument.code
-                if session_of(code) != place:
-                    continue
-                if isinstance(update, PriceUpdate):
-                    self._publish_trade(market, session, tr_id, update, now)
-                else:
-                    self._known_of(code).book_at = now
-                    market.publish_book(update)
-        finally:
-            market.set_received(0)
-        self._look_at_phase(market, updates[0].instrument, tr_id, message, now)
-
-    def _publish_trade(
-        self, market: MarketSink, session: Session, tr_id: str, update: PriceUpdate, now: float
-    ) -> None:
-        code, volume = update.instrument.code, update.volume
-        known = self._known_of(code)
-        if volume is not None:
-            gap = session.gaps.on_trade(tr_id, code, volume, update.trade_volume or 0)
-            if gap is not None:
-                self._note_gap(gap, now)
-        said = (volume, update.price)
-        known.trade_at = now
-        known.is_current = True
-        if known.said == said:
-            self.n_duplicates += 1
-            return
-        known.said = said
-        market.publish_price(update)
-
-    def _note_gap(self, gap: Gap, now: float) -> None:
-        self._gap_codes[gap.code] = gap
-        if gap.lost_volume:
-            self.n_gaps += 1
-            self.lost_volume += gap.lost_volume
-        if self._gap_report_at is None:
-            self._gap_report_at = now + _GAP_REPORT
-
-    def _on_operation(self, market: MarketSink, tr_id: str, message: bytes) -> None:
-        try:
-            records = split_frame(message).records
-            for record in records:
-                values = dict(zip(columns_for(tr_id, len(record)), record, strict=True))
-                instrument = market.instrument(values.get("MKSC_SHRN_ISCD", ""))
-                name = None if instrument is None else instrument.market
-                code = values.get("MKOP_CLS_CODE", "")
-                if name is not None and self.phases.on_operation(name, code, self._wall_clock()):
-                    _log.info("market operation", market=name, code=code, status=self.phases.statuses[name])
-                    market.set_status(name, self.phases.statuses[name])
-        except KISFrameError as error:
-            _on_bad(error.kind, message)
-
-    def _look_at_phase(
-        self, market: MarketSink, instrument: Instrument, tr_id: str, message: bytes, now: float
-    ) -> None:
-        """Read the phase of the day off a record, now and then."""
-        name = instrument.market
-        if name not in MARKETS or now < self._look_at.get(name, -float("inf")):
-            return
-        self._look_at[name] = now + _LOOK_INTERVAL
-        record = split_frame(message).records[0]
-        place = self._places.get((tr_id, len(record)))
-        if place is None:
-            columns = columns_for(tr_id, len(record))
-            place = tuple(columns.index(column) if column in columns else -1 for column in _PHASE_COLUMNS)
-            self._places[(tr_id, len(record))] = place
-        phase = phase_of(*("" if i < 0 else record[i] for i in place))
-        is_trade = tr_id in _TRADES
-        if phase is not None and self.phases.on_record(name, phase, self._wall_clock(), is_trade=is_trade):
-            market.set_status(name, phase)
+    # What becomes of sessions and registrations.
 
     def _on_event(self, session: Session, event: Event) -> None:
         if isinstance(event, Changed):
             self._on_changed(session, event)
-        elif isinstance(event, Live | Lost) and self._market is not None:
-            self._tell_connected(self._market)
+        elif isinstance(event, Live | Lost):
+            self.publisher.has_changed = True
+            if isinstance(event, Lost):
+                self.publisher.outages.on_lost(self.allocation.codes_of(session.number - 1), self._clock())
+            if self.publisher.market is not None:
+                self._tell_connected(self.publisher.market)
 
     def _on_changed(self, session: Session, event: Changed) -> None:
         registration, state, kis_code, text, is_full = event.change
         tr_id, code = registration
+        self.publisher.has_changed = True
         if is_full:
             if not self._is_full_told:
                 self._is_full_told = True
@@ -366,66 +297,68 @@ class KISFeed(Feed):
                     asked=self.options.registrations,
                     given=session.connection.registrations.cap,
                 )
+        elif state is State.FAILED and not kis_code:
+            self._limiter.log(
+                _log,
+                f"{tr_id} unanswered",
+                "KIS does not answer a registration; it is asked again, and polled meanwhile",
+                tr_id=tr_id,
+                symbol=code,
+                key=session.number,
+            )
+        elif state is State.FAILED:
+            is_operations = tr_id in _OPERATIONS
+            self._limiter.log(
+                _log,
+                f"{tr_id} {kis_code}",
+                "KIS refuses market operations, which tell of halts; those of another symbol are tried"
+                if is_operations
+                else "KIS refuses a registration; what it refuses is polled",
+                tr_id=tr_id,
+                symbol=code,
+                code=kis_code,
+                text=text,
+                key=session.number,
+            )
+            if is_operations:
+                self._on_operations_refused(session, registration, kis_code)
+            else:
+                self._on_refused(session, code, kis_code)
+        elif state is State.ACTIVE and tr_id == self._trade_tr:
+            now = self._clock()
+            known = self.publisher.of(code)
+            known.is_current, known.active_at, known.n_refusals = False, now, 0
+            self.publisher.outages.on_confirmed(tr_id, code, now)
+
+    def _on_refused(self, session: Session, code: str, kis_code: str) -> None:
+        pause = _REFUSED
+        if kis_code == _INVALID_TR:
+            session.shut(_REFUSED)
+        elif kis_code in _INVALID_KEY:
+            known = self.publisher.of(code)
+            pause = min(_REFUSED * 2.0**known.n_refusals, _LONGEST_REFUSED)
+            known.n_refusals += 1
+        self.publisher.outages.forget(self._trade_tr, code)
+        removed = self.allocation.refuse(code, self._clock() + pause)
+        if removed is not None:
+            self.sessions[removed.session].unwant(self._registrations_of(code))
+
+    def _on_operations_refused(self, session: Session, registration: Registration, kis_code: str) -> None:
+        """Have the operations of the market by another symbol, or do without them."""
+        name, market = session.on_operations_refused(registration), self.publisher.market
+        if name is None or kis_code == _INVALID_TR or market is None:
             return
-        if tr_id not in (self._trade_tr, self._book_tr):
-            return
-        if state is State.ACTIVE:
-            if tr_id == self._trade_tr:
-                known = self._known_of(code)
-                known.is_current, known.active_at = False, self._clock()
-        elif state is State.FAILED and kis_code:
-            if (tr_id, kis_code) not in self._refusals_told:
-                self._refusals_told.add((tr_id, kis_code))
-                _log.warning(
-                    "KIS refuses a registration; what it refuses is polled",
-                    tr_id=tr_id,
-                    symbol=code,
-                    code=kis_code,
-                    text=text,
-                    key=session.number,
-                )
-            if kis_code == _INVALID_TR:
-                session.shut()
-            removed = self.allocation.refuse(code, self._clock() + _REFUSED)
-            if removed is not None:
-                self.sessions[removed.session].unwant(self._registrations_of(code))
-
-    # What is polled.
-
-    def _on_polled_prices(self, codes: Sequence[str], updates: list[PriceUpdate], asked_at: float) -> None:
-        for code in codes:
-            known = self._known_of(code)
-            # What has never traded is not in the answer, and need not be asked for again.
-            known.is_current |= asked_at >= known.active_at
-        for update in updates:
-            known = self._known_of(update.instrument.code)
-            said = (update.volume, update.price)
-            if known.trade_at >= asked_at or known.said == said:
-                continue
-            known.said = said
-            if self._market is not None:
-                self._market.publish_price(update)
-
-    def _on_polled_book(self, update: BookUpdate, asked_at: float) -> None:
-        known = self._known_of(update.instrument.code)
-        if known.book_at < asked_at and self._market is not None:
-            known.book_at = self._clock()
-            self._market.publish_book(update)
+        for code in self.allocation.codes_of(session.number - 1):
+            instrument = market.instrument(code)
+            is_of_it = instrument is not None and instrument.market == name
+            if is_of_it and self._watch_market(session, market, code):
+                return
 
     # Symbols.
-
-    def _known_of(self, code: str) -> _Known:
-        known = self._known.get(code)
-        if known is None:
-            known = self._known[code] = _Known()
-        return known
 
     def _registrations_of(self, code: str) -> list[Registration]:
         tr_ids = (self._trade_tr, self._book_tr) if self.options.has_books else (self._trade_tr,)
         return [Registration(tr_id, code) for tr_id in tr_ids]
-
-    def _resolve(self, code: str) -> Instrument | None:
-        return None if self._market is None else self._market.instrument(code)
 
     def _can_serve(self, code: str, market: MarketSink) -> bool:
         found = self._servable.get(code)
@@ -446,45 +379,7 @@ class KISFeed(Feed):
             )
 
     def figures(self) -> Iterable[Figure]:
-        sessions = self.sessions
-        n_live = sum(session.is_live for session in sessions)
-        yield Figure(
-            "gauge", "kis_sessions", "app keys by the state of their session",
-            {"live": n_live, "away": len(sessions) - n_live}, ("state",),
-        )  # fmt: skip
-        counts = [session.counts() for session in sessions]
-        yield Figure(
-            "gauge", "kis_registrations", "registrations that are wanted of KIS",
-            {str(state): sum(each[state] for each in counts) for state in State}, ("state",),
-        )  # fmt: skip
-        yield Figure(
-            "gauge", "kis_symbols", "symbols by how their prices come",
-            {"realtime": len(self.allocation), "polled": len(self.plan)}, ("quality",),
-        )  # fmt: skip
-        yield Figure(
-            "gauge",
-            "kis_waiting",
-            "symbols that are wanted and have no registration",
-            len(self.allocation.waiting),
-        )
-        yield Figure(
-            "counter", "kis_reconnects", "connections to KIS that were lost and are back",
-            sum(session.n_reconnects for session in sessions),
-        )  # fmt: skip
-        yield Figure("counter", "kis_gaps", "symbols that had trades while KIS was away", self.n_gaps)
-        yield Figure("counter", "kis_lost_volume", "shares traded while KIS was away", self.lost_volume)
-        yield Figure(
-            "counter", "kis_frames", "data frames from KIS",
-            sum(session.connection.n_frames for session in sessions),
-        )  # fmt: skip
-        yield Figure(
-            "counter", "kis_bad_frames", "messages from KIS that cannot be read",
-            sum(session.connection.n_bad for session in sessions) + sum(p.n_bad for p in self._parsers),
-        )  # fmt: skip
-        yield Figure("counter", "kis_duplicates", "prices that KIS sent again", self.n_duplicates)
-        yield Figure(
-            "counter", "kis_polls", "calls of KIS's REST interface", total(self._pollers), ("outcome",)
-        )
+        return figures_of(self)
 
 
 def _is_servable(code: str) -> bool:
@@ -493,13 +388,3 @@ def _is_servable(code: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _on_bad(kind: str, message: bytes) -> None:
-    _log.warning(
-        "KIS sent what cannot be read", kind=kind, text=message[:120].decode("utf-8", "backslashreplace")
-    )
-
-
-def _on_new_width(tr_id: str, width: int) -> None:
-    _log.warning("KIS records have a width that is in no table", tr_id=tr_id, width=width)

@@ -66,7 +66,8 @@ def phase_at(unix_seconds: float) -> str:
 def phase_of(hour: str, operation: str, market: str) -> str | None:
     """The phase that a record is of, by its HOUR_CLS_CODE, NEW_MKOP_CLS_CODE and MARKET_CLS_CODE; "" is none.
 
-    None: it does not tell, as with the expected price during a volatility interruption.
+    None: it does not tell, as with the expected price during a volatility interruption, or a book of UN or NXT: those
+    have the hour only, which is 0 before and after the regular session, too.
     """
     if market == "1":
         return PRE_MARKET
@@ -82,7 +83,7 @@ def phase_of(hour: str, operation: str, market: str) -> str | None:
         return None
     if operation[:1] == "1":
         return PRE_MARKET
-    if operation == "20" or (operation == "" and hour == "0"):
+    if operation == "20":
         return OPEN
     if operation == "21":
         return CLOSING_AUCTION

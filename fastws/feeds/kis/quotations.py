@@ -1,11 +1,13 @@
 """What KIS's REST interface is asked for prices and books, and what it answers. Sans-IO.
 
 Sources: KIS developer portal, domestic stock quotations: inquire-price (FHKST01010100), intstock-multprice
-(FHKST11300006, real environment only), inquire-asking-price-exp-ccn (FHKST01010200).
+(FHKST11300006, real environment only), inquire-asking-price-exp-ccn (FHKST01010200), inquire-daily-itemchartprice
+(FHKST03010100).
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,10 +15,12 @@ from fastws._market import BookUpdate, Instrument, PriceUpdate
 
 SYMBOLS_PER_CALL: Final = 30
 POLLED: Final = "polled"
+DAYS_PER_CALL: Final = 100
 
 _DIVISIONS: Final = {"KRX": "J", "NXT": "NX", "UN": "UN"}
 _QUOTATIONS: Final = "/uapi/domestic-stock/v1/quotations"
 _LEVELS: Final = 10
+_DATE: Final = "%Y%m%d"
 # Names of the same values in the answers for several symbols and for one.
 _MULTI: Final = ("inter2_prpr", "inter2_prdy_vrss", "inter2_hgpr", "inter2_lwpr")
 _SINGLE: Final = ("stck_prpr", "prdy_vrss", "stck_hgpr", "stck_lwpr")
@@ -55,9 +59,10 @@ def read_prices(
     codes: Sequence[str],
     exchange: str,
     resolve: Callable[[str], Instrument | None],
+    on_refused: Callable[[str, str], object] = lambda code, reason: None,
 ) -> list[PriceUpdate]:
     """Return the prices of an answer to :func:`price_call`. Symbols without a price are left out, and so is what
-    cannot be read: one bad row is no reason to lose the others."""
+    cannot be read: one bad row is no reason to lose the others. `on_refused` is told of each, and why."""
     output = answer.get("output")
     rows = [output] if isinstance(output, dict) else output if isinstance(output, list) else []
     names = _SINGLE if len(codes) == 1 else _MULTI
@@ -71,7 +76,9 @@ def read_prices(
             continue
         price, change, high, low = (_number(row.get(name)) for name in names)
         if price is None or price in ("0", ""):
-            continue  # never traded, or not of this exchange
+            # Never traded, or not of this exchange.
+            on_refused(instrument.code, f"not positive: price: {price}")
+            continue
         percent = _number(row.get("prdy_ctrt"))
         if row.get("prdy_vrss_sign") in _FALLING:
             change, percent = _negative(change), _negative(percent)
@@ -89,9 +96,40 @@ def read_prices(
                     quality=POLLED,
                 )
             )
-        except ValueError:
-            continue
+        except ValueError as error:
+            on_refused(instrument.code, f"malformed: {error}")
     return updates
+
+
+def days_call(code: str, exchange: str, first: datetime.date, last: datetime.date) -> Call:
+    """Ask for the daily prices of a code, up to a hundred trading days, as they were traded."""
+    parameters = {
+        "FID_COND_MRKT_DIV_CODE": _DIVISIONS[exchange],
+        "FID_INPUT_ISCD": code,
+        "FID_INPUT_DATE_1": first.strftime(_DATE),
+        "FID_INPUT_DATE_2": last.strftime(_DATE),
+        "FID_PERIOD_DIV_CODE": "D",
+        "FID_ORG_ADJ_PRC": "1",
+    }
+    return Call(f"{_QUOTATIONS}/inquire-daily-itemchartprice", "FHKST03010100", parameters)
+
+
+def read_days(answer: Mapping[str, Any]) -> list[tuple[datetime.date, Mapping[str, Any]]]:
+    """Return the rows of an answer to :func:`days_call` with their dates, newest first as KIS has them.
+
+    Their columns are stck_clpr, stck_oprc, stck_hgpr, stck_lwpr and acml_vol. Empty rows, with which KIS fills an
+    answer up, are left out.
+    """
+    rows = answer.get("output2")
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        text = row.get("stck_bsop_date") if isinstance(row, dict) else None
+        try:
+            date = datetime.datetime.strptime(text or "", _DATE).date()
+        except (ValueError, TypeError):
+            continue
+        found.append((date, row))
+    return found
 
 
 def read_book(

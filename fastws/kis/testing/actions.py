@@ -209,13 +209,15 @@ class Play(Action, kw_only=True, frozen=True):
 
 
 class Rest(Fault, kw_only=True, frozen=True):
-    """Answer HTTP calls wrongly: late, with a `status`, with an error `code`, with a `body` of any kind."""
+    """Answer HTTP calls wrongly: late, with a `status`, with an error `code`, with a `body` of any kind; and say with
+    `retry_after` when to come again."""
 
     of: Literal["approval", "token", "quotations", "all"] = "all"
     delay: Seconds = 0.0
     status: Status | None = None
     code: str | None = None
     body: str | None = None
+    retry_after: Seconds | None = None
 
 
 # Credentials and the rest

@@ -25,6 +25,7 @@ _CHUNK: Final = 16
 _WARM_UP: Final = 8_192
 _MAX_STEPS: Final = 20_000  # of one call, so that a symbol that hardly trades does not stop everything else
 _MAX_UNLISTED: Final = 500
+_MAX_DAYS: Final = 100
 _NXT_SHARE: Final = 0.25
 _SEED: Final = 20_261_006
 
@@ -357,6 +358,36 @@ class FakeMarket:
             "acml_tr_pbmn": single["acml_tr_pbmn"],
             "inter2_prdy_clpr": single["stck_sdpr"],
             "inter2_sdpr": single["stck_sdpr"],
+        }
+
+    def day_quotes(self, code: str, first: datetime.date, last: datetime.date) -> list[dict[str, str]] | None:
+        """Daily prices of a symbol, made up of code and date, newest first, a hundred at most, with KIS's names; None
+        for a code that cannot be had."""
+        stock = self.stock(code)
+        if stock is None:
+            return None
+        rows: list[dict[str, str]] = []
+        date = last
+        while date >= first and len(rows) < _MAX_DAYS:
+            if date.weekday() < 5:
+                rows.append(self._day(stock, date))
+            date -= datetime.timedelta(days=1)
+        return rows
+
+    def _day(self, stock: Stock, date: datetime.date) -> dict[str, str]:
+        walk = random.Random(f"{stock.code} {date}")  # noqa: S311 - prices, not secrets
+        unit = records.tick(stock.previous_close)
+        prices = [stock.previous_close + unit * walk.randint(-20, 20) for _ in range(6)]
+        return {
+            "stck_bsop_date": date.strftime("%Y%m%d"),
+            "stck_clpr": str(prices[-1]),
+            "stck_oprc": str(prices[0]),
+            "stck_hgpr": str(max(prices)),
+            "stck_lwpr": str(min(prices)),
+            "acml_vol": str(walk.randint(1_000, 9_000_000)),
+            "flng_cls_code": "00",
+            "prtt_rate": "0.00",
+            "mod_yn": "N",
         }
 
     def book_quote(self, code: str, venue: Venue) -> dict[str, Any] | None:

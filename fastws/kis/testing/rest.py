@@ -36,6 +36,7 @@ class Rest:
         router.add_get(f"{_QUOTATIONS}/inquire-price", self._price)
         router.add_get(f"{_QUOTATIONS}/inquire-asking-price-exp-ccn", self._book)
         router.add_get(f"{_QUOTATIONS}/intstock-multprice", self._prices)
+        router.add_get(f"{_QUOTATIONS}/inquire-daily-itemchartprice", self._days)
 
     # Keys
 
@@ -128,6 +129,28 @@ class Rest:
                 rows.append(row)
         return self._quotation(request, rows and {"output": rows}, "FID_INPUT_ISCD_1", len(rows))
 
+    async def _days(self, request: web.Request) -> web.Response:
+        refused = await self._check_call(request, "FHKST03010100")
+        if refused is not None:
+            return refused
+        parameters = _upper(request)
+        code = parameters.get("FID_INPUT_ISCD", "")
+        is_known = parameters.get("FID_COND_MRKT_DIV_CODE", "") in REST_VENUES
+        try:
+            first, last = (
+                datetime.datetime.strptime(parameters.get(f"FID_INPUT_DATE_{n}", ""), "%Y%m%d").date()
+                for n in (1, 2)
+            )
+        except ValueError:
+            return self._quotation(request, None, "FID_INPUT_DATE_1")
+        # Today is among them, as far as it has come.
+        last = min(last, datetime.datetime.now(KST).date())
+        rows = self._server.market.day_quotes(code, first, last) if is_known else None
+        if rows is None:
+            return self._quotation(request, None, "FID_INPUT_ISCD")
+        price = self._server.market.quote(code, "KRX")
+        return self._quotation(request, {"output1": price, "output2": rows}, "")
+
     def _quotation(self, request: web.Request, body: Any, field: str, n: int = 1) -> web.Response:
         app_key = _app_key(request)
         if not body:
@@ -195,7 +218,10 @@ class Rest:
             else {"error_description": text, "error_code": code}
         )
         status = fault.status or (403 if fault.code else _GATEWAY_STATUS)
-        return self._answer(request, app_key, answer, status=status, code=code or str(status))
+        response = self._answer(request, app_key, answer, status=status, code=code or str(status))
+        if fault.retry_after is not None:
+            response.headers["Retry-After"] = f"{fault.retry_after:g}"
+        return response
 
     def _answer(
         self,

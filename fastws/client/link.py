@@ -1,0 +1,345 @@
+"""Keeps a session connected: sockets one after the other, signs of life, tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as tls
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
+
+from fastws.client import messages
+from fastws.client.backoff import ENDS, NEW_TOKEN
+from fastws.client.errors import ConnectError, EndedError, RequestError, TokenError, UsageError
+from fastws.client.inbox import Inbox
+from fastws.client.messages import Interrupted, RefreshFailed
+from fastws.client.session import Answer, Session
+from fastws.client.socket import Socket
+from fastws.client.tokens import TokenClock
+from fastws.messages import RefreshToken
+
+TokenSource = Callable[[], Awaitable[str]]
+"""Gets a new token from wherever tokens come from. What it raises is told by a `RefreshFailed`."""
+
+_PATH: Final = "/v1/ws"
+# As the server takes them: existing pages send these.
+_NO_TOKEN: Final = ("", "null", "undefined")
+# Seconds after the server has dropped requests for their rate.
+_ASK_AGAIN_SECONDS: Final = 1.1
+
+
+class Address(msgspec.Struct, kw_only=True):
+    """Where to connect, and how; the parameters of `fastws.client.Client`. `url` is without its `query`."""
+
+    url: str
+    query: list[tuple[str, str]]
+    token_source: TokenSource | None
+    connect_timeout: float
+    connect_attempts: int
+    ping_interval: float
+    ping_timeout: float
+    ssl: tls.SSLContext | None
+    headers: dict[str, str]
+
+
+class Link:
+    """One session's connections.
+
+    1. At most one socket is open. What comes on it goes through the session into `inbox`; answers go to `futures`.
+    2. :meth:`run` ends when connecting again cannot help, with the failure given to `inbox`, or by being cancelled.
+       Then the socket is closed, with a farewell, and nothing is left running.
+    3. Before the first connection was live, failures are raised; from then on they are `Interrupted`.
+    """
+
+    def __init__(self, address: Address, token: str | None, session: Session, inbox: Inbox) -> None:
+        self.token = token
+        self.went_live = asyncio.Event()
+        """Set with the first connection that is live."""
+        self.futures: dict[int, asyncio.Future[Answer]] = {}
+        self.n_connections = 0
+        self.is_closing = False
+        self._address = address
+        self._session = session
+        self._inbox = inbox
+        self._clock = TokenClock()
+        self._token_changed = asyncio.Event()
+        self._socket: Socket | None = None
+        # Of the last connection: whether it was ever live, why this client has ended it, and the fault if it was one.
+        self._was_live = False
+        self._ends_for = ""
+        self._fault: Exception | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._stay_connected()
+        except Exception as failure:
+            # Whoever takes messages, or asks for something, gets it.
+            self._inbox.end(failure)
+        finally:
+            self._inbox.end()
+
+    async def _stay_connected(self) -> None:
+        n_failed = 0
+        wants_token = self.token is None and self._address.token_source is not None
+        while True:
+            code, said = 1006, ""
+            is_fresh = wants_token
+            if wants_token:
+                said = await self._fetch_token()
+                wants_token = bool(said)
+            if not wants_token:
+                may_retry = True
+                try:
+                    code, said = await self._connect_once()
+                except ConnectError as failure:
+                    may_retry, said = failure.may_retry, str(failure)
+                verdict = self._session.reconnection.verdict(code)
+                if verdict == "end":
+                    raise EndedError(
+                        f"the server closed the connection with {code}: {ENDS[code]} ({said})", code
+                    )
+                if verdict == "token":
+                    wants_token = self._address.token_source is not None and not (
+                        is_fresh and not self._was_live
+                    )
+                    if not wants_token:
+                        text = f"the server closed the connection with {code}: {NEW_TOKEN[code]} ({said})"
+                        advice = "give a valid token=, or refresh_token= to have it replaced"
+                        raise TokenError(f"{text}; {advice}", code)
+                elif not self.went_live.is_set():
+                    n_failed += 1
+                    if not may_retry or 0 < self._address.connect_attempts <= n_failed:
+                        raise ConnectError(said, may_retry=may_retry)
+            is_planned = self._session.reconnection.is_announced
+            delay = self._session.reconnection.delay(time.monotonic(), code)
+            if self.went_live.is_set():
+                self._inbox.put(Interrupted(code, said, delay, is_planned))
+            await asyncio.sleep(delay)
+
+    async def _fetch_token(self) -> str:
+        """Ask for a token before connecting. Returns why there is none, or nothing."""
+        try:
+            self.token = await self._new_token()
+        except Exception as failure:
+            if not self.went_live.is_set():
+                raise TokenError(f"refresh_token gave no token: {failure!r}", 4401) from failure
+            return f"refresh_token gave no token: {failure!r}"
+        return ""
+
+    async def _new_token(self) -> str:
+        token = "" if self._address.token_source is None else await self._address.token_source()
+        if not isinstance(token, str) or token in _NO_TOKEN or not (token.isascii() and token.isprintable()):
+            raise UsageError("refresh_token: expected it to return the text of a JWT")
+        return token
+
+    async def _connect_once(self) -> tuple[int, str]:
+        """Connect, and stay until the connection ends; returns its close code, and why it has ended. Raises
+        ConnectError."""
+        self._was_live = False
+        started = time.monotonic()
+        headers = dict(self._address.headers)
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        query = urlencode([*self._address.query, *self._session.parameters().items()])
+        self._fault = None
+        self._ends_for = ""
+        socket = self._socket = self._inbox.socket = await Socket.open(
+            f"{self._address.url}?{query}" if query else self._address.url,
+            self._on_text,
+            time_limit=self._address.connect_timeout,
+            headers=headers,
+            ssl_context=self._address.ssl,
+        )
+        # The greeting may have come with the end of the handshake.
+        self.flush()
+        if self._ends_for:
+            socket.abort(self._ends_for)
+        keeper = asyncio.create_task(self._keep_token(), name="fastws client: token")
+        try:
+            await self._watch(socket, started + self._address.connect_timeout)
+        finally:
+            keeper.cancel()
+            try:
+                if self.is_closing:
+                    await socket.close()
+            finally:
+                socket.abort()
+                error = self._session.last_error
+                self._socket = self._inbox.socket = None
+                self._session.connection_lost()
+        if self._fault is not None:
+            raise self._fault
+        code, reason = socket.ended.result()
+        if error is not None:
+            reason = f"{error.code}: {error.message}"
+        return code, reason or "it gave no reason"
+
+    async def _watch(self, socket: Socket, greeted_by: float) -> None:
+        """Until the socket has ended: see that it lives."""
+        pinged_at: float | None = None
+        while not socket.ended.done():
+            now = time.monotonic()
+            if socket.is_paused:
+                # It hears nothing because it does not listen.
+                pinged_at, due = None, now + self._address.ping_interval
+            elif not self._session.is_live:
+                due = greeted_by
+                if now >= due:
+                    socket.abort(
+                        f"it did not greet within {self._address.connect_timeout:g} s; check the path of url"
+                    )
+            elif pinged_at is not None and socket.heard_at < pinged_at:
+                due = pinged_at + self._address.ping_timeout
+                if now >= due:
+                    socket.abort(f"no sign of life within {self._address.ping_timeout:g} s")
+            else:
+                pinged_at, due = None, socket.heard_at + self._address.ping_interval
+                if now >= due:
+                    socket.ping()
+                    pinged_at, due = now, now + self._address.ping_timeout
+            # While it is not live yet that may change at any time.
+            limit = due - now if self._session.is_live else min(due - now, 0.5)
+            await asyncio.wait((socket.ended,), timeout=max(0.0, limit))
+
+    def _on_text(self, text: bytes) -> None:
+        now = time.monotonic()
+        try:
+            was_live = self._session.is_live
+            for message in self._session.receive(text, now):
+                if isinstance(message, messages.Unreadable) and not (was_live or self._session.is_live):
+                    self._abort(f"its greeting cannot be read ({message.reason}); check the path of url")
+                else:
+                    self._inbox.put(message)
+            if self._session.is_live and not was_live:
+                self._note_live(now)
+        except Exception as fault:
+            # picows would only log it.
+            self._fault = fault
+            self._abort("a fault of the client")
+        for number, answer in self._session.answers:
+            future = self.futures.get(number)
+            if future is not None and not future.done():
+                future.set_result(answer)
+        self._session.answers.clear()
+        if self._session.must_ask_again:
+            self._session.must_ask_again = False
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self._ask_again)
+        self.flush()
+        self._inbox.balance()
+
+    def _note_live(self, now: float) -> None:
+        self.n_connections += 1
+        self._was_live = True
+        self._clock.set_server_time(self._session.server_time, now)
+        self._clock.set_token(self.token, now)
+        self._token_changed.set()
+        self.went_live.set()
+
+    def _ask_again(self) -> None:
+        self._session.ask_again()
+        self.flush()
+
+    def _abort(self, reason: str) -> None:
+        self._ends_for = reason
+        if self._socket is not None:
+            self._socket.abort(reason)
+
+    def flush(self) -> None:
+        """Send what the session has to send; what there is before it is live stays with the session."""
+        if self._socket is not None:
+            for text in self._session.outgoing:
+                self._socket.send(text)
+            self._session.outgoing.clear()
+
+    async def _keep_token(self) -> None:
+        """Replace the token before it expires, as long as the connection lasts."""
+        while self._address.token_source is not None:
+            self._token_changed.clear()
+            due = self._clock.refresh_at
+            try:
+                async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
+                    await self._token_changed.wait()
+            except TimeoutError:
+                pass
+            else:
+                continue
+            try:
+                await self._replace_token(await self._new_token())
+            except Exception as failure:
+                retry_in = self._clock.retry(time.monotonic())
+                self._inbox.put(RefreshFailed(str(failure) or repr(failure), retry_in))
+
+    async def _replace_token(self, token: str) -> None:
+        """As `Client.replace_token`, for as long as the connection lasts."""
+        number = self._session.ask(RefreshToken(token=token))
+        future = self.expect(number)
+        try:
+            self.flush()
+            answer = await future
+        finally:
+            self.forget(number)
+        if isinstance(answer, messages.Error):
+            raise refusal(answer)
+        self.use_token(token)
+
+    def use_token(self, token: str) -> None:
+        """The server has accepted this token."""
+        self.token = token
+        self._clock.set_token(token, time.monotonic())
+        self._token_changed.set()
+
+    # Answers.
+
+    def expect(self, number: int) -> asyncio.Future[Answer]:
+        """What the answer to a request comes in; `forget` it when it has come, or is waited for no more."""
+        future = self.futures[number] = asyncio.get_running_loop().create_future()
+        self._count_requests()
+        return future
+
+    def forget(self, number: int) -> None:
+        if self.futures.pop(number, None) is not None:
+            self._session.abandon(number)
+            self._count_requests()
+
+    def fail_requests(self, failure: Exception) -> None:
+        for future in self.futures.values():
+            if not future.done():
+                future.set_exception(failure)
+                # Whoever asked may have gone.
+                future.exception()
+        self.futures.clear()
+        self._count_requests()
+
+    def _count_requests(self) -> None:
+        self._inbox.n_requests = len(self.futures)
+        self._inbox.balance()
+
+
+def refusal(error: messages.Error) -> RequestError:
+    return RequestError(error.code, error.message, error.details)
+
+
+def split(url: str) -> tuple[str, list[tuple[str, str]], str | None]:
+    """The URL without its query, the parameters but for the token, and the token."""
+    try:
+        parsed = urlsplit(url)
+        is_good = parsed.scheme in ("ws", "wss") and bool(parsed.hostname)
+        port = parsed.port
+    except ValueError:
+        is_good, port = False, None
+    if not is_good or port == 0:
+        raise UsageError(f"url: {url!r} is no WebSocket URL; write ws://HOST:PORT or wss://HOST:PORT")
+    if parsed.username is not None:
+        raise UsageError("url: it has a user name, which nothing is done with; give token=")
+    path = parsed.path if parsed.path not in ("", "/") else _PATH
+    query = parse_qsl(parsed.query, keep_blank_values=True)
+    own = ("token", "session_id", "last_sequence", "epoch")
+    token = next((value for name, value in query if name == "token" and value not in _NO_TOKEN), None)
+    return (
+        f"{parsed.scheme}://{parsed.netloc}{path}",
+        [(name, value) for name, value in query if name not in own],
+        token,
+    )

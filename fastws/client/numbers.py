@@ -1,0 +1,107 @@
+"""Finds what never came: the numbers (`seq`) of each symbol and channel. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from fastws.client.messages import Gap, Lost, OrderbookUpdate, PriceUpdate
+
+Key = tuple[str, str]
+Numbered = PriceUpdate | OrderbookUpdate
+_CHANNELS: Final = {PriceUpdate: "price", OrderbookUpdate: "orderbook"}
+
+
+class Modes(NamedTuple):
+    """What of the subscriptions matters to numbers.
+
+    `stocks` says of each stock held whether it is of mode ``all``. Everything else comes by markets and sectors, and
+    the client does not know by which: `others` is True where all of these are of mode ``all``.
+    """
+
+    stocks: Mapping[str, bool]
+    others: bool
+
+    def is_all(self, code: str) -> bool:
+        return self.stocks.get(code, self.others)
+
+
+NOTHING: Final = Modes({}, False)
+
+
+class Numbers:
+    """Keeps the last number of each symbol and channel.
+
+    1. A symbol is *exact* while it is held in mode ``all`` and its last number is known for sure. A hole in the numbers
+       of such a symbol is a `Gap`, unless an ``overflow`` declared it, and one that does not rise came twice. What
+       was declared may still come: a restored session gets what there is.
+    2. It becomes so by a snapshot: what comes between the acknowledgement of a changed mode and the snapshot may be of
+       the mode before. A symbol that was never seen becomes so by its first update.
+    3. A snapshot says nothing of what is exact already. While a session is restored it is ahead of updates that are
+       still to come, in order.
+    4. Of a stock that is in no snapshot asked for it nothing was published in this epoch; its first number is 1.
+    5. It ceases to be so when its mode is ``latest``, when it is held no more, and with the epoch.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Key, int] = {}
+        # The last number that is known to be lost. When the session is restored it may come all the same.
+        self._declared: dict[Key, int] = {}
+        self._exact: set[Key] = set()
+        self._modes = NOTHING
+
+    def forget(self) -> None:
+        """The counters have started over, or what came in between is lost and known to be."""
+        self._last.clear()
+        self._declared.clear()
+        self._exact.clear()
+
+    def hold(self, modes: Modes) -> None:
+        """The subscriptions are these from now on."""
+        self._modes = modes
+        self._exact = {key for key in self._exact if modes.is_all(key[0])}
+
+    def unknown(self, code: str) -> None:
+        """A stock is subscribed to without a snapshot: its numbers begin anywhere."""
+        for channel in _CHANNELS.values():
+            self._exact.discard((code, channel))
+            self._last.pop((code, channel), None)
+            self._declared.pop((code, channel), None)
+
+    def take_snapshot(self, updates: Iterable[Numbered], stocks: Iterable[str]) -> None:
+        """`stocks` are those that the snapshot was asked for."""
+        seqs = dict.fromkeys(((code, channel) for code in stocks for channel in _CHANNELS.values()), 0)
+        seqs |= {(update.code, _CHANNELS[type(update)]): update.seq for update in updates}
+        for key, seq in seqs.items():
+            if key not in self._exact:
+                self._last[key] = seq
+                self._declared.pop(key, None)
+                if self._modes.is_all(key[0]):
+                    self._exact.add(key)
+
+    def take(self, update: Numbered) -> Gap | bool:
+        """Note a live update. Returns what is missing before it, True where nothing is, False where it came before."""
+        channel = _CHANNELS[type(update)]
+        key = (update.code, channel)
+        last, seq = self._last.get(key), update.seq
+        if last is not None and key in self._exact:
+            if seq <= last:
+                return False
+            reach = max(last, self._declared.get(key, 0))
+            self._last[key] = seq
+            return True if seq <= reach + 1 else Gap(update.code, channel, reach + 1, seq - 1)
+        self._last[key] = seq
+        if last is None and self._modes.is_all(update.code):
+            self._exact.add(key)
+        return True
+
+    def declare(self, lost: Lost) -> Gap | None:
+        """Note a declared loss; returns what is missing before it."""
+        key = (lost.code, lost.channel)
+        if key not in self._exact:
+            return None
+        reach = max(self._last[key], self._declared.get(key, 0))
+        self._declared[key] = max(reach, lost.to_seq)
+        return (
+            Gap(lost.code, lost.channel, reach + 1, lost.from_seq - 1) if lost.from_seq > reach + 1 else None
+        )

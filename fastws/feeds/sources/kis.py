@@ -1,0 +1,134 @@
+"""Prices of Korean stocks from KIS, asked for over REST."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from fastws._market import Instrument, PriceUpdate
+from fastws.feeds.kis.keys import find_keys
+from fastws.feeds.kis.phases import KST
+from fastws.feeds.kis.quotations import (
+    DAYS_PER_CALL,
+    SYMBOLS_PER_CALL,
+    Call,
+    days_call,
+    price_call,
+    read_days,
+    read_prices,
+)
+from fastws.feeds.kis.rest import RestClient, TooFastError
+from fastws.feeds.sources.base import (
+    Answer,
+    Day,
+    Quote,
+    Source,
+    SourceError,
+    SourceLimitError,
+    SourceSetupError,
+)
+from fastws.kis.control import check_code
+from fastws.kis.errors import KISConnectionError, KISCredentialsError
+
+if TYPE_CHECKING:
+    from fastws.settings import Settings
+
+# The closing auction of KRX ends at 15:30; the close is known a little later.
+_CLOSE_KNOWN: Final = datetime.time(15, 40)
+_RATE: Final = 15.0
+_PAPER_RATE: Final = 0.8
+_TOO_FAST_SECONDS: Final = 1.0
+
+
+class KISSource(Source):
+    """Asks KIS for domestic stocks, with the first app key of `kis_keys` or that of the KIS_* variables.
+
+    `kis_exchange` says whose prices, and `kis_poll_rate` how many calls a second. KIS does not say when a price was
+    made, so its age is that of the answer. Daily prices are those of KRX, as they were traded.
+    """
+
+    name = "kis"
+
+    def __init__(self, argument: str, settings: Settings) -> None:
+        if argument:
+            raise SourceSetupError(f"the source kis takes no argument, not {argument!r}")
+        try:
+            auth = find_keys(settings.kis_keys)[0]
+        except KISCredentialsError as error:
+            raise SourceSetupError(str(error)) from None
+        is_paper = auth.credentials.is_paper
+        exchange = settings.kis_exchange
+        if exchange == "auto":
+            exchange = "KRX" if is_paper else "UN"
+        self._exchange = "UN" if exchange == "SOR" else exchange
+        self.symbols_per_call = 1 if is_paper else SYMBOLS_PER_CALL
+        self.min_interval = 1.0 / (settings.kis_poll_rate or (_PAPER_RATE if is_paper else _RATE))
+        self._client = RestClient(auth)
+
+    def serves(self, instrument: Instrument) -> bool:
+        if instrument.currency not in (None, "KRW"):
+            return False
+        try:
+            check_code(instrument.code)
+        except ValueError:
+            return False
+        return True
+
+    async def quotes(self, instruments: Sequence[Instrument]) -> Answer:
+        by_code = {instrument.code: instrument for instrument in instruments}
+        codes = list(by_code)
+        answer = await self._get(price_call(codes, self._exchange))
+        refused: dict[str, str] = {}
+        updates = read_prices(answer, codes, self._exchange, by_code.get, refused.__setitem__)
+        return Answer([_quote(update) for update in updates], refused)
+
+    async def days(self, instrument: Instrument, first: datetime.date, last: datetime.date) -> Sequence[Day]:
+        now = datetime.datetime.fromtimestamp(time.time(), KST)
+        finished = now.date() if now.time() >= _CLOSE_KNOWN else now.date() - datetime.timedelta(days=1)
+        last = min(last, finished)
+        days: list[Day] = []
+        # Newest first, as KIS answers; a hundred trading days are at least as many calendar days.
+        while first <= last:
+            since = max(first, last - datetime.timedelta(days=DAYS_PER_CALL - 1))
+            answer = await self._get(days_call(instrument.code, "KRX", since, last))
+            days += [_day(date, row) for date, row in read_days(answer)]
+            last = since - datetime.timedelta(days=1)
+        return days
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _get(self, call: Call) -> dict[str, Any]:
+        try:
+            return await self._client.get(call)
+        except TooFastError as error:
+            seconds = _TOO_FAST_SECONDS if error.retry_after is None else error.retry_after
+            raise SourceLimitError(str(error), seconds) from None
+        except KISConnectionError as error:
+            raise SourceError(str(error)) from None
+
+
+def _quote(update: PriceUpdate) -> Quote:
+    return Quote(
+        code=update.instrument.code,
+        price=update.price,
+        change=update.change,
+        change_percent=update.change_percent,
+        volume=update.volume,
+        high=update.high,
+        low=update.low,
+        venue=update.venue,
+    )
+
+
+def _day(date: datetime.date, row: Mapping[str, Any]) -> Day:
+    return Day(
+        date=date,
+        close=row.get("stck_clpr"),
+        open=row.get("stck_oprc"),
+        high=row.get("stck_hgpr"),
+        low=row.get("stck_lwpr"),
+        volume=row.get("acml_vol"),
+    )

@@ -1,0 +1,129 @@
+"""Tables in CSV files: UTF-8, a header of known columns, and errors that name line and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from fastws.errors import TableError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+# What else separates columns; no code has any of them in it.
+_SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
+
+
+class Columns(NamedTuple):
+    """The columns of a table, in any order: those that a file must have, and those that it may have."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def header(self) -> str:
+        """As it is shown to people."""
+        return ",".join(self.required) + "".join(f"[,{column}]" for column in self.optional)
+
+
+class TableRow(NamedTuple):
+    """A row of a table: `cells` by column, without blanks around them. `where` begins messages about it."""
+
+    line: int
+    where: str
+    cells: dict[str, str]
+
+
+def read_text(path: Traversable, shown: str, error_type: type[TableError] = TableError) -> str:
+    """Return the text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        TableError: `error_type`, naming the file as `shown`, and the line.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise error_type(f"{shown}: cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise error_type(f"{shown}, line {line}: is not UTF-8; save the file as UTF-8") from None
+
+
+def read_rows(
+    text: str, shown: str, columns: Columns, error_type: type[TableError] = TableError
+) -> Iterator[TableRow]:
+    """Yield the rows of a CSV text. Blank lines and lines that begin with ``#`` do not count.
+
+    Raises:
+        TableError: `error_type`, naming the file as `shown`, line and column; nothing after it can be read.
+    """
+    header: list[str] | None = None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            where = f"{shown}, line {reader.line_num}"
+            if header is None:
+                header = _check_header(cells, where, columns, error_type)
+                continue
+            if len(cells) != len(header):
+                raise error_type(
+                    f"{where}: has {len(cells)} cells, the header has {len(header)}; "
+                    "put a cell that holds a comma in quotes"
+                )
+            yield TableRow(reader.line_num, where, dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise error_type(f"{shown}, line {reader.line_num}: {error}") from None
+    if header is None:
+        raise error_type(f"{shown}: is empty; the first line must be {columns.header}")
+
+
+def _check_header(cells: list[str], where: str, columns: Columns, error_type: type[TableError]) -> list[str]:
+    expected = f"expected the header {columns.header}"
+    for column in columns.required:
+        if column not in cells:
+            # Not by spaces: the name of a column may have one.
+            check_separator(cells[0].replace(" ", ""), where, error_type=error_type)
+            raise error_type(f"{where}: the column {column} is missing; {expected}")
+    for i, cell in enumerate(cells):
+        if cell not in columns.required and cell not in columns.optional:
+            raise error_type(f"{where}: unknown column {cell!r}; {expected}")
+        if cell in cells[:i]:
+            raise error_type(f"{where}: the column {cell} comes twice; {expected}")
+    return cells
+
+
+def check_separator(
+    text: str, where: str, alternative: str = "", error_type: type[TableError] = TableError
+) -> None:
+    """See that a text which should be one cell is not a row with other separators.
+
+    Raises:
+        TableError: `error_type`, naming the separator.
+    """
+    for character, name in _SEPARATORS.items():
+        if character in text:
+            raise error_type(
+                f"{where}: looks like CSV separated by {name}; separate the columns by commas{alternative}"
+            )
+
+
+def check_new(
+    key: object,
+    lines_of: dict[object, int],
+    line: int,
+    where: str,
+    error_type: type[TableError] = TableError,
+) -> None:
+    """See that a key comes only once, and remember its line in `lines_of`.
+
+    Raises:
+        TableError: `error_type`, naming the line in which it has come before.
+    """
+    first = lines_of.setdefault(key, line)
+    if first != line:
+        raise error_type(f"{where}: {key} stands in line {first} already")

@@ -1,0 +1,85 @@
+"""What is special about an SQLite database: its file may be moved, and its transactions have to be begun."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+READS: Final = {"fastws_reads": True}
+"""Execution options of connections whose transactions only read."""
+
+_WAL_SECONDS: Final = 10.0
+
+
+class File:
+    """The file of an SQLite database, as the system tells files apart."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        self.is_open = False
+
+    def on_connected(self, connection: object, record: object) -> None:
+        self.is_open = True
+        if self._identity is None:
+            self._identity = self._find()
+
+    def check(self) -> str | None:
+        """Return what is wrong with the file; a microsecond's work."""
+        if self._identity is None:  # not connected yet
+            return None
+        try:
+            found = self._find()
+        except FileNotFoundError:
+            return f"{self._path} was moved or deleted; put it back, or restart the server to begin a new one"
+        except OSError as error:
+            return f"{self._path} cannot be reached: {error.strerror}"
+        if found != self._identity:
+            return f"another file was put at {self._path}; restart the server to use it"
+        return None
+
+    def _find(self) -> tuple[int, int]:
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Let readers not wait for a writer.
+
+    The switch is refused at once while another instance makes it, whatever the busy timeout says; so it is tried again.
+    """
+    deadline = time.monotonic() + _WAL_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def set_up(connection: Any, record: object) -> None:
+    """Prepare a new connection of the driver."""
+    # It would begin transactions late and leave tables out of them; `begin` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # Readers do not wait for a writer then, and a commit is one write to the disk.
+    _switch_to_wal(cursor)
+    # Each commit reaches the disk before it is reported: a rule survives a power failure, too.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def begin(connection: sa.Connection) -> None:
+    """Begin a transaction: for writing, unless the connection has the options `READS`."""
+    if connection.get_execution_options().keys() >= READS.keys():
+        connection.exec_driver_sql("BEGIN")
+        return
+    # At once for writing: a transaction that has read first cannot wait for its turn to write any more.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

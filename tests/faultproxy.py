@@ -1,0 +1,154 @@
+"""A TCP proxy that breaks what goes through it: connections cut in the middle of a frame, or left standing deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
+
+from tests.serving import until
+
+
+class _Side(asyncio.Protocol):
+    """One of the two ends of a connection; what comes here goes to `other`."""
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self.proxy = proxy
+        self.transport: asyncio.Transport | None = None
+        self.other: _Side | None = None
+        self.waiting: list[bytes] = []
+        self.is_deaf = False
+        self.ends_after: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.proxy.sides.add(self)
+        for data in self.waiting:
+            transport.write(data)
+        self.waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        other = self.other
+        if other is None or self.is_deaf:
+            return
+        if self.ends_after is not None and len(data) >= self.ends_after:
+            data, self.ends_after = data[: self.ends_after], -1
+        elif self.ends_after is not None:
+            self.ends_after -= len(data)
+        if other.transport is None:
+            other.waiting.append(data)
+        else:
+            other.transport.write(data)
+        if self.ends_after == -1:
+            # What was written goes out first, so that the other side has part of a frame.
+            self.proxy.end(self)
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.proxy.sides.discard(self)
+        if self.other is not None and self.other.transport is not None and not self.is_deaf:
+            self.other.transport.close()
+
+
+class _Client(_Side):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.proxy.accept(self)
+
+
+class FaultProxy:
+    """Listens on a free port of the loopback address and passes everything on to `port`."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.port = 0
+        self.n_accepted = 0
+        self.is_open = True
+        """False: whoever connects is cut off at once."""
+        self.sides: set[_Side] = set()
+        self._clients: set[_Client] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(cls, port: int) -> AsyncIterator[Self]:
+        proxy = cls(port)
+        server = await asyncio.get_running_loop().create_server(lambda: _Client(proxy), "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
+        try:
+            yield proxy
+        finally:
+            server.close()
+            await asyncio.gather(*proxy._tasks)
+            for side in list(proxy.sides):
+                assert side.transport is not None
+                side.transport.abort()
+            await asyncio.to_thread(until, lambda: not proxy.sides, "the end of all connections")
+
+    def accept(self, client: _Client) -> None:
+        self.n_accepted += 1
+        assert client.transport is not None
+        if not self.is_open:
+            client.transport.abort()
+            return
+        self._clients = {known for known in self._clients if not _is_closing(known)}
+        self._clients.add(client)
+        task = asyncio.ensure_future(self._connect(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, client: _Client) -> None:
+        server = _Side(self)
+        client.other, server.other = server, client
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: server, "127.0.0.1", self.target)
+        except OSError:
+            if client.transport is not None:
+                client.transport.abort()
+
+    @property
+    def connections(self) -> list[_Client]:
+        """Those that are open."""
+        return [client for client in self._clients if not _is_closing(client) and client.other is not None]
+
+    def end(self, side: _Side) -> None:
+        """Send what was written, then end both sides."""
+        for each in (side, side.other):
+            if each is not None and each.transport is not None:
+                each.transport.close()
+
+    def kill(self) -> int:
+        """Reset all connections; returns how many."""
+        found = self.connections
+        for client in found:
+            for side in (client, client.other):
+                if side is not None and side.transport is not None:
+                    side.transport.abort()
+        return len(found)
+
+    def cut_after(self, n_bytes: int) -> None:
+        """End all connections when so many more bytes have come from the server."""
+        for client in self.connections:
+            assert client.other is not None
+            client.other.ends_after = n_bytes
+
+    def strand(self) -> None:
+        """Reset the clients' sides, and let the server believe that they are still there."""
+        for client in self.connections:
+            assert client.other is not None
+            client.is_deaf = client.other.is_deaf = True
+            if client.transport is not None:
+                client.transport.abort()
+
+
+def _is_closing(side: _Side) -> bool:
+    return side.transport is None or side.transport.is_closing()

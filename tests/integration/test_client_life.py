@@ -1,0 +1,327 @@
+"""The Python client with real servers: what interrupts it, what it is told, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from datetime import UTC
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import jwt
+import pytest
+
+from fastws.client import (
+    Alert,
+    Backoff,
+    Client,
+    ClosedError,
+    ConnectError,
+    Gap,
+    Interrupted,
+    Message,
+    Overflow,
+    PriceUpdate,
+    RefreshFailed,
+    RequestError,
+    Restored,
+    TokenError,
+)
+from fastws.client.sync import SyncClient
+from tests.certificates import files
+from tests.conftest import StartServer
+from tests.faultproxy import FaultProxy
+from tests.serving import Server, free_port, until
+
+SECRET = "a secret of more than thirty-two bytes"
+ADMIN = "the administrator"
+CODE = "005930"
+SOON = Backoff(0.02, 0.1)
+T = TypeVar("T")
+
+
+def token(seconds: float = 600, sub: str = "alice") -> str:
+    return jwt.encode({"sub": sub, "exp": time.time() + seconds}, SECRET, "HS256")
+
+
+def publish(server: Server, *bodies: object) -> None:
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    status, text = server.get("/v1/publish", "POST", json.dumps(bodies).encode(), headers)
+    assert status == 202, text
+
+
+def price(number: object, code: str = CODE, **more: object) -> dict[str, object]:
+    return {"type": "price_update", "code": code, "price": number, **more}
+
+
+async def until_one(client: Client, kind: type[T], seconds: float = 10) -> tuple[T, list[Message]]:
+    """The next message of a type, and those before it."""
+    before: list[Message] = []
+    async with asyncio.timeout(seconds):
+        async for message in client:
+            if isinstance(message, kind):
+                return message, before
+            before.append(message)
+    raise AssertionError("the client has ended")
+
+
+def connect(server: Server, **options: Any) -> Client:
+    return Client(server.url, ssl=server.tls, **{"backoff": SOON, **options})
+
+
+async def test_numbers_keep_their_digits_and_what_is_passed_through_stays(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    async with connect(server, token=token()) as client:
+        assert client.user_id == "alice"
+        accepted = await client.subscribe("stock", [CODE, "none such"])
+        assert accepted.targets == [CODE]
+        assert [(item.target, item.reason) for item in accepted.rejected] == [("none such", "unknown symbol")]
+        publish(server, price(73000, note={"deep": 1.5}, volume=9))
+        update, _ = await until_one(client, PriceUpdate)
+        assert (update.price, type(update.price), update.volume) == (73000, int, 9)
+        assert update.extra == {"note": {"deep": Decimal("1.5")}}
+        publish(server, price(150.25))
+        update, _ = await until_one(client, PriceUpdate)
+        assert update.price == Decimal("150.25")
+        assert (update.seq, update.snapshot, update.timestamp.tzinfo) == (2, False, UTC)
+        # Again, and its last value comes marked.
+        await client.subscribe("stock", [CODE], mode="latest")
+        update, _ = await until_one(client, PriceUpdate)
+        assert (update.snapshot, update.seq) == (True, 2)
+        body = {"code": CODE, "alert_type": "price_above", "threshold": 1000, "user_id": "alice"}
+        publish(server, {"type": "alert", **body, "current_price": 1001, "message": "up"})
+        alert, _ = await until_one(client, Alert)
+        assert (alert.threshold, alert.message) == (1000, "up")
+        await client.unsubscribe("stock", [CODE])
+        assert client.subscriptions == {}
+        with pytest.raises(RequestError, match="none such") as caught:
+            await client.subscribe("stock", ["none such"])
+        assert caught.value.code == "SUBSCRIPTION_FAILED"
+        waiting = asyncio.create_task(anext(client))
+        await asyncio.sleep(0)
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    with pytest.raises(ClosedError, match="closed"):
+        await client.ping()
+
+
+async def test_a_server_that_stops_and_starts(server: StartServer) -> None:
+    port = free_port()
+    first = server("--feed", "sim", "--port", str(port), shutdown_spread=0)
+    async with connect(first) as client:
+        await client.subscribe("stock", [CODE], channels=["price"])
+        await client.subscribe("market", ["KOSPI"], max_rate=2)
+        await until_one(client, PriceUpdate)
+        old = client.session_id
+        await asyncio.to_thread(first.end)
+        interrupted, _ = await until_one(client, Interrupted)
+        assert (interrupted.code, interrupted.is_planned) == (1012, True)
+        assert not client.is_live
+        second = await asyncio.to_thread(lambda: server("--feed", "sim", "--port", str(port)))
+        restored, before = await until_one(client, Restored)
+        assert not restored.recovered
+        assert restored.reason
+        assert not any(isinstance(message, (PriceUpdate, Gap)) for message in before)
+        assert client.session_id != old
+        snapshot, before = await until_one(client, PriceUpdate)
+        assert snapshot.snapshot
+        await until_one(client, PriceUpdate)
+        assert client.subscriptions == {"stock": [CODE], "market": ["KOSPI"]}
+        # A request that is answered after those that make the subscriptions again.
+        await client.ping()
+        assert second.stats()["subscriptions_by_type"] == {"stock": 1, "market": 1, "sector": 0}
+
+
+async def test_tokens_are_replaced_before_they_expire_and_after(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    asked: list[float] = []
+
+    async def source() -> str:
+        asked.append(time.monotonic())
+        if len(asked) == 3:
+            raise OSError("the house of tokens is closed")
+        return token(1.5 if len(asked) < 3 else 600)
+
+    async with connect(server, refresh_token=source) as client:
+        # The first by the source, the second before the expiry of the first; the third fails, and is tried again.
+        failed, before = await until_one(client, RefreshFailed)
+        assert "house of tokens" in failed.reason
+        assert before == []
+        async with asyncio.timeout(10):
+            while len(asked) < 4:
+                await asyncio.sleep(0.01)
+        await client.ping()
+        assert client.statistics.connections <= 2
+    assert asked[1] - asked[0] < 1.5
+
+    # Kicked out, with a token that may be good or not.
+    async with connect(server, token=token(), refresh_token=source) as client:
+        await client.subscribe("stock", [CODE])
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        body = json.dumps({"user_id": "alice"}).encode()
+        status, text = await asyncio.to_thread(server.get, "/v1/admin/kick", "POST", body, headers)
+        assert status == 200, text
+        interrupted, _ = await until_one(client, Interrupted)
+        assert interrupted.code == 4401
+        await until_one(client, Restored)
+        assert len(asked) == 5
+
+
+async def test_a_token_that_expires_without_a_new_one_ends_it(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    async with connect(server, token=token(1)) as client:
+        with pytest.raises(TokenError, match="refresh_token=") as caught:
+            await until_one(client, Gap)
+        assert caught.value.code == 4401
+        with pytest.raises(TokenError):
+            await client.ping()
+    with pytest.raises(TokenError, match="give a valid token=") as caught:
+        await connect(server, token=token(-5)).open()
+    assert "INVALID_TOKEN" in str(caught.value)
+    bad = token(600)[:-4]
+
+    async def source() -> str:
+        return bad
+
+    with pytest.raises(TokenError):
+        await connect(server, token=bad, refresh_token=source).open()
+
+
+@pytest.mark.plain("what the kernel holds is counted")
+async def test_a_slow_consumer_is_told_what_it_lost(server: StartServer) -> None:
+    started = server("--feed", "sim", simulator_rate=20_000, batch_interval_ms=10, history_bytes=1 << 20)
+    async with Client(started.url, queue_size=200, backoff=SOON, request_timeout=5) as client:
+        await client.subscribe("stock", [CODE])
+        async with asyncio.timeout(20):
+            while client.statistics.pauses == 0:
+                await asyncio.sleep(0.01)
+            # The kernel's buffers and then the server's outbox fill.
+            while not any("lost" in name and value for name, value in losses(started)):
+                await asyncio.sleep(0.05)
+        assert client.statistics.waiting < 1000
+        # Also now a request is answered.
+        await client.ping()
+        lost, before = await until_one(client, Overflow, 20)
+        assert lost.items[0].code == CODE
+        assert not any(isinstance(message, (Gap, Interrupted)) for message in before)
+        for _ in range(3000):
+            assert not isinstance(await anext(client), Gap)
+        assert client.statistics.repeated == 0
+
+
+def losses(server: Server) -> list[tuple[str, float]]:
+    status, text = server.get("/metrics")
+    assert status == 200
+    lines = [line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")]
+    return [(name, float(value)) for name, value in lines]
+
+
+@pytest.mark.plain("the proxy would have to speak TLS")
+async def test_a_connection_that_only_the_client_knows_to_be_dead(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    async with FaultProxy.run(server.port) as proxy:
+        url = f"ws://127.0.0.1:{proxy.port}"
+        async with Client(url, backoff=SOON, ping_interval=0.1, ping_timeout=0.3) as client:
+            await client.subscribe("stock", [CODE], snapshot=False)
+            proxy.strand()
+            await until_one(client, Interrupted)
+            publish(server, price(1), price(2))
+            restored, _ = await until_one(client, Restored)
+            assert restored.recovered
+            assert [(await until_one(client, PriceUpdate))[0].price for _ in range(2)] == [1, 2]
+            # Nothing comes any more, and nobody says so.
+            for each in proxy.connections:
+                assert each.other is not None
+                each.other.is_deaf = True
+            interrupted, _ = await until_one(client, Interrupted)
+            assert "no sign of life" in interrupted.reason
+
+
+async def test_errors_say_what_to_do(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    base = server.url.removesuffix("/v1/ws")
+    with pytest.raises(ConnectError, match=r"HTTP 404: check the path of url"):
+        await Client(base + "/no/such", ssl=server.tls).open()
+    with pytest.raises(ConnectError, match=r"nothing listens at .* check the port"):
+        await Client("ws://127.0.0.1:1", connect_attempts=2, backoff=SOON).open()
+    with pytest.raises(ConnectError, match=r"HTTP 403: .*allowed_origins"):
+        await connect(server, headers={"Origin": "https://elsewhere.example"}).open()
+    if server.tls is None:
+        with pytest.raises(ConnectError, match="use ws:// in url"):
+            await Client(base.replace("ws:", "wss:")).open()
+    # Full: the limit of connections of a user is 5.
+    async with asyncio.TaskGroup() as group:
+        full = [connect(server, token=token(sub="bob")) for _ in range(5)]
+        for client in full:
+            group.create_task(client.open())
+    with pytest.raises(ConnectError, match="LIMIT_EXCEEDED"):
+        await connect(server, token=token(sub="bob")).open()
+    for client in full:
+        await client.close()
+
+
+@pytest.mark.plain("it starts a server with TLS itself")
+async def test_tls_and_certificates_that_nobody_trusts(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", certfile=str(files().certfile))
+    async with connect(server) as client:
+        assert await client.ping() < 5
+    with pytest.raises(ConnectError, match=r"not trusted .*give ssl= a context"):
+        await Client(server.url, ssl=ssl.create_default_context()).open()
+    with pytest.raises(ConnectError, match="needs wss:// there"):
+        await Client(server.url.replace("wss:", "ws:")).open()
+
+
+def test_the_synchronous_client(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    before = threading.active_count()
+    with SyncClient(server.url, ssl=server.tls, token=token()) as client:
+        assert client.subscribe("stock", [CODE], snapshot=False).targets == [CODE]
+        publish(server, price(5), price(6))
+        found = [next(client), next(client)]
+        assert [message.price for message in found if isinstance(message, PriceUpdate)] == [5, 6]
+        with pytest.raises(TimeoutError):
+            client.get(timeout=0.01)
+        assert client.ping() < 5
+        assert client.subscriptions == {"stock": [CODE]}
+        with pytest.raises(RequestError):
+            client.subscribe("stock", ["none such"])
+        closing = threading.Timer(0.05, client.close)
+        closing.start()
+        assert client.get() is None
+        closing.join()
+        with pytest.raises(ClosedError):
+            client.ping()
+    with pytest.raises(ConnectError, match="nothing listens"):
+        SyncClient("ws://127.0.0.1:1").open()
+    assert threading.active_count() == before
+
+
+def test_callbacks_have_a_thread_of_their_own(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    before = threading.active_count()
+    seen: list[tuple[object, str]] = []
+
+    def on_message(message: Message) -> None:
+        if isinstance(message, PriceUpdate):
+            seen.append((message.price, threading.current_thread().name))
+            assert message.price != 8, "eight is too many"
+            # From here too.
+            client.ping()
+
+    client = SyncClient(server.url, on_message=on_message, ssl=server.tls)
+    client.open()
+    client.subscribe("stock", [CODE], snapshot=False)
+    with pytest.raises(ValueError, match="on_message"):
+        next(client)
+    publish(server, price(7))
+    until(lambda: seen, "the callback")
+    publish(server, price(8))
+    until(lambda: len(seen) == 2, "the other callback")
+    with pytest.raises(AssertionError, match="eight"):
+        client.close()
+    client.close()
+    assert seen == [(7, "fastws callbacks"), (8, "fastws callbacks")]
+    assert threading.active_count() == before

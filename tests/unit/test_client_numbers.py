@@ -1,0 +1,121 @@
+"""What never came is found, what was declared is not found again, and what came before does not come twice."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastws.client.messages import Gap, Lost, OrderbookUpdate, PriceUpdate
+from fastws.client.numbers import Modes, Numbers
+
+NOW = datetime(2025, 11, 11, tzinfo=UTC)
+ALL = Modes({"A": True}, False)
+
+
+def price(seq: int, code: str = "A") -> PriceUpdate:
+    return PriceUpdate(timestamp=NOW, sequence=seq, code=code, name=code, price=1, seq=seq)
+
+
+def book(seq: int, code: str = "A") -> OrderbookUpdate:
+    return OrderbookUpdate(timestamp=NOW, sequence=seq, code=code, bids=[], asks=[], seq=seq)
+
+
+def lost(first: int, last: int) -> Lost:
+    return Lost("A", "price", last - first + 1, first, last)
+
+
+def begun(modes: Modes = ALL, stocks: tuple[str, ...] = ("A",), *updates: PriceUpdate) -> Numbers:
+    numbers = Numbers()
+    numbers.hold(modes)
+    numbers.take_snapshot(updates, stocks)
+    return numbers
+
+
+def test_holes_repetitions_and_declared_losses() -> None:
+    numbers = begun(ALL, ("A",), price(4))
+    assert numbers.take(price(5)) is True
+    assert numbers.take(price(8)) == Gap("A", "price", 6, 7)
+    assert numbers.take(price(8)) is False
+    assert numbers.take(price(3)) is False
+    assert numbers.declare(lost(9, 12)) is None
+    assert numbers.take(price(13)) is True
+    assert numbers.declare(lost(16, 17)) == Gap("A", "price", 14, 15)
+    # A loss declared after what came behind it.
+    assert numbers.declare(lost(10, 11)) is None
+    assert numbers.take(price(18)) is True
+    # Nothing of its books was published when the snapshot was taken.
+    assert numbers.take(book(2)) == Gap("A", "orderbook", 1, 1)
+
+
+def test_what_was_declared_may_come_after_all_but_once() -> None:
+    numbers = begun(ALL, ("A",), price(4))
+    assert numbers.declare(lost(5, 8)) is None
+    # The session was restored in between.
+    assert numbers.take(price(6)) is True
+    assert numbers.take(price(6)) is False
+    assert numbers.take(price(9)) is True
+    assert numbers.take(price(8)) is False
+    assert numbers.take(price(11)) == Gap("A", "price", 10, 10)
+
+
+def test_of_mode_latest_nothing_is_missing() -> None:
+    numbers = begun(Modes({"A": False}, False), ("A",), price(4))
+    assert numbers.take(price(9)) is True
+    assert numbers.declare(lost(20, 21)) is None
+    # All of it from now on: what comes before the snapshot is of before.
+    assert numbers.take(price(15)) is True
+    numbers.hold(ALL)
+    assert numbers.take(price(20)) is True
+    numbers.take_snapshot([price(22)], ["A"])
+    assert numbers.take(price(24)) == Gap("A", "price", 23, 23)
+    numbers.hold(Modes({}, False))
+    assert numbers.take(price(30)) is True
+
+
+def test_members_of_markets_begin_anywhere_and_snapshots_leave_what_is_exact() -> None:
+    numbers = begun(Modes({"A": True}, True), (), price(7, "B"))
+    assert numbers.take(price(9, "B")) == Gap("B", "price", 8, 8)
+    assert numbers.take(price(40, "C")) is True
+    assert numbers.take(price(42, "C")) == Gap("C", "price", 41, 41)
+    # A snapshot that is ahead of what is still to come.
+    numbers.take_snapshot([price(50, "C")], [])
+    assert numbers.take(price(43, "C")) is True
+    numbers.forget()
+    assert numbers.take(price(1, "C")) is True
+    numbers.unknown("A")
+    assert numbers.take(price(77)) is True
+    assert numbers.take(price(79)) == Gap("A", "price", 78, 78)
+
+
+@given(
+    st.integers(0, 5),
+    st.lists(st.tuples(st.sampled_from(["send", "lose", "declare", "repeat"]), st.integers(1, 4))),
+)
+def test_what_is_told_is_what_was_lost(first: int, events: list[tuple[str, int]]) -> None:
+    numbers = begun(ALL, ("A",), *([price(first)] if first else []))
+    published = first
+    missing: set[int] = set()
+    told: set[int] = set()
+    taken: list[int] = []
+    for event, n in [*events, ("send", 1)]:
+        if event == "send":
+            for _ in range(n):
+                published += 1
+                verdict = numbers.take(price(published))
+                assert verdict is not False
+                if isinstance(verdict, Gap):
+                    told |= set(range(verdict.from_seq, verdict.to_seq + 1))
+                taken.append(published)
+        elif event == "lose":
+            missing |= set(range(published + 1, published + n + 1))
+            published += n
+        elif event == "declare":
+            gap = numbers.declare(lost(published + 1, published + n))
+            if gap is not None:
+                told |= set(range(gap.from_seq, gap.to_seq + 1))
+            published += n
+        elif taken:
+            assert numbers.take(price(taken[-min(n, len(taken))])) is False
+    assert told == missing
