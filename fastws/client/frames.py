@@ -1,4 +1,4 @@
-"""Messages as pandas DataFrames. The only module of the client that needs pandas: install ``fastws[pandas]``."""
+"""Messages as pandas DataFrames. The only module of the client that needs pandas: the extra ``pandas``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def to_frame(
     try:
         import pandas as pd  # noqa: PLC0415 - of the extra
     except ImportError:
-        raise ClientError("to_frame needs pandas: install fastws[pandas]") from None
+        raise ClientError("to_frame needs pandas: pip install pandas") from None
     if kind == "price":
         prices = [message for message in messages if isinstance(message, PriceUpdate)]
         data = _common(pd, prices, ("name",))

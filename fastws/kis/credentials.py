@@ -166,7 +166,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         import yaml  # noqa: PLC0415 - of the extra
     except ImportError:
         raise KISCredentialsError(
-            f"no connection: {path} is YAML, which needs PyYAML: install fastws[kis], or write it as TOML"
+            f"no connection: {path} is YAML, which needs PyYAML: pip install PyYAML, or write it as TOML"
         ) from None
     try:
         return yaml.safe_load(text)

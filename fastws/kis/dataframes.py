@@ -30,7 +30,7 @@ def require_pandas() -> Any:
         import pandas  # noqa: PLC0415 - of the extra
     except ImportError:
         raise KISError(
-            "DataFrames need pandas: install fastws[kis], or set on_records, which gets numpy arrays"
+            "DataFrames need pandas: pip install pandas, or set on_records, which gets numpy arrays"
         ) from None
     return pandas
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 # What a program that ends may be held up by a thread that is finishing, in seconds.
-_PATIENCE: Final = 2.0
+_PATIENCE: Final = 5.0
 
 
 class LoopThread:
@@ -56,7 +56,7 @@ class LoopThread:
         return True
 
     def finish(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Have `work` done there, then end; any thread may ask for it, and nobody waits but, for two seconds, the
+        """Have `work` done there, then end; any thread may ask for it, and nobody waits but, for five seconds, the
         program's end."""
         if self.call(self._finish, work):
             atexit.register(self._thread.join, _PATIENCE)

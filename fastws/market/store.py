@@ -305,9 +305,9 @@ def _parse(url: str) -> sa.URL:
         ) from None
     except ImportError as error:
         is_ours = parsed.drivername == "postgresql+psycopg"
-        how = 'pip install "fastws[postgres]"' if is_ours else "install it with pip"
+        how = 'pip install "psycopg[binary]"' if is_ours else "install it with pip"
         if parsed.get_backend_name() == "postgresql" and not is_ours:
-            how += ', or write postgresql+psycopg:// and pip install "fastws[postgres]"'
+            how += ', or write postgresql+psycopg:// and pip install "psycopg[binary]"'
         raise StoreError(
             f"database: the driver of {parsed.drivername} is not installed ({error}); {how}"
         ) from None

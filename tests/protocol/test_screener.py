@@ -20,7 +20,7 @@ import pytest
 from tests import transcript
 from tests.clients import Client, Message, Stream, client, updates
 from tests.conftest import StartServer
-from tests.serving import Server
+from tests.serving import Server, until
 
 # Twelve symbols: enough to overlap, few enough that each moves a hundred times a second.
 SYMBOLS = {
@@ -74,7 +74,7 @@ def busy_over(
 def start_busy(launch: StartServer, directory: Path, **settings: object) -> Server:
     symbols = directory / "symbols"
     symbols.mkdir(exist_ok=True)
-    return launch(
+    server = launch(
         "--feed",
         "sim",
         "--symbols-file",
@@ -85,6 +85,9 @@ def start_busy(launch: StartServer, directory: Path, **settings: object) -> Serv
         rate_limit=1000,
         **settings,
     )
+    # A symbol that has not traded yet is in no snapshot.
+    until(lambda: all(server.get(f"/v1/stocks/{code}")[0] == 200 for code in SYMBOLS), "a price of each")
+    return server
 
 
 # Numbers.

@@ -276,7 +276,7 @@ def test_databases_that_cannot_be(capsys: pytest.CaptureFixture[str], url: str) 
 def test_a_missing_driver_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     # Of another driver than the one that there is an extra for.
     (problem,) = problems_of(capsys, "--database", "postgresql+pg8000://host/x")
-    assert 'write postgresql+psycopg:// and pip install "fastws[postgres]"' in problem
+    assert 'write postgresql+psycopg:// and pip install "psycopg[binary]"' in problem
 
 
 def test_what_is_in_a_database_is_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.Monke
         return real_import(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(KISError, match=r"install fastws\[kis\], or set on_records"):
+    with pytest.raises(KISError, match=r"pip install pandas, or set on_records"):
         to_dataframe(layout, records)
 
 

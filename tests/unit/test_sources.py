@@ -129,7 +129,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "yfinance"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "yfinance", None)
-    with pytest.raises(SourceSetupError, match=r'needs yfinance.*pip install "fastws\[yahoo\]"'):
+    with pytest.raises(SourceSetupError, match=r'needs yfinance.*pip install "yfinance<2"'):
         open_source("yahoo", Settings())
 
 

@@ -45,7 +45,7 @@ _OWN: Final = {
     "csv": "fastws.feeds.sources.csv_files:CSVSource",
     "simulator": "fastws.feeds.sources.simulator:SimulatorSource",
 }
-_EXTRAS: Final = {"yahoo": ("yfinance", 'pip install "fastws[yahoo]"')}
+_EXTRAS: Final = {"yahoo": ("yfinance", 'pip install "yfinance<2"')}
 
 
 def source_names() -> list[str]:
