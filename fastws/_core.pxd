@@ -299,6 +299,7 @@ cdef class History:
     cdef void drop(self, Update update) noexcept
     cdef void forget(self, int64_t last) noexcept
     cdef inline Update past(self, int64_t sequence)
+    cdef int64_t time_of(self, int64_t sequence)
     cdef inline int64_t before(self, int64_t sequence) noexcept
     cdef bint reaches(self, int64_t cursor) noexcept
     cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1
@@ -464,6 +465,7 @@ cdef class Subscriber(Outbox):
     cdef bint settle(self) except? 0
     cdef int note_settled(self) except -1
     cdef int look_again(self) except -1
+    cdef int send_held(self, dict wanted, int64_t cursor) except -1
     cdef int catch_up(self) except -1
     cdef int end_replay(self) except -1
     cdef int64_t served_until(self) except? -2

@@ -93,6 +93,17 @@ cdef class History:
         cdef PyObject* update = self.places[sequence & (self.n_places - 1)]
         return None if update is NULL else <Update>update
 
+    cdef int64_t time_of(self, int64_t sequence):
+        """When the update of that number was published, or the first one here after it; now, where there is none."""
+        cdef PyObject* update
+        sequence = max(sequence, self.start)
+        while self.limit and sequence <= self.end:
+            update = self.places[sequence & (self.n_places - 1)]
+            if update is not NULL:
+                return (<Update>update).published_ns
+            sequence += 1
+        return monotonic_ns()
+
     cdef inline int64_t before(self, int64_t sequence) noexcept:
         """The number of the update before number `sequence`, which is here, in its channel; 0 for the first."""
         return (<Update>self.places[sequence & (self.n_places - 1)]).previous

@@ -88,7 +88,8 @@ cdef class Subscriber(Outbox):
     def restore(self, dict wanted, int64_t cursor, bint is_paused=False, also=()):
         """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
 
-        Targets of mode `all` get every update in order, those of `latest` their current value, as fast as the client
+        Targets of mode `all` get every update in order, those of `latest` their current value, also where `max_rate`
+        held it back while later numbers of others went out, as fast as the client
         takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
         so slow that history ends before it has caught up is closed with 4408. What the connection held before goes
         on from now; its options hold. `also` are numbers of updates that come in their places though no topic asks
@@ -124,8 +125,54 @@ cdef class Subscriber(Outbox):
         # What follows has not been handed over, whatever was before.
         self.base_sequence = self.delivered_sequence = self.replay_sequence
         self.hub.meters.n_restores += 1
+        if not is_paused:
+            self.send_held(wanted, cursor)
         self.catch_up()
         return True
+
+    cdef int send_held(self, dict wanted, int64_t cursor) except -1:
+        """Send the newest values that `max_rate` may have held back when the client was lost.
+
+        Later updates have overtaken them, so they are not after `cursor`. Some of them the client has already.
+        """
+        cdef Hub hub = self.hub
+        cdef Topic topic
+        cdef Options options
+        cdef Channel channel
+        cdef Update update
+        cdef uintptr_t* entries
+        cdef int64_t until_ns = hub.history.time_of(cursor), since_ns
+        cdef uint32_t n = 0
+        cdef dict known = {}
+        cdef list held = []
+        hub.mark += 1
+        for topic, options in wanted.items():
+            if not options.latest or options.interval_ms <= hub.interval_ms:
+                continue
+            # A flush may be late.
+            since_ns = until_ns - 2 * <int64_t>options.interval_ms * MS - LATE_NS
+            for channel in topic.channels:
+                update = channel.last
+                if update is None or update.sequence > cursor or update.published_ns < since_ns:
+                    continue
+                if channel.mark != hub.mark and wish_for(update, wanted, {}, known) == 2:
+                    channel.mark = hub.mark
+                    held.append((update.sequence, update))
+        if not held:
+            return 0
+        held.sort(key=_first)
+        entries = <uintptr_t*>malloc(len(held) * sizeof(uintptr_t))
+        if entries is NULL:
+            raise MemoryError
+        try:
+            for _, update in held:
+                entries[n] = <uintptr_t><void*>update | 1
+                n += 1
+            for frame in build_frames(hub, self.dialect, entries, n, 0, -1, cursor, self.window_bits):
+                self.send_frame(frame)
+        finally:
+            free(entries)
+        return 0
 
     @property
     def is_restoring(self):

@@ -95,6 +95,39 @@ async def test_latest_targets_get_their_current_value() -> None:
 
 
 @over_both
+async def test_a_value_that_was_held_back_comes_though_later_ones_have_overtaken_it() -> None:
+    async with bench(interval_ms=5) as made:
+        client = await made.connect()
+        wanted = {
+            made.topic("A"): made.hub.options(latest=True, max_rate=0.1),
+            made.topic("B"): made.hub.options(),
+        }
+        client.connection.set_subscriptions(wanted)
+        made.publish("A", 1)
+        assert (await client.next())["value"] == 1
+        made.publish("A", 2)  # waits for ten seconds
+        made.publish("B", 3)
+        assert (await client.next())["value"] == 3
+        connection = client.connection
+        client.writer.transport.abort()
+        await until(lambda: made.handler.closed != [])
+        assert connection.left_sequence == 3
+        made.publish("B", 4)
+        again = await made.connect()
+        assert again.connection.restore(wanted, 3)
+        assert [(await again.next())["value"] for _ in range(2)] == [2, 4]
+        # Once it is too old to have been held back, it is not sent again.
+        other = await made.connect()
+        slower = {made.topic("A"): made.hub.options(latest=True, max_rate=4)}
+        await asyncio.sleep(0.8)
+        made.publish("B", 5)
+        assert other.connection.restore(slower, made.hub.sequence)
+        await other.drain()
+        assert other.messages == []
+        del connection
+
+
+@over_both
 async def test_a_history_that_does_not_reach_back_restores_nothing() -> None:
     async with bench(history_size=100 * 700) as made:
         for value in range(300):
