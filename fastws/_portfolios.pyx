@@ -192,9 +192,9 @@ cdef class PortfolioTable:
                         is_wrong = True
                         break
                     last = portfolio
-                    self.starts[portfolio + 1] += 1
+                    self.starts[portfolio + 1] = self.starts[portfolio + 1] + 1
                 for i in range(n_portfolios):
-                    self.starts[i + 1] += self.starts[i]
+                    self.starts[i + 1] = self.starts[i + 1] + self.starts[i]
                 for i in range(1, n_portfolios):
                     if self.ids[i - 1] >= self.ids[i]:
                         is_wrong = True
@@ -312,7 +312,8 @@ cdef class PortfolioTable:
             if symbol.n == 0:
                 self.open_symbol(place)
             other = self.symbol_currencies[place]
-            if currency and other is not None and other != currency.upper():
+            # As they are written: GBp, ZAc and ILA are the hundredths of GBP, ZAR and ILS.
+            if currency and other is not None and other != currency:
                 live.n_unpriced += 1
                 continue
             self.add_holding(symbol, number, <uint32_t>(i - start), self.quantities[i])
@@ -397,7 +398,7 @@ cdef class PortfolioTable:
         currency = None if instrument is None else instrument.currency
         if not currency and known is not None:
             currency = known.currency
-        self.symbol_currencies[place] = currency.upper() if currency else None
+        self.symbol_currencies[place] = currency or None
         symbol.zone = ZONES.get(self.symbol_currencies[place], 0)
         symbol.close = number_of(None if instrument is None else instrument.previous_close)
         symbol.n_days = 0

@@ -495,6 +495,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_cache_ttl: Annotated[
         float, _meta("how long an answer of the application counts; 0 asks every time", "s", ge=0, le=3600)
     ] = 10.0
+    auth_session_ttl: Annotated[
+        float,
+        _meta(
+            "how long an open connection lives by an answer, at most; then the client has to connect again",
+            "s",
+            ge=1,
+            le=30 * 86_400,
+        ),
+    ] = 3600.0
 
     shutdown_delay: Annotated[
         float,

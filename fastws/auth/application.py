@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,9 @@ Ask = Callable[[str, Mapping[str, str], int, float], Awaitable[tuple[int, bytes]
 """``await ask(url, headers, max_size, time_limit)`` returns the status of a GET with these headers and its body, in
 bytes at most `max_size`. It follows no redirect, keeps no cookie, and raises OSError for whatever goes wrong."""
 
+# Of `session_ttl`, what a session may be short of it: those who have come together are not to come back together.
+_SPREAD: Final = 0.25
+
 _OK: Final = 200
 _NOBODY: Final = 401
 _FORBIDDEN: Final = 403
@@ -48,8 +52,11 @@ class Application:
     2. An answer counts for `cache_ttl` seconds, 0 is not at all; `MAX_KEPT` are kept. What went wrong is not kept.
     3. Who asks the same at the same time waits for the same answer.
     4. Nobody waits for longer than `time_limit`, its turn included; more than `MAX_WAITING` do not even wait.
+    5. A connection does not live by an answer for longer than `session_ttl` seconds, or it would outlive a logout for
+       ever: at a random moment of the last quarter of it `Identity.ends_at` has come.
 
-    Used from the event loop's thread. `clock` returns seconds since the Unix epoch, `monotonic` any seconds.
+    Used from the event loop's thread. `clock` returns seconds since the Unix epoch, `monotonic` any seconds, and
+    `chance` numbers from 0 to 1.
     """
 
     def __init__(
@@ -59,15 +66,19 @@ class Application:
         *,
         time_limit: float,
         cache_ttl: float,
+        session_ttl: float,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.url = url
         self.time_limit = time_limit
         self.cache_ttl = cache_ttl
+        self.session_ttl = session_ttl
         self._ask = ask
         self._clock = clock
         self._monotonic = monotonic
+        self._chance = chance
         self._kept: OrderedDict[bytes, tuple[Identity | None, float]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Identity | None]] = {}
         self._turns = asyncio.Semaphore(MAX_ASKING)
@@ -122,9 +133,16 @@ class Application:
             self._kept.popitem(last=False)
 
     def _current(self, identity: Identity | None) -> Identity | None:
-        if identity is not None and identity.ends_at is not None and self._clock() >= identity.ends_at:
+        if identity is None:
+            return None
+        now = self._clock()
+        if identity.ends_at is not None and now >= identity.ends_at:
             raise AuthError("expired", "the session has expired")
-        return identity
+        # From now on, and not from the answer on: it would have begun to end where it is kept for longer.
+        ends_at = now + self.session_ttl * (1 - _SPREAD * self._chance())
+        if identity.ends_at is not None and identity.ends_at <= ends_at:
+            return identity
+        return msgspec.structs.replace(identity, ends_at=ends_at)
 
     async def _answer(self, headers: Mapping[str, str]) -> Identity | None:
         try:

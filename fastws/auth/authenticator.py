@@ -247,6 +247,7 @@ class Authenticator:
             self._ask,
             time_limit=settings.auth_url_timeout,
             cache_ttl=settings.auth_cache_ttl,
+            session_ttl=settings.auth_session_ttl,
             clock=self._clock,
         )
 

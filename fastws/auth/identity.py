@@ -19,8 +19,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     `user_id` is shown as it came, `user_key` is what users are compared by: 123 and "123" are one user.
     `expires_at` is the token's expiry and `ends_at`, later by the leeway, when a connection that lives by the
-    token ends; both in seconds since the Unix epoch, None: never. `portfolios` and `topics` are allow-lists,
-    None where the token does not limit its bearer; an empty one allows nothing.
+    token ends; both in seconds since the Unix epoch, None: never. Before its expiry, or without one, a connection
+    ends that was let in by the word of the application, which is to be asked anew. `portfolios` and `topics` are
+    allow-lists, None where the token does not limit its bearer; an empty one allows nothing.
     """
 
     user_id: str | int
@@ -31,6 +32,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
     portfolios: frozenset[str] | None = None
     topics: tuple[str, ...] | None = None
+
+    @property
+    def is_to_be_confirmed(self) -> bool:
+        """Whether at `ends_at` nothing has expired, and who comes back may be let in as before."""
+        return self.ends_at is not None and (self.expires_at is None or self.ends_at < self.expires_at)
 
     def allows(self, kind: str, target: str | int) -> bool:
         """Whether the token lets its bearer subscribe to `target`, where `kind` is stock, market, sector, ….

@@ -31,6 +31,8 @@ class Credentials:
     """Who a connection is by its token.
 
     1. A connection ends within a second of its token, unless the token was replaced by one that allows what it holds.
+       Where it was the application's word whose time is over, its client is sent away to come back, and learns by the
+       handshake who it is now: there is nothing that it had to bring instead.
     2. A token that is not accepted changes nothing: the one before it stays.
     3. Of several tokens the one that was given last counts, also where an earlier one had to wait for its key.
     4. `client.expiry` says by when a connection has to bring a token, or another one: it is the timer of who has none
@@ -203,7 +205,11 @@ class Credentials:
 
     def _on_expiry(self, client: Client) -> None:
         self.forget(client)
-        if client.connection.is_open:
+        if not client.connection.is_open:
+            return
+        if client.identity is not None and client.identity.is_to_be_confirmed:
+            client.connection.close(CloseCode.GOING_AWAY, "the session is to be confirmed: connect again")
+        else:
             client.refuse(ErrorCode.INVALID_TOKEN, "The token has expired", {"reason": "expired"})
             client.connection.close(CloseCode.TOKEN_INVALID, "token: expired")
 

@@ -13,6 +13,9 @@ class Portfolio(Protocol):
     """What is to be known of a portfolio: whose it is."""
 
     @property
+    def id(self) -> int: ...
+
+    @property
     def owner(self) -> str: ...
 
 
@@ -20,6 +23,9 @@ class PortfolioTable(Protocol):
     """The portfolios that there are; see :class:`fastws.market.portfolios.Portfolios`."""
 
     def find(self, portfolio_id: int, /) -> Portfolio | None: ...
+
+    def note(self, portfolio_id: int, /) -> None:
+        """Have it told from now on when the portfolio comes to another owner."""
 
     def ensure(self, portfolio_id: int, /) -> Topic:
         """Make the last message of the portfolio's topic the current one."""
@@ -30,7 +36,8 @@ class Permits:
 
     1. With a token that names what it allows, nothing else.
     2. A portfolio is for its owner only. One that there is not is nobody's: no answer tells the two apart.
-    3. Whoever was given a portfolio can be found again when its owner changes; see :meth:`forget`.
+    3. Whoever was given a portfolio can be found again when its owner changes, also one who is paused and has had
+       no value of it; see :meth:`forget`.
     """
 
     def __init__(self, portfolios: PortfolioTable) -> None:
@@ -48,6 +55,7 @@ class Permits:
         portfolio = None if portfolio_id is None else self._portfolios.find(portfolio_id)
         if portfolio is None or portfolio.owner != identity.user_key:
             return False
+        self._portfolios.note(portfolio.id)
         self._given[target] = identity.user_key
         return True
 

@@ -30,6 +30,9 @@ CALL_SECONDS: Final = 10.0
 N_TRIES: Final = 3
 _FIRST_PAUSE: Final = 0.25
 _LAST_PAUSE: Final = 2.0
+# Forced calls take this part of the time, and may have saved up so many seconds of calls.
+_FORCED_SHARE: Final = 0.25
+_FORCED_BURST: Final = 5.0
 
 _log = structlog.get_logger("fastws.feeds")
 
@@ -42,6 +45,10 @@ class SourceAwayError(SourceError):
         self.retry_in = retry_in
 
 
+class SourceBusyError(SourceAwayError):
+    """The source is there, and other calls had their turns for as long as the asker's patience."""
+
+
 class Polled(NamedTuple):
     """What came of a call: updates that passed the checks, and by code why there is none of the others."""
 
@@ -50,13 +57,16 @@ class Polled(NamedTuple):
 
 
 class Asker:
-    """Asks `source` for all who want something of it, one call at a time, in the order in which they ask.
+    """Asks `source` for all who want something of it, one call at a time.
 
     1. Calls begin at least `source.min_interval` apart, and each has `time_limit` seconds.
     2. A call that fails is made again, up to three times in all, after short random pauses, unless the breaker opens.
     3. While the breaker is open nothing is asked: who would have to wait for longer than his patience is told so at
        once, with `SourceAwayError`.
     4. Whatever a source raises counts as its failure; only a `SourceSetupError` goes through.
+    5. Calls have their turns in the order in which they are asked for, but a forced one only while no other waits, and
+       all forced ones together take up to a quarter of the time, with bursts of 5 s. Who does not get his turn within
+       his patience is told so with `SourceBusyError`.
 
     `counts` are calls by outcome, and prices refused. All durations are seconds; `clock` is monotonic and `wall_clock`
     the time since the Unix epoch.
@@ -85,21 +95,30 @@ class Asker:
         # Jitter protects nothing, so a fast predictable generator is enough.
         self._rng = rng if rng is not None else random.Random()  # noqa: S311
         self._turn = asyncio.Lock()
+        self._n_waiting = 0  # for it, forced calls apart
+        self._forced_turn = asyncio.Lock()
+        self._forced_paid_at = -float("inf")  # when what forced calls took so far is within their share
         self._next_call_at = -float("inf")
         self._told = ""
 
     async def quotes(
-        self, instruments: Sequence[Instrument], patience: float, *, waits_out: bool = True
+        self,
+        instruments: Sequence[Instrument],
+        patience: float,
+        *,
+        waits_out: bool = True,
+        is_forced: bool = False,
     ) -> Polled:
         """Ask for the prices of up to `source.symbols_per_call` instruments.
 
-        Without `waits_out` it is not waited for a source that is away, however short that takes.
+        Without `waits_out` it is not waited for a source that is away, however short that takes. A call that
+        `is_forced` is in addition to the regular ones, which go first.
 
         Raises:
             SourceAwayError: there was no answer.
             SourceSetupError: there will be none.
         """
-        answer = await self._call(lambda: self.source.quotes(instruments), patience, waits_out)
+        answer = await self._call(lambda: self.source.quotes(instruments), patience, waits_out, is_forced)
         return self._read(answer, instruments)
 
     async def days(
@@ -110,7 +129,8 @@ class Asker:
         Errors as of :meth:`quotes`, and :class:`NoPricesError`.
         """
         days = await self._call(lambda: self.source.days(instrument, first, last), patience, True)
-        taken, refused = check_days(days, instrument, first, last)
+        today = datetime.datetime.fromtimestamp(self._wall_clock(), datetime.UTC).date()
+        taken, refused = check_days(days, instrument, first, last, today)
         self.counts["refused"] += len(refused)
         return taken, refused
 
@@ -133,16 +153,24 @@ class Asker:
         self.counts["refused"] += len(failed)
         return Polled(list(updates.values()), failed)
 
-    async def _call(self, make: Callable[[], Awaitable[Result]], patience: float, waits_out: bool) -> Result:
+    async def _call(
+        self,
+        make: Callable[[], Awaitable[Result]],
+        patience: float,
+        waits_out: bool,
+        is_forced: bool = False,
+    ) -> Result:
         patient_until = self._clock() + patience
         try:
             async with asyncio.timeout(max(0.0, patience)):
-                await self._turn.acquire()
+                await (self._take_forced_turn(patient_until) if is_forced else self._take_turn())
         except TimeoutError:
-            raise SourceAwayError("it is busy with other calls", 1.0) from None
+            raise SourceBusyError("it is busy with other calls", 1.0) from None
+        spent = 0.0
         try:
             for n in range(1, N_TRIES + 1):
                 await self._wait(patient_until if waits_out else -float("inf"))
+                began = self._clock()
                 try:
                     result = await self._try(make)
                 except SourceLimitError as error:
@@ -159,6 +187,8 @@ class Asker:
                 else:
                     self._note_answer()
                     return result
+                finally:
+                    spent += max(self._clock() - began, self.source.min_interval)
                 if n < N_TRIES and not self.breaker.is_open:
                     await self._sleep(
                         self._rng.uniform(_FIRST_PAUSE, min(_LAST_PAUSE, 2.0**n * _FIRST_PAUSE))
@@ -166,6 +196,37 @@ class Asker:
             raise SourceAwayError(self.breaker.reason, self.breaker.wait(self._clock()))
         finally:
             self._turn.release()
+            if is_forced:
+                self._forced_paid_at = max(self._forced_paid_at, self._clock()) + spent / _FORCED_SHARE
+                self._forced_turn.release()
+
+    async def _take_turn(self) -> None:
+        self._n_waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._n_waiting -= 1
+
+    async def _take_forced_turn(self, patient_until: float) -> None:
+        """Take both turns: one forced call at most waits for the other."""
+        await self._forced_turn.acquire()
+        try:
+            now = self._clock()
+            pause = self._forced_paid_at - _FORCED_BURST / _FORCED_SHARE - now
+            if now + pause > patient_until:
+                raise SourceBusyError("it is busy with other forced calls", pause)
+            if pause > 0.0:
+                await self._sleep(pause)
+            await self._turn.acquire()
+            # Until the next call may begin another regular one may come, so it is not waited for with the turn taken.
+            while self._n_waiting or (pause := self._next_call_at - self._clock()) > 0.0:
+                self._turn.release()
+                if not self._n_waiting:
+                    await self._sleep(pause)
+                await self._turn.acquire()
+        except BaseException:
+            self._forced_turn.release()
+            raise
 
     def _note_answer(self) -> None:
         self.counts["answered"] += 1

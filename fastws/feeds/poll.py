@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastws.feeds.asker import Asker, SourceAwayError
 from fastws.feeds.base import Feed, FeedOverError, Figure, MarketSink
-from fastws.feeds.poller import SourcePoller, away_reason, batches
+from fastws.feeds.poller import SourcePoller, away_reason, batches, shown_reason
 from fastws.feeds.sources.base import Source, SourceSetupError
 from fastws.feeds.together import run_together
 
@@ -112,7 +112,7 @@ class PollFeed(Feed):
                 continue
             self._publish(updates)
             updated += [update.instrument.code for update in updates]
-            failed |= refused
+            failed |= {code: shown_reason(reason) for code, reason in refused.items()}
         return updated, failed
 
     def figures(self) -> list[Figure]:

@@ -11,7 +11,7 @@ import structlog
 
 from fastws._market import Instrument, PriceUpdate
 from fastws.errors import FeedError
-from fastws.feeds.asker import Asker, Polled, SourceAwayError
+from fastws.feeds.asker import Asker, Polled, SourceAwayError, SourceBusyError
 from fastws.feeds.sources.checks import describe
 from fastws.feeds.turns import Turns
 
@@ -19,6 +19,7 @@ _LONGEST_IDLE: Final = 0.25
 # Why a symbol has no price is told again so often, in seconds.
 _TELL_AGAIN: Final = 300.0
 _SHOWN: Final = 100
+_SHOWN_KINDS: Final = frozenset({"not positive", "stale", "early", "currency", "missing"})
 
 _log = structlog.get_logger("fastws.feeds")
 
@@ -122,7 +123,7 @@ class SourcePoller:
                 continue
             instruments = [self._wanted[code] for code in codes]
             try:
-                updates, failed = await self.poll(instruments, patience=self.interval, waits_out=False)
+                updates, failed = await self.poll(instruments, patience=self.interval, is_forced=False)
             except SourceAwayError:  # told by the asker
                 self._turns.put_back(codes)
                 await self._sleep(_LONGEST_IDLE)
@@ -131,10 +132,15 @@ class SourcePoller:
             on_batch(codes, len(failed), self._clock() - now)
 
     async def poll(
-        self, instruments: Sequence[Instrument], *, patience: float, waits_out: bool = True
+        self, instruments: Sequence[Instrument], *, patience: float, is_forced: bool = True
     ) -> Polled:
-        """Ask once for some of what the source serves, wanted or not; see :meth:`Asker.quotes`."""
-        updates, failed = await self.asker.quotes(instruments, patience, waits_out=waits_out)
+        """Ask once for some of what the source serves, wanted or not; see :meth:`Asker.quotes`.
+
+        Only a call that `is_forced` waits for a source that is away.
+        """
+        updates, failed = await self.asker.quotes(
+            instruments, patience, waits_out=is_forced, is_forced=is_forced
+        )
         self.last_answer_at = now = self._clock()
         self.n_prices += len(updates)
         for update in updates:
@@ -168,5 +174,16 @@ def batches(instruments: Sequence[Instrument], size: int) -> list[Sequence[Instr
 
 
 def away_reason(error: FeedError) -> str:
-    """Why there is no price of a symbol while the source is away."""
-    return f"source away: {error}"
+    """Why there is no price of a symbol while the source is away, as users are told.
+
+    What happened may name files and addresses of this machine: that is for the log.
+    """
+    return "source busy" if isinstance(error, SourceBusyError) else "source away"
+
+
+def shown_reason(reason: str) -> str:
+    """Why a price is refused, as users are told: what the checks say, and of what a source says the kind only."""
+    kind = reason.partition(":")[0]
+    if kind in _SHOWN_KINDS:
+        return reason
+    return kind if kind == "malformed" else "refused by the source"

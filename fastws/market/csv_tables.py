@@ -54,7 +54,8 @@ def read_text(path: Traversable, shown: str, error_type: type[TableError] = Tabl
 def read_rows(
     text: str, shown: str, columns: Columns, error_type: type[TableError] = TableError
 ) -> Iterator[TableRow]:
-    """Yield the rows of a CSV text. Blank lines and lines that begin with ``#`` do not count.
+    """Yield the rows of a CSV text. Blank lines do not count, nor do lines that begin with ``#``: any above the header,
+    and below it those without a comma.
 
     Raises:
         TableError: `error_type`, naming the file as `shown`, line and column; nothing after it can be read.
@@ -64,12 +65,19 @@ def read_rows(
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            if not any(cells) or cells[0].startswith("#"):
+            is_comment = cells[:1] != [] and cells[0].startswith("#")
+            if not any(cells) or (is_comment and (header is None or len(cells) == 1)):
                 continue
             where = f"{shown}, line {reader.line_num}"
             if header is None:
                 header = _check_header(cells, where, columns, error_type)
                 continue
+            if is_comment:
+                # It may be meant as either: a row that is not taken over is one that pruning deletes.
+                raise error_type(
+                    f"{where}: begins with '#' and has {len(cells)} cells; "
+                    "delete it if it is a comment, put another column first if it is a row"
+                )
             if len(cells) != len(header):
                 raise error_type(
                     f"{where}: has {len(cells)} cells, the header has {len(header)}; "

@@ -73,8 +73,8 @@ class Instruments:
         """Read a CSV file (UTF-8) with the header ``symbol,name,market,sector,previous_close[,currency]``.
 
         The columns may stand in any order. `market`, `sector`, `previous_close` and `currency` may be empty;
-        the currency is then that of the market, if `CURRENCIES` knows it. Blank lines and lines that begin
-        with ``#`` do not count.
+        the currency is then that of the market, if `CURRENCIES` knows it. Blank lines do not count, nor do
+        lines that begin with ``#`` above the header, and below it such without a comma.
 
         Raises:
             InstrumentError: naming file, line and column; a code comes twice, or the file has no instruments.

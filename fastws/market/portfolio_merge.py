@@ -21,6 +21,7 @@ def merge(
     known_closes = {**old.closes, **part.closes, **(closes or {})}
     if not ids:
         return msgspec.structs.replace(old, closes=known_closes)
+    ids = set(ids)
     is_kept = ~np.isin(old.ids, np.fromiter(ids, np.int64, len(ids)))
     kept = np.flatnonzero(is_kept)
     all_ids = np.concatenate([old.ids[kept], part.ids])
@@ -65,4 +66,5 @@ def merge(
         quantities=np.concatenate([old.quantities[is_staying], part.quantities])[sequence],
         closes=known_closes,
         n_orphans=old.n_orphans + part.n_orphans,
+        left_out={number: old.left_out[number] for number in old.left_out.keys() - ids} | part.left_out,
     )

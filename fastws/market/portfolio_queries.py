@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -33,7 +34,12 @@ class Digest:
         self.value = 0
 
     def add(self, rows: Sequence[Sequence[Any]]) -> None:
-        self.value = (self.value + sum(map(hash, rows))) & _ALL_BITS
+        self.value = (self.value + sum(map(_number_of, rows))) & _ALL_BITS
+
+
+def _number_of(row: Sequence[Any]) -> int:
+    # hash() of a row would not do: it is the same for -1 and -2, and for 1 and 2**61.
+    return int.from_bytes(blake2b(repr(row).encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 class Query(NamedTuple):

@@ -72,6 +72,11 @@ class PortfolioReader:
         self._polling: asyncio.Task[None] | None = None
         self._is_started = False
 
+    @property
+    def n_left_out(self) -> int:
+        """Portfolios that are not there because a row of them cannot be used."""
+        return len(self._loaded.left_out)
+
     async def _adopt(self, loaded: Loaded) -> int:
         """Go on with `loaded`; return how many of the portfolios looked at came to other owners, or went."""
         raise NotImplementedError

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from fastws.market.quantities import QuantityError, scaled_array
+from fastws.market.quantities import QuantityError, scaled, scaled_array
 
 if TYPE_CHECKING:
     from fastws.market.portfolio_queries import Query
@@ -28,7 +28,8 @@ _PRICE: Final = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")
 class PortfolioRows:
     """The rows of a query for portfolios; `add` them, then `finish`, and then the members are there.
 
-    One without an owner can be shown to nobody and is left out.
+    One without an owner can be shown to nobody and is left out. So is one with a row that cannot be used, and one that
+    comes twice, as nobody can tell whose it is: what is wrong with one is no matter of the others.
     """
 
     def __init__(self, query: Query) -> None:
@@ -38,32 +39,30 @@ class PortfolioRows:
         self.owners: list[str] = []
         self.names: list[str] = []
         self.currencies: list[str | None] = []
+        self.left_out: dict[int | None, str] = {}
+        """What is wrong with those that cannot be used, by their ids; None stands for those whose id cannot."""
         self._places: dict[int, int] = {}
 
     def add(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Take over rows of id, owner, name and, if the query has it, currency.
-
-        Raises:
-            StoreError: an id is none, or comes twice.
-        """
+        """Take over rows of id, owner, name and, if the query has it, currency."""
         for number, owner, name, *rest in rows:
-            portfolio_id = self._id(number)
-            if portfolio_id in self._places:
-                raise self.query.error(f"portfolio {portfolio_id} comes twice")
-            currency = rest[0] if rest else None
-            if owner is not None and owner != "":
+            portfolio_id = _whole(number)
+            if portfolio_id is None:
+                self.left_out.setdefault(None, "id: expected a whole number")
+            elif portfolio_id in self._places:
+                self.left_out[portfolio_id] = "comes twice"
+            elif owner is not None and owner != "":
+                texts = [_text(value) for value in (owner, name, *rest)]
+                for column, text in zip(("owner", "name", "currency"), texts, strict=False):
+                    if text is None:
+                        self.left_out.setdefault(portfolio_id, f"{column}: expected a text or a number")
                 self._places[portfolio_id] = len(self.owners)
-                self.owners.append(str(owner))
-                self.names.append(str(portfolio_id) if name is None else str(name))
-                self.currencies.append(None if currency is None or currency == "" else str(currency))
-
-    def _id(self, value: object) -> int:
-        portfolio_id = _whole(value)
-        if portfolio_id is None:
-            raise self.query.error(f"id: expected a whole number, got {value!r:.60}")
-        return portfolio_id
+                self.owners.append(texts[0] or "")
+                self.names.append(str(portfolio_id) if name is None else texts[1] or "")
+                self.currencies.append(texts[2] or None if rest else None)
 
     def finish(self) -> None:
+        """Put them in order, without those that cannot be used."""
         self.ids = np.fromiter(self._places, np.int64, len(self._places))
         self._places = {}
         if (self.ids[1:] < self.ids[:-1]).any():
@@ -73,10 +72,34 @@ class PortfolioRows:
             self.owners = [self.owners[place] for place in places]
             self.names = [self.names[place] for place in places]
             self.currencies = [self.currencies[place] for place in places]
+        self.leave_out(self.left_out)
+
+    def check(self) -> None:
+        """After `finish`, see that some of all rows can be used: where none can, it is the query that is wrong.
+
+        Raises:
+            StoreError: saying what is wrong with the first.
+        """
+        if self.left_out and not len(self.ids):
+            raise self.query.error(next(iter(self.left_out.values())))
+
+    def leave_out(self, ids: Iterable[int | None]) -> npt.NDArray[np.bool_]:
+        """Take some out, after `finish`; return which of those that were there stay."""
+        stays = ~np.isin(self.ids, np.array([number for number in ids if number is not None], np.int64))
+        if not stays.all():
+            kept = np.flatnonzero(stays).tolist()
+            self.ids = self.ids[stays]
+            self.owners = [self.owners[place] for place in kept]
+            self.names = [self.names[place] for place in kept]
+            self.currencies = [self.currencies[place] for place in kept]
+        return stays
 
 
 class PositionRows:
-    """The rows of a query for positions of the portfolios `ids`; see `PortfolioRows`."""
+    """The rows of a query for positions of the portfolios `ids`; see `PortfolioRows`.
+
+    A portfolio of which a row cannot be used has none of its positions here: part of them would be another value.
+    """
 
     def __init__(self, query: Query, ids: npt.NDArray[np.int64]) -> None:
         self.query = query
@@ -88,7 +111,12 @@ class PositionRows:
         """Places in `symbols`."""
         self.quantities: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self.n_orphans = 0
-        """Rows of other portfolios, which were left out."""
+        """Rows of other portfolios, or of none, which were left out."""
+        self.left_out: dict[int, str] = {}
+        """What is wrong with those of `ids` that cannot be used."""
+        self.problem: str | None = None
+        """What is wrong with the first row that cannot be used, whosever it is."""
+        self.n_used = 0
         self._ids = ids
         self._numbers = _Numbers()
         # What waits to be taken over, by column.
@@ -96,11 +124,7 @@ class PositionRows:
         self._parts: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]] = []
 
     def add(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Take over rows of portfolio id, symbol and quantity.
-
-        Raises:
-            StoreError: naming the portfolio, the symbol and what is wrong.
-        """
+        """Take over rows of portfolio id, symbol and quantity."""
         for waiting, values in zip(self._waiting, zip(*rows, strict=True), strict=False):
             waiting.extend(values)
         if len(self._waiting[0]) >= _TAKEN:
@@ -111,15 +135,11 @@ class PositionRows:
         self._waiting = ([], [], [])
         if not numbers:
             return
-        ids = self._read_ids(numbers)
-        if set(map(type, symbols)) != {str}:
-            wrong = next(symbol for symbol in symbols if type(symbol) is not str)
-            raise self.query.error(f"symbol: expected text, got {wrong!r:.60}")
-        try:
-            quantities = scaled_array(values)
-        except QuantityError as error:
-            i = error.index
-            raise self.query.error(f"portfolio {ids[i]}, {symbols[i]!s:.64}: quantity: {error}") from None
+        ids, quantities = _ids_of(numbers), _quantities_of(values)
+        if ids is None or quantities is None or set(map(type, symbols)) != {str}:
+            numbers, symbols, values = self._find_usable(numbers, symbols, values)
+            ids, quantities = np.array(numbers, np.int64), scaled_array(values)
+        self.n_used += len(ids)
         places = np.searchsorted(self._ids, ids)
         if len(self._ids):
             is_known = self._ids[np.minimum(places, len(self._ids) - 1)] == ids
@@ -133,21 +153,50 @@ class PositionRows:
         symbol_places = np.fromiter(map(self._numbers.__getitem__, symbols), np.int32, len(symbols))
         self._parts.append((places.astype(np.int32), symbol_places, quantities))
 
-    def _read_ids(self, numbers: Sequence[object]) -> npt.NDArray[np.int64]:
-        ids = numbers if set(map(type, numbers)) == {int} else [_whole(number) for number in numbers]
-        try:
-            return np.fromiter(ids, np.int64, len(ids))  # what is None raises
-        except (TypeError, OverflowError):
-            wrong = next(number for number in numbers if _whole(number) is None)
-            raise self.query.error(f"portfolio_id: expected a whole number, got {wrong!r:.60}") from None
+    def _find_usable(
+        self, numbers: Sequence[object], symbols: Sequence[object], values: Sequence[object]
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """Return the rows that can be used, and note the portfolios of the others."""
+        found: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        for number, symbol, value in zip(numbers, symbols, values, strict=True):
+            portfolio_id = _whole(number)
+            problem = None if type(symbol) is str else "symbol: expected text"
+            try:
+                scaled(value)
+            except QuantityError as error:
+                problem = problem or f"quantity: {str(error).partition(', got ')[0]}"
+            if portfolio_id is None:
+                self.n_orphans += 1
+                self.problem = self.problem or "portfolio_id: expected a whole number"
+            elif problem is not None:
+                self.problem = self.problem or problem
+                self.left_out.setdefault(portfolio_id, problem)
+            else:
+                for column, cell in zip(found, (portfolio_id, symbol, value), strict=True):
+                    column.append(cell)
+        return found
 
     def finish(self) -> None:
-        """Sort what was added, and add up what is of one portfolio and symbol.
-
-        Raises:
-            StoreError: a sum is too large.
-        """
+        """Sort what was added, and add up what is of one portfolio and symbol, without what cannot be used."""
         self._take()
+        self._join()
+        if not self.left_out:
+            return
+        wrong = np.array(list(self.left_out), np.int64)
+        strange = wrong[~np.isin(wrong, self._ids)].tolist()
+        self.n_orphans += len(strange)
+        for portfolio_id in strange:
+            del self.left_out[portfolio_id]
+        stays = ~np.isin(self._ids[self.portfolios], wrong)
+        self.portfolios, self.places = self.portfolios[stays], self.places[stays]
+        self.quantities = self.quantities[stays]
+
+    def check(self) -> None:
+        """As that of `PortfolioRows`."""
+        if self.problem is not None and not self.n_used:
+            raise self.query.error(self.problem)
+
+    def _join(self) -> None:
         if not self._parts:
             return
         portfolios, places, quantities = map(np.concatenate, zip(*self._parts, strict=True))
@@ -170,16 +219,25 @@ class PositionRows:
             return
         starts = np.flatnonzero(is_first)
         sizes = np.add.reduceat(np.abs(self.quantities[order].astype(np.float64)), starts)
-        if (sizes > _MAX_SUM).any():
-            i = starts[int(np.argmax(sizes))]
-            raise self.query.error(
-                f"portfolio {self._ids[portfolios[i]]}, {self.symbols[places[i]]}: its rows add up to too much"
-            )
+        for portfolio_id in self._ids[portfolios[starts[sizes > _MAX_SUM]]].tolist():
+            self.left_out.setdefault(portfolio_id, "quantity: rows of one symbol add up to too much")
         sums = np.add.reduceat(self.quantities[order], starts)
         is_held = sums != 0
         self.portfolios = portfolios[starts][is_held]
         self.places = places[starts][is_held]
         self.quantities = sums[is_held]
+
+
+def leave_out(portfolios: PortfolioRows, positions: PositionRows) -> dict[int | None, str]:
+    """Take the portfolios of which positions cannot be used out of those that are there.
+
+    Both are finished. Returns what is wrong with what was left out of either.
+    """
+    if positions.left_out:
+        stays = portfolios.leave_out(positions.left_out)
+        moved = np.cumsum(stays, dtype=np.int32) - np.int32(1)
+        positions.portfolios = moved[positions.portfolios]
+    return portfolios.left_out | dict(positions.left_out)
 
 
 class _Numbers(dict[str, int]):
@@ -221,6 +279,39 @@ def date_of(value: object) -> datetime.date | None:
         return datetime.date.fromisoformat(str(value)[:10])
     except ValueError:
         raise ValueError(f"date: expected a day such as 2025-11-11, got {value!r:.60}") from None
+
+
+def _ids_of(numbers: Sequence[Any]) -> npt.NDArray[np.int64] | None:
+    """`numbers` as ids; None where one of them is none."""
+    ids = numbers if set(map(type, numbers)) == {int} else [_whole(number) for number in numbers]
+    try:
+        return np.fromiter(ids, np.int64, len(ids))  # what is None raises
+    except (TypeError, OverflowError):
+        return None
+
+
+def _quantities_of(values: Sequence[object]) -> npt.NDArray[np.int64] | None:
+    try:
+        return scaled_array(values)
+    except QuantityError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    """`value` as a text, empty for None; None where it is neither a text nor a number nor one such as a UUID.
+
+    A whole number has no point, whatever the column: SQLite makes 7.0 of an id 7 in one that is REAL.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool | bytes | bytearray | memoryview):
+        return None
+    if isinstance(value, float | Decimal):
+        whole = _whole(value)
+        if whole is not None:
+            return str(whole)
+        return str(value) if Decimal(value).is_finite() else None
+    return str(value)
 
 
 def _whole(value: object) -> int | None:

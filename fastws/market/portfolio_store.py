@@ -15,6 +15,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 import structlog
 
+from fastws.logs import log_limited
 from fastws.market.daily_prices import newest_days
 from fastws.market.portfolio_queries import (
     Digest,
@@ -23,7 +24,7 @@ from fastws.market.portfolio_queries import (
     execute_raw,
     make_queries,
 )
-from fastws.market.portfolio_rows import PortfolioRows, PositionRows, date_of, price_of
+from fastws.market.portfolio_rows import PortfolioRows, PositionRows, date_of, leave_out, price_of
 from fastws.market.quantities import SCALE
 from fastws.market.schema import DAILY_PRICES, INSTRUMENTS, PORTFOLIO_CHANGES, PORTFOLIO_VERSION
 from fastws.market.store import StoreError
@@ -87,6 +88,8 @@ class Loaded(msgspec.Struct, frozen=True):
     """By symbol, of those of `symbols` of which something is known."""
     n_orphans: int
     """Positions that were left out, because there is no such portfolio, or it has no owner."""
+    left_out: dict[int | None, str] = {}
+    """Portfolios that were left out, and what is wrong with a row of them; None stands for those without an id."""
 
 
 class Changes(NamedTuple):
@@ -149,6 +152,17 @@ class PortfolioStore:
             _log.warning(
                 "positions were left out: their portfolios are not there", positions=loaded.n_orphans
             )
+        if loaded.left_out:
+            # What is in the row is of a user, and stays out of the log.
+            portfolio_id, problem = next(iter(loaded.left_out.items()))
+            log_limited(
+                _log,
+                "portfolios-left-out",
+                "portfolios were left out: rows of them cannot be used",
+                portfolios=len(loaded.left_out),
+                first=portfolio_id,
+                problem=problem,
+            )
         return loaded
 
     # Jobs.
@@ -159,6 +173,7 @@ class PortfolioStore:
         self._fill(connection, portfolios, keys)
         positions = PositionRows(self._queries.positions, portfolios.ids)
         self._fill(connection, positions, keys)
+        left_out = leave_out(portfolios, positions)
         return Loaded(
             version=self._find_version(connection),
             ids=portfolios.ids,
@@ -171,6 +186,7 @@ class PortfolioStore:
             quantities=positions.quantities,
             closes=self._read_closes(connection, positions.symbols),
             n_orphans=positions.n_orphans,
+            left_out=left_out,
         )
 
     def _fill(
@@ -186,6 +202,8 @@ class PortfolioStore:
                     self._go_on()
                     rows.add(part)
         rows.finish()
+        if keys == [None]:
+            rows.check()
 
     def _go_on(self) -> None:
         if not self._store.is_open:

@@ -151,6 +151,16 @@ class Portfolios(PortfolioReader):
         index = self._table.find(portfolio_id)
         return None if index < 0 else Portfolio(*self._table.describe(index))
 
+    def note(self, portfolio_id: int) -> None:
+        """Tell of a portfolio from now on when it comes to another owner, watched or not.
+
+        To be called when somebody is let have it, who may be paused and want no value for hours.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        self._look_up(portfolio_id)
+
     def ensure(self, portfolio_id: int) -> Topic:
         """Watch a portfolio and return its topic, whose channel has its present value as the last one.
 
@@ -159,6 +169,14 @@ class Portfolios(PortfolioReader):
         Raises:
             KeyError: there is none of this id.
         """
+        watch = self._look_up(portfolio_id)
+        watch.is_moved = False
+        watch.deserted_at = None
+        self._watch(watch)
+        self._publish_one(watch)
+        return watch.topic
+
+    def _look_up(self, portfolio_id: int) -> _Watch:
         if self.find(portfolio_id) is None:
             raise KeyError(portfolio_id)
         watch = self._known.get(portfolio_id)
@@ -169,11 +187,10 @@ class Portfolios(PortfolioReader):
             )
             self._known[portfolio_id] = watch = _Watch(portfolio_id, topic, channel)
             self._order.append(watch)
-        watch.is_moved = False
-        watch.deserted_at = None
-        self._watch(watch)
-        self._publish_one(watch)
-        return watch.topic
+            if self._next is not None:
+                # It is behind those that are being carried over.
+                self._carry(watch, self._next)
+        return watch
 
     def _watch(self, watch: _Watch) -> None:
         if watch.index < 0:

@@ -77,8 +77,13 @@ def set_up(connection: Any, record: object) -> None:
 
 
 def begin(connection: sa.Connection) -> None:
-    """Begin a transaction: for writing, unless the connection has the options `READS`."""
-    if connection.get_execution_options().keys() >= READS.keys():
+    """Begin a transaction: for writing, unless the connection has the options `READS`, which then cannot write."""
+    is_reading = connection.get_execution_options().keys() >= READS.keys()
+    # Both kinds take their connections from one pool, so each may get one that the other has used.
+    if connection.info.get("is_reading", False) != is_reading:
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(is_reading)}")
+        connection.info["is_reading"] = is_reading
+    if is_reading:
         connection.exec_driver_sql("BEGIN")
         return
     # At once for writing: a transaction that has read first cannot wait for its turn to write any more.

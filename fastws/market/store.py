@@ -240,8 +240,9 @@ def probe(
         return
     arguments = {"connect_timeout": seconds} if parsed.get_backend_name() in _HAVE_TIMEOUT else {}
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=arguments, hide_parameters=True)
+    reads = _SNAPSHOTS.get(parsed.get_backend_name(), {})
     try:
-        with engine.connect() as connection:
+        with engine.connect().execution_options(**reads) as connection:
             _check_version(schema.existing_version_of(connection))
             look(connection)
     except sa.exc.SQLAlchemyError as error:

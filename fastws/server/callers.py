@@ -16,6 +16,8 @@ from fastws.server.http import HttpError
 from fastws.server.peers import FORWARDING_HEADERS, Peer, Peers, endpoint
 
 _READING: Final = ("GET", "HEAD")
+# Schemes of Authorization that browsers add by themselves once the user has logged in, as they do cookies.
+_SENT_BY_BROWSERS: Final = ("basic", "digest", "negotiate", "ntlm")
 
 CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 """RFC 9110 §11.6.1: a 401 without it is malformed."""
@@ -97,7 +99,7 @@ async def find_caller(request: web.Request, server: CallersView) -> Identity | N
     """
     token = token_of(request.headers, request.query, ())
     authenticator = server.authenticator
-    asked_with = headers_for(request.headers, token) if authenticator.asks(token) else {}
+    asked_with = headers_for(_headers_of(request), token) if authenticator.asks(token) else {}
     if token is None and not asked_with:
         return None
     _check_page(request, server, asked_with)
@@ -130,10 +132,17 @@ async def find_caller(request: web.Request, server: CallersView) -> Identity | N
 def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[str, str]) -> None:
     """Refuse what another site's page does in the name of a user (CWE-352): browsers send cookies along by themselves.
 
+    A token in the query proves nothing: any page can write one into its address, and the application, which is sent
+    the cookie with it, may go by the cookie. A header Authorization no page can send to another site that does not
+    agree, except where it is the browser that adds it.
+
     Raises:
         HttpError: 403.
     """
-    if request.method in _READING or "cookie" not in asked_with or "authorization" in asked_with:
+    if request.method in _READING or not asked_with:
+        return
+    scheme = request.headers.get("Authorization", "").partition(" ")[0].lower()
+    if scheme not in _SENT_BY_BROWSERS if scheme else "cookie" not in asked_with:
         return
     names = [name for name in ("origin", "host") if name in request.headers]
     page = Request(
@@ -147,6 +156,12 @@ def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[s
     )
     if (refusal := check_origin(page, server.allowed_origins)) is not None:
         raise HttpError(refusal)
+
+
+def _headers_of(request: web.Request) -> dict[str, str]:
+    """What of a request tells users apart, each once; HTTP/2 proxies may have cut the cookies into several."""
+    found = {"cookie": "; ".join(request.headers.getall("Cookie", ()))}
+    return found | {"authorization": request.headers.get("Authorization", "")}
 
 
 def peer_of(request: web.Request, peers: Peers) -> Peer:

@@ -51,8 +51,8 @@ class Request(msgspec.Struct, frozen=True):
 
     `target` is as sent; `path` and `query` are its parts, still percent-encoded, without the scheme and
     authority of an absolute target. `version` is (1, 0) or (1, 1). `headers` has lower-case names; repeated
-    fields are joined with ``", "``. Bytes over 127 in values are decoded as latin-1. `peer` is who sent it; no head
-    tells that, so a head just taken apart does not know.
+    fields are joined with ``", "``, cookies with ``"; "``. Bytes over 127 in values are decoded as latin-1. `peer` is
+    who sent it; no head tells that, so a head just taken apart does not know.
     """
 
     method: str
@@ -187,7 +187,8 @@ def parse_head(head: bytes) -> Request | Refusal:
         if name in headers:
             if name in _SINGLE:
                 return _bad(f"more than one {name} header")
-            value = f"{headers[name]}, {value}"
+            # Cookies are cut into several fields by HTTP/2, and a comma may stand in one (RFC 9113 §8.2.3).
+            value = f"{headers[name]}{'; ' if name == 'cookie' else ', '}{value}"
         headers[name] = value
     host = headers.get("host")
     if host is None:

@@ -312,6 +312,11 @@ class ServerCollector(Collector):
         portfolios = self._server.portfolios
         yield _gauge("portfolios", "portfolios known", portfolios.n_portfolios)
         yield _gauge("portfolio_positions", "positions of all portfolios", portfolios.n_positions)
+        yield _gauge(
+            "portfolios_left_out",
+            "portfolios that are left out because a row of them cannot be used",
+            portfolios.n_left_out,
+        )
         yield _gauge("portfolios_watched", "portfolios that are valued", portfolios.n_watched)
         yield _gauge(
             "portfolio_load_seconds", "how long reading portfolios took last", portfolios.load_seconds

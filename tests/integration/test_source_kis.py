@@ -15,7 +15,7 @@ from fastws._market import Instrument
 from fastws.feeds.asker import Asker, SourceAwayError
 from fastws.feeds.breaker import Breaker
 from fastws.feeds.kis.phases import KST
-from fastws.feeds.sources import SourceSetupError, open_source
+from fastws.feeds.sources import NoPricesError, SourceSetupError, open_source
 from fastws.kis import auth
 from fastws.kis.testing import FakeKIS
 from fastws.settings import Settings
@@ -100,7 +100,6 @@ async def test_a_wrong_price_is_refused_and_named(
     [
         ({"status": 503}, "HTTP 503"),
         ({"body": "<html>"}, "HTTP 200"),
-        ({"body": '{"rt_cd":"1","msg_cd":"OPSQ0002"}'}, "OPSQ0002"),
         ({"delay": 0.4}, "it gave no answer within 0.1 s"),
     ],
 )
@@ -136,6 +135,34 @@ async def test_too_many_calls(monkeypatch: pytest.MonkeyPatch, fault: dict[str, 
         assert asker.counts["limited"] == 1
         # `briefly` makes the wait short; the source is not asked before.
         assert (await asker.quotes([SAMSUNG], 5.0)).updates
+
+
+async def test_a_bad_symbol_is_refused_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Instrument("999999", currency="KRW")
+    refusal = json.dumps({"rt_cd": "1", "msg_cd": "OPSQ2001", "msg1": "no such symbol"})
+    async with asking(monkeypatch) as (kis, asker):
+        # KIS refuses the three together, and then, of those that are asked for alone, the first.
+        kis.do("rest", of=QUOTATIONS, times=2, body=refusal)
+        updates, failed = await asker.quotes([bad, SAMSUNG, HYNIX], 0.0)
+        assert [update.instrument.code for update in updates] == ["005930", "000660"]
+        assert failed == {"999999": "refused: KIS says: no such symbol (OPSQ2001)"}
+        assert asker.counts["failed"] == 0
+        assert not asker.breaker.is_open
+        # It is left out for a while, and the others go together again.
+        n = len(kis.journal.calls)
+        updates, failed = await asker.quotes([bad, SAMSUNG, HYNIX], 0.0)
+        assert len(updates) == 2
+        assert failed.keys() == {"999999"}
+        assert [call.symbols for call in list(kis.journal.calls)[n:]] == [2]
+        # Also when it is asked for alone it is no failure of KIS.
+        kis.do("rest", of=QUOTATIONS, body=refusal)
+        other = Instrument("888888", currency="KRW")
+        assert (await asker.quotes([other], 0.0)).failed.keys() == {"888888"}
+        kis.do("rest", of=QUOTATIONS, body=refusal)
+        today = datetime.datetime.now(KST).date()
+        with pytest.raises(NoPricesError, match="KIS says: no such symbol"):
+            await asker.days(bad, today - datetime.timedelta(days=5), today, 0.0)
+        assert asker.counts["failed"] == 0
 
 
 async def test_a_kis_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ async def test_quotes_come_in_one_call_with_their_digits(yahoo: FakeYahoo, asker
 
 
 async def test_a_fund_has_one_price_a_day(yahoo: FakeYahoo, asker: Asker) -> None:
-    fund = Instrument("VFIAX")
+    fund = Instrument("VFIAX", currency="USD")
     yahoo.rows = {
         "VFIAX": quote("VFIAX", 612.34, quoteType="MUTUALFUND", regularMarketTime=int(time.time()) - 80_000)
     }
@@ -127,10 +127,12 @@ async def test_a_wrong_price_is_refused_and_named(yahoo: FakeYahoo, asker: Asker
         "HUGE": (1e300, {}, "malformed: price: "),
         "OLD": (150.0, {"regularMarketTime": int(time.time()) - 4000}, "stale: it is 400"),
         "PENCE": (150.0, {"currency": "GBp"}, "currency: the price is in GBp, the instrument in GBP"),
+        "NONE": (150.0, {}, "currency: the price is in USD, the instrument has no currency"),
         "GOOD": (1.0, {}, ""),
     }
     yahoo.rows = {symbol: quote(symbol, price, **others) for symbol, (price, others, _) in prices.items()}
-    instruments = [Instrument(symbol, currency="GBP" if symbol == "PENCE" else None) for symbol in prices]
+    instruments = [Instrument(symbol, currency="GBP" if symbol == "PENCE" else "USD") for symbol in prices]
+    instruments[list(prices).index("NONE")] = Instrument("NONE")
     updates, failed = await ask(asker, *instruments, Instrument("GONE"))
     assert {update.instrument.code: str(update.price) for update in updates} == {
         "TEXT": "1.5",
@@ -237,6 +239,11 @@ async def test_daily_prices(yahoo: FakeYahoo, asker: Asker) -> None:
     with pytest.raises(NoPricesError, match="No data found, symbol may be delisted"):
         await asker.days(Instrument("GONE"), first, TODAY, 0.0)
     assert asker.counts["failed"] == 0
+    # An instrument in another currency has none of these, nor has one without any.
+    for instrument in (Instrument("AAPL", currency="GBP"), Instrument("AAPL")):
+        rows, refused = await asker.days(instrument, first, TODAY, 0.0)
+        assert rows == []
+        assert all(reason.startswith("currency: the price is in USD") for reason in refused.values())
     # Once the session is over, today is a day like any other.
     yahoo.charts["AAPL"]["chart"]["result"][0]["meta"]["currentTradingPeriod"]["regular"]["end"] = now - 5
     rows, _ = await asker.days(APPLE, first, TODAY, 0.0)

@@ -7,12 +7,13 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from realtime_site import Site, ask, get, serving, token
 
 from fastws.errors import SettingsError
@@ -85,6 +86,21 @@ def joined(site: Site, path: str, headers: dict[str, str], *, greeted: bool = Tr
     others = {name: value for name, value in headers.items() if name != "Sec-WebSocket-Protocol"}
     options: dict[str, Any] = {"subprotocols": offered.split(", ")} if offered else {}
     return client(site.url(path) + query, greeted=greeted, additional_headers=others, **options)
+
+
+def send(site: Site, method: str, path: str, body: str, headers: Mapping[str, str]) -> tuple[int, Any]:
+    """Status and JSON body of a request; `headers` may have one name several times."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    try:
+        connection.putrequest(method, path)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body.encode())
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
 
 
 def greeting_of(connection: Client) -> Any:
@@ -256,14 +272,7 @@ async def test_another_sites_page_cannot_act_for_a_user(tmp_path: Path) -> None:
     rule = json.dumps({"code": "AAPL", "alert_type": "price_above", "threshold": 1})
 
     def post(site: Site, headers: dict[str, str]) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
-        try:
-            connection.request("POST", "/v1/alerts", rule, headers)
-            response = connection.getresponse()
-            response.read()
-            return response.status
-        finally:
-            connection.close()
+        return send(site, "POST", "/v1/alerts", rule, headers)[0]
 
     async with both(tmp_path, allowed_origins=("https://app.example",)) as (site, _):
         for origin, status in (
@@ -277,6 +286,58 @@ async def test_another_sites_page_cannot_act_for_a_user(tmp_path: Path) -> None:
         # What no browser sends by itself is nobody's forgery.
         bearer = {"Authorization": "Bearer carols.key", "Origin": "https://evil.example"}
         assert await asyncio.to_thread(post, site, bearer) == 201
+
+
+@pytest.mark.parametrize("path", ["/v1/alerts", "/api/realtime/force_price_update/"])
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?token=x", ALICE),
+        ("?token=carols.key", ALICE),
+        ("", {"Authorization": "Basic YWxpY2U6c2VjcmV0"}),
+        ("", ALICE | {"Authorization": "basic YWxpY2U6c2VjcmV0"}),
+    ],
+)
+async def test_nothing_that_a_page_can_say_by_itself_opens_the_way_of_a_cookie(
+    tmp_path: Path, path: str, query: str, headers: dict[str, str]
+) -> None:
+    def post(site: Site, origin: dict[str, str]) -> tuple[int, Any]:
+        plain = {"Content-Type": "text/plain"}
+        return send(site, "POST", path + query, "{}", headers | plain | origin)
+
+    async with both(tmp_path) as (site, app):
+        status, body = await asyncio.to_thread(post, site, {"Origin": "https://evil.example"})
+        assert (status, body["error"]["code"]) == (403, "ORIGIN_NOT_ALLOWED")
+        assert app.n_asked == 0
+        status, _ = await asyncio.to_thread(post, site, {})
+        assert status != 403
+        assert app.n_asked == 1
+
+
+@PATHS
+async def test_cookies_in_several_headers_are_those_of_one(tmp_path: Path, path: str) -> None:
+    async with both(tmp_path) as (site, _):
+        fields = [("Cookie", "theme=dark"), ("Cookie", "sessionid=alices-session"), ("Cookie", "a=b")]
+        async with client(site.url(path), additional_headers=fields) as connection:
+            assert greeting_of(connection)["user_id"] == "alice"
+        several = CIMultiDict(fields)
+        _, body = await asyncio.to_thread(send, site, "GET", "/api/v1/users/me", "", several)
+        assert body["user_id"] == "alice"
+
+
+@PATHS
+async def test_a_logout_reaches_an_open_connection(tmp_path: Path, path: str) -> None:
+    async with both(tmp_path, auth_cache_ttl=0, auth_session_ttl=1) as (site, app):
+        async with joined(site, path, ALICE) as connection:
+            assert greeting_of(connection)["user_id"] == "alice"
+            del app.sessions["alices-session"]
+            # A client may come back, and is told by the greeting who it is now.
+            assert await connection.closed() == 1001
+        async with joined(site, path, ALICE) as connection:
+            assert greeting_of(connection)["user_id"] is None
+            await connection.sync()
+            assert connection.connection.close_code is None
+        assert site.server.authenticator.failures == {}
 
 
 async def test_all_pages_and_sessions_do_not_go_together() -> None:

@@ -111,7 +111,11 @@ async def test_prices_are_polled_and_published_now(tmp_path: Path) -> None:
         }
         file.write_text("no prices\n")
         answer = await ours.ask({"symbols": ["MSFT"]})
-        assert answer["failed"][0]["reason"].startswith("source away: ")
+        # Where the prices come from is no business of a user.
+        assert answer["failed"] == [{"symbol": "MSFT", "reason": "source away"}]
+        file.write_text("symbol,price,time\nMSFT,1,yesterday\n")
+        answer = await ours.ask({"symbols": ["MSFT"]})
+        assert answer["failed"] == [{"symbol": "MSFT", "reason": "malformed"}]
 
 
 async def test_without_a_source_nothing_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -271,6 +272,42 @@ async def test_a_portfolio_is_taken_from_those_who_hold_it_when_its_owner_change
         assert (await first.receive())["data"]["portfolio_id"] == 2
         assert (await second.receive())["portfolio_id"] == 2
         assert await synced(first) == []
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_portfolio_is_taken_from_who_was_paused_from_the_beginning(
+    tmp_path: Path, *, is_away: bool
+) -> None:
+    """It was never asked what it is worth, and nobody but `alice` knows that she holds it."""
+    async with serving(tmp_path) as site, contextlib.AsyncExitStack() as stack:
+        site.publish("AAPL", 10)
+        await site.import_portfolios("1,alice,Mine,USD", "2,alice,Too,USD")
+        await site.import_positions("1,AAPL,2", "2,AAPL,3")
+        paused = await stack.enter_async_context(site.screener(token=token()))
+        await paused.send(type="pause")
+        await paused.until_type("paused")
+        await paused.subscribe("portfolio", "1", "2")
+        await paused.until_type("subscribed")
+        if is_away:
+            await paused.connection.close()
+            await until(lambda: len(site.server.sessions) == 1)
+            session_id = paused.greeting["connection_id"]
+            paused = await stack.enter_async_context(site.screener(token=token(), session_id=session_id))
+            await paused.until_type("reconnected")
+        assert site.server.portfolios.n_watched == 0
+        await site.import_portfolios("1,bob,Secret,USD", "2,alice,Too,USD")
+        error = await paused.receive()
+        assert (error["code"], error["details"]["rejected"]) == (
+            "FORBIDDEN",
+            [{"target": "1", "reason": "forbidden"}],
+        )
+        await paused.send(type="resume")
+        await paused.until_type("resumed")
+        assert (await paused.until_snapshot())["messages"][0]["portfolio_id"] == 2
+        site.publish("AAPL", 11)
+        assert (await paused.receive())["portfolio_id"] == 2
+        async with site.realtime(token=token("bob")) as other:
+            assert (await portfolio_of(other, 1))["name"] == "Secret"
 
 
 async def test_a_session_brings_no_portfolio_that_is_another_users_by_now(tmp_path: Path) -> None:

@@ -61,7 +61,13 @@ class Clock:
 
 def made(asked: Asked, **settings: Any) -> tuple[Application, Clock]:
     clock = Clock()
-    defaults = {"time_limit": 5.0, "cache_ttl": 10.0, "clock": lambda: NOW, "monotonic": clock}
+    defaults = {
+        "time_limit": 5.0,
+        "cache_ttl": 10.0,
+        "session_ttl": 3600.0,
+        "clock": lambda: NOW,
+        "monotonic": clock,
+    }
     return Application(URL, asked, **defaults | settings), clock
 
 
@@ -179,6 +185,32 @@ async def test_a_kept_user_expires() -> None:
     assert await subject.identify(COOKIE)
     clock.now = NOW + 1
     assert await refused(subject) == "expired"
+    assert len(asked.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "chance", "ends_in"),
+    [(None, 0.0, 100), (None, 1.0, 75), (99.5, 0.0, 99.5), (200.0, 0.5, 87.5), (80.0, 1.0, 75)],
+)
+async def test_how_long_a_connection_may_live_by_an_answer(
+    expires_in: float | None, chance: float, ends_in: float
+) -> None:
+    expires_at = None if expires_in is None else NOW + expires_in
+    asked = Asked(user("u", expires_at=expires_at))
+    clock = Clock()
+    clock.now = NOW
+    subject, _ = made(asked, session_ttl=100.0, clock=clock, chance=lambda: chance)
+    identity = await subject.identify(COOKIE)
+    assert identity is not None
+    assert (identity.ends_at, identity.expires_at) == (NOW + ends_in, expires_at)
+    assert identity.is_to_be_confirmed is (ends_in != expires_in)
+    clock.now = NOW + 9
+    again = await subject.identify(COOKIE)
+    assert again is not None
+    assert again.ends_at is not None
+    assert again.ends_at - NOW == min(ends_in + 9, expires_in or ends_in + 9), (
+        "an answer that is kept counts too"
+    )
     assert len(asked.seen) == 1
 
 

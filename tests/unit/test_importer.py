@@ -338,6 +338,20 @@ async def test_a_dry_run_leaves_the_tables_of_an_old_version(lasting_url: str, w
         assert sa.inspect(connection).get_table_names() == ["other"]
 
 
+async def test_a_name_that_begins_with_a_number_sign(store: Store, write: Write) -> None:
+    """Taken for a comment, its portfolio would be deleted by pruning."""
+    for name in ('"#1 Fund"', "#1 Fund"):
+        path = write(
+            "portfolios",
+            f"# a list, of two\nname,id,owner,currency\n# kim's\nGrowth,5,kim,USD\n{name},6,lee,USD\n",
+        )
+        with pytest.raises(ImportRefused, match=r", line 5: begins with '#' and has 4 cells; "):
+            read_table("portfolios", path)
+    path = write("portfolios", "id,name,owner,currency\n5,Growth,kim,USD\n6,#1 Fund,lee,USD\n")
+    await write_table(store, read_table("portfolios", path))
+    assert [row[2] for row in await rows(store, "portfolios")] == ["Growth", "#1 Fund"]
+
+
 # Instruments, as a server reads them.
 
 

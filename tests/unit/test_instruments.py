@@ -81,11 +81,11 @@ def test_extend_adds_all_or_none(codes: list[str]) -> None:
 def test_load_csv(write: Write) -> None:
     table = Instruments.load_csv(
         write(
-            "\ufeff# made by hand\r\n\r\n"
+            "\ufeff# made, by hand\r\n\r\n"
             "name,symbol,currency,market,sector,previous_close\r\n"
             ' Samsung Electronics , 005930 ,,KOSPI,IT,"72000"\r\n'
             '"Coca-Cola, ""Co""",KO,,NYSE,,70.50\r\n'
-            "\r\n# a comment, with, commas\r\n"
+            "\r\n# a comment\r\n"
             "삼성,0074K0,EUR,,,\r\n"
             "Toyota,7203,,TSE,AUTO,3100\r\n"
         )

@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from test_feed_supervisor import RecordingMarket, VirtualTime
 
 from fastws._market import Instrument, PriceUpdate
-from fastws.feeds.asker import Asker, SourceAwayError
+from fastws.feeds.asker import Asker, SourceAwayError, SourceBusyError
 from fastws.feeds.base import FeedSupervisor
 from fastws.feeds.breaker import Breaker
 from fastws.feeds.poll import PollFeed
-from fastws.feeds.poller import SourcePoller
+from fastws.feeds.poller import SourcePoller, shown_reason
 from fastws.feeds.sources import Answer, Quote, Source, SourceError, SourceLimitError, SourceSetupError
 from fastws.market.interest import Interest
 
@@ -179,6 +179,42 @@ async def test_a_source_that_cannot_be_used_says_so_at_once() -> None:
     with pytest.raises(SourceSetupError, match="needs its key"):
         await asked(asker_of(source), "AAPL")
     assert len(source.calls) == 1
+
+
+async def test_forced_calls_come_after_the_others() -> None:
+    source = ScriptedSource(VirtualTime())
+    source.min_interval = 1.0
+    asker = asker_of(source)
+
+    def ask(code: str, is_forced: bool) -> asyncio.Future[Any]:
+        call = asker.quotes([INSTRUMENTS[code]], 600.0, is_forced=is_forced)
+        return asyncio.ensure_future(call)
+
+    calls = [ask(code, is_forced) for code, is_forced in (("AAPL", False), ("AMZN", True), ("NVDA", True))]
+    await source.time.advance(0.1)
+    calls += [ask(code, False) for code in ("MSFT", "GOOGL")]
+    await source.time.advance(10.0)
+    assert all(call.done() for call in calls)
+    assert [code for _, code in source.calls] == ["AAPL", "MSFT", "GOOGL", "AMZN", "NVDA"]
+
+
+async def test_forced_calls_take_their_share_of_the_time_and_no_more() -> None:
+    source = ScriptedSource(VirtualTime())
+    source.min_interval = 1.0
+    asker = asker_of(source)
+    forced = [
+        asyncio.ensure_future(asker.quotes([INSTRUMENTS["AAPL"]], 600.0, is_forced=True)) for _ in range(40)
+    ]
+    await source.time.advance(50.0)
+    # A burst, and a quarter of the calls.
+    assert 50 / 4 <= len(source.calls) <= 50 / 4 + 6
+    for call in forced:
+        call.cancel()
+    await asyncio.wait(forced)
+    with pytest.raises(SourceBusyError, match="busy with other forced calls"):
+        await asker.quotes([INSTRUMENTS["AAPL"]], 0.0, is_forced=True)
+    # The others go on.
+    assert (await asked(asker, "MSFT", patience=2.0)).updates
 
 
 # Polling.
@@ -386,5 +422,28 @@ async def test_force() -> None:
         run.source.is_down = True
         forcing = asyncio.ensure_future(run.feed.force(["GOOGL"]))
         await run.time.advance(30.0)
-        assert await forcing == ([], {"GOOGL": "source away: it is down"})
+        assert await forcing == ([], {"GOOGL": "source away"})
     assert await run.feed.force(["AAPL"]) == ([], {"AAPL": "source away: the feed does not run"})
+
+
+async def test_forced_symbols_do_not_starve_what_is_polled() -> None:
+    async with Run(fixed="AAPL MSFT") as run:
+        run.source.symbols_per_call = 1
+        run.source.min_interval = 4.0
+        forcing = [asyncio.ensure_future(run.feed.force(["GOOGL", "AMZN", "NVDA"])) for _ in range(10)]
+        try:
+            await run.time.advance(120.0)
+            assert run.feed.poller.stale() == []
+            codes = " ".join(codes for _, codes in run.source.calls).split()
+            assert codes.count("AAPL") >= 11
+            assert codes.count("MSFT") >= 11
+        finally:
+            for task in forcing:
+                task.cancel()
+            await asyncio.wait(forcing)
+
+
+def test_users_are_told_nothing_of_the_machine() -> None:
+    assert shown_reason("stale: it is 301 s old, more than 300") == "stale: it is 301 s old, more than 300"
+    assert shown_reason("malformed: /srv/prices.csv, row 5: may be cut off") == "malformed"
+    assert shown_reason("/srv/prices.csv is odd") == "refused by the source"

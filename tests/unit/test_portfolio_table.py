@@ -98,7 +98,8 @@ CASES: list[tuple[str, Closes, dict[str, Any] | None, tuple[str, str], list[str]
     ("NEW", Closes(9, (D1,)), {"price": 12}, ("12.00", "3.00"), []),
     ("NEW", Closes(9, (D1, D2)), {"price": 12, "change": "0.5"}, ("12.00", "0.50"), []),
     ("NEW", Closes(9, (), "KRW"), {"price": 12}, ("0.00", "0.00"), ["NEW"]),
-    ("NEW", Closes(9, (), "usd"), {"price": 12}, ("12.00", "3.00"), []),
+    ("NEW", Closes(9, (), "USD"), {"price": 12}, ("12.00", "3.00"), []),
+    ("NEW", Closes(9, (), "usd"), {"price": 12}, ("0.00", "0.00"), ["NEW"]),
     ("005930", Closes(), {"price": 73000, "change": 1000}, ("0.00", "0.00"), ["005930"]),
 ]
 
@@ -123,6 +124,17 @@ def test_what_counts(
     assert (value["total_value"], value["daily_change"]) == amounts
     assert value.get("unpriced", []) == unpriced
     assert desk.table.check(0)
+
+
+def test_pence_are_no_pounds() -> None:
+    desk = Desk(
+        {1: Held({"NEW": 10}, currency="GBP"), 2: Held({"NEW": 10}, currency="GBp")},
+        {"NEW": Closes(70, (), "GBp")},
+    )
+    desk.watch(1, 2)
+    desk.price("NEW", "70.5")
+    assert (desk.value(1)["total_value"], desk.value(1)["unpriced"]) == ("0.00", ["NEW"])
+    assert (desk.value(2)["total_value"], "unpriced" in desk.value(2)) == ("705.00", False)
 
 
 def test_days_are_those_of_the_market() -> None:

@@ -307,6 +307,28 @@ async def test_one_that_is_looked_at_no_more_changes_its_owner_too(
     assert site.moved == [3], "nobody has looked at 1"
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_one_that_was_only_given_to_somebody_changes_its_owner_too(
+    make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_late: bool
+) -> None:
+    """Also where it was given while others are carried over, by what was known before."""
+    monkeypatch.setattr(module, "_SLICE", -1.0)
+    site = await make_site()
+    site.portfolios.ensure(1)
+    site.portfolios.ensure(2)
+    if not is_late:
+        site.portfolios.note(3)
+    await site.put({3: Held({"AAPL": 5}, owner="park")})
+    reload = asyncio.create_task(site.portfolios.reload())
+    if is_late:
+        async with asyncio.timeout(5):
+            while site.portfolios._next is None:
+                await asyncio.sleep(0)
+        site.portfolios.note(3)
+    assert (await reload).n_moved == 1
+    assert (site.moved, site.portfolios.n_watched, site.n_published(3)) == ([3], 2, 0)
+
+
 async def test_a_reload_while_prices_flow(make_site: Callable[..., Any]) -> None:
     """Positions change again and again, watchers come and prices never stop: at the end every value is right, none was
     of two states at once, and the loop never stood still."""

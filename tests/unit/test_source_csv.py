@@ -115,6 +115,29 @@ async def test_a_directory_of_daily_prices(tmp_path: Path) -> None:
     assert await asker.days(SAMSUNG, today, today, 0.0) == ([], {})
 
 
+async def test_daily_prices_of_days_that_are_over_in_the_currency_of_the_instrument(tmp_path: Path) -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    first = today - datetime.timedelta(days=5)
+    rows = ["symbol,date,close,currency"]
+    rows += [f"AAPL,{today + datetime.timedelta(days=n)},{150 + n},USD" for n in (-2, 0, 1)]
+    rows += [f"AAPL,{today - datetime.timedelta(days=3)},14900,USc"]
+    file = tmp_path / "days.csv"
+    file.write_text("\n".join(rows) + "\n")
+    taken, refused = await asker_of(file).days(APPLE, first, today + datetime.timedelta(days=1), 0.0)
+    assert [(row.date, row.close) for row in taken] == [(today - datetime.timedelta(days=2), 148)]
+    assert refused == {
+        today - datetime.timedelta(days=3): "currency: the price is in USc, the instrument in USD"
+    }
+
+
+async def test_a_time_of_zero_is_stale(tmp_path: Path) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text("symbol,price,time\nAAPL,1.11,0\nMSFT,2.22,1970-01-01T00:00:00+00:00\n")
+    polled = await ask(asker_of(file), APPLE, MICROSOFT)
+    assert polled.updates == []
+    assert all(reason.startswith("stale: ") for reason in polled.failed.values())
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -227,6 +227,9 @@ def test_a_stale_price_is_refused() -> None:
     assert "stale" in refusal(time_ms=NOW_MS - 15 * 86_400_000, is_closed=True)
     assert "early: its time is 600 s ahead" in refusal(time_ms=NOW_MS + 600_000)
     assert take(time_ms=NOW_MS + 60_000)
+    # The epoch is a time like any other.
+    assert "stale" in refusal(time_ms=0)
+    assert "stale" in refusal(time_ms=0, is_closed=True)
 
 
 def test_time_does_not_go_back() -> None:
@@ -241,7 +244,12 @@ def test_time_does_not_go_back() -> None:
 def test_another_currency_is_refused() -> None:
     assert "currency: the price is in GBp, the instrument in USD" in refusal(currency="GBp")
     assert take(currency="USD")
-    assert take(instrument=Instrument("VOD.L"), currency="GBp")
+    # A portfolio would count it in its own currency.
+    with pytest.raises(
+        RefusedError, match="the price is in KRW, the instrument has no currency; give it one"
+    ):
+        take(instrument=Instrument("NOCUR"), price=75000, currency="KRW")
+    assert take(instrument=Instrument("NOCUR"))
 
 
 @pytest.mark.parametrize(
@@ -290,13 +298,34 @@ def test_days_are_checked() -> None:
         Day(date=on(1), close="2"),
         Day(date=on(17), close=None),
     ]
-    taken, refused = check_days(days, APPLE, on(10), on(20))
+    taken, refused = check_days(days, APPLE, on(10), on(20), on(21))
     assert [(day.date, str(day.close), day.open, day.high, day.low, day.volume) for day in taken] == [
         (on(18), "149.10", None, None, None, None),
         (on(20), "150.25", None, None, Decimal("148.50"), 5),
     ]
     assert {day.symbol for day in taken} == {"AAPL"}
     assert refused == {on(19): "not positive: close: 0", on(17): "malformed: close: there is none"}
+
+
+def test_days_of_another_currency_and_of_the_future_are_refused() -> None:
+    def on(n: int) -> datetime.date:
+        return datetime.date(2026, 11, n)
+
+    days = [
+        Day(date=on(18), close="71.5", currency="GBp"),
+        Day(date=on(19), close="0.715", currency="GBP"),
+        Day(date=on(20), close="0.716"),
+        Day(date=on(21), close="99.5", currency="GBP"),
+    ]
+    taken, refused = check_days(days, Instrument("VOD", currency="GBP"), on(10), on(22), on(20))
+    assert [day.date for day in taken] == [on(19), on(20)]
+    assert refused == {
+        on(18): "currency: the price is in GBp, the instrument in GBP",
+        on(21): "early: the day is not over",
+    }
+    taken, refused = check_days(days, Instrument("VOD"), on(10), on(20), on(20))
+    assert [day.date for day in taken] == [on(20)]
+    assert refused[on(19)] == "currency: the price is in GBP, the instrument has no currency; give it one"
 
 
 @pytest.mark.parametrize(

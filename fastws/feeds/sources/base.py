@@ -83,7 +83,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
     `price` is the last one, `previous_close` that of the trading day before; `change` and `change_percent` are worked
     out from it where they are None. `volume`, `high` and `low` are the day's. `time_ms` is when the price was made
-    (Unix epoch), 0 where the source does not say; `delay_s` how late its prices are by agreement. While the market
+    (Unix epoch), None where the source does not say; `delay_s` how late its prices are by agreement. While the market
     `is_closed` the last price holds, however old it is.
     """
 
@@ -97,13 +97,16 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     low: Number | None = None
     currency: str | None = None
     venue: str | None = None
-    time_ms: int = 0
+    time_ms: int | None = None
     delay_s: float = 0.0
     is_closed: bool = False
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source says of one trading day of an instrument, unchecked; `date` is that where it is listed."""
+    """What a source says of one trading day of an instrument, unchecked; `date` is that where it is listed.
+
+    `currency` is None where the source does not say.
+    """
 
     date: datetime.date
     close: Number | None
@@ -111,6 +114,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     high: Number | None = None
     low: Number | None = None
     volume: Number | None = None
+    currency: str | None = None
 
 
 class Answer(NamedTuple):

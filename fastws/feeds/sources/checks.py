@@ -36,7 +36,8 @@ class Checks:
        its market is closed it is the last one, and taken unless it is older than two weeks. One from the future is
        refused.
     3. None is older than the one that was taken before: an answer out of some cache would turn time back.
-    4. A price in another currency than the instrument's is refused.
+    4. A price in another currency than the instrument's is refused, and so is one whose currency is known and the
+       instrument's is not: a portfolio would count it as its own.
     5. What goes with the price and cannot be used is left out: a change, a volume, limits of the day which the price
        lies outside of.
     """
@@ -53,11 +54,7 @@ class Checks:
         """
         price = positive(quote.price, "price")
         self._check_time(quote, now_ms)
-        # Yahoo has prices in pence as GBp: another currency than GBP, a hundred times as many.
-        if quote.currency and instrument.currency and quote.currency != instrument.currency:
-            raise RefusedError(
-                "currency", f"the price is in {quote.currency}, the instrument in {instrument.currency}"
-            )
+        _check_currency(quote.currency, instrument)
         change, percent = _change(quote, price)
         high, low = _usable(quote.high), _usable(quote.low)
         if (high is not None and high < price) or (low is not None and low > price):
@@ -73,16 +70,16 @@ class Checks:
                 low=low,
                 venue=quote.venue,
                 quality=quality,
-                event_time_ms=quote.time_ms,
+                event_time_ms=quote.time_ms or 0,
             )
         except ValueError as error:
             raise RefusedError("malformed", str(error)) from None
-        if quote.time_ms:
+        if quote.time_ms is not None:
             self._taken_ms[quote.code] = quote.time_ms
         return update
 
     def _check_time(self, quote: Quote, now_ms: int) -> None:
-        if not quote.time_ms:
+        if quote.time_ms is None:
             return
         age = (now_ms - quote.time_ms) / 1000.0
         if age < -_AHEAD_SECONDS:
@@ -98,11 +95,17 @@ class Checks:
 
 
 def check_days(
-    days: Iterable[Day], instrument: Instrument, first: datetime.date, last: datetime.date
+    days: Iterable[Day],
+    instrument: Instrument,
+    first: datetime.date,
+    last: datetime.date,
+    today: datetime.date,
 ) -> tuple[list[DailyPrice], dict[datetime.date, str]]:
     """Return the usable ones of the daily prices that were asked for, oldest first, and why others are not.
 
-    A close is a number above 0; another value that is none is left out. Of a day that comes twice the first counts.
+    A close is a number above 0, in the currency of the instrument where it has one that is known (see `Checks`);
+    another value that is none is left out. A date after `today`, UTC, is refused: no exchange ends a session before
+    that date begins there. Of a day that comes twice the first counts.
     """
     taken: dict[datetime.date, DailyPrice] = {}
     refused: dict[datetime.date, str] = {}
@@ -110,7 +113,10 @@ def check_days(
         if not first <= day.date <= last or day.date in taken:
             continue
         try:
+            if day.date > today:
+                raise RefusedError("early", "the day is not over")
             close = positive(day.close, "close")
+            _check_currency(day.currency, instrument)
         except RefusedError as error:
             refused[day.date] = str(error)
             continue
@@ -141,6 +147,14 @@ def positive(value: object, name: str) -> int | Decimal:
     if number <= 0:
         raise RefusedError("not positive", f"{name}: {str(value)[:40]}")
     return number
+
+
+def _check_currency(currency: str | None, instrument: Instrument) -> None:
+    # Yahoo has prices in pence as GBp: another currency than GBP, a hundred times as many.
+    if not currency or currency == instrument.currency:
+        return
+    has = f"in {instrument.currency}" if instrument.currency else "has no currency; give it one"
+    raise RefusedError("currency", f"the price is in {currency}, the instrument {has}")
 
 
 def describe(refused: Sequence[tuple[str, str]]) -> str:

@@ -43,8 +43,9 @@ class CSVSource(Source):
     name of the file is the symbol: AAPL.csv. Other columns are not read.
 
     The price of a symbol is that of its newest row: by its time, else its date, else the last one. Where it has no time
-    and no date, it is as old as the file. Rows with a date are also the daily prices. Write a new file beside the old
-    one and rename it, so that none is read half-written; a last line without its end is not used.
+    and no date, it is as old as the file. Rows with a date are also the daily prices, once that day is over in UTC.
+    Write a new file beside the old one and rename it, so that none is read half-written; a last line without its end
+    is not used.
     """
 
     name = "csv"
@@ -71,6 +72,8 @@ class CSVSource(Source):
 
     async def days(self, instrument: Instrument, first: datetime.date, last: datetime.date) -> Sequence[Day]:
         table = await self._read()
+        # The file does not say when a session ends; none goes on after its date has ended in UTC.
+        today = datetime.datetime.now(datetime.UTC).date()
         return [
             Day(
                 date=date,
@@ -79,8 +82,10 @@ class CSVSource(Source):
                 high=cells.get("high") or None,
                 low=cells.get("low") or None,
                 volume=cells.get("volume") or None,
+                currency=cells.get("currency") or None,
             )
             for date, cells in table.days.get(instrument.code, {}).items()
+            if date < today
         ]
 
     async def _read(self) -> _Table:

@@ -189,7 +189,7 @@ def _quote(code: str, row: dict[str, Any]) -> Quote:
         high=price("regularMarketDayHigh"),
         low=price("regularMarketDayLow"),
         currency=currency if isinstance(currency, str) else None,
-        time_ms=int(at) * 1000 if isinstance(at, int) else 0,
+        time_ms=int(at) * 1000 if isinstance(at, int) else None,
         delay_s=60.0 * float(delay) if isinstance(delay, (int, Decimal)) else 0.0,
         # A fund has one price a day, also while the market is open.
         is_closed=row.get("marketState") not in ("REGULAR", None) or row.get("quoteType") == "MUTUALFUND",
@@ -201,12 +201,13 @@ def _chart_days(result: dict[str, Any], now: float) -> Iterator[Day]:
     values = result["indicators"]["quote"][0]
     zone = datetime.timezone(datetime.timedelta(seconds=int(meta["gmtoffset"])))
     today = datetime.datetime.fromtimestamp(now, zone).date()
+    currency = meta.get("currency")
     regular = meta.get("currentTradingPeriod", {}).get("regular", {})
     end = regular.get("end")
     is_over = isinstance(end, int) and now >= end and _date(end, zone) >= today
 
     def price(name: str, i: int) -> Number | None:
-        return _rounded(values[name][i], meta.get("priceHint"), meta.get("currency"), n_more=0)
+        return _rounded(values[name][i], meta.get("priceHint"), currency, n_more=0)
 
     for i, at in enumerate(times):
         date = _date(at, zone)
@@ -221,6 +222,7 @@ def _chart_days(result: dict[str, Any], now: float) -> Iterator[Day]:
                 high=price("high", i),
                 low=price("low", i),
                 volume=values["volume"][i],
+                currency=currency if isinstance(currency, str) else None,
             )
 
 
