@@ -75,7 +75,7 @@ bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks, into bench_results/m
 bench-compare: $(VENV)/.installed $(VENV)/.dev ## the same, against BASE=bench_results/micro.json
 	$(BIN)/python -m benchmarks.micro compare --base $(BASE)
 
-# About seven minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
+# About eight minutes; the kernel's limit of open files (ulimit -Hn) must allow 10,100.
 bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow readers, …), into bench_results/load_*.json
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.load fanout --connections 1000 --rate 4000 --seconds 10 --json bench_results/load_fanout.json
@@ -87,6 +87,8 @@ bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow rea
 	$(BIN)/python -m benchmarks.load idle --connections 9000 --json bench_results/load_idle.json
 	$(BIN)/python -m benchmarks.load sessions --connections 9000 --json bench_results/load_sessions.json
 	$(BIN)/python -m benchmarks.load cycles --connections 5000 --json bench_results/load_cycles.json
+	$(BIN)/python -m benchmarks.load kis --connections 1000 --rate 2000 --json bench_results/load_kis.json
+	$(BIN)/python -m benchmarks.load portfolios --seconds 10 --json bench_results/load_portfolios.json
 	$(BIN)/python -m benchmarks.load slow --connections 500 --slow 50 --seconds 20 --json bench_results/load_slow.json
 	$(BIN)/python -m benchmarks.load deflate --connections 1000 --json bench_results/load_deflate.json
 	$(BIN)/python -m benchmarks.load alerts --rules 10000 --json bench_results/load_alerts.json
