@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
 import os
 import re
@@ -56,7 +57,15 @@ def missing(reason: str) -> NoReturn:
     """Say that a test cannot run for want of something: an error in CI, a skip elsewhere."""
     if os.environ.get("CI"):
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def require_module(name: str) -> Any:
+    """Return a module that an extra installs. Where it is missing, fail in CI, and skip with the reason elsewhere."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        missing(f"{name} is not installed; `make .venv/.dev` installs it")
 
 
 def free_port() -> int:

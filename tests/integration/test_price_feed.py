@@ -25,7 +25,7 @@ from fastws.settings import Settings
 from tests.certificates import files, forced
 from tests.clients import client
 from tests.conftest import StartServer
-from tests.serving import command, environment, run, until
+from tests.serving import command, environment, require_module, run, until
 from tests.yahoo import FakeYahoo, quote
 
 ADMIN = "an admin token of some length"
@@ -146,7 +146,7 @@ async def test_a_file_is_polled_and_published_to_two_servers(
 async def test_yahoo_by_the_names_that_it_has_elsewhere(
     server: StartServer, feed: Callable[..., PriceFeed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("yfinance")
+    require_module("yfinance")
     serving = await asyncio.to_thread(server, admin_token=ADMIN)
     async with FakeYahoo() as yahoo, client(serving.url) as viewer:
         yahoo.rows = {

@@ -16,9 +16,10 @@ from fastws.feeds.asker import Asker, Polled, SourceAwayError
 from fastws.feeds.breaker import Breaker
 from fastws.feeds.sources import NoPricesError, open_source
 from fastws.settings import Settings
+from tests.serving import require_module
 from tests.yahoo import FakeYahoo, chart, quote
 
-yfinance = pytest.importorskip("yfinance", reason="yfinance is not installed; `make` installs it")
+yfinance = require_module("yfinance")
 
 APPLE = Instrument("AAPL", "Apple", "NASDAQ", currency="USD")
 MICROSOFT = Instrument("MSFT", "Microsoft", "NASDAQ", currency="USD")

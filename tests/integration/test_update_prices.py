@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastws.kis.testing import FakeKIS
-from tests.serving import run
+from tests.serving import require_module, run
 from tests.yahoo import FakeYahoo, chart
 
 TODAY = datetime.datetime.now(datetime.UTC).date()
@@ -129,7 +129,7 @@ def test_without_a_database_it_says_what_to_do(update: Callable[..., Any]) -> No
 async def test_kis_and_yahoo(
     update: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("yfinance")
+    require_module("yfinance")
     database = tmp_path / "fastws.db"
     url = f"sqlite:///{database}"
     async with FakeKIS(token_interval=0) as kis:
