@@ -49,6 +49,7 @@ async def taken(client: Client, n: int) -> list[Any]:
     return [await client.next() for _ in range(n)]
 
 
+@pytest.mark.plain("it counts sends past the transport, which encrypts")
 @scenario
 @pytest.mark.parametrize("interval_ms", [30, 0])
 async def test_what_one_flush_holds_leaves_as_frames_in_one_write(interval_ms: int) -> None:
