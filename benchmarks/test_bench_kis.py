@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import datetime
 from decimal import Decimal
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import pytest
 
 from benchmarks.conftest import Measure
+from benchmarks.kis_frames import BOOK, trade_frames
 from fastws._kis import KISParser
 from fastws._market import BookUpdate, Instrument, PriceUpdate
 
 KST = datetime.timezone(datetime.timedelta(hours=9))
-FRAMES = (files("fastws.data") / "kis_frames.txt").read_bytes().splitlines()
-TRADE = next(line for line in FRAMES if line.startswith(b"0|H0STCNT0|001|"))
-BOOK = next(line for line in FRAMES if line.startswith(b"0|H0STASP0|001|005930"))
 N_FRAMES = 1000
 FLOOR_PER_S = 2_000_000  # trade records, on one core
 TIMES_PYTHON = 3.0
@@ -98,27 +95,11 @@ def make_parser() -> KISParser:
     return KISParser(lambda code: table.setdefault(code, Instrument(code)))
 
 
-def make_frames(n_records: int) -> list[bytes]:
-    """Frames that differ in codes, numbers and lengths, so that the processor learns no frame by heart."""
-    values = TRADE.decode().split("|", 3)[3].split("^")
-    frames = []
-    for n in range(N_FRAMES):
-        records = []
-        for k in range(n * n_records, (n + 1) * n_records):
-            record = list(values)
-            record[0] = f"{k * 7919 % 4000:06}"
-            for at in (2, 7, 8, 9, 10, 11, 13, 14, 19, 20, 36, 37, 38, 39):
-                record[at] = str((k * 2_654_435_761 + at * 40_503) % 10 ** (1 + (k * 31 + at * 17) % 9))
-            records.append("^".join(record))
-        frames.append(f"0|H0STCNT0|{n_records:03}|{'^'.join(records)}".encode())
-    return frames
-
-
 @pytest.mark.parametrize("n_records", [1, 3])
 def test_trades(measure: Measure, n_records: int) -> None:
     """Trade frames of so many records, as PriceUpdate"""
     parser = make_parser()
-    frames = make_frames(n_records)
+    frames = trade_frames(N_FRAMES, n_records)
 
     def parse_all() -> int:
         parse = parser.parse
@@ -135,7 +116,7 @@ def test_trades(measure: Measure, n_records: int) -> None:
 @pytest.mark.parametrize("n_records", [1, 3])
 def test_trades_in_plain_python(measure: Measure, n_records: int) -> None:
     """plain Python, nine typed fields of a record"""
-    frames = make_frames(n_records)[:200]
+    frames = trade_frames(200, n_records)
 
     def parse_all() -> int:
         return sum([len(parse_in_python(message)) for message in frames])

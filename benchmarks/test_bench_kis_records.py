@@ -1,41 +1,19 @@
-"""How fast KIS frames become numpy records and DataFrames, against what a client with pandas alone does.
-
-Run with ``pytest benchmarks/test_bench_kis_records.py --benchmark-disable-gc``; the ratio is that of the medians.
-"""
+"""How fast KIS frames become numpy records and DataFrames, beside two ways of a client that has pandas alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.conftest import Measure
+from benchmarks.kis_frames import TRADE, trade_frames
 from fastws._kis import RecordReader, columns_for
 from fastws.kis.dataframes import to_dataframe
 
-FRAMES = (files("fastws.data") / "kis_frames.txt").read_bytes().splitlines()
-TRADE = next(line for line in FRAMES if line.startswith(b"0|H0STCNT0|001|"))
 N_FRAMES = 40
-
-
-def make_frames(n_records: int) -> list[bytes]:
-    """Frames that differ in codes and numbers."""
-    values = TRADE.decode().split("|", 3)[3].split("^")
-    frames = []
-    for n in range(N_FRAMES):
-        records = []
-        for k in range(n * n_records, (n + 1) * n_records):
-            record = list(values)
-            record[0] = f"{k * 7919 % 4000:06}"
-            for at in (2, 7, 8, 9, 10, 11, 13, 14, 19, 20, 36, 37, 38, 39):
-                record[at] = str((k * 2_654_435_761 + at * 40_503) % 10 ** (1 + (k * 31 + at * 17) % 9))
-            records.append("^".join(record))
-        frames.append(f"0|H0STCNT0|{n_records:03}|{'^'.join(records)}".encode())
-    return frames
-
-
 READER = RecordReader()
 LAYOUT, _ = READER.read(TRADE)
 TYPES = {
@@ -45,50 +23,81 @@ TYPES = {
 }
 
 
-def typed_with_pandas(message: bytes) -> pd.DataFrame:
-    """Split, regroup, build, convert: the plainest way to the same DataFrame."""
+def rows_of(message: bytes) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Names of the columns and the texts of each record."""
     _, tr_id, count, payload = message.decode().split("|", 3)
     values = payload.split("^")
     width = len(values) // int(count)
-    rows = [values[at : at + width] for at in range(0, len(values), width)]
-    return pd.DataFrame(rows, columns=list(columns_for(tr_id, width)), dtype=object).astype(TYPES)
+    return tuple(columns_for(tr_id, width)), [values[at : at + width] for at in range(0, len(values), width)]
+
+
+def typed_with_pandas(message: bytes) -> pd.DataFrame:
+    """Split, regroup, build, convert: the plainest way to the same DataFrame."""
+    names, rows = rows_of(message)
+    return pd.DataFrame(rows, columns=list(names), dtype=object).astype(TYPES)
 
 
 def typed_in_python(message: bytes) -> pd.DataFrame:
     """The same with values converted before pandas sees them."""
-    _, tr_id, count, payload = message.decode().split("|", 3)
-    values = payload.split("^")
-    width = len(values) // int(count)
-    columns = {}
-    for place, name in enumerate(columns_for(tr_id, width)):
-        kind = TYPES.get(name)
-        texts = values[place::width]
-        columns[name] = [int(t) for t in texts] if kind == "int64" else (
-            [float(t) for t in texts] if kind else texts
-        )  # fmt: skip
-    return pd.DataFrame(columns)
+    names, rows = rows_of(message)
+    make = {"int64": int, "float64": float}
+    return pd.DataFrame(
+        {
+            name: list(map(make.get(TYPES.get(name, ""), str), texts))
+            for name, texts in zip(names, zip(*rows, strict=True), strict=True)
+        }
+    )
 
 
-def ours(message: bytes) -> pd.DataFrame:
+PEERS = {"pandas": typed_with_pandas, "Python": typed_in_python}
+
+
+def frame_of(message: bytes) -> pd.DataFrame:
     return to_dataframe(*READER.read(message))
 
 
-def records_only(message: bytes) -> Any:
+def records_of(message: bytes) -> np.ndarray:
     return READER.read(message)[1]
 
 
+def read_all(read: Callable[[bytes], pd.DataFrame | np.ndarray], frames: list[bytes]) -> int:
+    return sum([len(read(message)) for message in frames])
+
+
 @pytest.mark.parametrize("n_records", [1, 3])
-@pytest.mark.parametrize(
-    "parse", [records_only, ours, typed_in_python, typed_with_pandas], ids=lambda f: f.__name__
-)
-def test_frames(benchmark: Any, parse: Callable[[bytes], Any], n_records: int) -> None:
-    frames = make_frames(n_records)
+def test_records(measure: Measure, n_records: int) -> None:
+    """RecordReader.read: trade frames of so many records, as a numpy structured array"""
+    frames = trade_frames(N_FRAMES, n_records)
+    n = n_records * N_FRAMES
+    assert measure(read_all, records_of, frames, unit="records", items=n, size=sum(map(len, frames))) == n
 
-    def parse_all() -> int:
-        return sum([len(parse(message)) for message in frames])
 
-    assert benchmark(parse_all) == n_records * N_FRAMES
-    benchmark.extra_info["frames_per_s"] = round(N_FRAMES / benchmark.stats.stats.median)
-    if parse is ours:
-        for message in frames[:10]:
-            pd.testing.assert_frame_equal(parse(message), typed_with_pandas(message), check_column_type=False)
+@pytest.mark.parametrize("n_records", [1, 3])
+def test_dataframes(measure: Measure, n_records: int) -> None:
+    """The same as a typed DataFrame of all their columns"""
+    frames = trade_frames(N_FRAMES, n_records)
+    n = n_records * N_FRAMES
+    found = measure(read_all, frame_of, frames, unit="records", items=n, like="python")
+    assert found == n
+    for message in frames[:10]:
+        pd.testing.assert_frame_equal(frame_of(message), typed_with_pandas(message), check_column_type=False)
+        # Its texts are of pandas' own type.
+        pd.testing.assert_frame_equal(frame_of(message), typed_in_python(message), check_dtype=False)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("n_records", [1, 3])
+def test_dataframes_otherwise(measure: Measure, peer: str, n_records: int) -> None:
+    """pandas with texts converted by astype, and with values converted in Python before"""
+    frames = trade_frames(N_FRAMES, n_records)
+    n = n_records * N_FRAMES
+    found = measure(
+        read_all,
+        PEERS[peer],
+        frames,
+        unit="records",
+        items=n,
+        like="python",
+        against=f"kis_records.dataframes[{n_records}]",
+    )
+    assert found == n
