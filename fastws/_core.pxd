@@ -472,6 +472,7 @@ cdef class Subscriber(Outbox):
     cdef int64_t assigned_until(self) except? -2
     cdef bint owes_snapshot(self)
     cdef int leave_for_good(self) except -1
+    cdef int on_cut_written(self) except -1
     cdef int fail(self, int code, str reason) except -1
 
 

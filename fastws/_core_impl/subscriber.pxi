@@ -5,6 +5,7 @@ cdef class Subscriber(Outbox):
     2. Whoever moves to another cohort has got everything that was published until then: see `settle`.
     3. What is caught up comes in order and before anything live: no cohort before it is done.
     4. What it held and up to where it was served is noted once, when it leaves for good, for a session to go on from.
+       A frame that was cut then, and that the transport still gets rid of, counts when it is written.
     """
 
     @property
@@ -317,6 +318,16 @@ cdef class Subscriber(Outbox):
         self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
         self.replay_missed = None
         self.hub.leave(self)
+        return 0
+
+    cdef int on_cut_written(self) except -1:
+        cdef Frame frame = self.cut
+        Outbox.on_cut_written(self)
+        if frame is not None and self.left_subscriptions is not None:
+            # It was on its way when the close handshake began, and has arrived before the close frame.
+            if frame.n_entries and self.refused_sequence == 0:
+                self.left_sequence = max(self.left_sequence, frame.sequence)
+            self.left_whole = not self.owes_snapshot()
         return 0
 
     cdef int on_drained(self) except -1:

@@ -208,3 +208,34 @@ async def test_very_many_that_end_together_take_their_leave_in_turns() -> None:
         while [update["value"] for update in updates(staying.messages)] != [1, 2, 3]:
             assert await staying.read()
         made.check_ledger()
+
+
+@over_both
+async def test_what_is_on_its_way_when_a_client_says_goodbye_has_been_served() -> None:
+    async with bench(send_buffer=8192, interval_ms=0) as made:
+        client = await made.connect(receive_buffer=4096)
+        made.subscribe(client, "A")
+        client.writer.transport.pause_reading()
+        value = 0
+        while not client.connection.queued_messages:
+            value += 1
+            made.publish("A", value)
+            await asyncio.sleep(0)
+        # Behind the one that is cut.
+        for _ in range(3):
+            value += 1
+            made.publish("A", value)
+            await asyncio.sleep(0)
+        client.send_raw(build_frame(OP_CLOSE, struct.pack(">H", 1000), mask=MASK))
+        await until(lambda: not client.connection.is_open)
+        client.writer.transport.resume_reading()
+        async with asyncio.timeout(10):
+            while await client.read():
+                pass
+        await until(lambda: made.handler.closed == [1000])
+        received = updates(client.messages)
+        assert 0 < len(received) < value
+        assert client.close_code == 1000
+        assert client.connection.left_whole
+        assert client.connection.left_sequence == received[-1]["sequence"]
+        assert client.connection.ledger()["delivered"] == len(received)
