@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -55,6 +56,7 @@ class Measure:
         """
         benchmark = self.benchmark
         before = calibrate()
+        ran, waited = _processor_ns()
         result: _T
         if setup is None:
             result = benchmark(function, *arguments)
@@ -66,8 +68,10 @@ class Measure:
             result = benchmark.pedantic(  # type: ignore[no-untyped-call]
                 function, args=arguments, setup=prepare, rounds=rounds, iterations=1, warmup_rounds=1
             )
+        now_ran, now_waited = _processor_ns()
         after = calibrate()
         info = benchmark.extra_info
+        info["waiting"] = round((now_waited - waited) / max(1, now_waited - waited + now_ran - ran), 4)
         info.update(unit=f"{unit}/s", items=items, what=self._what, yardstick=like)
         info["yardsticks"] = {name: min(before[name], after[name]) for name in before}
         if size:
@@ -83,6 +87,15 @@ class Measure:
             if size:
                 info["MB_per_s"] = round(size / seconds / 1e6, 1)
         return result
+
+
+def _processor_ns() -> tuple[int, int]:
+    """How long this thread has had a processor, and has waited for one; zeros where the kernel does not tell."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except OSError:
+        return 0, 0
+    return int(ran), int(waited)
 
 
 @pytest.fixture

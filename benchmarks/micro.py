@@ -194,10 +194,11 @@ def compare(runner: Runner, options: argparse.Namespace) -> int:
         base.benchmarks = {name: row for name, row in base.benchmarks.items() if name in wanted}
     comparison = judge(base, found)
     for i in range(options.retries):
-        if not comparison.slower:
+        doubtful = comparison.slower + comparison.shared
+        if not doubtful:
             break
-        again = sorted({suite_of(verdict.name) for verdict in comparison.slower})
-        title = f"{_benchmarks(len(comparison.slower))} may be slower, again, {i + 1} of at most {options.retries}"
+        again = sorted({suite_of(verdict.name) for verdict in doubtful})
+        title = f"{_benchmarks(len(doubtful))} may be slower, again, {i + 1} of at most {options.retries}"
         found = micro_results.joined(found, runner.measure(again, 2, title))
         comparison = judge(base, found)
     print(*micro_table.verdicts(comparison), *micro_table.differences(base, found), sep="\n")
@@ -219,6 +220,10 @@ def conclude(comparison: Comparison, base: Path) -> int:
         print(f"SLOWER: {verdict.name} takes {verdict.ratio - 1:.0%} longer")
     if comparison.slower:
         return 1
+    if comparison.shared:
+        names = ", ".join(verdict.name for verdict in comparison.shared)
+        print(f"NOT JUDGED: {names}: others had the processors; measure when the machine has less to do")
+        return 2
     print("nothing is slower beyond noise")
     return 0
 

@@ -20,7 +20,17 @@ from fastws.errors import FastwsError
 FORMAT: Final = 1
 """Of the JSON; another number is another shape."""
 
-_KNOWN: Final = {"unit", "items", "what", "yardstick", "yardsticks", "bytes", "against", "at_least"}
+_KNOWN: Final = {
+    "unit",
+    "items",
+    "what",
+    "yardstick",
+    "yardsticks",
+    "bytes",
+    "against",
+    "at_least",
+    "waiting",
+}
 
 
 class ResultsError(FastwsError):
@@ -49,6 +59,8 @@ class Benchmark(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The benchmark of ours that this one, of a peer, is compared with."""
     at_least: float = 0.0
     """Target: items per second, or how many times faster ours is than this peer; 0: there is none."""
+    waiting: float = 0.0
+    """Which share of its time it waited for a processor that others had, in the pass where that was least."""
     extra: dict[str, float | str] = {}
 
     @property
@@ -157,6 +169,7 @@ def _merged(rows: Sequence[Mapping[str, Any]]) -> Benchmark:
         else 0.0,
         against=info.get("against", ""),
         at_least=info.get("at_least", 0.0),
+        waiting=min(row["extra_info"].get("waiting", 0.0) for row in rows),
         extra={name: value for name, value in info.items() if name not in _KNOWN and name not in derived},
     )
 
@@ -177,6 +190,7 @@ def joined(first: Document, more: Document) -> Document:
             rounds=before.rounds + again.rounds,
             passes_ns=before.passes_ns + again.passes_ns,
             yardstick_ns=min(before.yardstick_ns, again.yardstick_ns),
+            waiting=min(before.waiting, again.waiting),
         )
     return msgspec.structs.replace(first, benchmarks=benchmarks)
 

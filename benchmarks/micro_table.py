@@ -159,9 +159,12 @@ def _verdict(verdict: Verdict) -> tuple[str, str, str, str, str]:
         duration(benchmark.ns_per_item) if benchmark else "-" for benchmark in (verdict.base, verdict.now)
     )
     ratio = "" if verdict.ratio is None else f"{verdict.ratio:.2f}"
-    word = {"slower": "SLOWER", "gone": "is gone", "told": "not judged"}.get(
-        verdict.judgement, verdict.judgement
-    )
+    word = {
+        "slower": "SLOWER",
+        "gone": "is gone",
+        "told": "not judged",
+        "shared": "not judged: others had the processor",
+    }.get(verdict.judgement, verdict.judgement)
     if verdict.judgement in ("slower", "faster"):
         word += f" (noise {verdict.tolerance:.0%})"
     return verdict.name, base, now, ratio, word

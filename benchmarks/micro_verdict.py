@@ -7,7 +7,8 @@
    they were. Both runs count.
 3. That the passes of one benchmark differ is no excuse for it: its best time is one that can be reached, and what
    seems slower is measured more often until it has had its chance.
-4. A peer, and what has no yardstick, is never judged.
+4. What had to share its processor in every pass is not called slower: then there was no time that nobody interrupted.
+5. A peer, and what has no yardstick, is never judged.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ FLOOR: Final = 0.12
 """What is below this is never called a regression: where code and data come to lie in memory makes that much."""
 MAX_NOISE: Final = 0.5
 """With more than this nothing can be judged."""
+MAX_WAITING: Final = 0.05
+"""Which share of its time a benchmark may have waited for a processor."""
 
-Judgement = Literal["ok", "slower", "faster", "new", "gone", "peer", "told"]
+Judgement = Literal["ok", "slower", "faster", "shared", "new", "gone", "peer", "told"]
 
 
 class Verdict(NamedTuple):
@@ -45,6 +48,11 @@ class Comparison(NamedTuple):
     @property
     def slower(self) -> list[Verdict]:
         return [verdict for verdict in self.verdicts if verdict.judgement == "slower"]
+
+    @property
+    def shared(self) -> list[Verdict]:
+        """What seems slower, and had its processor never to itself."""
+        return [verdict for verdict in self.verdicts if verdict.judgement == "shared"]
 
     @property
     def is_possible(self) -> bool:
@@ -83,7 +91,7 @@ def _judge(name: str, base: Benchmark | None, now: Benchmark | None, noise: floa
     tolerance = max(FLOOR, noise)
     judgement: Judgement = "ok"
     if ratio > 1 + tolerance:
-        judgement = "slower"
+        judgement = "slower" if now.waiting <= MAX_WAITING else "shared"
     elif ratio < 1 / (1 + tolerance):
         judgement = "faster"
     return Verdict(name, judgement, base, now, ratio, tolerance)

@@ -235,6 +235,16 @@ class TestVerdict:
         still = micro_results.joined(now, document([row("test3", 1.4e-3)], [row("test3", 1.42e-3)]))
         assert judgements(steady(), still)["frames.test3"] == "slower"
 
+    def test_what_never_had_a_processor_to_itself_is_not_called_slower(self) -> None:
+        shared, free = (row("test3", 1.5e-3, waiting=waiting) for waiting in (0.3, 0.01))
+        assert judgements(steady(), document([shared], [shared]))["frames.test3"] == "shared"
+        assert judgements(steady(), document([shared], [free]))["frames.test3"] == "slower"
+        again = micro_results.joined(document([shared]), document([free]))
+        assert judgements(steady(), again)["frames.test3"] == "slower"
+        # What is as fast as it was needs no excuse.
+        fast = document([row("test3", 1e-3, waiting=0.3)])
+        assert judgements(steady(), fast)["frames.test3"] == "ok"
+
 
 class TestConclusion:
     def conclude(self, base: Document, now: Document) -> int:
@@ -252,6 +262,10 @@ class TestConclusion:
         wild = document(*[[row("test0", 3e-3, pace=pace)] for pace in (1.0, 1.7, 1.8)])
         assert self.conclude(steady(), wild) == 2
         assert "NOT JUDGED: noise" in capsys.readouterr().out
+
+    def test_a_processor_that_others_had(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.conclude(steady(), document([row("test0", 3e-3, waiting=0.4)])) == 2
+        assert capsys.readouterr().out.startswith("NOT JUDGED: frames.test0: others had the processors")
 
     def test_nothing_in_common(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.conclude(steady(), document([row("other", 1e-3)])) == 2
