@@ -88,7 +88,7 @@ class ApiView(CallersView, Protocol):
     def tell(self, user_key: str, alert: Alert, /) -> int:
         """Publish an alert to a user, compared by `Identity.user_key`; return its sequence."""
 
-    def connections(self) -> Iterable[dict[str, Any]]:
+    def connections(self, *, has_subscriptions: bool = True) -> Iterable[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``, each made when it is asked for."""
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
@@ -149,7 +149,12 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
             routes.publish,
             "publish prices, order books, market statuses and alerts; admin",
         ),
-        ("GET", "/v1/ws/connections", routes.connections, "open WebSocket connections; admin"),
+        (
+            "GET",
+            "/v1/ws/connections",
+            routes.connections,
+            "open WebSocket connections; ?subscriptions=false leaves theirs out; admin",
+        ),
         ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
         (
             "POST",
@@ -190,8 +195,11 @@ class _Routes:
 
     async def connections(self, request: web.Request) -> web.Response:
         self._check_admin(request)
+        wanted = request.query.get("subscriptions", "true")
+        if wanted not in ("true", "false"):
+            raise _ApiError(400, "INVALID_PARAMETER", "subscriptions must be true or false")
         elements = []
-        for n, connection in enumerate(self._server.connections(), 1):
+        for n, connection in enumerate(self._server.connections(has_subscriptions=wanted == "true"), 1):
             elements.append(msgspec.json.encode(connection))
             if n % _LISTED_SLICE == 0:
                 await asyncio.sleep(0)

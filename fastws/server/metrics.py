@@ -119,6 +119,7 @@ class ServerCollector(Collector):
     def __init__(self, server: MetricsView) -> None:
         self._server = server
         self._started_at = time.time()
+        self._began = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
@@ -135,6 +136,11 @@ class ServerCollector(Collector):
         running = {(__version__, platform.python_version()): 1}
         yield _gauge("build_info", "1, labelled with what runs", running, "version", "python")
         yield _gauge("start_time_seconds", "when the server was made, Unix time", self._started_at)
+        yield _gauge(
+            "uptime_seconds",
+            "time since the server was made; between two answers, how far their figures are apart",
+            time.monotonic() - self._began,
+        )
 
     def _connections(self) -> Iterator[Metric]:
         hub, listener, limits = self._server.hub, self._server.listener, self._server.limits

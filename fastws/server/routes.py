@@ -11,16 +11,23 @@ from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
 from fastws.server.force_update import ForceView, add_force_routes
 from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
+from fastws.server.instrument_routes import add_instrument_routes
 from fastws.server.metrics import MetricsView, add_metrics_routes
+from fastws.server.portfolio_routes import PortfoliosView, add_portfolio_routes
 from fastws.server.realtime_routes import RealtimeView, add_realtime_routes
 from fastws.server.stocks import StocksView, add_stock_routes
+from fastws.web.routes import add_web_routes
 
 
-class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, Protocol):
+class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, PortfoliosView, Protocol):
     """What all the routes together need of the server."""
 
     @property
     def market(self) -> Market: ...
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether the dashboard and the test page are served."""
 
 
 def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bool = True) -> web.Application:
@@ -29,9 +36,12 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_probe_routes(app, server)
     add_public_routes(app, server)
     add_stock_routes(app, server)
+    add_instrument_routes(app, server)
+    add_portfolio_routes(app, server)
     add_user_routes(app, server)
     add_force_routes(app, server)
     add_realtime_routes(app, server)
+    add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
         _add_admin(app, server)
     return app
