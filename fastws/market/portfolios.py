@@ -200,7 +200,7 @@ class Portfolios(PortfolioReader):
         if watch is None:
             topic = self._hub.topic("portfolio", str(portfolio_id))
             channel = self._hub.channel(
-                str(portfolio_id), "portfolio", (topic,), bit=CHANNEL_PRICE, numbered=False, kept=False
+                str(portfolio_id), "portfolio", (topic,), bit=CHANNEL_PRICE, numbered=False, private=True
             )
             self._known[portfolio_id] = watch = _Watch(portfolio_id, topic, channel)
             self._order.append(watch)

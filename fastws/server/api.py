@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -30,7 +29,7 @@ from fastws.market.instruments import MAX_INSTRUMENTS, Instruments
 from fastws.market.market import Market
 from fastws.market.portfolio_reader import Reloaded
 from fastws.market.store import StoreError
-from fastws.server.callers import CallersView, check_stock, identify
+from fastws.server.callers import CallersView, bearer_of, check_stock, identify, is_administrator
 from fastws.server.handshake import error_body
 from fastws.server.http import Endpoint, add_endpoints, json_response
 
@@ -267,17 +266,14 @@ class _Routes:
             raise _ApiError(
                 403, ErrorCode.FORBIDDEN, "this server has no admin token; set admin_token to allow this"
             )
-        scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
-        if scheme.lower() != "bearer":
+        if bearer_of(request) is None:
             raise _ApiError(
                 401,
                 ErrorCode.AUTH_REQUIRED,
                 "send the admin token as Authorization: Bearer",
                 headers=_CHALLENGE,
             )
-        # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
-        given_bytes, token_bytes = (text.encode(errors="surrogateescape") for text in (given.strip(), token))
-        if not hmac.compare_digest(given_bytes, token_bytes):
+        if not is_administrator(request, token):
             raise _ApiError(401, ErrorCode.INVALID_TOKEN, "this is not the admin token", headers=_CHALLENGE)
 
     # Of users.

@@ -43,7 +43,7 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_realtime_routes(app, server)
     add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
-        _add_admin(app, server)
+        _add_admin(app, server, is_own_place=False)
     return app
 
 
@@ -51,11 +51,11 @@ def make_admin_app(server: View) -> web.Application:
     """Return the application of the administrator's own place."""
     app = bare_app()
     add_probe_routes(app, server)
-    _add_admin(app, server)
+    _add_admin(app, server, is_own_place=True)
     return app
 
 
-def _add_admin(app: web.Application, server: View) -> None:
+def _add_admin(app: web.Application, server: View, *, is_own_place: bool) -> None:
     """Add what moves to `admin_bind` where that is set, and is nowhere else then."""
     add_admin_routes(app, server)
-    add_metrics_routes(app, server)
+    add_metrics_routes(app, server, is_own_place=is_own_place)
