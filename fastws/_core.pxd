@@ -458,6 +458,9 @@ cdef class Subscriber(Outbox):
     cdef dict replay_wanted         # what it will hold then
     cdef dict replay_starts         # topics of which only what comes after a number is missed
     cdef dict replay_given          # positions up to which there is nothing private of a topic to come
+    cdef set replay_fresh           # topics that the last change of subscriptions has added
+    cdef list replay_snapshots      # topics, by request, of which a snapshot comes behind what is caught up; or None
+    cdef bint replay_lacks_base     # such a snapshot is the first that the client gets of a topic
     cdef dict replay_channels       # what was found out about channels, see `wish_for`
     cdef Missed replay_missed       # where to look; None when that is not known any more
     cdef set replay_also            # numbers of updates that were addressed to this connection
@@ -470,6 +473,7 @@ cdef class Subscriber(Outbox):
     cdef readonly bint left_paused
     cdef readonly bint left_whole
 
+    cdef int give_snapshot(self, list topics) except -1
     cdef bint settle(self) except? 0
     cdef int note_settled(self, int64_t position, int64_t sequence) except -1
     cdef int look_again(self) except -1
