@@ -383,7 +383,7 @@ cdef class Hub:
     cdef object snapshot_key
     cdef Frame snapshot_frame
 
-    cdef Update publish_update(self, Channel channel, object payload)
+    cdef int publish_update(self, Channel channel, object payload) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
     cdef int depart(self, Connection connection) except -1

@@ -274,19 +274,21 @@ cdef class Hub:
         self.publish_update(channel, payload)
         return self.sequence
 
-    cdef Update publish_update(self, Channel channel, object payload):
+    cdef int publish_update(self, Channel channel, object payload) except -1:
         cdef Update update = Update.__new__(Update)
         cdef Topic topic
         cdef Interest* interest
         cdef Lane lane
         cdef uint32_t i, n
-        cdef int64_t now = monotonic_ns()
-        self.position += 1
-        self.sequence += not channel.is_private
+        cdef int64_t now = monotonic_ns(), position = self.position + 1
+        cdef bint is_private = channel.is_private
+        self.position = position
+        if not is_private:
+            self.sequence += 1
         channel.seq += 1
         update.channel = channel
         update.payload = payload
-        update.position = self.position
+        update.position = position
         update.sequence = self.sequence
         update.seq = channel.seq
         update.published_ms = wall_ms_at(now)
@@ -298,7 +300,7 @@ cdef class Hub:
             channel.last.is_superseded = True
             update.previous = channel.last.sequence
         channel.last = update
-        if self.history.limit and not channel.is_private:
+        if self.history.limit and not is_private:
             self.history.remember(update)
         for topic in channel.topics:
             n = topic.n_interests
@@ -310,14 +312,14 @@ cdef class Hub:
                     prefetch_pending(interest[LOOK_AHEAD // 2].lane)
                 lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
-                if lane.claim[0] == self.position:
+                if lane.claim[0] == position:
                     continue
-                lane.claim[0] = self.position
+                lane.claim[0] = position
                 if channel.bit == STATUS_BIT:
                     lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
                     lane.append(update, interest.latest)
-        return update
+        return 0
 
     def broadcast(self, Channel channel not None, payload):
         """Hand one message to every connection that is not paused; returns its sequence."""
@@ -328,7 +330,8 @@ cdef class Hub:
             raise ValueError(f"{channel!r} is private")
         # The server's own word, also when it is said because a feed has delivered something.
         self.received_ns = 0
-        update = self.publish_update(channel, payload)
+        self.publish_update(channel, payload)
+        update = channel.last
         self.received_ns = received_ns
         for cohort in self.all_cohorts():
             if not cohort.is_paused and cohort.lane.claimed_position != update.position:
@@ -354,7 +357,8 @@ cdef class Hub:
         for connection in connections:
             if connection.replay_wanted is not None or connection.settle():
                 settled.append(connection)
-        update = self.publish_update(channel, payload)
+        self.publish_update(channel, payload)
+        update = channel.last
         sequence = update.sequence
         entry = <uintptr_t><void*>update
         for connection in settled:
