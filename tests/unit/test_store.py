@@ -269,6 +269,17 @@ async def test_two_instances_may_start_on_a_new_database(lasting_url: str) -> No
         await store.close()
 
 
+async def test_what_only_reads_cannot_write_in_memory_either() -> None:
+    store = Store()
+    await store.open()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="readonly"):
+            await store.read(lambda connection: connection.exec_driver_sql("DELETE FROM alert_rules"))
+        await add(store)
+    assert len(await store.read(lambda connection: connection.execute(sa.select(ALERT_RULES)).all())) == 2
+    await store.close()
+
+
 async def test_a_database_in_memory_ends_with_its_store() -> None:
     for url in (None, "sqlite://", "sqlite:///:memory:"):
         store = Store(url)
