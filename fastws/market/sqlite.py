@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -25,6 +26,7 @@ class File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._identity: tuple[int, int] | None = None
+        self._claim: int | None = None
         self.is_open = False
 
     def on_connected(self, connection: object, record: object) -> None:
@@ -45,6 +47,32 @@ class File:
         if found != self._identity:
             return f"another file was put at {self._path}; restart the server to use it"
         return None
+
+    def claim(self) -> bool:
+        """Return whether no other process has claimed the file; then it is this one's until `release`, or its end.
+
+        The lock is on a file beside it, because whoever closes the database itself lets go of SQLite's own locks.
+        Where there are no locks, nobody can be told from anybody.
+        """
+        try:
+            claim = os.open(f"{self._path}-server", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(claim)
+            return False
+        except OSError:
+            os.close(claim)
+            return True
+        self._claim = claim
+        return True
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def _find(self) -> tuple[int, int]:
         status = os.stat(self._path)

@@ -130,6 +130,10 @@ class Store:
             with contextlib.suppress(OSError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
+    def claim(self) -> bool:
+        """Return whether this is the only server with its SQLite file, until it closes; of others nothing is known."""
+        return self._file is None or self._file.claim()
+
     async def close(self, seconds: float = 5.0) -> None:
         """Finish the jobs that wait and disconnect. Closing again, or what was never opened, does nothing.
 
@@ -139,6 +143,8 @@ class Store:
         if not self._is_open:
             return
         self._is_open = False
+        if self._file is not None:
+            self._file.release()
         self._reader.end()
         try:
             async with asyncio.timeout(seconds):
