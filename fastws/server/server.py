@@ -331,6 +331,12 @@ class Server:
             except StoreError as error:
                 raise SettingsError(str(error), setting="database") from None
             await self._take_stored_instruments()
+            if not self.store.claim():
+                _log.warning(
+                    "another server uses this database: an alert made at one of them does not fire at the other, and "
+                    "each saves its last values over the other's; give each a database of its own",
+                    database=self.store.shown_url,
+                )
             if self.store.is_in_memory:
                 _log.info(
                     "alerts and last values are kept in memory and end with this process; --database keeps them"
