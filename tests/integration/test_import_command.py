@@ -42,7 +42,8 @@ def test_files_are_imported_and_counted(
         out, err = capsys.readouterr()
         assert err == ""
         assert out == (
-            f"imported: {n} {kind[:-1] if n == 1 else kind} of {kind}.csv into {url}: {n} new, 0 changed, 0 as before; 0 removed\n"
+            f"imported: {n} {kind[:-1] if n == 1 else kind} of {kind}.csv into {url}:"
+            f" {n} new, 0 changed, 0 as before; 0 removed\n"
         )
     assert rows_of(tmp_path, "positions") == [(123, "AAPL", "100.50", "15000.10")]
     (tmp_path / "portfolios.csv").write_text("id,owner,name,currency\n7,lee,A,USD\n")
