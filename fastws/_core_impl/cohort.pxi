@@ -147,6 +147,17 @@ cdef class Lane:
                     self.loss.late[joined] = Loss.__new__(Loss)
         return 0
 
+    cdef int miss(self, Channel channel, int64_t first, int64_t last) except -1:
+        """Declare to all members updates of another instance that never came. Another one follows at once, so that
+        there is something to flush."""
+        cdef int64_t sequence = self.cohort.hub.sequence
+        if self.n_pending:
+            # It leaves ahead of what is pending.
+            sequence = (<Update>entry_update(self.pending[0])).sequence - 1
+        self.begin_loss(sequence)
+        self.loss.add_missed(channel, first, last, sequence)
+        return 0
+
     cdef uint32_t conflate(self) noexcept:
         """Keep the newest `latest` entry of each channel; returns how many went."""
         cdef uint32_t read, write = 0, n = self.n_pending
