@@ -5,7 +5,7 @@ An envelope is of one origin and one shard. All numbers are little-endian::
 
     0   4   "FWR" and the version, 1
     4   4   CRC-32 of everything behind it
-    8   1   kind: 1 live, 2 repeated on request, 3 last values
+    8   1   kind: 1 live, 2 repeated on request, 3 last values, 4 last values instead of what was requested
     9   1   1: the last part of what was asked for, else 0
     10  2   number of shards, a power of two
     12  2   shard
@@ -81,6 +81,7 @@ cdef enum:
 LIVE = 1
 REPEATED = 2
 LAST_VALUES = 3
+INSTEAD = 4
 
 KIND_PRICE = 1
 KIND_BOOK = 2
@@ -90,6 +91,10 @@ MAX_SHARDS = 1024
 MAX_ENVELOPE_SIZE = 8 << 20
 FULL_SIZE = 256 << 10
 
+# The year 2020: so that stamps have room until 2090.
+cdef int64_t STAMPS_BEGIN_US = 1577836800 * 1000000
+# One more can be given after it.
+cdef int64_t LAST_STAMP = 0x7fffffffffffe000
 cdef int C_PRICE = 1, C_BOOK = 2, C_STATUS = 3
 cdef Py_ssize_t C_MAX_ENVELOPE_SIZE = 8 << 20, C_FULL_SIZE = 256 << 10
 

@@ -10,9 +10,11 @@ cdef int need(Place* place, Py_ssize_t size, str what) except -1:
 
 
 cdef uint8_t read_u8(Place* place, str what) except? 0xff:
+    cdef uint8_t value
     need(place, 1, what)
+    value = <uint8_t>place.p[0]
     place.p += 1
-    return <uint8_t>place.p[-1]
+    return value
 
 
 cdef uint16_t read_u16(Place* place, str what) except? 0xffff:
@@ -168,7 +170,7 @@ def read_envelope(bytes data not None):
     envelope.is_last = read_u8(&place, "the header")
     envelope.n_shards = read_u16(&place, "the header")
     envelope.shard = read_u16(&place, "the header")
-    if not 1 <= envelope.kind <= 3 or <uint8_t>start[9] > 1 or read_u16(&place, "the header") != 0:
+    if not 1 <= envelope.kind <= 4 or <uint8_t>start[9] > 1 or read_u16(&place, "the header") != 0:
         raise EnvelopeError("its kind is not known")
     if not 1 <= envelope.n_shards <= MAX_SHARDS or envelope.n_shards & (envelope.n_shards - 1):
         raise EnvelopeError(f"{envelope.n_shards} is no number of shards")
@@ -207,7 +209,7 @@ cdef Carried read_update(Place* place):
     allowed = PRICE_MEMBERS if update.kind == C_PRICE else BOOK_MEMBERS if update.kind == C_BOOK else STATUS_MEMBERS
     if members & ~allowed or (update.kind == C_PRICE and not members & 1):
         raise EnvelopeError(f"an update cannot have the members {members:#x}")
-    if update.stamp < 1 or update.number < 0 or not 0 <= update.published_ms <= MAX_TIME_MS:
+    if not 1 <= update.stamp <= LAST_STAMP or update.number < 0 or not 0 <= update.published_ms <= MAX_TIME_MS:
         raise EnvelopeError("the numbers of an update are out of range")
     if code_size == 0:
         raise EnvelopeError("an update has no code")

@@ -232,7 +232,7 @@ cdef class Outgoing(Tap):
     1. An update is written to the envelope of its shard right when it is published. Its text is the one that local
        clients get, made a little earlier.
     2. Positions count the updates of a shard from 1. An envelope has the position of its first one.
-    3. Every update is stamped: microseconds since the Unix epoch, and in the lowest 12 bits a number of the instance.
+    3. Every update is stamped: microseconds since 2020, and in the lowest 12 bits a number of the instance.
        A stamp is over the one of what was known last of the same channel, whoever published that. So of two values of a
        channel all instances agree which one is newer, also when their clocks do not.
     4. An update that cannot be written is counted, and the first in a row is logged; publishing goes on.
@@ -291,7 +291,7 @@ cdef class Outgoing(Tap):
         return channel.shard - 1
 
     cdef int64_t next_stamp(self, int64_t last):
-        cdef int64_t now = (time.time_ns() // 1000) << 12
+        cdef int64_t now = <int64_t>(time.time_ns() // 1000 - STAMPS_BEGIN_US) << 12
         return (max(now, ((last >> 12) + 1) << 12)) | <int64_t>(self.origin & 0xfff)
 
     cdef int take(self, Update update) except -1:
@@ -362,8 +362,8 @@ cdef class Outgoing(Tap):
         cdef uint32_t i
         return [self.positions_[i] for i in range(self.n_shards)]
 
-    def last_values(self, int shard):
-        """What is known last of every channel of a shard, whoever published it, as a list of envelopes.
+    def last_values(self, int shard, int kind=3):
+        """What is known last of every channel of a shard, whoever published it, as a list of envelopes of `kind`.
 
         There is at least one; the last one is marked as such. A value from before the last start of the server is left
         out: another instance may have a newer one, and if not it has none to mark.
@@ -392,7 +392,7 @@ cdef class Outgoing(Tap):
                 if buffer.size >= C_FULL_SIZE:
                     parts.append(
                         seal(
-                            buffer.data, buffer.size, LAST_VALUES, False, self.n_shards, shard, self.origin,
+                            buffer.data, buffer.size, kind, False, self.n_shards, shard, self.origin,
                             following, buffer.n,
                         )
                     )
@@ -401,14 +401,14 @@ cdef class Outgoing(Tap):
             if buffer.n:
                 parts.append(
                     seal(
-                        buffer.data, buffer.size, LAST_VALUES, True, self.n_shards, shard, self.origin, following,
+                        buffer.data, buffer.size, kind, True, self.n_shards, shard, self.origin, following,
                         buffer.n,
                     )
                 )
             else:
                 parts.append(
                     empty_envelope(
-                        LAST_VALUES, n_shards=self.n_shards, shard=shard, origin=self.origin, first=following
+                        kind, n_shards=self.n_shards, shard=shard, origin=self.origin, first=following
                     )
                 )
         finally:

@@ -1,0 +1,72 @@
+"""What instances tell each other beside envelopes, as MessagePack. Sans-IO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from fastws._relay import MAX_SHARDS
+from fastws.errors import FastwsError
+
+MAX_SIZE: Final = 64 << 10
+
+Origin = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+_Shard = Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
+_Position = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class ControlError(FastwsError):
+    """A message that is none of these."""
+
+
+class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
+    """An instance is there. `positions` are those of its last update of each shard; empty when it is leaving.
+
+    `name` is for people.
+    """
+
+    origin: Origin
+    name: Annotated[str, Meta(max_length=300)]
+    positions: Annotated[list[_Position], Meta(max_length=MAX_SHARDS)]
+
+
+class ValuesRequest(msgspec.Struct, frozen=True, tag="values"):
+    """Somebody wants the last values of these shards, from everyone or from whom it is sent to."""
+
+    origin: Origin
+    shards: Annotated[list[_Shard], Meta(max_length=MAX_SHARDS)]
+
+
+class GapRequest(msgspec.Struct, frozen=True, tag="gap"):
+    """Somebody has missed the updates from position `first` to `last` of a shard."""
+
+    origin: Origin
+    shard: _Shard
+    first: Annotated[int, Meta(ge=1, le=2**62)]
+    last: Annotated[int, Meta(ge=1, le=2**62)]
+
+
+Message: TypeAlias = Announcement | ValuesRequest | GapRequest
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Read a message.
+
+    Raises:
+        ControlError: it is none.
+    """
+    if len(data) > MAX_SIZE:
+        raise ControlError(f"a message of {len(data)} bytes is too long")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ControlError(str(error)) from None
