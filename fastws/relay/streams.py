@@ -56,8 +56,8 @@ class Stream:
     def __init__(self) -> None:
         self.next: int | None = None
         self.has_values = False
-        self.n_gaps = 0
-        self.n_given_up = 0
+        self._n_gaps = 0
+        self._n_given_up = 0
         self._known_last = 0
         self._has_given_up = False
         self._held: dict[int, Envelope] = {}
@@ -74,6 +74,12 @@ class Stream:
     def wants_values(self) -> bool:
         """Whether the origin's last values are to be asked for."""
         return not self.has_values or self._has_given_up
+
+    def take_counts(self) -> tuple[int, int]:
+        """Gaps seen, and gaps given up, since the last call."""
+        counts = self._n_gaps, self._n_given_up
+        self._n_gaps = self._n_given_up = 0
+        return counts
 
     def receive(self, envelope: Envelope, size: int, now: float) -> Iterator[Arrived]:
         """Take an envelope of `size` bytes; yields the updates whose turn it is. To be exhausted."""
@@ -100,7 +106,7 @@ class Stream:
         if last >= self.next and self._gap_since is None:
             self._gap_since = now
             self._ask_at = now + GRACE_SECONDS
-            self.n_gaps += 1
+            self._n_gaps += 1
 
     def due(self, now: float) -> Gap | None:
         """Return the gap that is to be asked for now, if there is one."""
@@ -114,7 +120,7 @@ class Stream:
         """Go on behind the gap; yields the updates whose turn it is."""
         if self._gap_since is None:
             return
-        self.n_given_up += 1
+        self._n_given_up += 1
         self._gap_since = None
         self._has_given_up = True
         self.next = min(self._held) if self._held else self._known_last + 1
@@ -127,7 +133,7 @@ class Stream:
         self._known_last = max(self._known_last, envelope.first + len(envelope.updates) - 1)
         if self._gap_since is None:
             self._gap_since = now
-            self.n_gaps += 1
+            self._n_gaps += 1
             # A position that was announced meanwhile has its time of grace; what has overtaken others has not.
             self._ask_at = now
         elif self._held_size > _MAX_HELD_SIZE:

@@ -1,0 +1,184 @@
+"""The two connections to a real Redis: what is sent arrives, and they come back from whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fastws.relay import links
+from fastws.relay.address import parse_address
+from fastws.relay.delays import Delays
+from fastws.relay.links import Link
+from tests.certificates import files
+from tests.redis_server import RedisServer
+from tests.serving import free_port, require_program
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+class End:
+    """A link and what it was told."""
+
+    def __init__(self, url: str, queue_limit: int = 1 << 20) -> None:
+        self.messages: list[bytes] = []
+        self.changes: list[str | None] = []
+        self.listening: list[str] = []
+        self.link = Link(
+            parse_address(url),
+            on_message=self.messages.append,
+            on_change=self.changes.append,
+            on_listening=self.listening.append,
+            delays=Delays,
+            queue_limit=queue_limit,
+        )
+
+    async def until(self, condition: str, seconds: float = 8.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not eval(condition, {"self": self, "len": len}):  # noqa: S307 - the test's own text
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def end(url: str, *channels: str, queue_limit: int = 1 << 20) -> AsyncIterator[End]:
+    made = End(url, queue_limit)
+    made.link.listen(channels)
+    made.link.start()
+    try:
+        yield made
+    finally:
+        await made.link.stop(1.0)
+
+
+async def test_messages_arrive_in_order(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as hearing, end(redis.url, "{a}:2") as sending:
+        await hearing.until("self.link.is_up and self.listening")
+        sent = [b"%d" % i + b"\0\r\n" * (i % 7) for i in range(2000)]
+        for data in sent:
+            sending.link.send("{a}:1", data)
+        await hearing.until("len(self.messages) >= 2000")
+        assert hearing.messages == sent
+        assert hearing.changes == [None]
+        await sending.until("self.link.queue_size == 0")
+
+
+async def test_channels_come_and_go(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        made.link.listen(["{a}:2", "{a}:3"])
+        await made.until("self.link.is_listening('{a}:3')")
+        made.link.ignore(["{a}:2"])
+        assert not made.link.is_listening("{a}:2")
+        async with asyncio.timeout(5):
+            while "{a}:2" in redis.command("PUBSUB", "CHANNELS"):
+                await asyncio.sleep(0.01)
+        for channel in ("{a}:2", "{a}:3"):
+            made.link.send(channel, channel.encode())
+        await made.until("self.messages")
+        assert made.messages == [b"{a}:3"]
+
+
+async def test_it_comes_back_and_brings_what_waited(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        redis.kill()
+        await made.until("not self.link.is_up")
+        for i in range(5):
+            made.link.send("{a}:1", b"%d" % i)
+        redis.start()
+        await made.until("self.link.is_up and len(self.messages) == 5")
+        assert made.messages == [b"0", b"1", b"2", b"3", b"4"]
+        first, lost, again = made.changes[0], made.changes[1:-1], made.changes[-1]
+        assert first is None and again is None
+        # Once for the end of the connection, and once for each other reason why there is none.
+        assert 1 <= len(lost) <= 3 and all(lost), made.changes
+
+
+async def test_what_waits_is_bounded_and_the_oldest_goes(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1", queue_limit=1000) as made:
+        await made.until("self.link.is_up")
+        for i in range(100):
+            made.link.send("{a}:1", b"%099d" % i)
+        assert made.link.queue_size <= 1000
+        await made.until("len(self.messages) >= 10")
+        assert [int(data) for data in made.messages] == list(range(90, 100))
+        assert made.link.n_dropped == 90
+
+
+async def test_a_redis_that_stands_still_is_given_up(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.3)
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        redis.freeze()
+        await made.until("not self.link.is_up")
+        redis.thaw()
+        await made.until("self.link.is_up")
+        assert "nothing was heard" in str(made.changes[1])
+
+
+async def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", "right one") as redis:
+        async with end(f"redis://:wr0ng@127.0.0.1:{redis.port}", "{a}:1") as made:
+            await made.until("self.changes")
+            assert made.changes == ["Redis refuses the user or the password"]
+        async with end(f"redis://:right%20one@127.0.0.1:{redis.port}", "{a}:1") as made:
+            await made.until("self.link.is_up")
+        async with end(redis.url, "{a}:1") as made:
+            await made.until("self.changes")
+            assert made.changes != [None]
+
+
+async def test_memory_that_is_full_is_not_ours(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--maxmemory", "1") as redis:
+        async with end(redis.url, "{a}:1") as made:
+            await made.until("self.link.is_up")
+            made.link.send("{a}:1", b"x" * 100_000)
+            await made.until("self.messages")
+
+
+async def test_tls(tmp_path: Path) -> None:
+    made = files()
+    options = ("--port", "0", "--tls-port", str(port := free_port()), "--tls-auth-clients", "no")
+    keys = ("--tls-cert-file", str(made.certfile), "--tls-key-file", str(made.certfile))
+    log = (tmp_path / "tls.log").open("wb")
+    ca = made.authority_file
+    process = subprocess.Popen(
+        [require_program("redis-server"), *options, *keys, "--tls-ca-cert-file", str(ca), "--save", ""],
+        stdout=log,
+        cwd=tmp_path,
+    )
+    try:
+        async with end(f"rediss://localhost:{port}/0?ssl_ca_certs={ca}", "{a}:1") as one:
+            await one.until("self.link.is_up")
+            one.link.send("{a}:1", b"secret")
+            await one.until("self.messages")
+        async with end(f"rediss://localhost:{port}/0", "{a}:1") as two:
+            await two.until("self.changes and 'ertificate' in str(self.changes[0])")
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+async def test_a_cluster_uses_sharded_channels(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as redis:
+        assert "OK" in redis.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with end(redis.url, "{a}:1", "{a}:2") as made:
+            await made.until("self.link.is_up and self.link.is_listening('{a}:2')")
+            assert "{a}:2" in redis.command("PUBSUB", "SHARDCHANNELS")
+            made.link.send("{a}:2", b"there")
+            await made.until("self.messages")
+            made.link.ignore(["{a}:2"])
+            async with asyncio.timeout(5):
+                while "{a}:2" in redis.command("PUBSUB", "SHARDCHANNELS"):
+                    await asyncio.sleep(0.01)
