@@ -53,6 +53,10 @@ class ServerView(Protocol):
         """True once the server has begun to stop."""
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether other instances cannot be heard, where that matters to load balancers."""
+
+    @property
     def n_connections(self) -> int:
         """Open WebSocket connections."""
 
@@ -132,7 +136,7 @@ def add_probe_routes(app: web.Application, server: ServerView) -> None:
             Endpoint(
                 "GET", "/health", probes.health, "whether the server lives, its feed and its connections"
             ),
-            Endpoint("GET", "/ready", probes.ready, "200, or 503 while the server stops"),
+            Endpoint("GET", "/ready", probes.ready, "200, or 503 while the server stops, or is cut off"),
         ),
     )
 
@@ -179,10 +183,11 @@ class _Probes:
         )
 
     async def ready(self, request: web.Request) -> web.Response:
-        is_draining = self._server.is_draining
+        status = (
+            "draining" if self._server.is_draining else "relay away" if self._server.is_cut_off else "ready"
+        )
         return json_response(
-            {"status": "draining" if is_draining else "ready", "timestamp": utc_text(wall_ms())},
-            status=503 if is_draining else 200,
+            {"status": status, "timestamp": utc_text(wall_ms())}, status=200 if status == "ready" else 503
         )
 
 

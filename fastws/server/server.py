@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -43,6 +45,8 @@ from fastws.market.portfolio_reader import Reloaded
 from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
+from fastws.relay.address import parse_address
+from fastws.relay.relay import Relay
 from fastws.server import stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
@@ -274,6 +278,8 @@ class Server:
             message_bytes=settings.message_bytes,
         )
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
+        self.relay = self._make_relay()
+        self.targets.elsewhere = self.relay
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
@@ -346,6 +352,10 @@ class Server:
             begun.callback(self.admission.credentials.close)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
+            if self.relay is not None:
+                # After what is of before the start, which is for nobody else.
+                self.relay.start()
+                begun.push_async_callback(self.relay.stop)
             # First here and last to go: it tells how the start and the stop of the rest are coming on.
             if self.admin_listener is not None:
                 await self.admin_listener.start()
@@ -355,6 +365,23 @@ class Server:
             if self.supervisor is not None:
                 self.supervisor.start()
             self._begun = begun.pop_all()
+
+    def _make_relay(self) -> Relay | None:
+        settings = self.settings
+        if settings.relay is None:
+            return None
+        return Relay(
+            self.hub,
+            self.market,
+            self.screener.dialect,
+            parse_address(settings.relay),
+            name=f"{socket.gethostname()}/{os.getpid()}",
+            prefix=settings.relay_prefix,
+            n_shards=settings.relay_shards,
+            interval_ms=settings.relay_interval_ms,
+            history_bytes=settings.relay_history_bytes,
+            wanted=self._interest,
+        )
 
     async def _take_stored_instruments(self) -> None:
         newer = await with_stored(self.store, self.market.instruments)
@@ -446,6 +473,10 @@ class Server:
     @property
     def n_connections(self) -> int:
         return self.hub.n_connections
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.settings.relay_in_ready and self.relay is not None and not self.relay.is_up
 
     @property
     def feeds(self) -> dict[str, str]:

@@ -50,6 +50,7 @@ class View:
 
     def __init__(self, *, alerts_per_user: int = 1000, handshake_rate: int = 0) -> None:
         self.is_draining = False
+        self.is_cut_off = False
         self.allow_anonymous = True
         self.takes_updates = True
         self.n_connections = 0

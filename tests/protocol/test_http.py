@@ -42,6 +42,7 @@ class View:
 
     def __init__(self) -> None:
         self.is_draining = False
+        self.is_cut_off = False
         self.n_connections = 12
         self.hub = Hub(asyncio.get_running_loop(), epoch="test")
         self.market = Market(self.hub, Instruments([SAMSUNG, APPLE]))
