@@ -159,10 +159,13 @@ class Stream:
             key = update.kind, update.code
             last = self._numbers.get(key, 0)
             n_new = max(0, update.number - last)
+            is_own = _is_own(update, envelope)
             if n_new:
                 self._numbers[key] = update.number
+            elif is_own:
+                continue  # it was here, or a newer one
             # The value itself is one of them where it is the origin's own.
-            is_counted = n_new > 0 and self.has_values and _is_own(update, envelope)
+            is_counted = n_new > 0 and self.has_values and is_own
             yield Arrived(update, n_new - is_counted if self.has_values else 0, is_counted)
         if envelope.is_last:
             self.has_values = True
