@@ -336,6 +336,8 @@ class Relay:
         for arrived in stream.receive(envelope, len(data), now):
             self._publish(arrived)
         self._count(stream)
+        if stream.has_gap:
+            self._close_gap(stream, envelope.origin, envelope.shard, now)
         if wanted_values and not stream.wants_values:
             self._release(lambda deadline, shards: not self._missing_of(shards))
 
@@ -392,17 +394,20 @@ class Relay:
         for (origin, shard), stream in list(self._streams.items()):
             if stream.wants_values and now >= self._asked.get((origin, shard), 0.0):
                 self._ask_soon()
-            gap = stream.due(now)
-            if gap is None:
-                continue
-            if gap.is_given_up:
-                for arrived in stream.give_up(now):
-                    self._publish(arrived)
-                self._count(stream)
-                self._ask_soon()
-            else:
-                request = GapRequest(self.origin, shard, gap.first, gap.last)
-                self.link.send(self._inbox(origin), encode(request))
+            self._close_gap(stream, origin, shard, now)
+
+    def _close_gap(self, stream: Stream, origin: int, shard: int, now: float) -> None:
+        gap = stream.due(now)
+        if gap is None:
+            return
+        if gap.is_given_up:
+            for arrived in stream.give_up(now):
+                self._publish(arrived)
+            self._count(stream)
+            self._ask_soon()
+        else:
+            request = GapRequest(self.origin, shard, gap.first, gap.last)
+            self.link.send(self._inbox(origin), encode(request))
 
     def _repeat(self, request: GapRequest) -> None:
         if request.shard >= self.n_shards:

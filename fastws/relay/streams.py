@@ -113,8 +113,17 @@ class Stream:
         if self._gap_since is None or self.next is None or now < self._ask_at:
             return None
         self._ask_at = now + ASK_AGAIN_SECONDS
-        last = min(self._held) - 1 if self._held else self._known_last
-        return Gap(self.next, last, now - self._gap_since >= HOLD_SECONDS)
+        return Gap(self.next, self._last_missing(), now - self._gap_since >= HOLD_SECONDS)
+
+    def _last_missing(self) -> int:
+        """The last position that is not here: there may be several gaps, which are asked for in one."""
+        last = self._known_last
+        for first in sorted(self._held, reverse=True):
+            envelope = self._held[first]
+            if first + len(envelope.updates) - 1 < last:
+                break
+            last = first - 1
+        return last
 
     def give_up(self, now: float) -> Iterator[Arrived]:
         """Go on behind the gap; yields the updates whose turn it is."""
@@ -175,10 +184,11 @@ class Stream:
 
     def _go_on(self, now: float) -> Iterator[Arrived]:
         """Let out what was held back and can come now."""
+        before = self.next
         while self._held and self.next is not None:
             first = min(self._held)
             if first > self.next:
-                return
+                break
             envelope = self._held.pop(first)
             if not self._held:
                 self._held_size = 0
@@ -186,6 +196,9 @@ class Stream:
                 yield from self._take(envelope)
         if self.next is not None and self.next > self._known_last:
             self._gap_since = None
+        elif self._gap_since is not None and self.next != before:
+            # Another one, behind the one that was closed.
+            self._gap_since = now
 
 
 def _is_own(update: Carried, envelope: Envelope) -> bool:
