@@ -324,7 +324,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_prefix: Annotated[
         str,
         _meta(
-            "beginning of the names of the relay's channels; servers with another one have nothing to do with each other",
+            "beginning of the names of the relay's channels; servers with another one do not hear each other",
             min_length=1,
             restart=True,
         ),
@@ -353,7 +353,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_history_bytes: Annotated[
         int,
         _meta(
-            "what was sent to other servers and is kept for those that miss some", "bytes", ge=0, le=1 << 34,
+            "what was sent to other servers and is kept for those that miss some",
+            "bytes",
+            ge=0,
+            le=1 << 34,
             restart=True,
         ),
     ] = 16 << 20

@@ -73,7 +73,8 @@ class RedisServer:
             return connection.recv(65536).decode()
 
     def _answers(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, "redis-server has ended"
+        assert self.process is not None
+        assert self.process.poll() is None, "redis-server has ended"
         try:
             return self.command("PING").startswith(("+PONG", "-NOAUTH"))
         except OSError:

@@ -13,15 +13,16 @@ numbers of its own, which no client sees:
 - *Stamps* order the values of one channel (the prices of a code, its books, the status of a market), whoever published
   them: microseconds of the wall clock, but always over the stamp of the last value known; see `Outgoing`. A value
   with a stamp that is not over the last one is not published. So nobody sees an older value after a newer one, what
-  comes twice is seen once, and all instances end with the same last values, also where two publish the same code at the
-  same time. Such a late value is counted as missed in mode `all`; publish a code at one instance if every update counts.
+  comes twice is seen once, and all instances end with the same last values, also where two publish the same code at
+  the same time. Such a late value counts as missed in mode `all`: publish a code at one instance if every update
+  matters.
 - The *number* of an update counts those of its origin and channel. It tells how many updates a gap has cost a code, so
   that `overflow` can say it.
 
-**Envelopes** (`fastws._relay`) hold what one instance has published of one shard since its last flush: the first after a
-quiet moment leaves at the end of that turn of the loop, and then one every `relay_interval_ms`. A body is encoded once,
-at its origin, and ends before `sequence` and `seq`, which the serving instance splices in. The value travels beside
-it, since alerts, portfolios, the last prices and the realtime dialect work with values.
+**Envelopes** (`fastws._relay`) hold what one instance has published of one shard since its last flush: the first after
+a quiet moment leaves at the end of that turn of the loop, and then one every `relay_interval_ms`. A body is encoded
+once, at its origin, and ends before `sequence` and `seq`, which the serving instance splices in. The value travels
+beside it, since alerts, portfolios, the last prices and the realtime dialect work with values.
 
 **Shards.** A code belongs to one of `relay_shards` channels by its hash. An instance listens to the shards of what its
 clients hold, its portfolios are made of and its alerts wait for, and for `LINGER_SECONDS` more. Few shards make few and
@@ -44,6 +45,6 @@ falls out of it is a gap, which is repaired or declared. Both connections are gi
 `SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 ms to 2 s, drawn by chance.
 
 Modules: `links` the two connections, `address` what the setting `relay` may say, `control` the messages beside
-envelopes, `ring` what was sent, `streams` what is expected of an origin, `interest` which shards are wanted, `relay` all
-of it together.
+envelopes, `ring` what was sent, `streams` what is expected of an origin, `interest` which shards are wanted, `peers`
+who is there, `delays` when Redis is tried again, `relay` all of it together.
 """

@@ -49,7 +49,9 @@ def parse_address(text: str) -> RedisAddress:
         if parts.scheme not in _PLAIN or (parts.scheme != "unix" and not parts.hostname):
             raise AddressError("it is no address of Redis")
         _ = parts.port
-        where = parts.path if parts.scheme == "unix" else f"{_host(parts.hostname or '')}:{parts.port or 6379}"
+        where = (
+            parts.path if parts.scheme == "unix" else f"{_host(parts.hostname or '')}:{parts.port or 6379}"
+        )
         database = _database("" if parts.scheme == "unix" else parts.path, parts.query)
     except ValueError:
         raise AddressError("it is no address of Redis") from None

@@ -67,6 +67,7 @@ def decode(data: bytes) -> Message:
     if len(data) > MAX_SIZE:
         raise ControlError(f"a message of {len(data)} bytes is too long")
     try:
-        return _decoder.decode(data)
+        message: Message = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(str(error)) from None
+    return message

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -52,7 +52,8 @@ class Link:
     3. Both connections come back by themselves, with what is listened to. `on_change` is called with None when both are
        there, and with a reason when one is lost or cannot be made for another reason than before.
     4. `on_listening` is called with a channel once Redis delivers what is sent to it, again after each reconnection.
-    5. In a cluster, sharded pub/sub is used, and the node that the channels' common hash tag belongs to.
+    5. Nothing is sent while nothing can be heard: who is asked for what it has sent is to hear it.
+    6. In a cluster, sharded pub/sub is used, and the node that the channels' common hash tag belongs to.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Link:
         self._is_cluster = False
         self._moved_to: tuple[str, int] | None = None
         self._is_open = [False, False]
+        self._can_hear = asyncio.Event()
         self._reason: str | None = ""
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -181,11 +183,11 @@ class Link:
         if self._address.sentinels:
             host, port = await self._find_master()
             url = url.replace("{}", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", 1)
-        connection: AbstractConnection = ConnectionPool.from_url(url, **options).make_connection()
+        connection: AbstractConnection = _new_connection(url, options)
         if self._moved_to is not None:
             connection.host, connection.port = self._moved_to  # type: ignore[attr-defined]
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             self._is_cluster = await _is_cluster(connection)
             if self._address.sentinels and (await _ask(connection, "ROLE"))[0] != b"master":
                 raise RelayLostError("the sentinels name a server that is no master yet")
@@ -196,7 +198,7 @@ class Link:
         return connection
 
     async def _find_master(self) -> tuple[str, int]:
-        sentinel = Sentinel(
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
             list(self._address.sentinels),
             sentinel_kwargs={
                 "socket_connect_timeout": CONNECT_SECONDS,
@@ -231,6 +233,12 @@ class Link:
         command = "SPUBLISH" if self._is_cluster else "PUBLISH"
         while True:
             await self._filled.wait()
+            if not self._can_hear.is_set():
+                # What has ended the other connection may have ended this one, which would not be noticed before.
+                self._is_open[1] = False
+                await self._can_hear.wait()
+                await _ask(connection, "PING")
+                self._note(1, True)
             batch = self._take_batch()
             if not batch:
                 self._filled.clear()
@@ -249,7 +257,7 @@ class Link:
             self.queue_size -= sum(len(data) for _, data in batch)
 
     def _take_batch(self) -> list[tuple[str, bytes]]:
-        batch = []
+        batch: list[tuple[str, bytes]] = []
         size = 0
         while self._queue and len(batch) < _BATCH and size < _BATCH_SIZE:
             batch.append(self._queue.popleft())
@@ -265,9 +273,7 @@ class Link:
     async def _hear(self, connection: AbstractConnection) -> None:
         self._hearing = connection
         self._changes.set()
-        watch = (
-            asyncio.ensure_future(self._watch_master(connection)) if self._address.sentinels else None
-        )
+        watch = asyncio.ensure_future(self._watch_master(connection)) if self._address.sentinels else None
         turn_ends = time.monotonic() + _SLICE_SECONDS
         try:
             while True:
@@ -289,6 +295,8 @@ class Link:
             raise
         finally:
             self._hearing = None
+            self._can_hear.clear()
+            self._filled.set()
             self._listening.clear()
             if watch is not None:
                 watch.cancel()
@@ -296,6 +304,7 @@ class Link:
     def _note_listening(self, channel: str) -> None:
         if channel in self._wanted:
             self._listening.add(channel)
+            self._can_hear.set()
             if not self._is_open[0]:
                 self._note(0, True)
             self._on_listening(channel)
@@ -332,6 +341,13 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "it takes too long"
     return str(error)[:200] or type(error).__name__
+
+
+def _new_connection(url: str, options: Mapping[str, Any]) -> AbstractConnection:
+    """One of the kind that `url` asks for: over TCP, TLS or a Unix socket. It is not open yet."""
+    pool = ConnectionPool.from_url(url, **options)
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection
 
 
 async def _ask(connection: AbstractConnection, *command: str) -> Any:

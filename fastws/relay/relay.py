@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from fastws._core import Dialect, Hub
+from fastws._market import BookUpdate, MarketStatus, PriceUpdate
 from fastws._relay import (
     INSTEAD,
     KIND_BOOK,
@@ -163,7 +164,9 @@ class Relay:
         self._flush_timer = self._asking = None
         self._announce(leaving=True)
         await self.link.stop(_STOP_SECONDS)
-        self._release(lambda deadline, shards: True)
+        waiters, self._waiters = self._waiters, []
+        for _, _, then in waiters:
+            then()
 
     @property
     def is_up(self) -> bool:
@@ -192,7 +195,7 @@ class Relay:
                     announce_at = now + _ANNOUNCE_SECONDS
                     self._every_second(now)
                 self._look_after_gaps(now)
-                self._release(lambda deadline, shards: now >= deadline or not self._missing_of(shards))
+                self._release()
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
                 log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
@@ -240,12 +243,18 @@ class Relay:
                 return False
         return True
 
-    def _release(self, is_due: Callable[[float, frozenset[int]], bool]) -> None:
-        due = [waiter for waiter in self._waiters if is_due(waiter[0], waiter[1])]
-        if due:
-            self._waiters = [waiter for waiter in self._waiters if waiter not in due]
-        for _, _, then in due:
-            then()
+    def _release(self) -> None:
+        """Let go on who has waited long enough, or for what is here."""
+        if not self._waiters:
+            return
+        now = self._clock()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            deadline, shards, then = waiter
+            if now >= deadline or not self._missing_of(shards):
+                then()
+            else:
+                self._waiters.append(waiter)
 
     def _shards_of(self, kind: str, names: Iterable[str]) -> set[int]:
         if kind == "stock":
@@ -339,7 +348,7 @@ class Relay:
         if stream.has_gap:
             self._close_gap(stream, envelope.origin, envelope.shard, now)
         if wanted_values and not stream.wants_values:
-            self._release(lambda deadline, shards: not self._missing_of(shards))
+            self._release()
 
     def _publish(self, arrived: Arrived) -> None:
         update = arrived.update
@@ -359,6 +368,7 @@ class Relay:
             if update.stamp <= channel.stamp:
                 self.counts.updates["outdated"] += is_late
                 return
+            value: PriceUpdate | BookUpdate | MarketStatus
             if update.kind == KIND_STATUS:
                 value = update.status()
             else:
@@ -465,9 +475,7 @@ class Relay:
     def _announce(self, *, leaving: bool = False) -> None:
         self._flush()
         positions = [] if leaving else self._outgoing.positions()
-        self.link.send(
-            self._control_channel, encode(Announcement(self.origin, self.name[:300], positions))
-        )
+        self.link.send(self._control_channel, encode(Announcement(self.origin, self.name[:300], positions)))
 
     def _meet(self, announcement: Announcement) -> None:
         peer = self.peers.get(announcement.origin)
@@ -534,9 +542,7 @@ class Relay:
             if self._down_since is None:
                 self._down_since = now
                 self._up_since = None
-            _log.warning(
-                "the relay is away; local clients go on", redis=self.address.shown, error=reason
-            )
+            _log.warning("the relay is away; local clients go on", redis=self.address.shown, error=reason)
             return
         away = 0.0 if self._down_since is None else now - self._down_since
         self._down_since, self._up_since = None, now
@@ -549,9 +555,7 @@ class Relay:
     def _on_listening(self, channel: str) -> None:
         if channel in self._shard_of_channel:
             self._ask_soon()
-            self.hub.loop.call_soon(
-                self._release, lambda deadline, shards: not self._missing_of(shards)
-            )
+            self.hub.loop.call_soon(self._release)
 
     # Names.
 

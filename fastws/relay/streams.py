@@ -54,7 +54,8 @@ class Stream:
     """
 
     def __init__(self) -> None:
-        self.next: int | None = None
+        # The position that is due; 0 before the first.
+        self.next = 0
         self.has_values = False
         self._n_gaps = 0
         self._n_given_up = 0
@@ -90,8 +91,7 @@ class Stream:
                 if not _is_own(update, envelope):
                     yield Arrived(update, 0, False)
         else:
-            if self.next is None:
-                self.next = envelope.first
+            self.next = self.next or envelope.first
             if envelope.first > self.next:
                 self._hold(envelope, size, now)
             else:
@@ -100,7 +100,7 @@ class Stream:
 
     def announced(self, last: int, now: float) -> None:
         """Hear from the origin that `last` is the position of its last update."""
-        if self.next is None:
+        if not self.next:
             return
         self._known_last = max(self._known_last, last)
         if last >= self.next and self._gap_since is None:
@@ -110,7 +110,7 @@ class Stream:
 
     def due(self, now: float) -> Gap | None:
         """Return the gap that is to be asked for now, if there is one."""
-        if self._gap_since is None or self.next is None or now < self._ask_at:
+        if self._gap_since is None or now < self._ask_at:
             return None
         self._ask_at = now + ASK_AGAIN_SECONDS
         return Gap(self.next, self._last_missing(), now - self._gap_since >= HOLD_SECONDS)
@@ -139,6 +139,7 @@ class Stream:
         if envelope.first not in self._held:
             self._held[envelope.first] = envelope
             self._held_size += size
+        is_another = envelope.first > self._known_last + 1
         self._known_last = max(self._known_last, envelope.first + len(envelope.updates) - 1)
         if self._gap_since is None:
             self._gap_since = now
@@ -148,11 +149,10 @@ class Stream:
         elif self._held_size > _MAX_HELD_SIZE:
             self._gap_since = min(self._gap_since, now - HOLD_SECONDS)
             self._ask_at = now
-        else:
+        elif is_another:
             self._ask_at = min(self._ask_at, now + GRACE_SECONDS)
 
     def _take(self, envelope: Envelope) -> Iterator[Arrived]:
-        assert self.next is not None
         skipped = self.next - envelope.first
         updates = envelope.updates[skipped:] if skipped else envelope.updates
         self.next += len(updates)
@@ -179,13 +179,13 @@ class Stream:
         if envelope.is_last:
             self.has_values = True
             self._has_given_up = False
-            self.next = max(self.next or 1, envelope.first)
+            self.next = max(self.next, envelope.first)
             self._known_last = max(self._known_last, self.next - 1)
 
     def _go_on(self, now: float) -> Iterator[Arrived]:
         """Let out what was held back and can come now."""
         before = self.next
-        while self._held and self.next is not None:
+        while self._held:
             first = min(self._held)
             if first > self.next:
                 break
@@ -194,7 +194,7 @@ class Stream:
                 self._held_size = 0
             if first + len(envelope.updates) > self.next:
                 yield from self._take(envelope)
-        if self.next is not None and self.next > self._known_last:
+        if self.next > self._known_last:
             self._gap_since = None
         elif self._gap_since is not None and self.next != before:
             # Another one, behind the one that was closed.

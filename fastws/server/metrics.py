@@ -341,7 +341,6 @@ class ServerCollector(Collector):
             portfolios.n_wide,
         )
 
-
     def _relay(self) -> Iterator[Metric]:
         relay = self._server.relay
         if relay is None:
@@ -364,7 +363,9 @@ class ServerCollector(Collector):
             "relay_gaps", "gaps seen in what others send, and those not closed in time", counts.gaps, "what"
         )
         yield _gauge("relay_gaps_open", "gaps that others are asked about", relay.n_streams_with_gaps)
-        yield _counter("relay_values", "channels whose last values went between instances", counts.values, "what")
+        yield _counter(
+            "relay_values", "channels whose last values went between instances", counts.values, "what"
+        )
         yield _gauge("relay_history_bytes", "what was sent and is kept for others", relay.ring_size)
         yield _gauge("relay_queue_bytes", "what waits to be sent", link.queue_size)
         yield _counter("relay_dropped", "messages dropped because too much waited", link.n_dropped)

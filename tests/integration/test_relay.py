@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.clients import Client, client, updates
 from tests.redis_server import RedisServer
-from tests.serving import Server, until
+from tests.serving import Server, run, until
 
 ADMIN = "an admin token"
 
@@ -42,15 +43,21 @@ def cluster(tmp_path: Path, redis: RedisServer) -> Iterator[Cluster]:
                 stack.callback(server.end)
                 servers.append(server)
             for server in servers:
-                until(lambda server=server: metric(server, "fastws_relay_instances") == n - 1, "the others")
+                until(partial(knows, server, n - 1), "the others")
             return servers
 
         yield start
 
 
+def knows(server: Server, n: int) -> bool:
+    return metric(server, "fastws_relay_instances") == n
+
+
 def metric(server: Server, name: str, **labels: str) -> float:
     text = server.get("/metrics")[1].decode()
-    wanted = name + ("{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else "")
+    wanted = name + (
+        "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else ""
+    )
     for line in text.splitlines():
         if line.startswith(wanted + " "):
             return float(line.rpartition(" ")[2])
@@ -91,3 +98,79 @@ async def test_what_one_publishes_all_deliver(cluster: Cluster) -> None:
             assert [message["price"] for message in seen if message["code"] == "A"] == [1, 2]
             assert [message["price"] for message in seen if message["code"] == "B"] == [3]
             assert [message["seq"] for message in seen if message["code"] == "A"] == [1, 2]
+
+
+async def test_who_subscribes_has_what_was_published_elsewhere(cluster: Cluster) -> None:
+    """Also where nobody has looked at it before, and in both dialects; nothing overtakes the request."""
+    one, two = cluster(2)
+    publish(one, price("A", 1), price("B", 2))
+    async with client(two.url) as each:
+        await each.send(type="subscribe", subscription_type="stock", targets=["A"], id=1)
+        await each.send(type="ping", id=2)
+        await each.send(type="unsubscribe", subscription_type="stock", targets=["A"], id=3)
+        answers = [await each.receive() for _ in range(4)]
+        assert [(answer["type"], answer.get("id")) for answer in answers] == [
+            ("subscribed", 1),
+            ("batch", None),
+            ("pong", 2),
+            ("unsubscribed", 3),
+        ]
+        assert [message["price"] for message in answers[1]["messages"]] == [1]
+        await each.send(type="set_subscriptions", subscriptions={"stock": ["B"]})
+        assert (await each.receive())["type"] == "subscriptions"
+        assert [message["price"] for message in (await each.receive())["messages"]] == [2]
+    async with client(two.url_of("/ws/realtime/")) as each:
+        await each.send(type="subscribe_asset", data={"symbol": "A"})
+        assert (await each.receive())["type"] == "subscribed"
+        assert (await each.receive())["data"]["price"] == 1
+    assert json.loads(two.get("/v1/stocks/A")[1])["price"] == 1
+
+
+async def test_without_redis_everything_local_goes_on(
+    cluster: Cluster, redis: RedisServer, tmp_path: Path
+) -> None:
+    (one,) = cluster(1, relay_in_ready=True)
+    assert one.get("/ready")[0] == 200
+    async with client(one.url) as each:
+        await each.subscribe("stock", "A")
+        await each.until_snapshot()
+        redis.kill()
+        until(lambda: metric(one, "fastws_relay_up") == 0, "the end of Redis is noticed")
+        assert one.get("/ready")[0] == 503
+        publish(one, price("A", 1))
+        assert [update["price"] for update in await prices(each, 1)] == [1]
+        # What has to be heard first would delay this.
+        await each.subscribe("stock", "C")
+        assert (await each.until_snapshot())["messages"] == []
+        redis.start()
+        until(lambda: metric(one, "fastws_relay_up") == 1, "Redis is noticed")
+        assert one.get("/ready")[0] == 200
+    assert one.log.count("the relay is away") <= 2
+
+
+def test_a_password_is_never_shown(tmp_path: Path, redis: RedisServer) -> None:
+    url = f"redis://user:pa55w0rd@127.0.0.1:{redis.port}/0"
+    server = Server(tmp_path, **{"relay": url, "log_level": "debug"})
+    try:
+        until(lambda: "refuses the user or the password" in server.log, "the refusal")
+        assert "pa55w0rd" not in server.log
+        assert "pa55w0rd" not in server.get("/metrics")[1].decode()
+    finally:
+        server.end()
+    shown = run(tmp_path, "check-config", relay=url)
+    assert f"127.0.0.1:{redis.port}" in shown.stdout
+    assert "pa55w0rd" not in shown.stdout + shown.stderr
+    wrong = run(tmp_path, "serve", "--port", "0", "--relay", "http://user:pa55w0rd@host")
+    assert wrong.returncode == 2
+    assert "relay: it is no address of Redis" in wrong.stderr
+    assert "pa55w0rd" not in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [("relay_shards", "6", "no power of two"), ("relay_prefix", "a b", "other characters")],
+)
+def test_settings_that_cannot_be(tmp_path: Path, setting: str, value: str, problem: str) -> None:
+    found = run(tmp_path, "check-config", **{setting: value})
+    assert found.returncode != 0
+    assert problem in found.stdout + found.stderr

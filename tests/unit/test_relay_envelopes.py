@@ -214,7 +214,10 @@ async def test_last_values_have_all_that_is_known(site: Site) -> None:
     stranger = site.market.ensure_instrument("B")
     site.market.channel_of("price_update", "B")
     site.market.carry(
-        PriceUpdate(stranger, 9), stamp=1 << 12, published_ms=1_700_000_000_000, head=b'{"type":"price_update"'
+        PriceUpdate(stranger, 9),
+        stamp=1 << 12,
+        published_ms=1_700_000_000_000,
+        head=b'{"type":"price_update"',
     )
     (data,) = site.outgoing.last_values(0)
     envelope = read_envelope(data)
@@ -267,7 +270,8 @@ def test_shards() -> None:
     for i in range(8000):
         counts[shard_of(f"{i:06}", 8)] += 1
     # Codes are consecutive numbers, and no shard is to have half as much again as its share.
-    assert max(counts) < 1500 and min(counts) > 500
+    assert max(counts) < 1500
+    assert min(counts) > 500
     for wrong in (0, 3, -1, 2048):
         with pytest.raises(ValueError, match="power of two"):
             check_shards(wrong)
@@ -347,10 +351,9 @@ def test_anything_else_is_refused(data: bytes) -> None:
     for text in (data, b"FWR\x01" + data, resigned(b"FWR\x01\0\0\0\0" + data)):
         try:
             read_envelope(text)
-        except EnvelopeError as error:
-            assert str(error)
-        else:
-            assert len(data) >= 28
+        except EnvelopeError:
+            continue
+        assert len(data) >= 28
 
 
 @pytest.mark.parametrize(
