@@ -50,7 +50,8 @@ class Link:
     2. A message is dropped from the queue when Redis has acknowledged it. One whose acknowledgement was lost is sent
        again.
     3. Both connections come back by themselves, with what is listened to. `on_change` is called with None when both are
-       there, and with a reason when one is lost or cannot be made for another reason than before.
+       there, and with a reason when one is lost or cannot be had; while that is so, only once more for Redis being away
+       and once for it refusing what it is asked, whenever that changes.
     4. `on_listening` is called with a channel once Redis delivers what is sent to it, again after each reconnection.
     5. Nothing is sent while nothing can be heard: who is asked for what it has sent is to hear it.
     6. In a cluster, sharded pub/sub is used, and the node that the channels' common hash tag belongs to.
@@ -87,7 +88,7 @@ class Link:
         self._moved_to: tuple[str, int] | None = None
         self._is_open = [False, False]
         self._can_hear = asyncio.Event()
-        self._reason: str | None = ""
+        self._told = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -153,21 +154,27 @@ class Link:
                     if time.monotonic() >= delays_are_over:
                         delays.reset()
             except (RedisError, RelayLostError, OSError, TimeoutError, ValueError) as error:
-                self._note(which, False, reason_of(error))
+                self._note_lost(which, error)
             finally:
                 if connection is not None:
                     await _disconnect(connection)
             await asyncio.sleep(delays.next_delay())
 
-    def _note(self, which: int, is_open: bool, reason: str | None = None) -> None:
-        self._is_open[which] = is_open
+    def _note_open(self, which: int) -> None:
+        self._is_open[which] = True
         if self.is_up:
             self.n_connects += 1
-            reason = None
-        elif is_open:
-            return  # the other one is still to come
-        if reason != self._reason:
-            self._reason = reason
+            self._tell("up", None)
+
+    def _note_lost(self, which: int, error: Exception) -> None:
+        self._is_open[which] = False
+        # A server that is away fails in many words, which are all the same to whoever reads them.
+        refuses = isinstance(error, (AuthenticationError, ResponseError))
+        self._tell("refused" if refuses else "away", reason_of(error))
+
+    def _tell(self, state: str, reason: str | None) -> None:
+        if state != self._told:
+            self._told = state
             self._on_change(reason)
 
     async def _connect(self) -> AbstractConnection:
@@ -229,7 +236,7 @@ class Link:
     # Sending.
 
     async def _send(self, connection: AbstractConnection) -> None:
-        self._note(1, True)
+        self._note_open(1)
         command = "SPUBLISH" if self._is_cluster else "PUBLISH"
         while True:
             await self._filled.wait()
@@ -238,7 +245,7 @@ class Link:
                 self._is_open[1] = False
                 await self._can_hear.wait()
                 await _ask(connection, "PING")
-                self._note(1, True)
+                self._note_open(1)
             batch = self._take_batch()
             if not batch:
                 self._filled.clear()
@@ -306,7 +313,7 @@ class Link:
             self._listening.add(channel)
             self._can_hear.set()
             if not self._is_open[0]:
-                self._note(0, True)
+                self._note_open(0)
             self._on_listening(channel)
 
     async def _subscribe(self) -> None:
