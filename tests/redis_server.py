@@ -12,13 +12,20 @@ from tests.serving import free_port, require_program, until
 
 
 class RedisServer:
-    """One ``redis-server`` that keeps nothing. `start` and `kill` may be repeated: the port stays."""
+    """One ``redis-server`` that keeps nothing. `start` and `kill` may be repeated: the port stays.
 
-    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
-        self._program = require_program("redis-server")
+    With a `config` it is a sentinel.
+    """
+
+    def __init__(self, directory: Path, *options: str, config: Path | None = None) -> None:
+        self._command = [require_program("redis-server")]
         self._directory = directory
-        self._options = options
-        self.port = free_port() if port is None else port
+        self.port = free_port()
+        if config is not None:
+            self._command += [str(config), "--sentinel"]
+        self._command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory), *options]
+        if config is None:
+            self._command += ["--save", "", "--appendonly", "no"]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -38,12 +45,7 @@ class RedisServer:
         log = self._directory / f"redis-{self.port}.log"
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [
-                    self._program,
-                    *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
-                    *("--dir", str(self._directory)),
-                    *self._options,
-                ],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -170,3 +170,33 @@ async def test_a_cluster_uses_sharded_channels(tmp_path: Path) -> None:
             async with asyncio.timeout(5):
                 while "{a}:2" in redis.command("PUBSUB", "SHARDCHANNELS"):
                     await asyncio.sleep(0.01)
+
+
+async def test_sentinels_lead_to_the_master_and_to_the_next_one(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        master = stack.enter_context(RedisServer(tmp_path))
+        replica = stack.enter_context(RedisServer(tmp_path, "--replicaof", "127.0.0.1", str(master.port)))
+        config = tmp_path / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor prices 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds prices 300\n"
+            "sentinel failover-timeout prices 2000\n"
+        )
+        sentinel = stack.enter_context(RedisServer(tmp_path, config=config))
+        async with asyncio.timeout(10):
+            while "slave0" not in sentinel.command("INFO", "sentinel") and "slaves=1" not in sentinel.command(
+                "INFO", "sentinel"
+            ):
+                await asyncio.sleep(0.05)
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/prices"
+        async with end(url, "{a}:1") as made:
+            await made.until("self.link.is_up")
+            made.link.send("{a}:1", b"by the first")
+            await made.until("self.messages")
+            assert "{a}:1" in master.command("PUBSUB", "CHANNELS")
+            master.kill()
+            await made.until("not self.link.is_up")
+            made.link.send("{a}:1", b"by the second")
+            await made.until("self.link.is_up and len(self.messages) == 2", 20.0)
+            assert "{a}:1" in replica.command("PUBSUB", "CHANNELS")
+            assert made.messages == [b"by the first", b"by the second"]
