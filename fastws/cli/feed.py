@@ -25,7 +25,6 @@ from fastws.feeds.publisher import HttpPublisher, Publisher
 from fastws.feeds.service import PriceFeedService, Progress
 from fastws.feeds.sources import SourceSetupError
 from fastws.relay.address import parse_address
-from fastws.relay.publisher import RelayPublisher
 from fastws.server.server import find_source
 from fastws.settings import Settings
 
@@ -161,6 +160,8 @@ def make_publishers(
     token = settings.admin_token or ""
     publishers: list[Publisher] = [HttpPublisher(url, token, fresh=settings.poll_fresh) for url in urls]
     if settings.relay is not None:
+        from fastws.relay.publisher import RelayPublisher  # noqa: PLC0415 - it takes 60 ms, for those who need it
+
         publishers.append(
             RelayPublisher(
                 parse_address(settings.relay),

@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -34,11 +34,13 @@ from fastws.limits import Limits
 from fastws.market.alerts import AlertBook
 from fastws.market.market import Market
 from fastws.market.portfolios import Portfolios
-from fastws.relay.relay import Relay
 from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
 from fastws.sessions import Sessions
+
+if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
 
 # What is no code of ours: the client's own end without one (RFC 6455 §7.4.1), and whatever else clients send.
 _FOREIGN_CLOSES: Final = {1005: "no_status", 1006: "abnormal"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -46,7 +46,6 @@ from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.relay.address import parse_address
-from fastws.relay.relay import Relay
 from fastws.server import stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
@@ -64,6 +63,9 @@ from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
+
+if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
 
 _AWAITED_SECONDS: Final = 3.0
 
@@ -370,6 +372,8 @@ class Server:
         settings = self.settings
         if settings.relay is None:
             return None
+        from fastws.relay.relay import Relay  # noqa: PLC0415 - it takes 60 ms, for those who are not alone
+
         return Relay(
             self.hub,
             self.market,
@@ -467,6 +471,14 @@ class Server:
         if now - self._awaited_at >= _AWAITED_SECONDS:
             self._awaited, self._awaited_at = self.alerts.codes() | self.portfolios.codes(), now
         return find_interest(self.hub, self.market.instruments, self._awaited)
+
+    async def hear(self, code: str) -> None:
+        """Wait until what other instances have published of `code` is here; see `Relay.missing`."""
+        missing = frozenset() if self.relay is None else self.relay.missing("stock", (code,))
+        if self.relay is not None and missing:
+            heard = asyncio.Event()
+            self.relay.when_heard(missing, heard.set)
+            await heard.wait()
 
     # What the HTTP routes read.
 

@@ -106,6 +106,7 @@ async def test_who_subscribes_has_what_was_published_elsewhere(cluster: Cluster)
     """Also where nobody has looked at it before, and in both dialects; nothing overtakes the request."""
     one, two = cluster(2)
     publish(one, price("A", 1), price("B", 2))
+    assert json.loads(two.get("/v1/stocks/B")[1])["price"] == 2
     async with client(two.url) as each:
         await each.send(type="subscribe", subscription_type="stock", targets=["A"], id=1)
         await each.send(type="ping", id=2)

@@ -54,6 +54,9 @@ class View:
         self.peers = Peers(())
         self.limits = Limits()
 
+    async def hear(self, code: str) -> None:
+        """It is alone."""
+
     def stats(self) -> Mapping[str, Any]:
         if self.is_broken:
             raise RuntimeError("this text is not for clients")
