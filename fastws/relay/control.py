@@ -10,11 +10,14 @@ from msgspec import Meta
 from fastws._relay import MAX_SHARDS
 from fastws.errors import FastwsError
 
-MAX_SIZE: Final = 64 << 10
+# Alerts carry what a backend has added to them.
+MAX_SIZE: Final = 2 << 20
 
 Origin = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _Shard = Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
 _Position = Annotated[int, Meta(ge=0, le=2**62)]
+_Figure = Annotated[int, Meta(ge=0, le=2**62)]
+_Number = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 
 
 class ControlError(FastwsError):
@@ -24,12 +27,13 @@ class ControlError(FastwsError):
 class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     """An instance is there. `positions` are those of its last update of each shard; empty when it is leaving.
 
-    `name` is for people.
+    `name` is for people. `figures` are what statistics of all instances together add up.
     """
 
     origin: Origin
     name: Annotated[str, Meta(max_length=300)]
     positions: Annotated[list[_Position], Meta(max_length=MAX_SHARDS)]
+    figures: Annotated[dict[Annotated[str, Meta(max_length=64)], _Figure], Meta(max_length=64)] = {}
 
 
 class ValuesRequest(msgspec.Struct, frozen=True, tag="values"):
@@ -48,7 +52,29 @@ class GapRequest(msgspec.Struct, frozen=True, tag="gap"):
     last: Annotated[int, Meta(ge=1, le=2**62)]
 
 
-Message: TypeAlias = Announcement | ValuesRequest | GapRequest
+class Kick(msgspec.Struct, frozen=True, tag="kick"):
+    """Connections are to be closed everywhere: those of a user, of a token or with an id; the others are None."""
+
+    origin: Origin
+    user_id: str | None = None
+    jti: str | None = None
+    connection_id: str | None = None
+
+
+class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
+    """A user is told something, wherever connected; see `fastws.market.alert_messages.Alert`."""
+
+    origin: Origin
+    user_key: Annotated[str, Meta(min_length=1)]
+    code: str
+    alert_type: str
+    threshold: _Number
+    current_price: _Number
+    message: str
+    extra: bytes | None = None
+
+
+Message: TypeAlias = Announcement | ValuesRequest | GapRequest | Kick | UserAlert
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Message)

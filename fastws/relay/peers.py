@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 SILENCE_SECONDS: Final = 5.0
@@ -10,14 +10,15 @@ SILENCE_SECONDS: Final = 5.0
 
 
 class Peer:
-    """Another instance. `name` is for people."""
+    """Another instance. `name` is for people; `figures` are those that it announced last."""
 
-    __slots__ = ("heard_at", "name", "origin")
+    __slots__ = ("figures", "heard_at", "name", "origin")
 
     def __init__(self, origin: int, name: str, heard_at: float) -> None:
         self.origin = origin
         self.name = name
         self.heard_at = heard_at
+        self.figures: Mapping[str, int] = {}
 
 
 class Peers:

@@ -33,6 +33,8 @@ from fastws.relay.control import (
     Announcement,
     ControlError,
     GapRequest,
+    Kick,
+    UserAlert,
     ValuesRequest,
     decode,
     encode,
@@ -106,6 +108,10 @@ class Relay:
         self.counts = RelayCounts()
         self.origin = secrets.randbits(62) + 1
         self.peers = Peers(clock)
+        # What others say that is no market's matter; and what this one says of itself every second.
+        self.on_kick: Callable[[Kick], object] = lambda kick: None
+        self.on_alert: Callable[[UserAlert], object] = lambda alert: None
+        self.figures: Callable[[], dict[str, int]] = dict
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
         self._wanted = wanted
@@ -393,8 +399,16 @@ class Relay:
             self._meet(message)
         elif isinstance(message, ValuesRequest):
             self._hand_out(message)
-        else:
+        elif isinstance(message, GapRequest):
             self._repeat(message)
+        elif isinstance(message, Kick):
+            self.on_kick(message)
+        else:
+            self.on_alert(message)
+
+    def say(self, message: Kick | UserAlert) -> None:
+        """Tell all instances that are there; one that is away does not hear of it later."""
+        self.link.send(self._control_channel, encode(message))
 
     # Gaps.
 
@@ -475,7 +489,8 @@ class Relay:
     def _announce(self, *, leaving: bool = False) -> None:
         self._flush()
         positions = [] if leaving else self._outgoing.positions()
-        self.link.send(self._control_channel, encode(Announcement(self.origin, self.name[:300], positions)))
+        announcement = Announcement(self.origin, self.name[:300], positions, self.figures())
+        self.link.send(self._control_channel, encode(announcement))
 
     def _meet(self, announcement: Announcement) -> None:
         peer = self.peers.get(announcement.origin)
@@ -501,6 +516,7 @@ class Relay:
             self._announce()
             self._ask_soon()
         self.peers.hear(peer)
+        peer.figures = announcement.figures
         now = self._clock()
         for shard in self._interest.shards:
             stream = self._streams.get((peer.origin, shard))

@@ -71,6 +71,9 @@ class ServerView(Protocol):
     def stats(self) -> Mapping[str, Any]:
         """The body of ``/v1/ws/stats``."""
 
+    def cluster_stats(self) -> Mapping[str, Any]:
+        """The same of all instances together."""
+
 
 class Endpoint(NamedTuple):
     """What answers `method` (GET: HEAD as well) at `path`, with and without a trailing slash, and what for."""
@@ -147,7 +150,9 @@ def add_public_routes(app: web.Application, server: ServerView) -> None:
     add_endpoints(
         app,
         (
-            Endpoint("GET", "/v1/ws/stats", routes.stats, "statistics"),
+            Endpoint(
+                "GET", "/v1/ws/stats", routes.stats, "statistics; ?scope=cluster of all instances together"
+            ),
             Endpoint(
                 "GET",
                 "/v1/asyncapi.json",
@@ -198,7 +203,12 @@ class _Routes:
         self._contract_tag = hashlib.sha256(self._contract).hexdigest()[:32]
 
     async def stats(self, request: web.Request) -> web.Response:
-        return json_response(self._server.stats())
+        scope = request.query.get("scope", "instance")
+        if scope not in ("instance", "cluster"):
+            raise HttpError(
+                Refusal(400, "INVALID_PARAMETER", "scope must be instance or cluster, where all are added up")
+            )
+        return json_response(self._server.cluster_stats() if scope == "cluster" else self._server.stats())
 
     async def contract(self, request: web.Request) -> web.Response:
         # Kept by whoever fetches it, and asked for again: another version of the server may say something else.

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,7 @@ from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
+from fastws.market.alert_store import number_text
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest, find_interest
@@ -46,6 +48,7 @@ from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.relay.address import parse_address
+from fastws.relay.control import Kick, UserAlert
 from fastws.server import stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
@@ -282,6 +285,10 @@ class Server:
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
         self.relay = self._make_relay()
         self.targets.elsewhere = self.relay
+        if self.relay is not None:
+            self.relay.figures = self._figures
+            self.relay.on_kick = self._on_kick
+            self.relay.on_alert = self._on_alert
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
@@ -502,6 +509,14 @@ class Server:
         """The body of ``/v1/ws/stats``."""
         return stats.totals(self.hub, self.market, self.sessions, self.listener, self.limits)
 
+    def cluster_stats(self) -> dict[str, Any]:
+        """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
+        own = self.stats()
+        if self.relay is None:
+            return stats.together(own, {"this one": stats.summable(own)})
+        peers = {peer.name: peer.figures for peer in self.relay.peers}
+        return stats.together(own, {self.relay.name: stats.summable(own), **peers})
+
     @property
     def allow_anonymous(self) -> bool:
         return self.settings.allow_anonymous
@@ -535,8 +550,13 @@ class Server:
         return stats.connections(self.admission)
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
-        """Close connections with 4401; see `Admission.kick`."""
+        """Close connections with 4401, also those of other instances; see `Admission.kick`.
+
+        Returns how many of this instance.
+        """
         n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+        if self.relay is not None:
+            self.relay.say(Kick(self.relay.origin, user_id, jti, connection_id))
         whom = {
             "user": user_id and user_id[:64],
             "jti": jti and jti[:64],
@@ -559,8 +579,36 @@ class Server:
         return done
 
     def tell(self, user_key: str, alert: Alert) -> int:
-        """Publish an alert to a user; see `Mail`. Returns its sequence."""
+        """Publish an alert to a user, wherever connected; see `Mail`. Returns its sequence here."""
+        if self.relay is not None:
+            self.relay.say(
+                UserAlert(
+                    self.relay.origin,
+                    user_key,
+                    alert.code,
+                    alert.alert_type,
+                    number_text(alert.threshold),
+                    number_text(alert.current_price),
+                    alert.message,
+                    alert.extra,
+                )
+            )
         return self.admission.mail.tell(user_key, alert)
+
+    # What other instances say.
+
+    def _on_kick(self, kick: Kick) -> None:
+        self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
+
+    def _on_alert(self, told: UserAlert) -> None:
+        # Where nobody of that user is here, the instance that has told it keeps it.
+        if told.user_key in self.admission.presence.by_user or self.sessions.has_user(told.user_key):
+            threshold, price = (Decimal(text) for text in (told.threshold, told.current_price))
+            alert = Alert(told.code, told.alert_type, threshold, price, told.message, told.extra)
+            self.admission.mail.tell(told.user_key, alert)
+
+    def _figures(self) -> dict[str, int]:
+        return stats.summable(self.stats())
 
     def _on_told(self, alert: Alert) -> None:
         if alert.rule_id is not None:

@@ -7,17 +7,20 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastws.auth.tokens import sign
 from tests.clients import Client, client, updates
 from tests.redis_server import RedisServer
 from tests.serving import Server, command, environment, run, until
 
 ADMIN = "an admin token"
+SECRET = "a secret of at least thirty-two bytes"
 
 
 @pytest.fixture
@@ -217,3 +220,54 @@ async def test_a_price_feed_publishes_to_all(cluster: Cluster, redis: RedisServe
     text = (tmp_path / "feed.log").read_text()
     assert "Traceback" not in text, text
     until(partial(knows, one, 1), "the feed has said good-bye")
+
+
+def bearer(user: str) -> str:
+    return sign({"sub": user}, SECRET.encode(), "HS256")
+
+
+async def test_a_user_is_reached_at_any_server(cluster: Cluster) -> None:
+    one, two = cluster(2, jwt_secret=SECRET)
+    async with AsyncExitStack() as stack:
+        at_one, at_two = [
+            await stack.enter_async_context(client(f"{server.url}?token={bearer('u1')}"))
+            for server in (one, two)
+        ]
+        stranger = await stack.enter_async_context(client(f"{two.url}?token={bearer('u2')}"))
+        publish(
+            one,
+            {
+                "type": "alert",
+                "user_id": "u1",
+                "code": "A",
+                "alert_type": "price_above",
+                "threshold": 100.50,
+                "current_price": 101,
+                "message": "더",
+                "ref": [1],
+            },
+        )
+        for each in (at_one, at_two):
+            alert = await each.until_type("alert")
+            assert (alert["threshold"], alert["current_price"]) == (Decimal("100.5"), 101)
+            assert (alert["message"], alert["ref"]) == ("더", [1])
+        await stranger.subscribe("stock", "A", "B")
+        await stranger.until_snapshot()
+        until(lambda: together(one)["total_subscriptions"] == 2, "the figures of the other one")
+        sums = together(one)
+        assert sums["active_connections"] == 3
+        assert sums["subscriptions_by_type"]["stock"] == 2
+        assert sorted(each["active_connections"] for each in sums["instances"]) == [1, 2]
+        assert one.get("/v1/ws/stats?scope=world")[0] == 400
+        status, body = one.get(
+            "/v1/admin/kick", "POST", b'{"user_id":"u1"}', {"Authorization": f"Bearer {ADMIN}"}
+        )
+        assert (status, json.loads(body)) == (200, {"closed": 1})
+        assert await at_one.closed() == 4401
+        assert await at_two.closed() == 4401
+        await stranger.sync()
+
+
+def together(server: Server) -> dict[str, Any]:
+    body: dict[str, Any] = server.get_json("/v1/ws/stats?scope=cluster")
+    return body

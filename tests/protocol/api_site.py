@@ -77,6 +77,9 @@ class View:
             {"connection_id": "c3", "user_id": None, "jti": None},
         ]
 
+    def cluster_stats(self) -> Mapping[str, Any]:
+        return self.stats()
+
     def stats(self) -> Mapping[str, Any]:
         return {}
 

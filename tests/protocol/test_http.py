@@ -57,6 +57,9 @@ class View:
     async def hear(self, code: str) -> None:
         """It is alone."""
 
+    def cluster_stats(self) -> Mapping[str, Any]:
+        return self.stats()
+
     def stats(self) -> Mapping[str, Any]:
         if self.is_broken:
             raise RuntimeError("this text is not for clients")
