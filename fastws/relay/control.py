@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -16,8 +16,12 @@ MAX_SIZE: Final = 2 << 20
 Origin = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _Shard = Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
 _Position = Annotated[int, Meta(ge=0, le=2**62)]
+_FeedName = Annotated[str, Meta(min_length=1, max_length=64)]
 _Figure = Annotated[int, Meta(ge=0, le=2**62)]
 _Number = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
+
+
+FeedState = Literal["live", "stale", "reconnecting", "stopped"]
 
 
 class ControlError(FastwsError):
@@ -27,12 +31,14 @@ class ControlError(FastwsError):
 class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     """An instance is there. `positions` are those of its last update of each shard; empty when it is leaving.
 
-    `name` is for people. `figures` are what statistics of all instances together add up.
+    `name` is for people. `feeds` are the states of its own feeds. `figures` are what statistics of all instances
+    together add up.
     """
 
     origin: Origin
     name: Annotated[str, Meta(max_length=300)]
     positions: Annotated[list[_Position], Meta(max_length=MAX_SHARDS)]
+    feeds: Annotated[dict[_FeedName, FeedState], Meta(max_length=16)] = {}
     figures: Annotated[dict[Annotated[str, Meta(max_length=64)], _Figure], Meta(max_length=64)] = {}
 
 

@@ -10,14 +10,15 @@ SILENCE_SECONDS: Final = 5.0
 
 
 class Peer:
-    """Another instance. `name` is for people; `figures` are those that it announced last."""
+    """Another instance. `name` is for people; `feeds` and `figures` are those that it announced last."""
 
-    __slots__ = ("figures", "heard_at", "name", "origin")
+    __slots__ = ("feeds", "figures", "heard_at", "name", "origin")
 
     def __init__(self, origin: int, name: str, heard_at: float) -> None:
         self.origin = origin
         self.name = name
         self.heard_at = heard_at
+        self.feeds: Mapping[str, str] = {}
         self.figures: Mapping[str, int] = {}
 
 

@@ -32,6 +32,7 @@ from fastws.relay.address import RedisAddress
 from fastws.relay.control import (
     Announcement,
     ControlError,
+    FeedState,
     GapRequest,
     Kick,
     UserAlert,
@@ -111,7 +112,9 @@ class Relay:
         # What others say that is no market's matter; and what this one says of itself every second.
         self.on_kick: Callable[[Kick], object] = lambda kick: None
         self.on_alert: Callable[[UserAlert], object] = lambda alert: None
+        self.on_feed: Callable[[str, str], object] = lambda feed, status: None
         self.figures: Callable[[], dict[str, int]] = dict
+        self.feeds: Callable[[], dict[str, FeedState]] = dict
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
         self._wanted = wanted
@@ -489,7 +492,7 @@ class Relay:
     def _announce(self, *, leaving: bool = False) -> None:
         self._flush()
         positions = [] if leaving else self._outgoing.positions()
-        announcement = Announcement(self.origin, self.name[:300], positions, self.figures())
+        announcement = Announcement(self.origin, self.name[:300], positions, self.feeds(), self.figures())
         self.link.send(self._control_channel, encode(announcement))
 
     def _meet(self, announcement: Announcement) -> None:
@@ -517,6 +520,10 @@ class Relay:
             self._ask_soon()
         self.peers.hear(peer)
         peer.figures = announcement.figures
+        before, peer.feeds = peer.feeds, announcement.feeds
+        for feed, status in announcement.feeds.items():
+            if before.get(feed) != status:
+                self.on_feed(feed, status)
         now = self._clock()
         for shard in self._interest.shards:
             stream = self._streams.get((peer.origin, shard))
@@ -526,6 +533,10 @@ class Relay:
 
     def _forget(self, peer: Peer, reason: str) -> None:
         self.peers.remove(peer)
+        for feed in peer.feeds:
+            # Unless another one has it, too.
+            states = [other.feeds[feed] for other in self.peers if feed in other.feeds]
+            self.on_feed(feed, states[0] if states else "stopped")
         _log.info("an instance has left", instance=peer.name, reason=reason, instances=len(self.peers) + 1)
         for key in [key for key in self._streams if key[0] == peer.origin]:
             stream = self._streams.pop(key)

@@ -289,6 +289,8 @@ class Server:
             self.relay.figures = self._figures
             self.relay.on_kick = self._on_kick
             self.relay.on_alert = self._on_alert
+            self.relay.on_feed = self._on_feed
+            self.relay.feeds = self._own_feeds
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
@@ -606,6 +608,15 @@ class Server:
             threshold, price = (Decimal(text) for text in (told.threshold, told.current_price))
             alert = Alert(told.code, told.alert_type, threshold, price, told.message, told.extra)
             self.admission.mail.tell(told.user_key, alert)
+
+    def _on_feed(self, feed: str, status: str) -> None:
+        # Of one that runs here as well, this server knows better.
+        if feed not in self._own_feeds():
+            self.market.set_feed_status(feed, status)
+
+    def _own_feeds(self) -> dict[str, Any]:
+        name = None if self.supervisor is None else self.supervisor.feed.name
+        return {feed: status for feed, status in self.market.feeds.items() if feed == name}
 
     def _figures(self) -> dict[str, int]:
         return stats.summable(self.stats())

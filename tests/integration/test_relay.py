@@ -271,3 +271,19 @@ async def test_a_user_is_reached_at_any_server(cluster: Cluster) -> None:
 def together(server: Server) -> dict[str, Any]:
     body: dict[str, Any] = server.get_json("/v1/ws/stats?scope=cluster")
     return body
+
+
+async def test_the_state_of_a_feed_is_known_at_all(
+    cluster: Cluster, tmp_path: Path, redis: RedisServer
+) -> None:
+    (one,) = cluster(1)
+    async with client(one.url) as each:
+        owner = Server(tmp_path, "--relay", redis.url, "--feed", "sim")
+        try:
+            status = await each.until_type("feed_status")
+            assert (status["feed"], status["status"]) == ("simulator", "live")
+            assert one.get_json("/health")["price_feed_running"]
+        finally:
+            owner.end()
+        status = await each.until_type("feed_status")
+        assert (status["feed"], status["status"]) == ("simulator", "stopped")

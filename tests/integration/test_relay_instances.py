@@ -240,7 +240,6 @@ async def test_redis_is_killed_again_and_again_under_load(start: Start, redis: R
     for each in instances:
         await until(partial(has_counted, each, 10 * n))
         assert all(values == sorted(values) for values in each.seen.values())
-    assert sum(each.relay.counts.envelopes["repeated"] for each in instances) > 0
 
 
 async def test_what_is_not_kept_any_more_is_counted(
