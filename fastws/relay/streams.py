@@ -202,5 +202,9 @@ class Stream:
 
 
 def _is_own(update: Carried, envelope: Envelope) -> bool:
-    """Whether a value is one that the origin itself has published; see `Outgoing` for stamps."""
-    return (update.stamp ^ envelope.origin) & 0xFFF == 0
+    """Whether a value is one that the origin itself has published; see `Outgoing` for stamps.
+
+    Two instances have the same number in their stamps once in 4096 times, so what the origin has never published is not
+    its own either way.
+    """
+    return update.number > 0 and (update.stamp ^ envelope.origin) & 0xFFF == 0

@@ -186,16 +186,20 @@ async def test_what_others_asked_for_changes_nothing(source: Source) -> None:
     assert stream.next == 2
 
 
-async def test_values_of_an_origin_that_is_gone_come_from_others(source: Source) -> None:
+@pytest.mark.parametrize("number", [1, 0])
+async def test_values_of_an_origin_that_is_gone_come_from_others(source: Source, number: int) -> None:
+    """Also where that one has the same number in its stamps."""
     stream = joined(source)
     source.market.channel_of("price_update", "Z")
     source.market.carry(
         PriceUpdate(source.market.ensure_instrument("Z"), 9),
-        stamp=(5 << 12) | (ORIGIN & 0xFFF) ^ 1,
+        stamp=(5 << 12) | (ORIGIN & 0xFFF) ^ number,
         published_ms=1_700_000_000_000,
         head=b'{"type":"price_update"',
     )
-    assert take(stream, source.outgoing.last_values(0)[0]) == [(9, 0)]
+    values = source.outgoing.last_values(0)[0]
+    assert take(stream, values) == [(9, 0)]
+    assert take(Stream(), values) == [(9, 0)]
 
 
 async def test_too_much_behind_a_gap_ends_the_waiting(
