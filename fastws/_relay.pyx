@@ -5,7 +5,7 @@ An envelope is of one origin and one shard. All numbers are little-endian::
 
     0   4   "FWR" and the version, 1
     4   4   CRC-32 of everything behind it
-    8   1   kind: 1 live, 2 repeated on request, 3 last values, 4 these instead of what was requested
+    8   1   kind: 1 live, 2 repeated on request, 3 last values, 4 these for what was requested
     9   1   1: the last part of what was asked for, else 0
     10  2   number of shards, a power of two
     12  2   shard

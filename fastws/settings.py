@@ -339,7 +339,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=1024,
             restart=True,
         ),
-    ] = 8
+    ] = 4
     relay_interval_ms: Annotated[
         int,
         _meta(

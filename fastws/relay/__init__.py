@@ -26,7 +26,7 @@ beside it, since alerts, portfolios, the last prices and the realtime dialect wo
 
 **Shards.** A code belongs to one of `relay_shards` channels by its hash. An instance listens to the shards of what its
 clients hold, its portfolios are made of and its alerts wait for, and for `LINGER_SECONDS` more. Few shards make few and
-full envelopes, many leave out more for an instance that wants little; 8 is for instances that want most of it. All
+full envelopes, many leave out more for an instance that wants little; 4 are for instances that want most of it. All
 instances of a cluster have the same number, and those that have not are told so and ignored. `subscribed` waits until
 the shard is listened to and every peer has sent its last values, at most 500 ms: a relay that is away delays an answer
 and nothing else.
