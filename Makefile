@@ -9,7 +9,7 @@ BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --benchmark-disable
 
-.PHONY: help serve test lint bench bench-compare bench-load figures soak bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test lint docs bench bench-compare bench-load figures soak soak-clients soak-dashboard bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,8 +44,8 @@ $(VENV)/.dev: $(VENV)/.build
 	$(BIN)/python -m pip install -q --group dev
 	@touch $@
 
-node_modules/.ready: package.json
-	npm install --no-audit --no-fund --no-package-lock --silent
+tests/node_modules/.ready: tests/package.json
+	npm install --prefix tests --no-audit --no-fund --no-package-lock --silent
 	@touch $@
 
 # Installed where this is root on a Debian; elsewhere the tests say what is missing.
@@ -56,7 +56,7 @@ serve: $(VENV)/.installed ## the server with the built-in simulator; others: SER
 	$(BIN)/fastws serve $(SERVE_FLAGS)
 
 test: $(VENV)/.installed $(VENV)/.dev system ## every test, on real sockets, browsers and programs
-	@if command -v npm >/dev/null; then $(MAKE) -s node_modules/.ready; fi
+	@if command -v npm >/dev/null; then $(MAKE) -s tests/node_modules/.ready; fi
 	$(PYTEST)
 
 lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
@@ -65,6 +65,12 @@ lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastws
 	$(BIN)/python -m mypy.stubtest $$(ls fastws/*.pyi fastws/bench/*.pyi | sed 's/\.pyi$$//; s,/,.,g') --concise --ignore-disjoint-bases --allowlist tests/stubtest_allowlist.txt
+
+# Links that lead nowhere fail it. It is read from the disk, or from any web server.
+docs: $(VENV)/.installed ## the documentation, into site/
+	$(BIN)/python -m pip install -q --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	@echo "site/index.html"
 
 # About two minutes. For a few of them: .venv/bin/python -m benchmarks.micro run -k frames
 bench: $(VENV)/.installed $(VENV)/.dev ## micro-benchmarks, into bench_results/micro.json and its page
@@ -105,6 +111,16 @@ soak: $(VENV)/.installed ## 200 outages at 2,000 updates/s, no update missing or
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.load restore --cycles 200 --seed $$(date +%s) --json bench_results/load_restore.json
 
+# About two minutes; each run has other kills than the last.
+soak-clients: $(VENV)/.installed tests/node_modules/.ready ## fastws.js and fastws.client, 500 connections of each killed at 1,500 updates/s
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.load clients --kills 500 --seed $$(date +%s) --json bench_results/load_clients.json
+
+# About a minute and a half, on a machine that does nothing else: it measures what keeps a reader waiting.
+soak-dashboard: $(VENV)/.installed $(VENV)/.dev system ## the dashboard in Chromium at 1,000 updates/s for a minute: no task over 200 ms, memory flat
+	@mkdir -p bench_results
+	$(BIN)/python -m tests.browser.dashboard_soak --seconds 60 --json bench_results/dashboard.json
+
 # Those that compare with other servers; what cannot be installed is left out of the comparison, which says so.
 peers: $(VENV)/.installed ## the servers that bench-peers compares with: socketify, Bun, Nchan (as root on a Debian)
 	$(BIN)/python -m pip install -q --group peers
@@ -138,7 +154,7 @@ wheel: $(VENV)/.dev ## sdist and wheel, into dist/
 	$(BIN)/python -m build -q
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info node_modules benchmarks/peers/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info tests/node_modules benchmarks/peers/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find fastws -name '*.so' -delete
 	rm -f $(patsubst %.pyx,%.c,$(wildcard fastws/*.pyx fastws/*/*.pyx))
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@
     python -m benchmarks.load deflate --connections 1000
     python -m benchmarks.load alerts --rules 10000
     python -m benchmarks.load restore --cycles 200
+    python -m benchmarks.load clients --kills 500
     python -m benchmarks.load watchlists --connections 10000
     python -m benchmarks.load rush --connections 10000
     python -m benchmarks.load sessions --connections 9000
@@ -34,6 +35,7 @@ from typing import Any
 from benchmarks.program import make_parser, prepare
 from benchmarks.scenarios import (
     alerts,
+    clients,
     deflate,
     growth,
     kis,
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         (deflate.deflate, "deflate"),
         (alerts.alerts, "alerts"),
         (restore.restore, "restore"),
+        (clients.clients, "clients"),
         (storm.storm, "storm"),
         (stop.stop, "stop"),
         (watchlists.watchlists, "watchlists"),
@@ -93,9 +96,9 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         command.add_argument("--batch-interval-ms", type=int, default=30, metavar="MS")
         command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-        {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "storm": _add_storm,
-         "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush, "sessions": _add_sessions,
-         "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
+        {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
+         "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
+         "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
          "portfolios": _add_portfolios}[name](command)  # fmt: skip
     return top
 
@@ -171,6 +174,18 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
     add("--cycles", type=count, default=200, metavar="N", help="outages in all (default: %(default)d)")
     add("--longest-outage", type=duration, default=10.0, metavar="S", help="(default: %(default)g)")
     add("--seed", type=int, default=1, help="of deaths, outages and subscriptions")
+
+
+def _add_clients(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 8)
+    _add_rate(command, 1500.0)
+    add = command.add_argument
+    add("--programs", nargs="+", choices=("js", "python"), default=["js", "python"], metavar="KIND",
+        help="js and python (default: both)")  # fmt: skip
+    add("--kills", type=count, default=500, metavar="N", help="of each program (default: %(default)d)")
+    add("--restarts", type=int, default=4, metavar="N", help="of the server (default: %(default)d)")
+    add("--longest", type=positive, default=300.0, metavar="S", help="give up then (default: %(default)g)")
+    add("--seed", type=int, default=1, help="of kills and subscriptions")
 
 
 def _add_storm(command: argparse.ArgumentParser) -> None:

@@ -51,6 +51,7 @@ cdef class Topic:
     cdef readonly uint32_t kind_index
     cdef readonly uint32_t number
     cdef readonly list channels
+    cdef bint has_private           # channels
     cdef Interest* interests
     cdef uint32_t n_interests
     cdef uint32_t interests_size
@@ -64,7 +65,7 @@ cdef class Channel:
     cdef readonly str name
     cdef readonly tuple topics
     cdef readonly bint is_numbered
-    cdef readonly bint is_kept      # in history; else only the last update is
+    cdef readonly bint is_private
     cdef readonly uint8_t bit
     cdef readonly int64_t seq
     cdef Update last
@@ -80,7 +81,8 @@ cdef class Channel:
 cdef class Update:
     cdef Channel channel
     cdef object payload
-    cdef int64_t sequence
+    cdef int64_t position           # among all that was published
+    cdef int64_t sequence           # among what takes a number; of a private one, of the last such before it
     cdef int64_t seq
     cdef int64_t previous           # number of the update before it in its channel, or 0
     cdef bint is_superseded         # by the next one of its channel
@@ -93,6 +95,7 @@ cdef class Update:
     cdef bytes text(self, Dialect dialect)
     cdef Py_ssize_t write_tail(self, char* out) noexcept
     cdef bytes whole_text(self, const char* head, Py_ssize_t head_size)
+    cdef Update again(self, Hub hub)
     cdef int keep_text(self, Dialect dialect, bytes text) except -1
 
 
@@ -109,7 +112,9 @@ cdef class Frame:
     cdef uint32_t n_conflated
     cdef bint has_latest
     cdef bint is_addressed
-    cdef int64_t first_sequence
+    cdef int64_t first_position     # of its entries, and of the last of them
+    cdef int64_t position
+    cdef int64_t first_sequence     # everything before this number was published before it
     cdef int64_t sequence
     cdef Loss loss                  # what it declares, or None
 
@@ -119,13 +124,16 @@ cdef class Frame:
 cdef class Loss:
     cdef dict ranges                # list[[count, first seq, last seq]] by Channel
     cdef uint32_t n
+    cdef int64_t first_position
+    cdef int64_t position
     cdef int64_t first_sequence
-    cdef int64_t sequence
-    cdef dict late                  # Loss by `join_sequence`, or None
+    cdef dict late                  # Loss by `join_position`, or None
 
     cdef int add(self, Update update) except -1
-    cdef int add_missed(self, Channel channel, int64_t first, int64_t last, int64_t sequence) except -1
-    cdef Loss since(self, int64_t after_sequence)
+    cdef int add_missed(
+        self, Channel channel, int64_t first, int64_t last, int64_t position, int64_t sequence
+    ) except -1
+    cdef Loss since(self, int64_t after_position)
 
 
 cdef class Meters:
@@ -157,8 +165,8 @@ cdef class Lane:
     cdef uint32_t n_pending
     cdef uint32_t pending_size
     cdef uintptr_t* pending
-    cdef int64_t* claim             # the number in the cohort's own lane, of the last update that it took or refused
-    cdef int64_t claimed_sequence
+    cdef int64_t* claim             # the place in the cohort's own lane, of the last update that it took or refused
+    cdef int64_t claimed_position
     cdef uint8_t state
     cdef uint8_t has_latest
     cdef int interval_ms
@@ -173,11 +181,11 @@ cdef class Lane:
     cdef int make_room(self) except -1
     cdef uint32_t keep_to_limit(self) except 0
     cdef int drop_oldest(self, Py_ssize_t excess) except -1
-    cdef int begin_loss(self, int64_t first_sequence) except -1
+    cdef int begin_loss(self, int64_t first_position, int64_t first_sequence) except -1
     cdef int miss(self, Channel channel, int64_t first, int64_t last) except -1
     cdef uint32_t conflate(self) noexcept
     cdef uint32_t conflate_by_channel(self) noexcept
-    cdef list frames(self, int64_t after_sequence, Lane giver=*)
+    cdef list frames(self, int64_t after_position, Lane giver=*)
     cdef void give_pending(self, uintptr_t* entries) noexcept
     cdef Lane copy(self)
     cdef int merge(self, Lane other) except -1
@@ -210,7 +218,7 @@ cdef class Cohort:
     cdef dict subscriptions(self, bytes order)
     cdef int window_bits_now(self) noexcept
     cdef Lane lane_for(self, Options options)
-    cdef list frames_after(self, int64_t sequence)
+    cdef list frames_after(self, int64_t position)
     cdef int retire(self) except -1
     cdef int enter_ring(self, Cohort first) except -1
     cdef int leave_ring(self) except -1
@@ -295,7 +303,7 @@ cdef class Flusher:
     cdef int gather(self) except -1
     cdef int send_gathered(self) except -1
     cdef int hand_over(self, Subscriber connection) except -1
-    cdef Frame variant(self, Frame frame, int64_t after_sequence)
+    cdef Frame variant(self, Frame frame, int64_t after_position)
     cdef int drop_gathered(self) except -1
 
 
@@ -311,7 +319,6 @@ cdef class History:
     cdef int set_limit(self, Py_ssize_t limit, int64_t sequence) except -1
     cdef int remember(self, Update update) except -1
     cdef inline void keep_to_limit(self) noexcept
-    cdef void drop(self, Update update) noexcept
     cdef void forget(self, int64_t last) noexcept
     cdef inline Update past(self, int64_t sequence)
     cdef int64_t time_of(self, int64_t sequence)
@@ -338,6 +345,7 @@ cdef class Hub:
     cdef readonly object loop
     cdef readonly str epoch
     cdef readonly int64_t sequence
+    cdef int64_t position           # of the last update
     cdef readonly int interval_ms
     cdef readonly Flusher flusher
     cdef readonly Meters meters
@@ -356,7 +364,7 @@ cdef class Hub:
     cdef Py_ssize_t deflate_threshold
     cdef int64_t subscriptions_by_kind[8]
     cdef uint64_t mark
-    cdef int64_t moved_sequence     # channels were moved after this number
+    cdef int64_t moved_position     # channels were moved after this one
     cdef uint32_t n_topics
     # Limits shared by all connections.
     cdef readonly Py_ssize_t outbox_soft_size
@@ -393,7 +401,7 @@ cdef class Hub:
     cdef object snapshot_key
     cdef Frame snapshot_frame
 
-    cdef int64_t publish_update(self, Channel channel, object payload) except -1
+    cdef Update publish_update(self, Channel channel, object payload)
     cdef int declare_missed(self, Channel channel) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
@@ -462,11 +470,13 @@ cdef class Subscriber(Outbox):
     cdef bytes order                # places of what is held among `Cohort.subs`, 4 bytes each; None: just so
     cdef uint32_t member_index
     cdef uint8_t has_subscribed
+    cdef int64_t join_position
     cdef int64_t join_sequence
     cdef int64_t base_sequence
     # A restored session catches up with history before it joins a cohort.
     cdef dict replay_wanted         # what it will hold then
     cdef dict replay_starts         # topics of which only what comes after a number is missed
+    cdef dict replay_given          # positions up to which there is nothing private of a topic to come
     cdef dict replay_channels       # what was found out about channels, see `wish_for`
     cdef Missed replay_missed       # where to look; None when that is not known any more
     cdef set replay_also            # numbers of updates that were addressed to this connection
@@ -480,10 +490,13 @@ cdef class Subscriber(Outbox):
     cdef readonly bint left_whole
 
     cdef bint settle(self) except? 0
-    cdef int note_settled(self) except -1
+    cdef int note_settled(self, int64_t position, int64_t sequence) except -1
     cdef int look_again(self) except -1
     cdef int send_held(self, dict wanted, int64_t cursor) except -1
+    cdef int send_private(self) except -1
+    cdef int send_latest(self, list updates, int64_t sequence) except -1
     cdef int catch_up(self) except -1
+    cdef int end_catching_up(self) except -1
     cdef int end_replay(self) except -1
     cdef int64_t served_until(self) except? -2
     cdef int64_t assigned_until(self) except? -2

@@ -86,6 +86,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "origins of browsers that may connect besides the server's own, as https://app.example; * for all"
         ),
     ] = ()
+    web_pages: Annotated[
+        bool,
+        _meta(
+            "serve the dashboard and the test page; /static/fastws.js is there without them, too",
+            restart=True,
+        ),
+    ] = True
     handshake_timeout: Annotated[
         float, _meta("time from accept to a complete request head", "s", gt=0, le=300)
     ] = 10.0

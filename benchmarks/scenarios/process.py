@@ -123,6 +123,10 @@ class Server(Process):
         """Ask for a planned stop."""
         self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it as it is ended where a machine loses its power."""
+        self._process.kill()
+
     def wait(self, seconds: float) -> int | None:
         """The exit status; None when it does not end in time."""
         try:

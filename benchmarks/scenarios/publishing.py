@@ -26,30 +26,45 @@ Key = tuple[str, str]
 
 
 class Record:
-    """What was published: `numbers[key][seq - 1]` is a number of its own for every message, `at` when it was sent."""
+    """What was published: `numbers[key][seq - 1]` is a number of its own for every message, `at` when it was sent, and
+    `prices` at what. When the server has been started anew, `seq` begins behind `begins[key]`."""
 
     def __init__(self) -> None:
         self.numbers: dict[Key, list[int]] = {}
         self.at: list[float] = []
+        self.prices: list[int] = []
+        self.begins: dict[Key, int] = {}
 
-    def add(self, key: Key) -> int:
+    def add(self, key: Key, price: int) -> int:
         number = len(self.at)
         self.at.append(time.monotonic())
+        self.prices.append(price)
         self.numbers.setdefault(key, []).append(number)
         return number
+
+    def restart(self) -> None:
+        """The server counts from 1 again."""
+        self.begins = {key: len(numbers) for key, numbers in self.numbers.items()}
 
 
 class Publisher:
     """Publishes prices (and a book for every fifth) at `rate` a second over ``/v1/publish`` of a fresh server.
 
     Open loop: what a slow server delays is made up for. `n_accepted` messages were acknowledged; with `until_refused`
-    it goes on until the server takes no more, which is no error then.
+    it goes on until the server takes no more, which is no error then. `record` is one to go on with.
     """
 
     def __init__(
-        self, server: Server, symbols: Sequence[str], rate: float, *, until_refused: bool = False
+        self,
+        server: Server,
+        symbols: Sequence[str],
+        rate: float,
+        *,
+        until_refused: bool = False,
+        record: Record | None = None,
     ) -> None:
-        self.record = Record()
+        self.record = Record() if record is None else record
+        self._n_before = len(self.record.at)
         self.n_accepted = 0
         self._url = f"{server.http_url}/v1/publish"
         self._symbols = symbols
@@ -75,7 +90,8 @@ class Publisher:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             while not self._is_stopped:
-                n = min(500, int((time.monotonic() - began) * self._rate) - len(self.record.at))
+                n_due = int((time.monotonic() - began) * self._rate) + self._n_before - len(self.record.at)
+                n = min(500, n_due)
                 if n > 0:
                     try:
                         await self._publish(session, [self._next() for _ in range(n)])
@@ -113,7 +129,7 @@ class Publisher:
                 "code": code,
                 "bids": [{"price": price - 10 * level, "quantity": 100 + level} for level in levels],
                 "asks": [{"price": price + 10 * level + 10, "quantity": 100 + level} for level in levels],
-                "n": self.record.add(("orderbook_update", code)),
+                "n": self.record.add(("orderbook_update", code), price),
             }
         return {
             "type": "price_update",
@@ -121,7 +137,7 @@ class Publisher:
             "price": price,
             "change": price - 50_000,
             "volume": number,
-            "n": self.record.add(("price_update", code)),
+            "n": self.record.add(("price_update", code), price),
         }
 
 

@@ -325,6 +325,8 @@ export interface Options {
   WebSocket?: new (url: string, protocols: string[]) => unknown;
   /** Whether to pause in hidden tabs; default true. */
   pauseHidden?: boolean;
+  /** Milliseconds for an attempt, up to the restored session; default 15,000. */
+  handshakeMs?: number;
   /** Milliseconds of silence after which the server is asked for a sign of life, and then given up; default 15,000. */
   heartbeatMs?: number;
   /** Milliseconds: reconnecting waits for a random part of a range that doubles from `min` (500) to `max` (30,000). */

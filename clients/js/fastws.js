@@ -6,8 +6,12 @@
  * types, and what each event brings, are in fastws.d.ts.
  */
 
-const DEFAULTS = { pauseHidden: true, heartbeatMs: 15_000, backoff: { min: 500, max: 30_000 } };
-const HANDSHAKE_MS = 15_000;
+const DEFAULTS = {
+  pauseHidden: true,
+  handshakeMs: 15_000,
+  heartbeatMs: 15_000,
+  backoff: { min: 500, max: 30_000 },
+};
 // Of a refused client the server wants to hear less often.
 const REFUSED_MIN_MS = 5_000;
 // A token is replaced so long before it ends, or in the last quarter of a short life.
@@ -204,7 +208,7 @@ class Link {
     socket.onclose = ({ code, reason }) => this.#onClose(code, reason);
     socket.onerror = () => {}; // `close` follows, and says more.
     this.#heardAt = this.#pingedAt = performance.now();
-    this._after("handshake", HANDSHAKE_MS, () => this.#drop("no answer to the handshake"));
+    this._after("handshake", this.#options.handshakeMs, () => this.#drop("no answer to the handshake"));
   }
 
   #take(data) {
@@ -376,11 +380,17 @@ export class Fastws extends Link {
   #nextId = 1;
   #isPaused = false;
   #session = null;
+  #greeting = null;
   #isRestoring = false;
   #epoch = null;
   #cursor = 0;
-  /** What is known of each numbered stream, by "price_update:005930". */
+  /**
+   * What is known of each numbered stream, by "price_update:005930". It is unsettled while only a snapshot can tell
+   * from where on it is complete: answers overtake data, so what comes first may be from before a pause, or of another
+   * mode.
+   */
   #streams = new Map();
+  #isUnsettled = false;
 
   _ping = { type: "ping" };
 
@@ -428,6 +438,7 @@ export class Fastws extends Link {
     const request = { message: { ...message, id }, resolve, isAnswered: false };
     this.#requests.push(request);
     this.send(request.message);
+    return request;
   }
 
   #answer(message) {
@@ -439,6 +450,8 @@ export class Fastws extends Link {
     const isError = message.type === "error";
     if (type === "pause" || type === "resume") {
       this.#isPaused = type === "pause";
+      this.#isUnsettled = true;
+      this.#streams.forEach((stream) => (stream.isUnsettled = true));
     } else if (!isError) {
       this.#hold(request.message, message.targets);
     }
@@ -457,7 +470,7 @@ export class Fastws extends Link {
     }
   }
 
-  #hold({ type, subscription_type, mode, max_rate, channels }, targets) {
+  #hold({ type, subscription_type, mode, max_rate, channels, snapshot }, targets) {
     const held = this.#held.get(subscription_type) ?? new Map();
     this.#held.set(subscription_type, held);
     if (type === "unsubscribe") {
@@ -472,7 +485,8 @@ export class Fastws extends Link {
       if (!held.has(target) || (text !== "{}" && text !== JSON.stringify(held.get(target)))) {
         held.set(target, { ...options });
         // Numbers of the mode before say nothing about holes in this one.
-        this.#streamsOf(target).forEach((stream) => (stream.seq = undefined));
+        const begin = { seq: undefined, isUnsettled: snapshot !== false };
+        this.#streamsOf(target).forEach((stream) => Object.assign(stream, begin));
       }
     }
   }
@@ -480,21 +494,28 @@ export class Fastws extends Link {
   /** Ask for all that is held, ahead of what was not answered. */
   #askAgain() {
     this.#forgetPauses();
-    const waiting = this.#requests;
+    const waiting = this.#requests.filter((one) => !one.isOwn);
     this.#requests = [];
     this.#isPaused = false;
     if (this.isHidden) {
       this.#request({ type: "pause" });
     }
+    this.#askFor(() => true);
+    this.#requests.push(...waiting);
+    waiting.forEach(({ message }) => this.send(message));
+  }
+
+  /** Ask for what is held and wanted; `isWanted` is called with type and target. */
+  #askFor(isWanted) {
     for (const [subscription_type, held] of this.#held) {
-      for (const [options, alike] of byOptions(held)) {
+      const wanted = new Map([...held].filter(([target]) => isWanted(subscription_type, target)));
+      for (const [options, alike] of byOptions(wanted)) {
         for (const targets of chunks(alike, TARGETS_PER_MESSAGE)) {
-          this.#request({ type: "subscribe", subscription_type, targets, ...JSON.parse(options) });
+          const message = { type: "subscribe", subscription_type, targets, ...JSON.parse(options) };
+          this.#request(message).isOwn = true;
         }
       }
     }
-    this.#requests.push(...waiting);
-    waiting.forEach(({ message }) => this.send(message));
   }
 
   #sendAgain() {
@@ -515,14 +536,14 @@ export class Fastws extends Link {
   _receive(message) {
     const { type } = message;
     if (type === "batch") {
-      message.messages.forEach((one) => this.#publish(one, message.snapshot === true));
+      message.messages.forEach((one) => this.#publish(one, message.snapshot ? message.sequence : undefined));
       this.#raise(message.sequence);
       if (message.snapshot) {
         this.#settleSnapshot();
       }
       this._emit("batch", message);
     } else if (message.sequence !== undefined && type !== "connection") {
-      this.#publish(message, false);
+      this.#publish(message);
     } else {
       this.#control(message);
       this._emit(type, message);
@@ -553,12 +574,14 @@ export class Fastws extends Link {
     }
   }
 
-  #publish(message, isSnapshot) {
-    if (isSnapshot) {
+  /** Of a snapshot with the number up to which all has come: it may be ahead of what a restored session still gets. */
+  #publish(message, completeUpTo) {
+    if (completeUpTo === undefined) {
+      this.#raise(message.sequence);
+    } else {
       message.snapshot = true;
     }
-    this.#raise(message.sequence);
-    if (message.seq === undefined || this.#count(message, isSnapshot)) {
+    if (message.seq === undefined || this.#count(message, completeUpTo)) {
       this._emit(message.type, message);
       this._emit("message", message);
     }
@@ -572,8 +595,16 @@ export class Fastws extends Link {
   /** The first request that waits for a snapshot has it. One after a restoration belongs to no request. */
   #settleSnapshot() {
     const index = this.#requests.findIndex((one) => one.isAnswered);
-    if (index >= 0) {
-      this.#requests.splice(index, 1);
+    if (index < 0) {
+      return;
+    }
+    const [{ message }] = this.#requests.splice(index, 1);
+    const settle = (stream) => (stream.isUnsettled = false);
+    if (message.type === "subscribe") {
+      message.targets.forEach((target) => this.#streamsOf(target).forEach(settle));
+    } else {
+      this.#isUnsettled = false;
+      this.#streams.forEach(settle);
     }
   }
 
@@ -603,22 +634,10 @@ export class Fastws extends Link {
     return { type: "refresh_token", token };
   }
 
-  #greet({ connection_id, epoch, sequence, timestamp }) {
-    this._greeted(timestamp);
-    const isSame = connection_id === this.#session;
-    if (epoch !== this.#epoch) {
-      // The numbers begin anew. A restored session has everything still to come.
-      const unknown = () => ({ seq: undefined, declared: [], isCut: false });
-      this.#streams.forEach((stream) => Object.assign(stream, unknown()));
-      this.#cursor = 0;
-    } else if (!isSame) {
-      this.#cut();
-    }
-    this.#epoch = epoch;
-    if (!isSame) {
-      this.#session = connection_id;
-      this.#cursor = sequence;
-    }
+  /** Where a session is to be restored, what the greeting says holds when the server's word about that has come. */
+  #greet(greeting) {
+    this._greeted(greeting.timestamp);
+    this.#greeting = greeting;
     if (!this.#isRestoring) {
       this.#begin();
     }
@@ -627,18 +646,43 @@ export class Fastws extends Link {
   /** It is a connection of its own: nothing is held on it. */
   #begin() {
     this.#isRestoring = false;
+    this.#enter(false);
+    this.#session = this.#greeting.connection_id;
+    this.#cursor = this.#greeting.sequence;
     this._opened(false, () => this.#askAgain());
   }
 
-  #restored({ recovered }) {
-    this.#isRestoring = false;
-    if (!recovered) {
-      this.#cut();
-      if (!this.#isPaused) {
-        this.#requests.unshift({ message: { type: "snapshot" }, resolve: () => {}, isAnswered: true });
-      }
+  #restored({ recovered, restored_subscriptions }) {
+    if (!this.#isRestoring) {
+      return;
     }
-    this._opened(recovered, () => this.#sendAgain());
+    this.#isRestoring = false;
+    const isMissing = (type, target) => !restored_subscriptions[type]?.includes(target);
+    const isWhole = [...this.#held].every(([type, held]) => [...held.keys()].every((one) => !isMissing(type, one)));
+    this.#enter(recovered && isWhole);
+    const waiting = this.#requests;
+    this.#requests = [];
+    if (!recovered && !this.#isPaused) {
+      this.#requests.push({ message: { type: "snapshot" }, resolve: () => {}, isAnswered: true });
+    }
+    this._opened(recovered && isWhole, () => {
+      this.#askFor(isMissing);
+      this.#requests.push(...waiting);
+      waiting.forEach(({ message }) => this.send(message));
+    });
+  }
+
+  #enter(isRecovered) {
+    const { epoch } = this.#greeting;
+    if (epoch !== this.#epoch) {
+      // The numbers begin anew. A restored session has everything still to come.
+      const unknown = () => ({ seq: undefined, declared: [], isCut: false, isUnsettled: false });
+      this.#streams.forEach((stream) => Object.assign(stream, unknown()));
+      this.#cursor = 0;
+    } else if (!isRecovered) {
+      this.#cut();
+    }
+    this.#epoch = epoch;
   }
 
   _slowDown() {
@@ -687,23 +731,30 @@ export class Fastws extends Link {
   }
 
   /** Note the number of an update; false for one that has been seen. */
-  #count(message, isSnapshot) {
-    const { type, code, seq, timestamp } = message;
+  #count(message, completeUpTo) {
+    const { type, code, seq, sequence, timestamp } = message;
+    const isSnapshot = completeUpTo !== undefined;
     const key = `${type}:${code}`;
     let stream = this.#streams.get(key);
     if (!stream) {
-      stream = { seq: undefined, at: 0, isCut: false, declared: [] };
+      stream = { seq: undefined, at: 0, isCut: false, isUnsettled: this.#isUnsettled, declared: [] };
       this.#streams.set(key, stream);
     }
     const last = stream.seq;
     if (seq < last || (seq === last && !isSnapshot)) {
       return false;
     }
-    if (seq > last + 1 && (!isSnapshot || stream.isCut) && this.#isComplete(type, code)) {
-      this.#tellHoles(stream, type, code, last + 1, seq - 1);
+    stream.at = Math.max(stream.at, Date.parse(timestamp));
+    const isComplete = this.#isComplete(type, code);
+    if (!stream.isUnsettled && isComplete) {
+      if (isSnapshot && last !== undefined && !stream.isCut) {
+        return true; // Which numbers have come is known better.
+      }
+      if (seq > last + 1) {
+        this.#tellHoles(stream, type, code, last + 1, seq - 1);
+      }
     }
-    stream.seq = seq;
-    stream.at = Date.parse(timestamp);
+    stream.seq = isComplete && sequence > completeUpTo ? undefined : seq;
     stream.isCut = false;
     stream.declared = stream.declared.filter(([, to]) => to > seq);
     return true;

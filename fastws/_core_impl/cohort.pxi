@@ -36,7 +36,7 @@ cdef class Lane:
         self.flusher = cohort.hub.flusher
         self.interval_ms = interval_ms
         self.state = QUIET
-        self.claim = &self.claimed_sequence if cohort.lane is None else &cohort.lane.claimed_sequence
+        self.claim = &self.claimed_position if cohort.lane is None else &cohort.lane.claimed_position
         if FASTWS_DEBUG:
             count_live("Lane", 1)
 
@@ -120,7 +120,7 @@ cdef class Lane:
                     update = <Update>entry_update(entry)
                     if not has_begun:
                         has_begun = True
-                        self.begin_loss(update.sequence)
+                        self.begin_loss(update.position, number_from(update))
                     excess -= PyBytes_GET_SIZE(text_or_failure(self.cohort.hub, self.cohort.dialect, update))
                     self.loss.add(update)
                     Py_DECREF(update)
@@ -130,17 +130,18 @@ cdef class Lane:
             self.n_pending = write + n - read
         return 0
 
-    cdef int begin_loss(self, int64_t first_sequence) except -1:
+    cdef int begin_loss(self, int64_t first_position, int64_t first_sequence) except -1:
         """Note who among the members has joined when some of what is lost was published already."""
         cdef Cohort cohort = self.cohort
         cdef int64_t joined
         cdef uint32_t i
         if self.loss is None:
             self.loss = Loss.__new__(Loss)
+            self.loss.first_position = first_position
             self.loss.first_sequence = first_sequence
         for i in range(cohort.n_members):
-            joined = (<Connection>cohort.members[i]).join_sequence
-            if joined >= self.loss.first_sequence:
+            joined = (<Connection>cohort.members[i]).join_position
+            if joined >= self.loss.first_position:
                 if self.loss.late is None:
                     self.loss.late = {}
                 if joined not in self.loss.late:
@@ -150,19 +151,22 @@ cdef class Lane:
     cdef int miss(self, Channel channel, int64_t first, int64_t last) except -1:
         """Declare to all members updates of another instance that never came. Another one follows at once, so that
         there is something to flush."""
-        cdef int64_t sequence = self.cohort.hub.sequence
+        cdef int64_t position = self.cohort.hub.position, sequence = self.cohort.hub.sequence + 1
+        cdef Update update
         if self.n_pending:
             # It leaves ahead of what is pending.
-            sequence = (<Update>entry_update(self.pending[0])).sequence - 1
-        self.begin_loss(sequence)
-        self.loss.add_missed(channel, first, last, sequence)
+            update = <Update>entry_update(self.pending[0])
+            position = update.position - 1
+            sequence = number_from(update)
+        self.begin_loss(position, sequence)
+        self.loss.add_missed(channel, first, last, position, sequence)
         return 0
 
     cdef uint32_t conflate(self) noexcept:
         """Keep the newest `latest` entry of each channel; returns how many went."""
         cdef uint32_t read, write = 0, n = self.n_pending
         cdef uintptr_t entry
-        if n and (<Update>entry_update(self.pending[0])).sequence <= self.cohort.hub.moved_sequence:
+        if n and (<Update>entry_update(self.pending[0])).position <= self.cohort.hub.moved_position:
             return self.conflate_by_channel()
         for read in range(n):
             entry = self.pending[read]
@@ -197,14 +201,14 @@ cdef class Lane:
                 self.pending[read] = self.pending[write + read]
         return write
 
-    cdef list frames(self, int64_t after_sequence, Lane giver=None):
-        """What is pending and was published after `after_sequence`, as frames; it stays pending. `giver`: see
+    cdef list frames(self, int64_t after_position, Lane giver=None):
+        """What is pending and was published after `after_position`, as frames; it stays pending. `giver`: see
         `build_frames`."""
         if self.has_latest:
             self.n_conflated += self.conflate()
         return build_frames(
             self.cohort.hub, self.cohort.dialect, self.pending, self.n_pending,
-            self.n_conflated if after_sequence < 0 else 0, after_sequence, self.cohort.hub.sequence,
+            self.n_conflated if after_position < 0 else 0, after_position, self.cohort.hub.sequence,
             self.cohort.window_bits_now(), giver, self.loss,
         )
 
@@ -240,8 +244,8 @@ cdef class Lane:
         while i + j < n:
             if j == other.n_pending or (
                 i < self.n_pending
-                and (<Update>entry_update(self.pending[i])).sequence
-                < (<Update>entry_update(other.pending[j])).sequence
+                and (<Update>entry_update(self.pending[i])).position
+                < (<Update>entry_update(other.pending[j])).position
             ):
                 merged[i + j] = self.pending[i]
                 i += 1
@@ -381,15 +385,15 @@ cdef class Cohort:
         self.slow_lanes.append(lane)
         return lane
 
-    cdef list frames_after(self, int64_t sequence):
-        """What is pending in any lane and was published after `sequence`, for one member; it stays pending."""
+    cdef list frames_after(self, int64_t position):
+        """What is pending in any lane and was published after `position`, for one member; it stays pending."""
         cdef Lane lane, all_lanes
         if self.slow_lanes is None:
-            return self.lane.frames(sequence) if self.lane.n_pending else []
+            return self.lane.frames(position) if self.lane.n_pending else []
         all_lanes = self.lane.copy()
         for lane in self.slow_lanes:
             all_lanes.merge(lane.copy())
-        return all_lanes.frames(sequence) if all_lanes.n_pending else []
+        return all_lanes.frames(position) if all_lanes.n_pending else []
 
     cdef int retire(self) except -1:
         cdef uint32_t i

@@ -65,7 +65,7 @@ cdef inline void prefetch_following(PyObject* lane) noexcept:
     if connection is not NULL:
         fastws_prefetch(&(<Connection>connection).fd)
         fastws_prefetch(&(<Connection>connection).n_published)
-        fastws_prefetch(&(<Connection>connection).join_sequence)
+        fastws_prefetch(&(<Connection>connection).join_position)
     if lane is not NULL:
         lane = (<Lane>lane).next_lane
     if lane is not NULL:
@@ -475,8 +475,8 @@ cdef class Flusher:
                 self.job_member += 1
                 n_seen += 1
                 out = frame
-                if connection.join_sequence >= frame.first_sequence:
-                    out = self.variant(frame, connection.join_sequence)
+                if connection.join_position >= frame.first_position:
+                    out = self.variant(frame, connection.join_position)
                     if out is None:
                         continue
                 if connection.fd < 0 or connection.is_blocked or not connection.is_usable():
@@ -583,26 +583,26 @@ cdef class Flusher:
             i += 1
         while i < len(self.job_frames):
             frame = <Frame>self.job_frames[i]
-            if connection.join_sequence >= frame.first_sequence:
-                frame = self.variant(frame, connection.join_sequence)
+            if connection.join_position >= frame.first_position:
+                frame = self.variant(frame, connection.join_position)
             if frame is not None:
                 connection.send_frame(frame)
             i += 1
         return 0
 
-    cdef Frame variant(self, Frame frame, int64_t after_sequence):
-        """`frame` without what was published up to `after_sequence`, for members that joined then; None if empty."""
+    cdef Frame variant(self, Frame frame, int64_t after_position):
+        """`frame` without what was published up to `after_position`, for members that joined then; None if empty."""
         cdef list frames
         cdef Loss loss
-        if after_sequence >= frame.sequence and frame.loss is None:
+        if after_position >= frame.position and frame.loss is None:
             return None
-        key = (<uintptr_t><void*>frame, after_sequence)
+        key = (<uintptr_t><void*>frame, after_position)
         if self.job_variants is None:
             self.job_variants = {}
         elif key in self.job_variants:
             return self.job_variants[key]
         if frame.loss is not None:
-            loss = frame.loss.since(after_sequence)
+            loss = frame.loss.since(after_position)
             if loss is frame.loss:
                 return frame
             found = None
@@ -611,7 +611,7 @@ cdef class Flusher:
             self.job_variants[key] = found
             return found
         frames = build_frames(
-            self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_sequence, frame.sequence,
+            self.hub, self.job_cohort.dialect, frame.entries, frame.n_entries, 0, after_position, frame.sequence,
             self.job_cohort.window_bits,
         )
         found = <Frame>frames[0] if frames else None

@@ -58,36 +58,40 @@ cdef class Loss:
         cdef Loss loss
         if self.n == 0:
             self.ranges = {}
-            self.first_sequence = update.sequence
+            self.first_position = update.position
+            self.first_sequence = number_from(update)
         add_lost(self.ranges, update.channel, 1, update.seq, update.seq)
-        self.sequence = update.sequence
+        self.position = update.position
         self.n += 1
         if self.late is not None:
             for joined, loss in self.late.items():
-                if update.sequence > <int64_t>joined:
+                if update.position > <int64_t>joined:
                     loss.add(update)
         return 0
 
-    cdef int add_missed(self, Channel channel, int64_t first, int64_t last, int64_t sequence) except -1:
+    cdef int add_missed(
+        self, Channel channel, int64_t first, int64_t last, int64_t position, int64_t sequence
+    ) except -1:
         """Add what was never here, for all who are members now: `seq` from `first` to `last`."""
         cdef Loss loss
         if self.n == 0:
             self.ranges = {}
+            self.first_position = position
             self.first_sequence = sequence
         add_lost(self.ranges, channel, last - first + 1, first, last)
-        self.sequence = max(self.sequence, sequence)
+        self.position = max(self.position, position)
         self.n += last - first + 1
         if self.late is not None:
             for loss in self.late.values():
-                loss.add_missed(channel, first, last, sequence)
+                loss.add_missed(channel, first, last, position, sequence)
         return 0
 
-    cdef Loss since(self, int64_t after_sequence):
-        """What one has lost who joined at that number; None: nothing."""
+    cdef Loss since(self, int64_t after_position):
+        """What one has lost who joined at that position; None: nothing."""
         cdef Loss loss
-        if after_sequence < self.first_sequence:
+        if after_position < self.first_position:
             return self
-        loss = None if self.late is None else self.late.get(after_sequence)
+        loss = None if self.late is None else self.late.get(after_position)
         return loss if loss is not None and loss.n else None
 
 
@@ -110,8 +114,9 @@ cdef Frame declaration(Hub hub, Dialect dialect, Loss loss, int window_bits):
     """The frame that declares a loss; it stands for no updates, and waits its turn like one that does."""
     cdef Frame frame = plain_frame(pack(hub, 1, overflow_text(dialect, loss.ranges), window_bits), 1)
     frame.loss = loss
+    frame.first_position = loss.first_position
+    frame.position = loss.position
     frame.first_sequence = loss.first_sequence
-    frame.sequence = loss.sequence
     return frame
 
 
@@ -266,15 +271,15 @@ cdef bytes text_or_failure(Hub hub, Dialect dialect, Update update):
 
 cdef list build_frames(
     Hub hub, Dialect dialect, const uintptr_t* entries, uint32_t n, uint32_t n_conflated,
-    int64_t after_sequence, int64_t sequence, int window_bits, Lane giver=None, Loss loss=None,
+    int64_t after_position, int64_t sequence, int window_bits, Lane giver=None, Loss loss=None,
 ):
-    """Frames that hold the entries with a sequence over `after_sequence`, in the order given.
+    """Frames that hold the entries published after `after_position`, in the order given.
 
     `entries` stay the caller's and the frames take references of their own, but for a `giver`, whose pending entries
     they are: when one frame holds them all, it gets them and the lane has none. A frame is cut at `MAX_BATCH_SIZE` (a
     single larger message stands alone). The last one carries `sequence`, those before it the number of their last
     update, so that no batch claims what is still to come. `n_conflated` is counted on the first frame. What was lost
-    of a `loss` after `after_sequence` is declared ahead of them.
+    of a `loss` after `after_position` is declared ahead of them.
     """
     cdef list frames = []
     cdef Frame frame
@@ -283,7 +288,7 @@ cdef list build_frames(
     cdef uint32_t i, first = 0
     for i in range(n):
         update = <Update>entry_update(entries[i])
-        if update.sequence <= after_sequence:
+        if update.position <= after_position:
             # Only a prefix can be too old: entries are in publish order.
             first = i + 1
             continue
@@ -307,10 +312,11 @@ cdef list build_frames(
     if frames:
         frame = frames[0]
         frame.n_conflated = n_conflated
-        loss = None if loss is None else loss.since(after_sequence)
+        loss = None if loss is None else loss.since(after_position)
         if loss is not None:
             frames.insert(0, declaration(hub, dialect, loss, window_bits))
             # A session that did not get it begins before both.
+            (<Frame>frames[0]).first_position = min(loss.first_position, frame.first_position)
             (<Frame>frames[0]).first_sequence = min(loss.first_sequence, frame.first_sequence)
     return frames
 
@@ -325,7 +331,9 @@ cdef Frame close_frame(
     frame.data = join_messages(hub, dialect, entries, n, sequence, False, window_bits)
     frame.n_messages = n
     frame.sequence = sequence
-    frame.first_sequence = (<Update>entry_update(entries[0])).sequence
+    frame.first_position = (<Update>entry_update(entries[0])).position
+    frame.position = (<Update>entry_update(entries[n - 1])).position
+    frame.first_sequence = number_from(<Update>entry_update(entries[0]))
     for i in range(n):
         if entry_is_latest(entries[i]):
             frame.has_latest = True

@@ -1,19 +1,13 @@
-cdef enum:
-    EMPTY_COST = 16         # of a place and its share of the next, larger ring
-
-
 @cython.final
 cdef class History:
     """The updates of the latest past, for sessions that go on where they ended.
 
-    1. While `limit` is not 0, every update from number `start` to `end` is here, and `end` is the hub's number. Only
-       of channels that are not kept there is just the last one: nobody catches up with more, and values that are
-       computed many times a second would leave no room for what is.
+    1. While `limit` is not 0, every update that has a number from `start` to `end` is here, and `end` is the hub's
+       number. Private ones have none: of those nobody catches up with more than the last, see `private_updates`.
     2. Each is owned and has its place in a ring, sequence & (n_places - 1), which doubles until `limit` is reached.
-       The place of one that was dropped is NULL.
     3. The updates of a channel are a chain, from `Channel.last` back by `Update.previous`. What of it comes after a
        number that is not before `start` - 1 is here.
-    4. `size` counts an update as 700 bytes, as 2,000 when it is an order book, and an empty place as 16.
+    4. `size` counts an update as 700 bytes, as 2,000 when it is an order book.
     """
 
     def __cinit__(self):
@@ -64,44 +58,25 @@ cdef class History:
         while self.size > self.limit and self.start < self.end:
             self.forget(self.start)
 
-    cdef void drop(self, Update update) noexcept:
-        """Let go of an update that the next one of its channel has replaced; the caller holds it."""
-        cdef PyObject** place
-        if not self.n_places or not self.start <= update.sequence <= self.end:
-            return
-        place = &self.places[update.sequence & (self.n_places - 1)]
-        place[0] = NULL
-        self.n_kept -= 1
-        self.size += EMPTY_COST - history_cost(update)
-        Py_DECREF(update)
-
     cdef void forget(self, int64_t last) noexcept:
         """Let go of the updates up to number `last`."""
         cdef PyObject* update
         while self.start <= last and self.n_places:
             update = self.places[self.start & (self.n_places - 1)]
             self.start += 1
-            if update is NULL:
-                self.size -= EMPTY_COST
-                continue
             self.n_kept -= 1
             self.size -= history_cost(<Update>update)
             Py_DECREF(<object>update)
 
     cdef inline Update past(self, int64_t sequence):
-        """The update of that number; None where it was dropped."""
-        cdef PyObject* update = self.places[sequence & (self.n_places - 1)]
-        return None if update is NULL else <Update>update
+        """The update of that number, which is here."""
+        return <Update>self.places[sequence & (self.n_places - 1)]
 
     cdef int64_t time_of(self, int64_t sequence):
         """When the update of that number was published, or the first one here after it; now, where there is none."""
-        cdef PyObject* update
         sequence = max(sequence, self.start)
-        while self.limit and sequence <= self.end:
-            update = self.places[sequence & (self.n_places - 1)]
-            if update is not NULL:
-                return (<Update>update).published_ns
-            sequence += 1
+        if self.limit and sequence <= self.end:
+            return self.past(sequence).published_ns
         return monotonic_ns()
 
     cdef inline int64_t before(self, int64_t sequence) noexcept:
@@ -113,20 +88,24 @@ cdef class History:
         return self.limit > 0 and self.start - 1 <= cursor <= self.end
 
     cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1:
-        """How many of the updates since number `cursor` that are here a holder of `wanted` was to get."""
+        """How many of the updates since number `cursor` that are here a holder of `wanted` was to get.
+
+        A private one counts where more has been published since its number: else it may have come before `cursor`.
+        """
         cdef dict known = {}, starts = {}
         cdef list channels
         cdef Channel channel
         cdef Update update
         cdef int64_t sequence, n = 0
-        cursor = max(cursor, self.start - 1)
         if not self.limit or cursor >= self.end:
             return 0
+        for update in private_updates(wanted, starts):
+            n += update.sequence > cursor
+        cursor = max(cursor, self.start - 1)
         channels = hub.channels_of(wanted, self.end - cursor)
         if channels is None:
             for sequence in range(cursor + 1, self.end + 1):
-                update = self.past(sequence)
-                if update is not None and wish_for(update, wanted, starts, known):
+                if wish_for(self.past(sequence), wanted, starts, known):
                     n += 1
             return n
         for channel in channels:
@@ -254,3 +233,21 @@ cdef tuple wish_of(Channel channel, dict wanted, dict starts, dict known):
                 break
         known[channel] = found
     return found
+
+
+cdef list private_updates(dict wanted, dict given):
+    """The last update of each private channel that a holder of `wanted` listens to, once.
+
+    Of the topics in `given` only what was published after the position there.
+    """
+    cdef Topic topic
+    cdef Channel channel
+    cdef dict known = {}, found = {}
+    for topic in wanted:
+        if topic.has_private:
+            for channel in topic.channels:
+                if channel.is_private and channel.last is not None:
+                    wish, after_position = wish_of(channel, wanted, given, known)
+                    if wish and channel.last.position > <int64_t>after_position:
+                        found[channel] = channel.last
+    return list(found.values())

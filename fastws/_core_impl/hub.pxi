@@ -169,23 +169,31 @@ cdef class Hub:
         """The topic of that name, or None."""
         return self.topics.get((kind, name))
 
-    def channel(self, str key, str name, tuple topics, *, int bit, bint numbered, bint kept=True):
+    def channel(self, str key, str name, tuple topics, *, int bit, bint numbered, bint private=False):
         """A new stream of messages. `topics`: the most specific first. `numbered`: its messages carry `seq`.
 
-        One that is not `kept` is for values of which only the last matters, and for mode `latest`: history holds no
-        more than that, and counts no more as missed.
+        A `private` one is for values that are the business of a few, of mode `latest`. Nobody else can tell that
+        anything was published: it takes no number of the hub, and shows the last one that was taken. History holds
+        nothing of it either, however many there are: a restored session gets the last value.
+
+        :raises ValueError: a private channel of no topic, which everyone would get.
         """
-        cdef Channel channel = Channel.__new__(Channel, key, name, topics, bit, numbered, kept)
+        cdef Channel channel
         cdef Topic topic
+        if private and not topics:
+            raise ValueError("private: a channel of no topic is everyone's")
+        channel = Channel.__new__(Channel, key, name, topics, bit, numbered, private)
         for topic in topics:
             topic.channels.append(channel)
+            topic.has_private = topic.has_private or private
         if not topics:
             self.common_channels.append(channel)
         self.channels.append(channel)
         return channel
 
     cdef list channels_of(self, dict wanted, int64_t limit):
-        """Channels of which a holder of `wanted` may be due something, each once; None: there are more than `limit`."""
+        """Channels of which a holder of `wanted` may be due something of history, each once; None: there are more than
+        `limit`."""
         cdef list found = []
         cdef Topic topic
         cdef Channel channel
@@ -196,7 +204,7 @@ cdef class Hub:
             if len(topic.channels) > limit:
                 return None
             for channel in topic.channels:
-                if channel.mark != self.mark:
+                if channel.mark != self.mark and not channel.is_private:
                     channel.mark = self.mark
                     found.append(channel)
             if len(found) > limit:
@@ -230,7 +238,8 @@ cdef class Hub:
             channel.topics = topics
             for topic in topics:
                 topic.channels.append(channel)
-        self.moved_sequence = self.sequence
+                topic.has_private = topic.has_private or channel.is_private
+        self.moved_position = self.position
         # What is remembered of the old places.
         self.snapshot_key = None
         for i in range(self.n_connections):
@@ -262,9 +271,10 @@ cdef class Hub:
 
     def publish(self, Channel channel not None, payload):
         """Hand one message to everyone who wants it; returns its sequence. The text is made when it is needed."""
-        return self.publish_update(channel, payload)
+        self.publish_update(channel, payload)
+        return self.sequence
 
-    cdef int64_t publish_update(self, Channel channel, object payload) except -1:
+    cdef Update publish_update(self, Channel channel, object payload):
         cdef Update update = Update.__new__(Update)
         cdef Topic topic
         cdef Interest* interest
@@ -273,10 +283,12 @@ cdef class Hub:
         cdef int64_t now = monotonic_ns()
         if channel.n_missed:
             self.declare_missed(channel)
-        self.sequence += 1
+        self.position += 1
+        self.sequence += not channel.is_private
         channel.seq += 1
         update.channel = channel
         update.payload = payload
+        update.position = self.position
         update.sequence = self.sequence
         update.seq = channel.seq
         update.published_ms = wall_ms_at(now)
@@ -286,12 +298,9 @@ cdef class Hub:
             observe(&self.meters.feed, now - self.received_ns)
         if channel.last is not None:
             channel.last.is_superseded = True
-            if channel.is_kept:
-                update.previous = channel.last.sequence
-            else:
-                self.history.drop(channel.last)
+            update.previous = channel.last.sequence
         channel.last = update
-        if self.history.limit:
+        if self.history.limit and not channel.is_private:
             self.history.remember(update)
         if self.tap is not None:
             self.tap.take(update)
@@ -305,14 +314,14 @@ cdef class Hub:
                     prefetch_pending(interest[LOOK_AHEAD // 2].lane)
                 lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
-                if lane.claim[0] == self.sequence:
+                if lane.claim[0] == self.position:
                     continue
-                lane.claim[0] = self.sequence
+                lane.claim[0] = self.position
                 if channel.bit == STATUS_BIT:
                     lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
                     lane.append(update, interest.latest)
-        return self.sequence
+        return update
 
     def attach(self, Tap tap):
         """Have a relay take everything that is published from now on; None: nobody."""
@@ -331,11 +340,10 @@ cdef class Hub:
         cdef Update update
         self.tap = None
         try:
-            self.publish_update(channel, payload)
+            update = self.publish_update(channel, payload)
         finally:
             self.tap = tap
         channel.stamp = stamp
-        update = channel.last
         update.published_ms = published_ms
         update.text0 = update.whole_text(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         return update.sequence
@@ -363,10 +371,10 @@ cdef class Hub:
             for i in range(topic.n_interests):
                 interest = &topic.interests[i]
                 lane = <Lane>interest.lane
-                # No number of an update is negative, so this claims nothing of the one that follows.
-                if lane.claim[0] == -self.sequence - 1:
+                # No position of an update is negative, so this claims nothing of the one that follows.
+                if lane.claim[0] == -self.position - 1:
                     continue
-                lane.claim[0] = -self.sequence - 1
+                lane.claim[0] = -self.position - 1
                 if interest.channels & channel.bit and not interest.latest:
                     lane.miss(channel, first, last)
         return 0
@@ -374,21 +382,25 @@ cdef class Hub:
     def broadcast(self, Channel channel not None, payload):
         """Hand one message to every connection that is not paused; returns its sequence."""
         cdef Cohort cohort
-        cdef int64_t sequence, received_ns = self.received_ns
+        cdef Update update
+        cdef int64_t received_ns = self.received_ns
+        if channel.is_private:
+            raise ValueError(f"{channel!r} is private")
         # The server's own word, also when it is said because a feed has delivered something.
         self.received_ns = 0
-        sequence = self.publish_update(channel, payload)
+        update = self.publish_update(channel, payload)
         self.received_ns = received_ns
         for cohort in self.all_cohorts():
-            if not cohort.is_paused and cohort.lane.claimed_sequence != sequence:
-                cohort.lane.claimed_sequence = sequence
-                cohort.lane.append(channel.last, False)
-        return sequence
+            if not cohort.is_paused and cohort.lane.claimed_position != update.position:
+                cohort.lane.claimed_position = update.position
+                cohort.lane.append(update, False)
+        return update.sequence
 
     def tell(self, Channel channel not None, payload, connections):
         """Hand one message to `connections` only, behind what came before it; returns its sequence.
 
-        It is never dropped for a slow client. A connection that catches up with history gets it in its place.
+        It is never dropped for a slow client. A connection that catches up with history gets it in its place, which
+        takes a number: not for private channels.
         """
         cdef Connection connection
         cdef Update update
@@ -396,12 +408,14 @@ cdef class Hub:
         cdef uintptr_t entry
         cdef int64_t sequence
         cdef list settled = []
+        if channel.is_private:
+            raise ValueError(f"{channel!r} is private")
         # Before it has its number: no batch may claim what has not gone out yet.
         for connection in connections:
             if connection.replay_wanted is not None or connection.settle():
                 settled.append(connection)
-        sequence = self.publish_update(channel, payload)
-        update = channel.last
+        update = self.publish_update(channel, payload)
+        sequence = update.sequence
         entry = <uintptr_t><void*>update
         for connection in settled:
             if connection.replay_wanted is not None:
@@ -414,8 +428,7 @@ cdef class Hub:
             ):
                 frame.is_addressed = True
                 connection.send_frame(frame)
-            connection.join_sequence = sequence
-            connection.note_settled()
+            connection.note_settled(update.position, sequence)
         return sequence
 
     def count_missed(self, dict wanted, int64_t cursor):
@@ -438,7 +451,7 @@ cdef class Hub:
         cdef uintptr_t* entries
         cdef Py_ssize_t n = 0
         cdef list updates
-        key = (dialect, self.sequence, at, window_bits, tuple(topics))
+        key = (dialect, self.position, at, window_bits, tuple(topics))
         if key == self.snapshot_key:
             return self.snapshot_frame
         self.mark += 1
@@ -450,7 +463,7 @@ cdef class Hub:
                     continue
                 if channel.bit & (options.channels | STATUS_BIT):
                     channel.mark = self.mark
-                    updates.append((update.sequence, update))
+                    updates.append((update.position, update))
         updates.sort(key=_first)
         entries = <uintptr_t*>malloc(max(1, len(updates)) * sizeof(uintptr_t))
         if entries is NULL:
@@ -488,8 +501,7 @@ cdef class Hub:
             cohort.enter_ring(first)
         else:
             cohort = first
-        connection.join_sequence = self.sequence
-        connection.note_settled()
+        connection.note_settled(self.position, self.sequence)
         # Members share everything but the order in which they asked.
         connection.order = None if given == subscriptions else order_of(given, subscriptions)
         cohort.add_member(connection)
@@ -650,11 +662,13 @@ cdef class Hub:
         """Size of the updates kept, as `History` counts it."""
         return self.history.size
 
-    def update_counts(self):
-        """Number of updates published by name of channel: dict[str, int]."""
+    def update_counts(self, *, bint private=True):
+        """Number of updates published by name of channel: dict[str, int]; `private`: those of private ones too."""
         cdef Channel channel
         cdef dict counts = {}
         for channel in self.channels:
+            if channel.is_private and not private:
+                continue
             counts[channel.name] = counts.get(channel.name, 0) + channel.seq
         return counts
 

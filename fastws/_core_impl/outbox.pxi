@@ -290,8 +290,8 @@ cdef class Outbox(FrameParser):
         cdef uint32_t n = 0
         if not self.backlog and not self.backlog_all:
             return 0
-        updates = [((<Update>item).sequence, 1, item) for item in self.backlog.values()]
-        updates += [((<Update>item).sequence, 0, item) for item in self.backlog_all]
+        updates = [((<Update>item).position, 1, item) for item in self.backlog.values()]
+        updates += [((<Update>item).position, 0, item) for item in self.backlog_all]
         updates.sort(key=_first)
         entries = <uintptr_t*>malloc(len(updates) * sizeof(uintptr_t))
         if entries is NULL:

@@ -36,6 +36,7 @@ cdef class Subscriber(Outbox):
             for topic in wanted:
                 if topic not in self.replay_wanted:
                     self.replay_starts[topic] = self.hub.sequence
+                    self.replay_given[topic] = self.hub.position
             self.replay_wanted = wanted
             self.look_again()
             self.replay_paused = paused
@@ -72,16 +73,17 @@ cdef class Subscriber(Outbox):
             self.hub.flusher.hand_over(self)
             if self.state != OPEN:
                 return False
-            for frame in self.cohort.frames_after(self.join_sequence):
+            for frame in self.cohort.frames_after(self.join_position):
                 self.send_frame(frame)
-        self.join_sequence = self.hub.sequence
-        self.note_settled()
+        self.note_settled(self.hub.position, self.hub.sequence)
         return self.state == OPEN
 
-    cdef int note_settled(self) except -1:
-        """Note that everything up to `join_sequence` was handed to the kernel, if it was."""
+    cdef int note_settled(self, int64_t position, int64_t sequence) except -1:
+        """Note that everything published until then was given: to the kernel, where nothing waits."""
+        self.join_position = position
+        self.join_sequence = sequence
         if self.replay_wanted is None and not (self.is_blocked or self.outbox is not None or self.backlog):
-            self.base_sequence = self.join_sequence
+            self.base_sequence = sequence
         return 0
 
     # Restoration.
@@ -90,11 +92,11 @@ cdef class Subscriber(Outbox):
         """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
 
         Targets of mode `all` get every update in order, those of `latest` their current value, also where `max_rate`
-        held it back while later numbers of others went out, as fast as the client
-        takes them; then the connection joins its cohort. Nothing live comes in between, and nothing twice. A client
-        so slow that history ends before it has caught up is closed with 4408. What the connection held before goes
-        on from now; its options hold. `also` are numbers of updates that come in their places though no topic asks
-        for them: what `Hub.tell` has told others.
+        held it back while later numbers of others went out, as fast as the client takes them. The last private values
+        of `wanted` follow, whether they are new or not; then the connection joins its cohort. Nothing live comes in
+        between, and nothing else twice. A client so slow that history ends before it has caught up is closed with
+        4408. What the connection held before goes on from now; its options hold. `also` are numbers of updates that
+        come in their places though no topic asks for them: what `Hub.tell` has told others.
 
         :return: False, and nothing was done, when history does not reach back to `cursor`.
         """
@@ -110,6 +112,7 @@ cdef class Subscriber(Outbox):
             self.has_subscribed = 1
         if self.replay_wanted is None:
             self.replay_starts = dict.fromkeys(held, self.hub.sequence)
+            self.replay_given = dict.fromkeys(held, self.hub.position)
             self.replay_also = set(also)
             self.replay_sequence = cursor
         else:
@@ -141,9 +144,7 @@ cdef class Subscriber(Outbox):
         cdef Options options
         cdef Channel channel
         cdef Update update
-        cdef uintptr_t* entries
         cdef int64_t until_ns = hub.history.time_of(cursor), since_ns
-        cdef uint32_t n = 0
         cdef dict known = {}
         cdef list held = []
         hub.mark += 1
@@ -154,22 +155,36 @@ cdef class Subscriber(Outbox):
             since_ns = until_ns - 2 * <int64_t>options.interval_ms * MS - LATE_NS
             for channel in topic.channels:
                 update = channel.last
-                if update is None or update.sequence > cursor or update.published_ns < since_ns:
+                if update is None or update.sequence > cursor or update.published_ns < since_ns or channel.is_private:
                     continue
                 if channel.mark != hub.mark and wish_for(update, wanted, {}, known) == 2:
                     channel.mark = hub.mark
-                    held.append((update.sequence, update))
-        if not held:
+                    held.append(update)
+        return self.send_latest(held, cursor)
+
+    cdef int send_private(self) except -1:
+        """Send the last private values. They have no numbers, so nobody knows which the client has seen."""
+        cdef Update update
+        cdef list updates = []
+        for update in sorted(private_updates(self.replay_wanted, self.replay_given), key=_position_of):
+            updates.append(update.again(self.hub))
+        return self.send_latest(updates, self.hub.sequence)
+
+    cdef int send_latest(self, list updates, int64_t sequence) except -1:
+        """Send updates as values of mode `latest`, in the order in which they were published, under a number."""
+        cdef Update update
+        cdef uintptr_t* entries
+        cdef uint32_t n = 0
+        if not updates:
             return 0
-        held.sort(key=_first)
-        entries = <uintptr_t*>malloc(len(held) * sizeof(uintptr_t))
+        entries = <uintptr_t*>malloc(len(updates) * sizeof(uintptr_t))
         if entries is NULL:
             raise MemoryError
         try:
-            for _, update in held:
+            for update in sorted(updates, key=_position_of):
                 entries[n] = <uintptr_t><void*>update | 1
                 n += 1
-            for frame in build_frames(hub, self.dialect, entries, n, 0, -1, cursor, self.window_bits):
+            for frame in build_frames(self.hub, self.dialect, entries, n, 0, -1, sequence, self.window_bits):
                 self.send_frame(frame)
         finally:
             free(entries)
@@ -224,8 +239,6 @@ cdef class Subscriber(Outbox):
                     )
                 sequence = self.replay_missed.after(sequence)
                 update = hub.history.past(sequence)
-                if update is None:
-                    continue
                 if sequence in self.replay_also:
                     self.replay_also.discard(sequence)
                     wish = 1
@@ -258,10 +271,18 @@ cdef class Subscriber(Outbox):
         self.replay_missed = None
         return 0
 
+    cdef int end_catching_up(self) except -1:
+        self.replay_wanted = self.replay_starts = self.replay_given = self.replay_channels = self.replay_also = None
+        self.replay_missed = None
+        return 0
+
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
-        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
-        self.replay_missed = None
+        if not self.replay_paused:
+            self.send_private()
+            if self.state != OPEN:
+                return 0
+        self.end_catching_up()
         self.hub.join(self, self.dialect, self.replay_paused, wanted)
         return 0
 
@@ -290,7 +311,7 @@ cdef class Subscriber(Outbox):
                 frame = <Frame>flusher.job_frames[i]
                 return max(frame.first_sequence - 1, self.join_sequence)
         if self.cohort.lane is not None and self.cohort.lane.n_pending:
-            first = (<Update>entry_update(self.cohort.lane.pending[0])).sequence
+            first = number_from(<Update>entry_update(self.cohort.lane.pending[0]))
             if self.cohort.lane.loss is not None:
                 # Not declared yet, so history may still have it come.
                 first = min(first, self.cohort.lane.loss.first_sequence)
@@ -315,8 +336,7 @@ cdef class Subscriber(Outbox):
             self.left_paused = self.is_paused
             self.left_whole = not self.owes_snapshot()
             self.left_subscriptions = self.subscriptions()
-        self.replay_wanted = self.replay_starts = self.replay_channels = self.replay_also = None
-        self.replay_missed = None
+        self.end_catching_up()
         self.hub.leave(self)
         return 0
 
@@ -341,3 +361,7 @@ cdef class Subscriber(Outbox):
 
 def _topic_number(pair):
     return (<Topic>pair[0]).number
+
+
+def _position_of(Update update):
+    return update.position

@@ -101,17 +101,16 @@ cdef class Channel:
     """One stream of messages about one key, such as the prices of 005930.
 
     `topics` are those whose subscribers get it, the most specific first: where subscriptions overlap, the options of
-    the first one hold. `seq` is the number of the last update. Of one that is not kept, sessions that are restored get
-    the last update only.
+    the first one hold. `seq` is the number of the last update. `is_private`: see `Hub.channel`.
     """
 
-    def __cinit__(self, str key, str name, tuple topics, int bit, bint is_numbered, bint is_kept):
+    def __cinit__(self, str key, str name, tuple topics, int bit, bint is_numbered, bint is_private):
         self.key = key
         self.name = name
         self.topics = topics
         self.bit = bit
         self.is_numbered = is_numbered
-        self.is_kept = is_kept
+        self.is_private = is_private
 
     def __repr__(self):
         return f"Channel({self.key}/{self.name})"
@@ -132,6 +131,10 @@ cdef class Channel:
 @cython.freelist(1024)
 cdef class Update:
     """One published message. Its text is made when the first frame needs it, so a conflated one is never encoded.
+
+    `position` is its place among all updates, which says what comes before what. `sequence` is the number that clients
+    see and sessions go on from; private updates take none and show that of the last one before them, so that it says
+    the same of either: everything up to it comes before what follows.
 
     Not tracked by the garbage collector: a payload must not lead back to its update.
     """
@@ -181,12 +184,31 @@ cdef class Update:
         memcpy(out + head_size, tail, n)
         return whole
 
+    cdef Update again(self, Hub hub):
+        """The same private value behind all that was published since, so that it shows no lower number than that."""
+        cdef Update update = Update.__new__(Update)
+        hub.position += 1
+        update.channel = self.channel
+        update.payload = self.payload
+        update.position = hub.position
+        update.sequence = hub.sequence
+        update.seq = self.seq
+        update.published_ms = self.published_ms
+        update.published_ns = self.published_ns
+        update.origin_ns = self.origin_ns
+        return update
+
     cdef int keep_text(self, Dialect dialect, bytes text) except -1:
         if dialect.index == 0:
             self.text0 = text
         else:
             self.text1 = text
         return 0
+
+
+cdef inline int64_t number_from(Update update) noexcept:
+    """The first number that nothing before `update` has."""
+    return update.sequence + update.channel.is_private
 
 
 cdef class Tap:

@@ -1,4 +1,7 @@
-"""The command line: ``fastws serve``, ``check-config``, ``import``, ``record``, ``token`` and ``bench``."""
+"""The command line: ``fastws serve``, ``check-config``, ``top``, ``import``, ``record``, ``token`` and others.
+
+Nothing is imported here but what every command needs; see :mod:`fastws.cli.parsers`.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,82 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from fastws._version import __version__
-from fastws.cli.feed import add_feed
-from fastws.cli.import_ import add_import
-from fastws.cli.options import FAILED, INTERRUPTED, Parser, describe_unknown, fail
-from fastws.cli.record import add_record
-from fastws.cli.serve import add_check_config, add_serve
-from fastws.cli.token import add_token
-from fastws.cli.update_prices import add_update_prices
+from fastws.cli.parsers import FAILED, INTERRUPTED, USAGE, Command, make_parser
 from fastws.errors import FastwsError, SettingsError
 
-if sys.platform == "linux":
-    from fastws.cli.bench import add_bench
+COMMANDS: Final = (
+    Command("serve", "serve prices to WebSocket clients", "fastws.cli.serve:fill_serve"),
+    Command(
+        "check-config",
+        "show every setting, and find what would keep the server from starting",
+        "fastws.cli.serve:fill_check_config",
+    ),
+    Command("top", "watch a running server in the terminal", "fastws.cli.top:fill_top"),
+    Command(
+        "feed",
+        "poll prices from a source and publish them to servers",
+        "fastws.cli.feed:fill_feed",
+        ("start_price_feed",),
+    ),
+    Command(
+        "update-prices",
+        "fill the daily-price table from a source",
+        "fastws.cli.update_prices:fill_update_prices",
+        ("update_asset_prices",),
+    ),
+    Command(
+        "import",
+        "bring instruments, portfolios or positions into the database",
+        "fastws.cli.import_:fill_import",
+    ),
+    Command("record", "write what a feed delivers to a file", "fastws.cli.record:fill_record"),
+    Command("token", "print a token for tests and trials", "fastws.cli.token:fill_token"),
+    *(
+        # Its client is made of epoll.
+        [Command("bench", "put load on a server and measure it", "fastws.cli.bench:fill_bench")]
+        if sys.platform == "linux"
+        else []
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; `arguments` default to those of the process."""
     _open_standard_streams()
-    options, unknown = _parser().parse_known_args(arguments)
-    if unknown:
-        return fail(describe_unknown(unknown[0], options.command))
     try:
+        parser = make_parser(
+            "Market-data push server: one feed in, tens of thousands of WebSocket clients out.",
+            __version__,
+            COMMANDS,
+        )
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            return _refuse(unknown[0], options.command)
         status: int = options.run(options)
     except SettingsError as error:
-        return fail(str(error))
+        return _fail(str(error), USAGE)
     except FastwsError as error:
-        return fail(str(error), FAILED)
+        return _fail(str(error), FAILED)
     except OSError as error:
-        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="fastws",
-        description="Market-data push server: one feed in, tens of thousands of WebSocket clients out.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"fastws {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_serve(commands)
-    add_check_config(commands)
-    add_feed(commands)
-    add_update_prices(commands)
-    add_import(commands)
-    add_record(commands)
-    add_token(commands)
-    if sys.platform == "linux":
-        add_bench(commands)
-    return parser
+def _refuse(argument: str, command: argparse.ArgumentParser) -> int:
+    from fastws.cli.options import describe_unknown  # noqa: PLC0415 - knows the settings, and takes its time
+
+    return _fail(describe_unknown(argument, command), USAGE)
+
+
+def _fail(text: str, status: int) -> int:
+    from fastws.cli.options import fail  # noqa: PLC0415 - as above
+
+    return fail(text, status)
 
 
 def _open_standard_streams() -> None:

@@ -20,7 +20,7 @@ from fastws.bench.progress import Progress
 from fastws.bench.report import show
 from fastws.bench.subscriptions import SYNTAX, RandomStocks, Subscription, parse, parse_lines, parse_random
 from fastws.cli.arguments import count, duration, some_duration
-from fastws.cli.options import FAILED, Commands, add_command
+from fastws.cli.parsers import FAILED
 from fastws.errors import SettingsError
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8000/v1/ws"
@@ -53,10 +53,8 @@ examples:
 _T = TypeVar("_T")
 
 
-def add_bench(commands: Commands) -> None:
-    bench = add_command(
-        commands, "bench", "put load on a server and measure it", BENCH_EXAMPLES, has_settings=False
-    )
+def fill_bench(bench: argparse.ArgumentParser) -> None:
+    bench.epilog = BENCH_EXAMPLES
     add = bench.add_argument
     add("--url", default=DEFAULT_URL, help="the server, ws:// only (default: %(default)s)")
     add("--connections", type=count, default=1000, metavar="N", help="(default: %(default)d)")

@@ -16,7 +16,7 @@ import uvloop
 
 from fastws._market import Instrument
 from fastws.cli.arguments import count, some_duration
-from fastws.cli.options import Commands, add_command, add_settings, begin
+from fastws.cli.options import add_config, add_settings, begin
 from fastws.cli.symbols import choose_instruments
 from fastws.errors import SettingsError
 from fastws.feeds.asker import Asker
@@ -59,14 +59,9 @@ _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - what a server listens on, wh
 _log = structlog.get_logger("fastws.cli")
 
 
-def add_feed(commands: Commands) -> None:
-    command = add_command(
-        commands,
-        "feed",
-        "poll prices from a source and publish them to servers",
-        FEED_EXAMPLES,
-        aliases=["start_price_feed"],
-    )
+def fill_feed(command: argparse.ArgumentParser) -> None:
+    command.epilog = FEED_EXAMPLES
+    add_config(command)
     _add_polling_flags(command)
     add_settings(command, FEED_FLAGS)
     command.add_argument(

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 from typing import Final
 
-from fastws.cli.options import FAILED, Commands, add_command, add_settings, fail, load_settings
+from fastws.cli.options import add_config, add_settings, fail, load_settings
+from fastws.cli.parsers import FAILED
 from fastws.errors import SettingsError
 from fastws.market.import_kinds import KINDS
 from fastws.market.importer import Imported, ImportRefused, Table, read_table, write_table
@@ -33,10 +34,9 @@ examples:
 """
 
 
-def add_import(commands: Commands) -> None:
-    importing = add_command(
-        commands, "import", "bring instruments, portfolios or positions into the database", IMPORT_HELP
-    )
+def fill_import(importing: argparse.ArgumentParser) -> None:
+    importing.epilog = IMPORT_HELP
+    add_config(importing)
     importing.add_argument("kind", metavar="|".join(KINDS), choices=KINDS, help="what the file holds")
     importing.add_argument("file", metavar="FILE.csv", help="the file to read")
     add_settings(importing, ("database",))

@@ -1,4 +1,4 @@
-"""What the commands share: the parser, settings as flags, and how they are loaded."""
+"""What the commands share: settings as flags, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NoReturn, TypeAlias, get_origin
+from typing import Any, Final, Literal, get_origin
 
 import structlog
 
 from fastws import logs
+from fastws.cli.parsers import USAGE
 from fastws.configuration import CONFIG_VARIABLE, linked_variables, load
 from fastws.settings import SETTINGS, Settings
 from fastws.settings_catalog import Setting
 from fastws.settings_checks import suggest
-
-FAILED: Final = 1
-"""Exit status: the command was understood and did not succeed."""
-USAGE: Final = 2
-"""Exit status: a flag or a setting is wrong, and nothing was begun."""
-INTERRUPTED: Final = 130
 
 SERVE_FLAGS: Final = (
     "host",
@@ -74,42 +69,13 @@ _METAVARS: Final = {
 _log = structlog.get_logger("fastws.cli")
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line; the usage of a command with many flags would bury it."""
-        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-# The class is not generic when the program runs.
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-
-
-def add_command(
-    commands: Commands,
-    name: str,
-    purpose: str,
-    epilog: str,
-    *,
-    has_settings: bool = True,
-    aliases: Sequence[str] = (),
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name,
-        aliases=aliases,
-        help=purpose,
-        description=f"{purpose[0].upper()}{purpose[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Add the flag that `load_settings` needs."""
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
     )
-    if has_settings:
-        command.add_argument(
-            "--config",
-            metavar="FILE",
-            help=f"TOML file with settings (default: the file in {CONFIG_VARIABLE}, else none)",
-        )
-    command.set_defaults(command=command)
-    return command
 
 
 def add_settings(command: argparse._ActionsContainer, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import structlog
 import uvloop
 
 from fastws.cli.arguments import some_duration
-from fastws.cli.options import Commands, add_command, add_settings, begin
+from fastws.cli.options import add_config, add_settings, begin
 from fastws.errors import SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.market.interest import Interest
@@ -40,8 +40,9 @@ examples:
 _log = structlog.get_logger("fastws.cli")
 
 
-def add_record(commands: Commands) -> None:
-    recording = add_command(commands, "record", "write what a feed delivers to a file", RECORD_EXAMPLES)
+def fill_record(recording: argparse.ArgumentParser) -> None:
+    recording.epilog = RECORD_EXAMPLES
+    add_config(recording)
     add_settings(recording, RECORD_FLAGS)
     recording.add_argument(
         "--output", metavar="FILE", required=True, help="file to write; appended to when it exists"

@@ -14,9 +14,7 @@ from fastws import logs
 from fastws.cli import config_report
 from fastws.cli.options import (
     SERVE_FLAGS,
-    USAGE,
-    Commands,
-    add_command,
+    add_config,
     add_settings,
     begin,
     fail,
@@ -25,6 +23,7 @@ from fastws.cli.options import (
     other_settings,
     warn_of_linked_variables,
 )
+from fastws.cli.parsers import USAGE
 from fastws.configuration import read
 from fastws.errors import SettingsError
 from fastws.server import lifecycle
@@ -51,21 +50,16 @@ examples:
 _log = structlog.get_logger("fastws.cli")
 
 
-def add_serve(commands: Commands) -> None:
-    serve = add_command(
-        commands, "serve", "serve prices to WebSocket clients", SERVE_EXAMPLES + other_settings(SERVE_FLAGS)
-    )
+def fill_serve(serve: argparse.ArgumentParser) -> None:
+    serve.epilog = SERVE_EXAMPLES + other_settings(SERVE_FLAGS)
+    add_config(serve)
     add_settings(serve, SERVE_FLAGS)
     serve.set_defaults(run=_serve)
 
 
-def add_check_config(commands: Commands) -> None:
-    checking = add_command(
-        commands,
-        "check-config",
-        "show every setting, and find what would keep the server from starting",
-        CHECK_EXAMPLES + other_settings(SERVE_FLAGS),
-    )
+def fill_check_config(checking: argparse.ArgumentParser) -> None:
+    checking.epilog = CHECK_EXAMPLES + other_settings(SERVE_FLAGS)
+    add_config(checking)
     checking.add_argument("--json", action="store_true", help="print JSON for programs")
     add_settings(checking, SERVE_FLAGS)
     checking.set_defaults(run=_check_config)

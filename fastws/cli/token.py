@@ -11,7 +11,7 @@ import msgspec
 
 from fastws.auth.keys import KeyMaterialError, PrivateKey, is_symmetric, read_private_key, read_secret
 from fastws.auth.tokens import sign
-from fastws.cli.options import Commands, add_command, add_settings, load_settings
+from fastws.cli.options import add_config, add_settings, load_settings
 from fastws.errors import SettingsError
 from fastws.settings import SETTINGS, Settings
 
@@ -26,8 +26,9 @@ examples:
 """  # noqa: S105 - no password but a help text
 
 
-def add_token(commands: Commands) -> None:
-    token = add_command(commands, "token", "print a token for tests and trials", TOKEN_EXAMPLES)
+def fill_token(token: argparse.ArgumentParser) -> None:
+    token.epilog = TOKEN_EXAMPLES
+    add_config(token)
     token.add_argument("--sub", metavar="ID", type=_user_id, required=True, help="id of the user")
     token.add_argument(
         "--expires",

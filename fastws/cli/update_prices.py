@@ -16,7 +16,8 @@ import uvloop
 
 from fastws._market import Instrument
 from fastws.cli.arguments import count
-from fastws.cli.options import FAILED, INTERRUPTED, Commands, add_command, add_settings, begin
+from fastws.cli.options import add_config, add_settings, begin
+from fastws.cli.parsers import FAILED, INTERRUPTED
 from fastws.cli.symbols import choose_instruments
 from fastws.errors import SettingsError
 from fastws.feeds.asker import Asker, SourceAwayError
@@ -54,14 +55,9 @@ class Outcome(NamedTuple):
     failed: dict[str, str]
 
 
-def add_update_prices(commands: Commands) -> None:
-    command = add_command(
-        commands,
-        "update-prices",
-        "fill the daily-price table from a source",
-        UPDATE_EXAMPLES,
-        aliases=["update_asset_prices"],
-    )
+def fill_update_prices(command: argparse.ArgumentParser) -> None:
+    command.epilog = UPDATE_EXAMPLES
+    add_config(command)
     add_settings(command, UPDATE_FLAGS)
     command.add_argument(
         "--symbols",

@@ -5,7 +5,8 @@
 """
 
 from fastws.client.backoff import Backoff
-from fastws.client.client import Accepted, Client, Statistics
+from fastws.client.base import Accepted, Statistics
+from fastws.client.client import Client
 from fastws.client.errors import (
     ClientError,
     ClosedError,

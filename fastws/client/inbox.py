@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from fastws.client.errors import ClosedError
-from fastws.client.messages import Message
 from fastws.client.socket import Socket
 
 # Reading goes on while a request waits, up to so many times the size: who waits for an answer takes nothing.
@@ -28,13 +27,13 @@ class Inbox:
         self.n_pauses = 0
         self.is_over = False
         self.failure: Exception | None = None
-        self._messages: deque[Message] = deque()
+        self._messages: deque[Any] = deque()
         self._change = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: Message) -> None:
+    def put(self, message: object) -> None:
         self.n_received += 1
         self._messages.append(message)
         self._change.set()
@@ -50,7 +49,7 @@ class Inbox:
         self._messages.clear()
         self.end()
 
-    async def get(self) -> Message | None:
+    async def get(self) -> Any:
         """The next message; None at the end, or the failure raised that was it."""
         await self._wait()
         if not self._messages:
@@ -59,7 +58,7 @@ class Inbox:
         self._make_room()
         return message
 
-    async def take(self) -> list[Message]:
+    async def take(self) -> list[Any]:
         """All that are there, at least one; none at the end."""
         await self._wait()
         found = list(self._messages)

@@ -6,25 +6,23 @@ import asyncio
 import ssl as tls
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from datetime import datetime
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
 from fastws.client import messages
-from fastws.client.backoff import ENDS, NEW_TOKEN
+from fastws.client.backoff import ENDS, NEW_TOKEN, Reconnection
 from fastws.client.errors import ConnectError, EndedError, RequestError, TokenError, UsageError
 from fastws.client.inbox import Inbox
 from fastws.client.messages import Interrupted, RefreshFailed
-from fastws.client.session import Answer, Session
 from fastws.client.socket import Socket
 from fastws.client.tokens import TokenClock
-from fastws.messages import RefreshToken
 
 TokenSource = Callable[[], Awaitable[str]]
 """Gets a new token from wherever tokens come from. What it raises is told by a `RefreshFailed`."""
 
-_PATH: Final = "/v1/ws"
 # As the server takes them: existing pages send these.
 _NO_TOKEN: Final = ("", "null", "undefined")
 # Seconds after the server has dropped requests for their rate.
@@ -41,8 +39,58 @@ class Address(msgspec.Struct, kw_only=True):
     connect_attempts: int
     ping_interval: float
     ping_timeout: float
+    compression: bool
     ssl: tls.SSLContext | None
     headers: dict[str, str]
+
+
+class Conversation(Protocol):
+    """What is said on the connections of a client, one after the other, in one of the dialects. Sans-IO.
+
+    `outgoing` and `answers` are taken, and emptied, after each call.
+    """
+
+    reconnection: Reconnection
+    outgoing: list[bytes]
+    answers: list[tuple[int, Any]]
+    """The number of a request, and what it was answered: `messages.Error`, or what the dialect has for it."""
+    is_live: bool
+    """Whether requests are sent, and not kept for later."""
+    last_error: messages.Error | None
+    """Of this connection, about no request: what it ends of, if it ends."""
+    must_ask_again: bool
+    """The server has dropped a request, it does not say which: `ask_again` is called a second later."""
+    n_repeated: int
+    n_unknown: int
+
+    @property
+    def server_time(self) -> datetime | None:
+        """When the greeting of the last live connection was written."""
+
+    @property
+    def user_id(self) -> str | int | None:
+        """The user as the last greeting had it."""
+
+    def parameters(self) -> dict[str, str]:
+        """What to add to the query of the URL."""
+
+    def receive(self, text: bytes, now: float) -> list[Any]:
+        """Take a text message; returns what it has for the user, in order."""
+
+    def connection_lost(self) -> None:
+        """Nothing more comes from this connection, and nothing goes."""
+
+    def ask_ping(self) -> int:
+        """Ask for a sign of life; returns the number of the request."""
+
+    def ask_token(self, token: str) -> int:
+        """Ask to go on with this token; returns the number of the request."""
+
+    def ask_again(self) -> None:
+        """Send what waits for an answer once more."""
+
+    def abandon(self, number: int) -> None:
+        """Nobody waits for this answer any more."""
 
 
 class Link:
@@ -54,11 +102,11 @@ class Link:
     3. Before the first connection was live, failures are raised; from then on they are `Interrupted`.
     """
 
-    def __init__(self, address: Address, token: str | None, session: Session, inbox: Inbox) -> None:
+    def __init__(self, address: Address, token: str | None, session: Conversation, inbox: Inbox) -> None:
         self.token = token
         self.went_live = asyncio.Event()
         """Set with the first connection that is live."""
-        self.futures: dict[int, asyncio.Future[Answer]] = {}
+        self.futures: dict[int, asyncio.Future[Any]] = {}
         self.n_connections = 0
         self.is_closing = False
         self._address = address
@@ -151,6 +199,7 @@ class Link:
             self._on_text,
             time_limit=self._address.connect_timeout,
             headers=headers,
+            compression=self._address.compression,
             ssl_context=self._address.ssl,
         )
         # The greeting may have come with the end of the handshake.
@@ -274,7 +323,7 @@ class Link:
 
     async def _replace_token(self, token: str) -> None:
         """As `Client.replace_token`, for as long as the connection lasts."""
-        number = self._session.ask(RefreshToken(token=token))
+        number = self._session.ask_token(token)
         future = self.expect(number)
         try:
             self.flush()
@@ -293,7 +342,7 @@ class Link:
 
     # Answers.
 
-    def expect(self, number: int) -> asyncio.Future[Answer]:
+    def expect(self, number: int) -> asyncio.Future[Any]:
         """What the answer to a request comes in; `forget` it when it has come, or is waited for no more."""
         future = self.futures[number] = asyncio.get_running_loop().create_future()
         self._count_requests()
@@ -322,8 +371,8 @@ def refusal(error: messages.Error) -> RequestError:
     return RequestError(error.code, error.message, error.details)
 
 
-def split(url: str) -> tuple[str, list[tuple[str, str]], str | None]:
-    """The URL without its query, the parameters but for the token, and the token."""
+def split(url: str, path: str) -> tuple[str, list[tuple[str, str]], str | None]:
+    """The URL without its query, with `path` where it has none, the parameters but for the token, and the token."""
     try:
         parsed = urlsplit(url)
         is_good = parsed.scheme in ("ws", "wss") and bool(parsed.hostname)
@@ -334,7 +383,8 @@ def split(url: str) -> tuple[str, list[tuple[str, str]], str | None]:
         raise UsageError(f"url: {url!r} is no WebSocket URL; write ws://HOST:PORT or wss://HOST:PORT")
     if parsed.username is not None:
         raise UsageError("url: it has a user name, which nothing is done with; give token=")
-    path = parsed.path if parsed.path not in ("", "/") else _PATH
+    if parsed.path not in ("", "/"):
+        path = parsed.path
     query = parse_qsl(parsed.query, keep_blank_values=True)
     own = ("token", "session_id", "last_sequence", "epoch")
     token = next((value for name, value in query if name == "token" and value not in _NO_TOKEN), None)

@@ -37,10 +37,10 @@ class Numbers:
        was declared may still come: a restored session gets what there is.
     2. It becomes so by a snapshot: what comes between the acknowledgement of a changed mode and the snapshot may be of
        the mode before. A symbol that was never seen becomes so by its first update.
-    3. A snapshot says nothing of what is exact already. While a session is restored it is ahead of updates that are
-       still to come, in order.
+    3. A snapshot says nothing of what is exact already. While a session is restored its values may be ahead of updates
+       that are still to come, in order; then what is not exact becomes so by the first of these.
     4. Of a stock that is in no snapshot asked for it nothing was published in this epoch; its first number is 1.
-    5. It ceases to be so when its mode is ``latest``, when it is held no more, and with the epoch.
+    5. It ceases to be so when its mode is ``latest``, when it is held no more, with a pause, and with the epoch.
     """
 
     def __init__(self) -> None:
@@ -68,19 +68,29 @@ class Numbers:
             self._last.pop((code, channel), None)
             self._declared.pop((code, channel), None)
 
-    def take_snapshot(self, updates: Iterable[Numbered], stocks: Iterable[str]) -> None:
-        """`stocks` are those that the snapshot was asked for."""
+    def take_snapshot(self, updates: Iterable[Numbered], stocks: Iterable[str], sequence: int) -> None:
+        """`stocks` are those that the snapshot was asked for. Updates up to `sequence` have come."""
         seqs = dict.fromkeys(((code, channel) for code in stocks for channel in _CHANNELS.values()), 0)
-        seqs |= {(update.code, _CHANNELS[type(update)]): update.seq for update in updates}
+        ahead = set()
+        for update in updates:
+            key = (update.code, _CHANNELS[type(update)])
+            seqs[key] = update.seq
+            if update.sequence > sequence:
+                ahead.add(key)
         for key, seq in seqs.items():
-            if key not in self._exact:
-                self._last[key] = seq
-                self._declared.pop(key, None)
-                if self._modes.is_all(key[0]):
-                    self._exact.add(key)
+            if key in self._exact:
+                continue
+            self._last[key] = seq
+            self._declared.pop(key, None)
+            if self._modes.is_all(key[0]) and key in ahead:
+                del self._last[key]
+            elif self._modes.is_all(key[0]):
+                self._exact.add(key)
 
-    def take(self, update: Numbered) -> Gap | bool:
-        """Note a live update. Returns what is missing before it, True where nothing is, False where it came before."""
+    def take(self, update: Numbered) -> Gap | bool | None:
+        """Note a live update. Returns what is missing before it, True where nothing is, False where it came before, and
+        None where it is of mode ``latest`` and nothing newer than what came before: a restored session gets the
+        current value in any case."""
         channel = _CHANNELS[type(update)]
         key = (update.code, channel)
         last, seq = self._last.get(key), update.seq
@@ -90,6 +100,8 @@ class Numbers:
             reach = max(last, self._declared.get(key, 0))
             self._last[key] = seq
             return True if seq <= reach + 1 else Gap(update.code, channel, reach + 1, seq - 1)
+        if last is not None and seq <= last:
+            return None
         self._last[key] = seq
         if last is None and self._modes.is_all(update.code):
             self._exact.add(key)

@@ -17,10 +17,14 @@ from fastws.client.numbers import Numbers
 from fastws.errors import ErrorCode
 from fastws.messages import (
     Greeting,
+    Pause,
+    Paused,
     Ping,
     Pong,
     Reconnected,
     RefreshToken,
+    Resume,
+    Resumed,
     ServerShutdown,
     Subscribe,
     Subscribed,
@@ -29,8 +33,8 @@ from fastws.messages import (
     Unsubscribed,
 )
 
-Request: TypeAlias = Subscribe | Unsubscribe | Ping | RefreshToken
-Answer: TypeAlias = Subscribed | Unsubscribed | Pong | TokenRefreshed | messages.Error
+Request: TypeAlias = Subscribe | Unsubscribe | Pause | Resume | Ping | RefreshToken
+Answer: TypeAlias = Subscribed | Unsubscribed | Paused | Resumed | Pong | TokenRefreshed | messages.Error
 
 
 class Asked(NamedTuple):
@@ -42,7 +46,8 @@ class Asked(NamedTuple):
 
 
 class Session:
-    """Turns what comes on a connection into messages for the user, and the user's requests into what is to be sent.
+    """Turns what comes on a connection of the screener dialect into messages for the user, and the user's requests into
+    what is to be sent.
 
     1. A connection is *live* from its greeting on, or, when it continues a session, from the server's word about that.
        What the greeting says holds from then on and not before: a connection that ends earlier has changed nothing.
@@ -52,6 +57,7 @@ class Session:
     3. Whatever of mode ``all`` does not come has been told before: by ``Restored(recovered=False)``, ``Overflow``,
        ``Withdrawn`` or ``Gap``. Nothing comes twice but in snapshots, which are marked.
     4. Every snapshot belongs to one acknowledgement; both come in the order of the requests.
+    5. A pause outlives interruptions. What is published during it is left out by intention, and is not told.
 
     Whoever drives it takes `outgoing` and `answers`, and empties them, after each call.
     """
@@ -62,6 +68,8 @@ class Session:
         self.greeting: Greeting | None = None
         """Of the last connection that was live."""
         self.is_live = False
+        self.is_paused = False
+        """As the server has last said."""
         self.outgoing: list[bytes] = []
         self.answers: list[tuple[int, Answer]] = []
         self.last_error: messages.Error | None = None
@@ -167,12 +175,31 @@ class Session:
                 return self._receive_error(error, now)
             case Subscribed() as reply:
                 return self._subscribed(reply)
-            case Unsubscribed() | Pong() | TokenRefreshed() as reply:
-                if isinstance(reply, Unsubscribed):
-                    self.held.drop(reply.subscription_type, reply.targets)
+            case Unsubscribed() as reply:
+                self.held.drop(reply.subscription_type, reply.targets)
+                self._note_modes()
+                self._answered(reply.id, reply)
+            case Paused() as reply:
+                self.is_paused = True
+                self._note_modes()
+                self._answered(reply.id, reply)
+            case Resumed() as reply:
+                if self.is_paused:
+                    self.is_paused = False
+                    # Answers overtake data: what comes before the snapshot is from before the pause.
+                    everything = frozenset(self.held.wishes)
+                    self._awaited.append((everything, everything))
                     self._note_modes()
                 self._answered(reply.id, reply)
+            case Pong() | TokenRefreshed() as reply:
+                self._answered(reply.id, reply)
         return []
+
+    def ask_ping(self) -> int:
+        return self.ask(Ping())
+
+    def ask_token(self, token: str) -> int:
+        return self.ask(RefreshToken(token=token))
 
     def _greeted(self, greeting: Greeting, now: float) -> list[Message]:
         self._new_greeting = greeting
@@ -213,16 +240,17 @@ class Session:
         if reply.recovered:
             self.greeting = greeting
             self._go_live(now)
-            # The cursor says nothing of what a rate held back: of mode latest an older value may not have come yet.
-            latest = {target for target, wish in self.held.wishes.items() if not wish.is_all(target[0])}
             # Where something is lost, everything that is held is told anew.
-            wanted = self.held.wishes.keys() if missing else self._owed | latest
+            wanted = self.held.wishes.keys() if missing else self._owed
             again = [target for target in self.held.wishes if target in wanted and target not in given_up]
             self._owed.clear()
         else:
             self._begin(greeting, now)
             again = [target for target in self.held.wishes if target in missing]
-            self._awaited.append((frozenset(restored), frozenset()))
+            # Whether a pause that was asked for and not acknowledged holds cannot be known.
+            may_be_paused = any(isinstance(asked.request, Pause) for asked in self._asked.values())
+            if not self.is_paused and not may_be_paused:
+                self._awaited.append((frozenset(restored), frozenset()))
             self._note_modes()
         self._ask_for(again)
         self._drop_strangers(restored)
@@ -249,13 +277,20 @@ class Session:
             self.ask(request, self.held.wishes[request.subscription_type, request.targets[0]], is_own=True)
 
     def _ask_waiting(self) -> None:
-        self.outgoing += [
-            wire.request_text(asked.request) for asked in self._asked.values() if not asked.is_own
-        ]
+        for asked in list(self._asked.values()):
+            if asked.is_own:
+                continue
+            if isinstance(asked.request, Resume):
+                # It may have been done, and its snapshot lost with the answer. Only who is paused gets one.
+                self.ask(Pause(), is_own=True)
+            self.outgoing.append(wire.request_text(asked.request))
 
     def _receive_error(self, error: messages.Error, now: float) -> list[Message]:
         if self._new_greeting is not None and error.code == ErrorCode.SESSION_RESTORATION_FAILED:
             self._begin(self._new_greeting, now)
+            if self.is_paused:
+                self.is_paused = False
+                self.ask(Pause(), is_own=True)
             self._ask_for(list(self.held.wishes))
             self._ask_waiting()
             return [Restored(False, None, error.message)]
@@ -284,7 +319,7 @@ class Session:
         targets = [(kind, target) for target in reply.targets]
         before = {target: self.held.wishes.get(target) for target in targets}
         self.held.accept(kind, reply.targets, asked.wish)
-        if asked.request.snapshot:
+        if asked.request.snapshot and not self.is_paused:
             changed = frozenset(target for target in targets if self.held.wishes[target] != before[target])
             self._awaited.append((frozenset(targets), changed))
         elif kind == "stock":
@@ -305,7 +340,8 @@ class Session:
                 self.answers.append((number, reply))
 
     def _note_modes(self) -> None:
-        self._numbers.hold(self.held.modes({target for _, changed in self._awaited for target in changed}))
+        unsettled = {target for _, changed in self._awaited for target in changed}
+        self._numbers.hold(self.held.modes(set(self.held.wishes) if self.is_paused else unsettled))
 
     def _receive_data(self, received: wire.Received) -> list[Message]:
         if received.is_snapshot:
@@ -315,20 +351,20 @@ class Session:
             self._numbers.take_snapshot(
                 [item for item in received.items if isinstance(item, (PriceUpdate, OrderbookUpdate))],
                 [name for kind, name in targets if kind == "stock"],
+                received.sequence,
             )
         else:
             found = []
             for item in received.items:
                 self._receive_item(item, found)
-        if received.sequence is not None:
-            self.cursor = max(self.cursor, received.sequence)
+        self.cursor = max(self.cursor, received.sequence)
         return found
 
     def _receive_item(self, item: wire.Live, found: list[Message]) -> None:
         if isinstance(item, (PriceUpdate, OrderbookUpdate)):
             verdict = self._numbers.take(item)
-            if verdict is False:
-                self.n_repeated += 1
+            if not verdict:
+                self.n_repeated += verdict is False
                 return
             if isinstance(verdict, Gap):
                 found.append(verdict)
@@ -339,6 +375,9 @@ class Session:
         found.append(item)  # type: ignore[arg-type]  # of the types of Message
 
     @property
+    def user_id(self) -> str | int | None:
+        return None if self.greeting is None else self.greeting.user_id
+
+    @property
     def server_time(self) -> datetime | None:
-        """When the greeting of the last live connection was written."""
         return None if self.greeting is None else datetime.fromisoformat(self.greeting.timestamp)

@@ -10,7 +10,8 @@ from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fastws.client.client import Accepted, Client, Statistics
+from fastws.client.base import Accepted, Statistics
+from fastws.client.client import Client
 from fastws.client.errors import ClosedError, UsageError
 from fastws.client.messages import Message
 
@@ -207,6 +208,14 @@ class SyncClient:
     def unsubscribe(self, subscription_type: str, targets: Sequence[str]) -> None:
         """See `Client.unsubscribe`."""
         self._call(self._opened.unsubscribe(subscription_type, targets))
+
+    def pause(self) -> None:
+        """See `Client.pause`."""
+        self._call(self._opened.pause())
+
+    def resume(self) -> None:
+        """See `Client.resume`."""
+        self._call(self._opened.resume())
 
     def ping(self) -> float:
         """See `Client.ping`."""

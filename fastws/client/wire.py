@@ -19,6 +19,8 @@ Reply: TypeAlias = (
     | wire.Pong
     | wire.TokenRefreshed
     | wire.Reconnected
+    | wire.Paused
+    | wire.Resumed
     | wire.ServerShutdown
     | messages.Error
 )
@@ -26,12 +28,12 @@ Live: TypeAlias = Update | messages.Overflow | Unreadable
 
 
 class Received(NamedTuple):
-    """A frame's content. `items` are one or several in order, or those of a snapshot; `sequence` is the batch's, None
+    """A frame's content. `items` are one or several in order, or those of a snapshot; `sequence` is the batch's, 0
     for a bare message."""
 
     items: list[Live]
     is_snapshot: bool = False
-    sequence: int | None = None
+    sequence: int = 0
 
 
 _UPDATES: Final[dict[str, type[Update]]] = {
@@ -49,6 +51,8 @@ _REPLIES: Final[dict[str, Any]] = {
     "pong": wire.Pong,
     "token_refreshed": wire.TokenRefreshed,
     "reconnected": wire.Reconnected,
+    "paused": wire.Paused,
+    "resumed": wire.Resumed,
     "server_shutdown": wire.ServerShutdown,
     "error": messages.Error,
 }

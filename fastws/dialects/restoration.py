@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
-from fastws._core import Hub
+from fastws._core import Hub, Topic
 from fastws.dialects import answers
 from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
 from fastws.dialects.subscriptions import Subscriptions
 from fastws.messages import RequestId
 from fastws.sessions import Session
+
+# How often it is looked whether a client has caught up.
+_LOOK_SECONDS: Final = 0.05
 
 
 def restore(
@@ -21,9 +26,13 @@ def restore(
     client: Client,
     session: Session,
     cursor: int | None,
+    has_counted: bool,
     request_id: RequestId | UnsetType = UNSET,
 ) -> None:
-    """Give `client` the subscriptions of `session`, and what it missed after `cursor` or else a snapshot."""
+    """Give `client` the subscriptions of `session`, and what it missed after `cursor` or else a snapshot.
+
+    `has_counted`: the cursor is what the client has seen, and not what the kernel took for it.
+    """
     connection = client.connection
     held = connection.subscriptions()
     wanted = subscriptions.targets.restorable(held, session.subscriptions, client.identity)
@@ -58,9 +67,22 @@ def restore(
         also = [kept.sequence for kept in addressed]
         if connection.restore(wanted, cursor, session.is_paused, also):
             mail.note_told(addressed)
+        if not has_counted:
+            _tell_last_values(hub, client, frozenset(wanted))
     else:
         connection.set_subscriptions(held | wanted, session.is_paused)
         # Before the snapshot, which has the highest number.
         mail.send(client, addressed)
         if not session.is_paused:
             connection.send_snapshot(wanted.items())
+
+
+def _tell_last_values(hub: Hub, client: Client, topics: frozenset[Topic]) -> None:
+    """When a client that does not count has caught up, send it a snapshot: what the kernel took may have been lost with
+    its last connection, and nobody else would tell it these values."""
+    connection = client.connection
+    if connection.is_open and connection.is_restoring:
+        hub.loop.call_later(_LOOK_SECONDS, client.guarded, _tell_last_values, hub, client, topics)
+    elif not connection.is_paused:
+        held = connection.subscriptions()
+        connection.send_snapshot([(topic, options) for topic, options in held.items() if topic in topics])

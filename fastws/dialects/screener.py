@@ -103,9 +103,13 @@ class ScreenerDialect(Conversation):
         session: Session,
         cursor: int | None,
         request_id: RequestId | UnsetType = UNSET,
+        arrival: Arrival | None = None,
     ) -> None:
-        """Let a client go on where its session ended: with what it missed, or with a snapshot."""
-        restore(self.hub, self.subscriptions, self.admission.mail, client, session, cursor, request_id)
+        """Let a client go on where its session ended: with what it missed, or with a snapshot. `arrival` is what it
+        has said of itself, if not with the handshake."""
+        has_counted = (client.arrival if arrival is None else arrival).last_sequence is not None
+        mail = self.admission.mail
+        restore(self.hub, self.subscriptions, mail, client, session, cursor, has_counted, request_id)
 
     # Requests.
 
@@ -202,7 +206,8 @@ class ScreenerDialect(Conversation):
             elif isinstance(found, Session):
                 with self.admission.restoring(client, found):
                     self.admission.presence.rename(client, found.session_id)
-                    self.restored(client, found, takeover.cursor_of(found, arrival), request.id)
+                    cursor = takeover.cursor_of(found, arrival)
+                    self.restored(client, found, cursor, request.id, arrival)
             else:
                 answers.error(
                     connection,

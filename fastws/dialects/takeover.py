@@ -52,10 +52,13 @@ class Takeover:
             then(found)
             return
         old = self.presence.by_id.get(session_id)
-        if old is None or old is client or not old.connection.is_open or not old.speaker.keeps_sessions:
+        if old is None or old is client or not old.speaker.keeps_sessions:
             then("forbidden" if found == "not the user's" else "unknown")
         elif old.user_key != client.user_key:
             then("forbidden")
+        elif not old.connection.is_open:
+            # The client has heard that it is closed, and is back before its own farewell is.
+            self._take_from(client, old, then)
         else:
             asked_ns = time.monotonic_ns()
             old.connection.ping()
@@ -69,13 +72,24 @@ class Takeover:
             arguments = (client, old, asked_ns, step + 1, then)
             self.hub.loop.call_later(PROBE_SECONDS / _PROBE_STEPS, client.guarded, self._look, *arguments)
             return
+        self._take_from(client, old, then)
+
+    def _take_from(self, client: Client, old: Client, then: Then) -> None:
+        """End a connection that does not answer, and take its session."""
         session_id = old.connection_id
         if old.connection.is_open:
             old.connection.close(CloseCode.REPLACED, CloseCode.REPLACED.meaning)
         # It does not answer, so its part of a close handshake is not waited for.
         old.connection.abort(CloseCode.REPLACED, CloseCode.REPLACED.meaning)
         found = self.sessions.take(session_id, client.user_key, time.monotonic())
-        then(found if isinstance(found, Session) else "unknown")
+        holder = self.presence.by_id.get(session_id)
+        if isinstance(found, Session):
+            then(found)
+        elif holder is None or holder is client or holder is old:
+            then("unknown")
+        else:
+            # Another connection of the client was quicker, and may be as dead as this one.
+            self.find(client, session_id, then)
 
     def cursor_of(self, session: Session, arrival: Arrival) -> int | None:
         """The number after which a restored client is to go on; None when it counts in another epoch."""

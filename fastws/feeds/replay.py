@@ -8,14 +8,14 @@ import io
 import math
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Final, Literal, TypeAlias, cast
 
 import structlog
 
 from fastws._kis import KISParser
-from fastws._market import BookUpdate, MarketStatus, PriceUpdate
+from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate
 from fastws.errors import SettingsError
 from fastws.feeds.base import Feed, FeedOverError, MarketSink
 from fastws.feeds.lines import LineError, decode_body, split_line
@@ -31,6 +31,13 @@ _LONGEST_SLEEP_S: Final = 3600.0  # timers of event loops have limits; the pause
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _SHOWN_SIZE: Final = 120
+_NO_FRAME: Final = "not a frame"  # the parser's word for what is no frame at all
+# How far into a file something to replay is looked for before it is taken.
+_CHECKED_LINES: Final = 10_000
+_CHECKED_SIZE: Final = 16 << 20
+
+_Update: TypeAlias = PriceUpdate | BookUpdate | MarketStatus
+_OnBad: TypeAlias = Callable[[str, str, bytes], None]  # kind, reason, line
 
 _log = structlog.get_logger("fastws.feeds.replay")
 
@@ -91,9 +98,9 @@ class ReplayFeed(Feed):
     3. A line that cannot be used is counted in `bad_kinds`, the first of each kind is logged, and the
        replay goes on. A gzip file that breaks off ends there, like a file that ends.
 
-    Raises SettingsError for a file that cannot be read (setting `feed`), for a wrong `speed`
-    (`replay_speed`) and a wrong `max_gap` (`replay_max_gap`). `run` raises FeedOverError for
-    a file that holds nothing to deliver.
+    Raises SettingsError for a file that cannot be read, or whose first 10,000 lines are none that can be used
+    (setting `feed`), for a wrong `speed` (`replay_speed`) and a wrong `max_gap` (`replay_max_gap`). `run` raises
+    FeedOverError for a file that holds nothing to deliver.
     `clock` is monotonic and `wall_clock` the Unix time, both in seconds; `sleep` is awaited for every
     pause.
     """
@@ -156,7 +163,7 @@ class ReplayFeed(Feed):
         while True:
             n_updates_before = self.n_updates
             with self._open() as file:
-                for message in self._messages(file):
+                for message in self._messages(file, self._count_bad):
                     n_slice += 1
                     due = now = self._clock()
                     if message is not None and self.speed != "max":
@@ -218,7 +225,8 @@ class ReplayFeed(Feed):
                     else "no such file"
                 )
             with self._open() as file:
-                file.read(1)
+                file.peek(1)
+                self._check_lines(file)
         except OSError as error:
             raise SettingsError(
                 f"feed: cannot replay {self.path}: {error.strerror or error}; name a readable file",
@@ -226,6 +234,39 @@ class ReplayFeed(Feed):
             ) from None
         except (EOFError, zlib.error):
             return  # a gzip file that breaks off this early; `run` tells
+
+    def _check_lines(self, file: io.BufferedReader) -> None:
+        """Refuse a file that begins like none to replay. One without messages is none yet; `run` tells of that."""
+        faults: list[str] = []
+        instruments: dict[str, Instrument] = {}
+
+        def on_bad(kind: str, reason: str, line: bytes) -> None:
+            if not faults:
+                text = line[:_SHOWN_SIZE].decode("utf-8", "backslashreplace")
+                faults.append(f"line {self._place} is {text!r} ({reason})")
+
+        def ensure_instrument(code: str) -> Instrument:
+            return instruments.setdefault(code, Instrument(code))
+
+        parser = KISParser(
+            ensure_instrument,
+            clock=self._message_time,
+            on_bad=lambda kind, message: on_bad(
+                kind, "neither JSON nor a KIS frame" if kind == _NO_FRAME else f"KIS frame: {kind}", message
+            ),
+        )
+        for message in self._messages(file, on_bad):
+            if message is not None and self._read(message, ensure_instrument, parser, on_bad):
+                return
+            if self._place >= _CHECKED_LINES or file.tell() >= _CHECKED_SIZE:
+                break
+        self.n_lines = 0
+        if faults:
+            raise SettingsError(
+                f"feed: cannot replay {self.path}: {faults[0]}, and what follows cannot be used either; name a "
+                "recording, or a file with JSON messages or KIS frames",
+                setting="feed",
+            )
 
     def _open(self) -> io.BufferedReader:
         file = self.path.open("rb")
@@ -241,7 +282,7 @@ class ReplayFeed(Feed):
         # The buffer on top finds line ends in C.
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(self.path, "rb")))
 
-    def _messages(self, file: io.BufferedReader) -> Iterator[bytes | None]:
+    def _messages(self, file: io.BufferedReader, on_bad: _OnBad) -> Iterator[bytes | None]:
         """The messages of the file, their receive time in `_received_ms`; None for a line without one."""
         self._place = 0
         while True:
@@ -249,13 +290,13 @@ class ReplayFeed(Feed):
                 line = file.readline(MAX_LINE_SIZE)
                 self._place += 1
                 if len(line) == MAX_LINE_SIZE and not line.endswith(b"\n"):
-                    self._count_bad("line too long", f"over {MAX_LINE_SIZE} bytes", line)
+                    on_bad("line too long", f"over {MAX_LINE_SIZE} bytes", line)
                     while line and not line.endswith(b"\n"):
                         line = file.readline(MAX_LINE_SIZE)
                         yield None
                     continue
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                self._count_bad("damaged gzip", f"the file ends here: {error}", b"")
+                on_bad("damaged gzip", f"the file ends here: {error}", b"")
                 return
             if not line:
                 return
@@ -269,25 +310,32 @@ class ReplayFeed(Feed):
             try:
                 self._received_ms, message = split_line(line)
             except LineError as error:
-                self._count_bad(error.kind, str(error), line)
+                on_bad(error.kind, str(error), line)
                 yield None
             else:
                 yield message
 
     def _deliver(self, message: bytes, market: MarketSink, parser: KISParser) -> None:
-        if message.startswith(b"{"):
-            try:
-                update = decode_body(message, market.ensure_instrument)
-            except LineError as error:
-                self._count_bad(error.kind, str(error), message)
-                return
-            if update is not None:
-                self._publish(update, market)
-            return
-        for update in parser.parse(message):
+        for update in self._read(message, market.ensure_instrument, parser, self._count_bad):
             self._publish(update, market)
 
-    def _publish(self, update: PriceUpdate | BookUpdate | MarketStatus, market: MarketSink) -> None:
+    def _read(
+        self,
+        message: bytes,
+        ensure_instrument: Callable[[str], Instrument],
+        parser: KISParser,
+        on_bad: _OnBad,
+    ) -> Sequence[_Update]:
+        if not message.startswith(b"{"):
+            return parser.parse(message)
+        try:
+            update = decode_body(message, ensure_instrument)
+        except LineError as error:
+            on_bad(error.kind, str(error), message)
+            return ()
+        return () if update is None else (update,)
+
+    def _publish(self, update: _Update, market: MarketSink) -> None:
         if isinstance(update, PriceUpdate):
             market.publish_price(update)
         elif isinstance(update, BookUpdate):

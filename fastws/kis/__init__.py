@@ -10,6 +10,7 @@ from fastws.kis.errors import (
     KISInUseError,
     KISOverflowError,
     KISSubscriptionError,
+    KISTokenLimitError,
 )
 from fastws.kis.events import Timing
 from fastws.kis.handler import KISWebSocketHandler
@@ -27,6 +28,7 @@ __all__ = [
     "KISInUseError",
     "KISOverflowError",
     "KISSubscriptionError",
+    "KISTokenLimitError",
     "KISWebSocketHandler",
     "Limits",
     "Registrations",

@@ -15,7 +15,7 @@ import msgspec
 
 from fastws._version import __version__
 from fastws.kis.credentials import Credentials, find_credentials
-from fastws.kis.errors import KISConnectionError, KISCredentialsError
+from fastws.kis.errors import KISConnectionError, KISCredentialsError, KISTokenLimitError
 
 APPROVAL_LIFETIME: Final = 6 * 3600.0
 """Seconds for which an approval key is used. KIS says a day, and looks at it when a session registers."""
@@ -141,7 +141,8 @@ class KISAuthManager:
             self._approval.value = ""
 
     async def access_token(self) -> str:
-        """Return an access token for KIS's REST interface; the errors are those of :meth:`approval_key`."""
+        """Return an access token for KIS's REST interface; the errors are those of :meth:`approval_key`, and
+        KISTokenLimitError, after which the next call waits until KIS may be asked again."""
         issued = self._token
         async with issued.lock():
             if issued.value and self._clock() < issued.expires_at - _TOKEN_MARGIN:
@@ -216,7 +217,11 @@ class KISAuthManager:
             meaning = _MEANINGS[code].format(environment=self.credentials.environment)
             raise KISCredentialsError(f"connection refused: {meaning} ({code})")
         if code == "EGW00133":
-            raise KISConnectionError(f"no connection to KIS: it issues one access token a minute ({code})")
+            raise KISTokenLimitError(
+                "no connection to KIS's REST interface yet: KIS issues one access token a minute, and this app key got "
+                f"one just now, in another program or before a restart ({code})",
+                _TOKEN_INTERVAL,
+            )
         if code and 400 <= status < 500 and status != 429:
             raise KISCredentialsError(
                 f"connection refused: KIS does not accept the app key (HTTP {status}, {code})"

@@ -29,12 +29,16 @@ from fastws.kis.events import Changed, Event, Live, Lost, Opened, Timing
 from fastws.kis.registrations import Registrations
 from fastws.kis.retry import Backoff
 from fastws.kis.slots import Slot
-from fastws.kis.socket import FAREWELL, KISSocket
+from fastws.kis.socket import KISSocket
+from fastws.websocket import FAREWELL
 
 __all__ = ["Changed", "Event", "KISConnection", "Live", "Lost", "Opened", "Timing"]
 
 # After a failure no other approval key is asked for so long, in seconds, while the one there is may still be good.
 _KEY_PAUSE: Final = 60.0
+# What a connection gets before it counts as dead, in seconds; see `_serve`.
+_LEAST_GRACE: Final = 0.05
+_MOST_GRACE: Final = 5.0
 # A session that lives for less has not proven that the next one will.
 _SHORT_SESSION: Final = 30.0
 
@@ -255,7 +259,7 @@ class KISConnection:
         self.registrations.on_connected(self.received_at)
         self._emit(Opened())
         await self._serve(session)
-        await session.say_goodbye()
+        await session.close()
 
     async def _serve(self, session: KISSocket) -> None:
         registrations, clock = self.registrations, self._clock
@@ -285,8 +289,9 @@ class KISConnection:
                 wake_at = min(wake_at, closing_at)
             silent_at = self._silent_at()
             if now >= silent_at:
-                # When the loop itself was held up, what has come meanwhile is still to be read.
-                await asyncio.sleep(0.05)
+                # When this program was held up, what has come meanwhile is still to be read, and what KIS would have
+                # sent may have been held up with it: it gets as long as the program itself was late.
+                await asyncio.sleep(min(max(_LEAST_GRACE, now - silent_at), _MOST_GRACE))
                 if self._silent_at() <= clock() and session.failure is None:
                     raise KISConnectionError(
                         f"connection lost: KIS sent nothing for {self._timing.silence:g} s, not even PINGPONG"

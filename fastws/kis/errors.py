@@ -20,6 +20,15 @@ class KISCredentialsError(KISConnectionError):
     """KIS refuses the credentials, or there are none. Trying again does not help before they are changed."""
 
 
+class KISTokenLimitError(KISConnectionError):
+    """KIS has issued an access token for this app key less than a minute ago (EGW00133), and the program does not have
+    it: it went to another program, or to this one before it was started again. `retry_after` is in seconds."""
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
 class KISInUseError(KISConnectionError):
     """Another session is using the same app key (OPSP8996); KIS allows one."""
 

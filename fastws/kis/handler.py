@@ -357,9 +357,11 @@ class KISWebSocketHandler:
     def _abandon(self) -> None:
         """Nobody is left to call back. Any thread."""
         thread = self._thread
-        if thread is not None and self._connection.is_running:
+        if thread is None or not self._connection.is_running:
+            return
+        # Every kind of callback ends with the loop, and says so: the first one is enough.
+        if thread.finish(lambda: self._connection.close(is_quick=True)):
             _log.warning("the event loop has ended without disconnect(); the connection to KIS is closed")
-            thread.finish(lambda: self._connection.close(is_quick=True))
 
     # On the connection's thread
 

@@ -15,14 +15,19 @@ _PATIENCE: Final = 5.0
 
 
 class LoopThread:
-    """A thread that runs an event loop from :meth:`start` to :meth:`stop`.
+    """A thread that runs an event loop from :meth:`start` to :meth:`stop`, or to the end of what :meth:`finish` began.
 
-    It is a daemon: a program that ends without stopping it is not held up.
+    1. It is a daemon: a program that ends without stopping it is not held up.
+    2. What is given to it, by whichever thread, is either begun before the loop ends or refused. Nothing is taken in
+       between, while the loop is cancelling what is left: that would be left pending for ever.
+    3. It is finished once, however many ask for that.
     """
 
     def __init__(self, name: str) -> None:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._is_ready = threading.Event()
+        self._lock = threading.Lock()  # for the two flags, and for giving something to the loop
+        self._is_over = self._is_finishing = False
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -38,28 +43,38 @@ class LoopThread:
         """Run a coroutine there and return, here, what it returns or raises.
 
         Raises:
-            RuntimeError: the thread has ended.
+            RuntimeError: the thread has ended, or does so before the coroutine.
         """
-        try:
+        with self._lock:
+            if self._is_over:
+                coroutine.close()
+                raise RuntimeError("the thread has ended")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:
-            coroutine.close()
-            raise
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("the thread has ended") from None
 
     def call(self, function: Callable[..., object], *arguments: Any) -> bool:
         """Have `function` called there soon; any thread may ask for it. Returns False when the thread has ended."""
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            return False
-        return True
+        with self._lock:
+            if not self._is_over:
+                self._loop.call_soon_threadsafe(function, *arguments)
+            return not self._is_over
 
-    def finish(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def finish(self, work: Callable[[], Coroutine[Any, Any, object]]) -> bool:
         """Have `work` done there, then end; any thread may ask for it, and nobody waits but, for five seconds, the
-        program's end."""
-        if self.call(self._finish, work):
-            atexit.register(self._thread.join, _PATIENCE)
+        program's end. Returns False when it was asked for before, or the thread has ended: then `work` is not done."""
+        with self._lock:
+            if self._is_over or self._is_finishing:
+                return False
+            self._is_finishing = True
+            self._loop.call_soon_threadsafe(self._finish, work)
+        atexit.register(self._thread.join, _PATIENCE)
+        return True
 
     def stop(self) -> None:
         """End the loop, cancelling what still runs on it, and the thread."""
@@ -81,9 +96,16 @@ class LoopThread:
                 raise
             self._failure = failure
             self._is_ready.set()
+        finally:
+            with self._lock:
+                self._is_over = True
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._is_ready.set()
         await self._stop.wait()
+        with self._lock:
+            self._is_over = True
+        # What was taken before begins within this turn, so that the runner finds it when it cancels what is left.
+        await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from fastws._core import CHANNEL_PRICE
 from fastws._portfolios import PortfolioTable
 from fastws.clock import wall_ms
 from fastws.logs import log_limited
+from fastws.market.portfolio_owners import PortfolioOwners
 from fastws.market.portfolio_reader import PortfolioReader
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Portfolios(PortfolioReader):
         self._market = market
         self._hub = market.hub
         self._table = self._make_table(self._loaded)
+        self._owners: PortfolioOwners | None = None  # of the tables that were asked for them
+        self._sorting = asyncio.Lock()
         self._next: PortfolioTable | None = None
         self._known: dict[int, _Watch] = {}
         self._order: list[_Watch] = []  # the same, to go round
@@ -151,6 +154,20 @@ class Portfolios(PortfolioReader):
         index = self._table.find(portfolio_id)
         return None if index < 0 else Portfolio(*self._table.describe(index))
 
+    async def owned_by(self, owner: str) -> list[Portfolio]:
+        """Return the portfolios of a user, by id, as they are at the end of the call.
+
+        The first call after something has changed sorts them all on another thread.
+        """
+        async with self._sorting:
+            while self._owners is None or self._owners.loaded is not self._loaded:
+                self._owners = await asyncio.to_thread(PortfolioOwners, self._loaded)
+        loaded = self._owners.loaded
+        return [
+            Portfolio(int(loaded.ids[place]), owner, loaded.names[place], loaded.currencies[place])
+            for place in self._owners.places_of(owner)
+        ]
+
     def note(self, portfolio_id: int) -> None:
         """Tell of a portfolio from now on when it comes to another owner, watched or not.
 
@@ -183,7 +200,7 @@ class Portfolios(PortfolioReader):
         if watch is None:
             topic = self._hub.topic("portfolio", str(portfolio_id))
             channel = self._hub.channel(
-                str(portfolio_id), "portfolio", (topic,), bit=CHANNEL_PRICE, numbered=False, kept=False
+                str(portfolio_id), "portfolio", (topic,), bit=CHANNEL_PRICE, numbered=False, private=True
             )
             self._known[portfolio_id] = watch = _Watch(portfolio_id, topic, channel)
             self._order.append(watch)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -30,7 +29,7 @@ from fastws.market.instruments import MAX_INSTRUMENTS, Instruments
 from fastws.market.market import Market
 from fastws.market.portfolio_reader import Reloaded
 from fastws.market.store import StoreError
-from fastws.server.callers import CallersView, check_stock, identify
+from fastws.server.callers import CallersView, bearer_of, check_stock, identify, is_administrator
 from fastws.server.handshake import error_body
 from fastws.server.http import Endpoint, add_endpoints, json_response
 
@@ -88,7 +87,7 @@ class ApiView(CallersView, Protocol):
     def tell(self, user_key: str, alert: Alert, /) -> int:
         """Publish an alert to a user, compared by `Identity.user_key`; return its sequence."""
 
-    def connections(self) -> Iterable[dict[str, Any]]:
+    def connections(self, *, has_subscriptions: bool = True) -> Iterable[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``, each made when it is asked for."""
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
@@ -149,7 +148,12 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
             routes.publish,
             "publish prices, order books, market statuses and alerts; admin",
         ),
-        ("GET", "/v1/ws/connections", routes.connections, "open WebSocket connections; admin"),
+        (
+            "GET",
+            "/v1/ws/connections",
+            routes.connections,
+            "open WebSocket connections; ?subscriptions=false leaves theirs out; admin",
+        ),
         ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
         (
             "POST",
@@ -190,8 +194,11 @@ class _Routes:
 
     async def connections(self, request: web.Request) -> web.Response:
         self._check_admin(request)
+        wanted = request.query.get("subscriptions", "true")
+        if wanted not in ("true", "false"):
+            raise _ApiError(400, "INVALID_PARAMETER", "subscriptions must be true or false")
         elements = []
-        for n, connection in enumerate(self._server.connections(), 1):
+        for n, connection in enumerate(self._server.connections(has_subscriptions=wanted == "true"), 1):
             elements.append(msgspec.json.encode(connection))
             if n % _LISTED_SLICE == 0:
                 await asyncio.sleep(0)
@@ -259,17 +266,14 @@ class _Routes:
             raise _ApiError(
                 403, ErrorCode.FORBIDDEN, "this server has no admin token; set admin_token to allow this"
             )
-        scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
-        if scheme.lower() != "bearer":
+        if bearer_of(request) is None:
             raise _ApiError(
                 401,
                 ErrorCode.AUTH_REQUIRED,
                 "send the admin token as Authorization: Bearer",
                 headers=_CHALLENGE,
             )
-        # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
-        given_bytes, token_bytes = (text.encode(errors="surrogateescape") for text in (given.strip(), token))
-        if not hmac.compare_digest(given_bytes, token_bytes):
+        if not is_administrator(request, token):
             raise _ApiError(401, ErrorCode.INVALID_TOKEN, "this is not the admin token", headers=_CHALLENGE)
 
     # Of users.

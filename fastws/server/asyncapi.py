@@ -123,7 +123,7 @@ _CHANNELS: Final = (
         replies=_REPLIES,
         error=messages.Error,
         announcements=_ANNOUNCEMENTS,
-        query=("token", "session_id", "last_sequence", "epoch"),
+        query=("token", "session_id", "last_sequence", "epoch", "compression"),
         examples=examples,
     ),
     _Channel(
@@ -136,7 +136,7 @@ _CHANNELS: Final = (
         replies=_REALTIME_REPLIES,
         error=realtime.RealtimeError,
         announcements=_REALTIME_ANNOUNCEMENTS,
-        query=("token",),
+        query=("token", "compression"),
         examples=realtime_examples,
     ),
 )
@@ -177,6 +177,10 @@ _QUERY: Final[Json] = {
         "epoch": {
             "type": "string",
             "description": "The `epoch` in which last_sequence counts; without it, the current one.",
+        },
+        "compression": {
+            "type": "string",
+            "description": "`off` keeps permessage-deflate from being agreed on, which browsers offer always.",
         },
     },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Collection, Mapping
 from typing import Final, Protocol
@@ -42,6 +43,22 @@ class CallersView(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+
+def bearer_of(request: web.Request) -> str | None:
+    """Return the token of the header ``Authorization: Bearer``, unread; None where there is no such header."""
+    scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
+def is_administrator(request: web.Request, admin_token: str | None) -> bool:
+    """Whether a request has the token of the administrator. None or an empty one: nobody has."""
+    given = bearer_of(request)
+    if given is None or not admin_token:
+        return False
+    # aiohttp decodes headers in this way, and compare_digest takes only ASCII as text.
+    given_bytes, token_bytes = (text.encode(errors="surrogateescape") for text in (given, admin_token))
+    return hmac.compare_digest(given_bytes, token_bytes)
 
 
 async def identify(request: web.Request, server: CallersView) -> Identity:

@@ -281,6 +281,11 @@ def select_subprotocol(request: Request) -> str | None:
     return SUBPROTOCOL if offered is not None and has_token(offered, SUBPROTOCOL) else None
 
 
+def declines_compression(request: Request) -> bool:
+    """Whether the query has ``compression=off``: the word of a page, whose browser offers permessage-deflate always."""
+    return "compression=off" in request.query.split("&")
+
+
 def has_token(value: str, token: str) -> bool:
     """Whether `token` (lower case) is an element of the comma-separated list `value`, in any case."""
     lowered = value.lower()

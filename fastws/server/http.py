@@ -212,11 +212,8 @@ class _Routes:
 
     async def contract(self, request: web.Request) -> web.Response:
         # Kept by whoever fetches it, and asked for again: another version of the server may say something else.
-        known = request.if_none_match or ()
-        if any(tag.value in (self._contract_tag, "*") for tag in known):
-            response = web.Response(status=304)
-        else:
-            response = json_response(self._contract)
+        has_it = is_known(request, self._contract_tag)
+        response = web.Response(status=304) if has_it else json_response(self._contract)
         response.etag = self._contract_tag
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -226,6 +223,11 @@ def json_response(body: Mapping[str, Any] | bytes, *, status: int = 200) -> web.
     """Return a JSON response; `body` is encoded unless it is bytes."""
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     return web.Response(body=data, status=status, headers=_JSON)
+
+
+def is_known(request: web.Request, tag: str) -> bool:
+    """Whether the client has the representation with this entity tag already, to be answered 304."""
+    return any(known.value in (tag, "*") for known in request.if_none_match or ())
 
 
 def problem_response(refusal: Refusal, details: Mapping[str, object] | None = None) -> web.Response:

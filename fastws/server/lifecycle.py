@@ -24,6 +24,7 @@ from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
 from fastws.settings import SETTINGS, Settings
+from fastws.web.routes import DASHBOARD_PATH, TEST_PATH
 
 FAILED: Final = 1
 """Exit status: the stop did not end in time."""
@@ -213,6 +214,7 @@ def _print_welcome(server: Server) -> None:
             "realtime": realtime,
             "unix_socket": settings.unix_socket,
             "admin": admin,
+            "dashboard": f"{base}{DASHBOARD_PATH}" if base is not None and settings.web_pages else None,
         }
         given = {name: place for name, place in places.items() if place is not None}
         _log.info("ready", **given, instruments=n, feed=settings.feed)
@@ -225,6 +227,8 @@ def _print_welcome(server: Server) -> None:
             f"  health     {base}/health",
             f"  statistics {base}/v1/ws/stats",
         ]
+        if settings.web_pages:
+            lines[1:1] = [f"  dashboard  {base}{DASHBOARD_PATH}", f"  test page  {base}{TEST_PATH}"]
         if n and settings.feed != "none":
             lines.append(f"  a stock    {base}/v1/stocks/{next(iter(instruments)).code}")
     if settings.unix_socket is not None:

@@ -24,6 +24,7 @@ from fastws.server.handshake import (
     Request,
     check_origin,
     check_upgrade,
+    declines_compression,
     refusal_response,
     select_subprotocol,
     upgrade_response,
@@ -379,7 +380,9 @@ class Listener:
         """Answer 101 and give `transport` to the handler of the request's path; never raises."""
         try:
             extensions = request.headers.get("sec-websocket-extensions")
-            agreed = negotiate(extensions) if self._compression and extensions is not None else None
+            agreed = None
+            if self._compression and extensions is not None and not declines_compression(request):
+                agreed = negotiate(extensions)
             response = upgrade_response(
                 request,
                 subprotocol=select_subprotocol(request),

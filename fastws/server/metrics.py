@@ -1,6 +1,8 @@
 """``/metrics`` for Prometheus: reads the counters of the server when asked, and costs nothing in between.
 
-Anybody may ask, and an answer takes milliseconds in which no price leaves; so it is given again for a second.
+Anybody may ask, and an answer takes milliseconds in which no price leaves; so it is given again for a second. What
+portfolios are worth changes, and what is in them, is in figures for the administrator only: on a server of few users
+others could tell from them what somebody does.
 
 Labels have values from fixed sets only, never anything that a client has sent.
 """
@@ -34,6 +36,7 @@ from fastws.limits import Limits
 from fastws.market.alerts import AlertBook
 from fastws.market.market import Market
 from fastws.market.portfolios import Portfolios
+from fastws.server.callers import is_administrator
 from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
@@ -56,6 +59,9 @@ _LE: Final = (*map(floatToGoString, HISTOGRAM_BOUNDS), "+Inf")
 
 class MetricsView(Protocol):
     """What the metrics read of the server."""
+
+    @property
+    def admin_token(self) -> str | None: ...
 
     @property
     def hub(self) -> Hub: ...
@@ -97,34 +103,49 @@ class MetricsView(Protocol):
     def relay(self) -> Relay | None: ...
 
 
-def add_metrics_routes(app: web.Application, server: MetricsView) -> None:
-    """Answer ``/metrics`` from `server`, in the Prometheus text format or as OpenMetrics, whichever is asked for."""
-    registry = CollectorRegistry()
-    registry.register(ServerCollector(server))
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
+def add_metrics_routes(app: web.Application, server: MetricsView, *, is_own_place: bool) -> None:
+    """Answer ``/metrics`` from `server`, in the Prometheus text format or as OpenMetrics, whichever is asked for.
 
-    kept: dict[str, tuple[bytes, float]] = {}
+    Everybody is shown all of it where `is_own_place`, which is the administrator's; elsewhere who has the
+    administrator's token is.
+    """
+    registries = {whole: _make_registry(server, is_whole=whole) for whole in (False, True)}
+    kept: dict[tuple[str, bool], tuple[bytes, float]] = {}
 
     async def metrics(request: web.Request) -> web.Response:
         is_open = "application/openmetrics-text" in request.headers.get("Accept", "")
+        is_whole = is_own_place or is_administrator(request, server.admin_token)
         kind = OPENMETRICS if is_open else _TEXT
-        body, made_at = kept.get(kind, (b"", -math.inf))
+        body, made_at = kept.get((kind, is_whole), (b"", -math.inf))
         if time.monotonic() - made_at >= KEPT_SECONDS:
+            registry = registries[is_whole]
             body = encode_openmetrics(registry) if is_open else encode_text(registry)  # type: ignore[no-untyped-call]
-            kept[kind] = body, time.monotonic()
+            kept[kind, is_whole] = body, time.monotonic()
         return web.Response(body=body, headers={"Content-Type": kind})
 
     add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus"),))
 
 
-class ServerCollector(Collector):
-    """The figures of one server. Belongs to the loop's thread, as they do."""
+def _make_registry(server: MetricsView, *, is_whole: bool) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(server, is_whole=is_whole))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
 
-    def __init__(self, server: MetricsView) -> None:
+
+class ServerCollector(Collector):
+    """The figures of one server, those of portfolios if they are to be the `is_whole`.
+
+    Belongs to the loop's thread, as they do.
+    """
+
+    def __init__(self, server: MetricsView, *, is_whole: bool) -> None:
         self._server = server
+        self._is_whole = is_whole
         self._started_at = time.time()
+        self._began = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
@@ -135,13 +156,19 @@ class ServerCollector(Collector):
         yield from self._compression()
         yield from self._feeds()
         yield from self._users()
-        yield from self._portfolios()
+        if self._is_whole:
+            yield from self._portfolios()
         yield from self._relay()
 
     def _process(self) -> Iterator[Metric]:
         running = {(__version__, platform.python_version()): 1}
         yield _gauge("build_info", "1, labelled with what runs", running, "version", "python")
         yield _gauge("start_time_seconds", "when the server was made, Unix time", self._started_at)
+        yield _gauge(
+            "uptime_seconds",
+            "time since the server was made; between two answers, how far their figures are apart",
+            time.monotonic() - self._began,
+        )
 
     def _connections(self) -> Iterator[Metric]:
         hub, listener, limits = self._server.hub, self._server.listener, self._server.limits
@@ -194,7 +221,8 @@ class ServerCollector(Collector):
         yield _gauge("subscriptions", "subscriptions held, by kind", hub.subscription_counts(), "kind")
         yield _gauge("cohorts", "groups of connections with equal subscriptions", len(hub.cohorts))
         yield _gauge("sequence", "number of the last update published", hub.sequence)
-        yield _counter("updates_published", "updates published", hub.update_counts(), "channel")
+        counts = hub.update_counts(private=self._is_whole)
+        yield _counter("updates_published", "updates published", counts, "channel")
         ledger = hub.ledger()
         yield _counter(
             "deliveries", "updates due to connections, one for each of them", ledger.pop("published")

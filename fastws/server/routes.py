@@ -11,16 +11,23 @@ from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
 from fastws.server.force_update import ForceView, add_force_routes
 from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
+from fastws.server.instrument_routes import add_instrument_routes
 from fastws.server.metrics import MetricsView, add_metrics_routes
+from fastws.server.portfolio_routes import PortfoliosView, add_portfolio_routes
 from fastws.server.realtime_routes import RealtimeView, add_realtime_routes
 from fastws.server.stocks import StocksView, add_stock_routes
+from fastws.web.routes import add_web_routes
 
 
-class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, Protocol):
+class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, PortfoliosView, Protocol):
     """What all the routes together need of the server."""
 
     @property
     def market(self) -> Market: ...
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether the dashboard and the test page are served."""
 
 
 def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bool = True) -> web.Application:
@@ -29,11 +36,14 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_probe_routes(app, server)
     add_public_routes(app, server)
     add_stock_routes(app, server)
+    add_instrument_routes(app, server)
+    add_portfolio_routes(app, server)
     add_user_routes(app, server)
     add_force_routes(app, server)
     add_realtime_routes(app, server)
+    add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
-        _add_admin(app, server)
+        _add_admin(app, server, is_own_place=False)
     return app
 
 
@@ -41,11 +51,11 @@ def make_admin_app(server: View) -> web.Application:
     """Return the application of the administrator's own place."""
     app = bare_app()
     add_probe_routes(app, server)
-    _add_admin(app, server)
+    _add_admin(app, server, is_own_place=True)
     return app
 
 
-def _add_admin(app: web.Application, server: View) -> None:
+def _add_admin(app: web.Application, server: View, *, is_own_place: bool) -> None:
     """Add what moves to `admin_bind` where that is set, and is nowhere else then."""
     add_admin_routes(app, server)
-    add_metrics_routes(app, server)
+    add_metrics_routes(app, server, is_own_place=is_own_place)

@@ -29,7 +29,7 @@ from fastws.dialects.screener import ScreenerDialect
 from fastws.dialects.targets import Targets
 from fastws.errors import InstrumentError, SettingsError
 from fastws.feeds.base import Feed, FeedSupervisor
-from fastws.feeds.kis import KISFeed, KISOptions, find_keys
+from fastws.feeds.kis import KISFeed, KISOptions, find_keys, has_servable
 from fastws.feeds.poll import NO_SOURCE, PollFeed
 from fastws.feeds.replay import ReplayFeed
 from fastws.feeds.simulator import SimulatorFeed
@@ -85,6 +85,12 @@ def make_feed(
     """
     spec = parse_feed(settings.feed)
     if spec.kind == "kis":
+        if settings.symbols_file is not None and len(instruments) and not has_servable(instruments):
+            raise settings.error(
+                "symbols_file",
+                "KIS has none of its symbols",
+                "name Korean stocks, with codes such as 005930, or another feed",
+            )
         return KISFeed(
             find_kis_keys(settings),
             interest=interest,
@@ -212,6 +218,7 @@ class Server:
         self.settings = settings
         self.is_draining = False
         self.takes_updates = True
+        self._made_at = time.monotonic()
         self._stopped_by = math.inf
         self.hub = Hub(
             asyncio.get_running_loop(),
@@ -509,7 +516,15 @@ class Server:
 
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
-        return stats.totals(self.hub, self.market, self.sessions, self.listener, self.limits)
+        return stats.totals(
+            self.hub,
+            self.market,
+            self.sessions,
+            self.listener,
+            self.limits,
+            uptime=time.monotonic() - self._made_at,
+            is_draining=self.is_draining,
+        )
 
     def cluster_stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
@@ -532,6 +547,10 @@ class Server:
         return self.settings.allowed_origins
 
     @property
+    def has_pages(self) -> bool:
+        return self.settings.web_pages
+
+    @property
     def is_session_based(self) -> bool:
         return self.settings.auth_url is not None
 
@@ -547,9 +566,9 @@ class Server:
         """The member `user_stats` of ``/realtime/status/``."""
         return stats.user_stats(self.admission, user_key)
 
-    def connections(self) -> Iterator[dict[str, Any]]:
+    def connections(self, *, has_subscriptions: bool = True) -> Iterator[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``."""
-        return stats.connections(self.admission)
+        return stats.connections(self.admission, has_subscriptions=has_subscriptions)
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
         """Close connections with 4401, also those of other instances; see `Admission.kick`.

@@ -7,9 +7,12 @@ from typing import Any, Final
 
 from fastws._core import Hub
 from fastws._market import utc_text
+from fastws._version import __version__
+from fastws.clock import wall_ms
 from fastws.dialects.admission import Admission
 from fastws.limits import Limits
 from fastws.market.market import Market
+from fastws.server.acceptor import capacity
 from fastws.server.listener import Listener
 from fastws.sessions import Sessions
 
@@ -27,12 +30,22 @@ _SUMMABLE: Final = (
 
 
 def totals(
-    hub: Hub, market: Market, sessions: Sessions, listener: Listener, limits: Limits
+    hub: Hub,
+    market: Market,
+    sessions: Sessions,
+    listener: Listener,
+    limits: Limits,
+    *,
+    uptime: float,
+    is_draining: bool,
 ) -> dict[str, Any]:
     """The body of ``/v1/ws/stats``."""
     by_type = {"stock": 0, "market": 0, "sector": 0}
     counts = hub.subscription_counts()
     by_type |= {kind: n for kind, n in counts.items() if kind in by_type or (kind == "portfolio" and n)}
+    last = market.last_update_ms
+    outboxes = hub.outboxes()
+    room = capacity()
     return {
         "active_connections": hub.n_connections,
         "total_subscriptions": sum(by_type.values()),
@@ -60,6 +73,18 @@ def totals(
         "addresses": limits.n_addresses,
         "refused_by_limit": limits.refusals,
         "updates": hub.ledger(),
+        "version": __version__,
+        "uptime_seconds": round(uptime, 3),
+        "draining": is_draining,
+        "connections_by_dialect": hub.n_by_dialect(),
+        "room_for_connections": min(room, limits.connection_limit or room),
+        "connections_blocked": outboxes["blocked"],
+        "largest_outbox_bytes": outboxes["max_bytes"],
+        "overflows": hub.meters.n_overflows,
+        "bytes_sent": hub.meters.n_bytes_sent,
+        "bytes_received": hub.meters.n_bytes_received,
+        "messages_rate_limited": hub.meters.n_rate_limited,
+        "last_update_age_ms": None if last is None else max(0, wall_ms() - last),
     }
 
 
@@ -116,22 +141,36 @@ def user_stats(admission: Admission, user_key: str) -> dict[str, Any]:
     }
 
 
-def connections(admission: Admission) -> Iterator[dict[str, Any]]:
-    """Yield the elements of ``/v1/ws/connections``: who was there at the first and has not gone meanwhile."""
+def connections(admission: Admission, *, has_subscriptions: bool = True) -> Iterator[dict[str, Any]]:
+    """Yield the elements of ``/v1/ws/connections``: who was there at the first and has not gone meanwhile.
+
+    Without `has_subscriptions` their names, which are most of it, are left out; the number stays.
+    """
     by_id = admission.presence.by_id
     for client in list(by_id.values()):
         if by_id.get(client.connection_id) is not client:
             continue
         connection = client.connection
-        by_kind: dict[str, list[str]] = {}
-        for topic in connection.subscriptions():
-            by_kind.setdefault(topic.kind, []).append(topic.name)
+        held = connection.subscriptions()
+        named: dict[str, Any] = {}
+        if has_subscriptions:
+            by_kind: dict[str, list[str]] = {}
+            for topic in held:
+                by_kind.setdefault(topic.kind, []).append(topic.name)
+            named["subscriptions"] = by_kind
+        updates = connection.ledger()
         yield {
             "connection_id": client.connection_id,
             "user_id": None if client.identity is None else client.identity.user_id,
             "peer": client.arrival.address,
             "connected_at": utc_text(connection.opened_at_ms),
-            "subscriptions": by_kind,
+            **named,
             "message_count": connection.message_count,
             "last_activity": utc_text(connection.last_activity_ms),
+            "dialect": connection.dialect.name,
+            "subscription_count": len(held),
+            "updates_delivered": updates["delivered"],
+            "updates_lost": updates["lost"],
+            "queued_messages": connection.queued_messages,
+            "queued_bytes": connection.queued_bytes,
         }

@@ -92,8 +92,8 @@ class _Routes:
 
     async def order_book(self, request: web.Request) -> web.Response:
         code = await self._code(request)
-        depth = _number(request, "depth", MAX_BOOK_DEPTH, 1, MAX_BOOK_DEPTH)
-        history = _number(request, "history", 1, 0, MAX_BOOKS)
+        depth = whole_number(request, "depth", MAX_BOOK_DEPTH, 1, MAX_BOOK_DEPTH)
+        history = whole_number(request, "history", 1, 0, MAX_BOOKS)
         return self._known(code, "order book", self._server.market.orderbook_body(code, depth, history))
 
     async def _code(self, request: web.Request) -> str:
@@ -119,7 +119,12 @@ def _choice(request: web.Request, name: str, known: Collection[str]) -> str | No
     return text
 
 
-def _number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
+def whole_number(request: web.Request, name: str, default: int, lowest: int, highest: int) -> int:
+    """Return a parameter of the query.
+
+    Raises:
+        HttpError: 400, it is no number from `lowest` to `highest`.
+    """
     text = request.query.get(name)
     if text is None:
         return default

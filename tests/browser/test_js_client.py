@@ -7,8 +7,10 @@ import contextlib
 import itertools
 import json
 import random
+import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,10 +26,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests.browser.test_chromium import Site, browse
 from tests.clients_js.node import (
+    MODULES,
     SCRIPTS,
     JsClient,
     NodeProcess,
     Proxy,
+    end,
     node_process,
     require_package,
     start_node,
@@ -467,7 +471,7 @@ async def test_a_snapshot_that_was_lost_with_its_connection_is_asked_for_again(n
         assert "session_id=one&last_sequence=0&epoch=e" in connection.request.path
         members = {
             "session_id": "one",
-            "restored_subscriptions": {},
+            "restored_subscriptions": {"stock": ["005930"]},
             "missed_messages_count": 0,
             "recovered": True,
         }
@@ -479,6 +483,95 @@ async def test_a_snapshot_that_was_lost_with_its_connection_is_asked_for_again(n
         await client.call("subscribe", "stock", ["005930"])
         await client.until("price_update", snapshot=True)
         assert [request["targets"] for request in seen] == [["005930"]]
+
+
+async def test_a_greeting_holds_with_the_word_about_the_session(node: NodeProcess) -> None:
+    paths: list[str] = []
+    asked: list[list[str]] = []
+    may_end = asyncio.Event()
+
+    async def act(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        paths.append(connection.request.path)
+        if len(paths) == 1:
+            await connection.send(greeting())
+            await accept(connection, [update(10)])
+            await accept(connection, [])
+            await connection.send(json.dumps(update(11)))
+            await may_end.wait()
+            connection.transport.abort()
+        elif len(paths) == 2:
+            # It is to be another session, and nobody hears of that.
+            await connection.send(greeting("two"))
+            connection.transport.abort()
+        else:
+            await connection.send(greeting())
+            members = {
+                "session_id": "one",
+                "restored_subscriptions": {"stock": ["005930"]},
+                "recovered": True,
+            }
+            await connection.send(stamped(type="reconnected", missed_messages_count=0, **members))
+            asked.append((await accept(connection, []))["targets"])
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930"])
+        await client.call("subscribe", "stock", ["000660"])
+        await client.until("price_update", seq=11)
+        since = len(client.events)
+        may_end.set()
+        # One of both is held no more, so that not all can have been recovered.
+        await client.until("state", since, state="open", recovered=False)
+        await node.until(lambda: asked, "the request for what is missing")
+        assert asked == [["000660"]]
+        assert paths[1:] == ["/v1/ws?session_id=one&last_sequence=11&epoch=e"] * 2
+
+
+async def test_a_snapshot_may_be_ahead_of_what_a_restored_session_still_gets(node: NodeProcess) -> None:
+    paths: list[str] = []
+    may_end = asyncio.Event()
+
+    async def act(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        paths.append(connection.request.path)
+        await connection.send(greeting())
+        if len(paths) == 1:
+            await accept(connection, [update(10)])
+            await connection.send(json.dumps(update(11)))
+            await may_end.wait()
+            connection.transport.abort()
+            return
+        members = {"session_id": "one", "restored_subscriptions": {"stock": ["005930"]}, "recovered": True}
+        await connection.send(stamped(type="reconnected", missed_messages_count=9, **members))
+        if len(paths) == 2:
+            # Of what was missed one has been sent when a request is answered.
+            await connection.send(json.dumps(update(12)))
+            request = json.loads(await connection.recv())
+            answer = {"subscription_type": "stock", "targets": ["005930"], "id": request["id"]}
+            await connection.send(stamped(type="subscribed", **answer))
+            snapshot = {"batch_size": 1, "snapshot": True, "messages": [update(20)], "sequence": 12}
+            await connection.send(stamped(type="batch", **snapshot))
+            await connection.send(json.dumps(update(13)))
+            connection.transport.abort()
+            return
+        messages = [update(seq) for seq in range(14, 21)]
+        await connection.send(stamped(type="batch", batch_size=7, messages=messages, sequence=20))
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930"])
+        await client.until("price_update", seq=11)
+        since = len(client.events)
+        may_end.set()
+        await client.until("price_update", since, seq=12)
+        await client.call("subscribe", "stock", ["005930"])
+        await client.until("batch", since, batch_size=7)
+        assert [path.partition("last_sequence=")[2] for path in paths] == ["", "11&epoch=e", "13&epoch=e"]
+        assert prices(client) == [(10, True), (11, False), (12, False), (20, True)] + [
+            (seq, False) for seq in range(13, 21)
+        ]
+        assert client.of_type("gap") == client.of_type("lost") == []
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1009, 4410])
@@ -625,10 +718,7 @@ async def test_the_hook_of_react(shared_server: StartServer, tmp_path: Path) -> 
         show("000660")
         await until_shown(_000660=250500)
         until(lambda: target.stats()["subscriptions_by_type"]["stock"] == 1, "the unsubscription")
-        process.stdin.close()
-        async with asyncio.timeout(15):
-            errors = await process.stderr.read()
-            assert (await process.wait(), errors.decode()) == (0, "")
+        await end(process)
         until(lambda: target.stats()["active_connections"] == 0, "the end of the connection")
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
@@ -636,9 +726,12 @@ async def test_the_hook_of_react(shared_server: StartServer, tmp_path: Path) -> 
         await process.wait()
 
 
-def npm(*arguments: str) -> str:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The package as it is published: where a program of the directory finds it, and what npm says of it."""
+    directory = tmp_path_factory.mktemp("packed")
     result = subprocess.run(
-        [require_program("npm"), *arguments],
+        [require_program("npm"), "pack", "--json", f"--pack-destination={directory}"],
         cwd=PACKAGE,
         capture_output=True,
         text=True,
@@ -646,12 +739,17 @@ def npm(*arguments: str) -> str:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    [told] = json.loads(result.stdout)
+    with tarfile.open(directory / told["filename"]) as archive:
+        archive.extractall(directory / "node_modules", filter="data")
+    (directory / "node_modules" / "package").rename(directory / "node_modules" / "fastws")
+    return directory, told
 
 
-def test_the_package_has_what_it_needs_and_no_more() -> None:
-    [packed] = json.loads(npm("pack", "--dry-run", "--json"))
-    assert sorted(file["path"] for file in packed["files"]) == [
+def test_the_package_has_what_it_needs_and_no_more(packed: tuple[Path, dict[str, Any]]) -> None:
+    directory, told = packed
+    package = directory / "node_modules" / "fastws"
+    assert sorted(str(path.relative_to(package)) for path in package.rglob("*")) == [
         "LICENSE",
         "README.md",
         "fastws.d.ts",
@@ -660,19 +758,34 @@ def test_the_package_has_what_it_needs_and_no_more() -> None:
         "react.d.ts",
         "react.js",
     ]
-    described = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))
-    assert (PACKAGE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert packed["version"] == (ROOT / "fastws" / "_version.py").read_text().split('"')[1]
+    described = json.loads((package / "package.json").read_text(encoding="utf-8"))
+    assert (package / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert told["version"] == (ROOT / "fastws" / "_version.py").read_text().split('"')[1]
     exported = {path for entry in described["exports"].values() for path in entry.values()}
     assert exported == {f"./{name}" for name in described["files"]}
 
 
-def test_the_types_fit_a_program() -> None:
+def test_the_package_can_be_imported_by_its_name(packed: tuple[Path, dict[str, Any]]) -> None:
+    script = 'import { Fastws, FastwsRealtime } from "fastws"; console.log(Fastws.name, FastwsRealtime.name);'
+    result = subprocess.run(
+        [require_program("node"), "--input-type=module", "--eval", script],
+        cwd=packed[0],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("Fastws FastwsRealtime\n", "")
+
+
+def test_the_types_fit_a_program(packed: tuple[Path, dict[str, Any]]) -> None:
     program = require_program("node")
     require_package("typescript")
-    compiler = ROOT / "node_modules" / "typescript" / "bin" / "tsc"
+    for name in ("tsconfig.json", "types.ts"):
+        shutil.copy(SCRIPTS / name, packed[0])
+    compiler = MODULES / "typescript" / "bin" / "tsc"
     result = subprocess.run(
-        [program, str(compiler), "--project", str(SCRIPTS / "tsconfig.json")],
+        [program, str(compiler), "--project", str(packed[0])],
         capture_output=True,
         text=True,
         timeout=120,

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from tests import transcript
 from tests.certificates import files
+from tests.clients_js.node import require_package
 from tests.conftest import StartServer
-from tests.serving import ROOT, missing, require_program
+from tests.serving import require_program
 
 DIRECTORY = Path(__file__).parent
 
 
 def test_ws_of_node(shared_server: StartServer, tmp_path: Path) -> None:
     node = require_program("node")
-    if not (ROOT / "node_modules" / "ws" / "package.json").exists():
-        missing(
-            "the npm package ws is not installed; `npm install` in the root of the repository installs it"
-        )
+    require_package("ws")
     scripts = [transcript.load(name) for name in transcript.names(plain=True)]
     orders = []
     for script in scripts:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.certificates import files
-from tests.serving import ROOT, missing, require_program
+from tests.serving import missing, require_program
 
 Event = dict[str, Any]
 
 SCRIPTS = Path(__file__).parent
+MODULES = SCRIPTS.parent / "node_modules"
 WAIT_SECONDS = 15.0
 # Those of the tests come back at once.
 BACKOFF = {"min": 5, "max": 40}
@@ -29,10 +30,8 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 def require_package(name: str) -> None:
-    if not (ROOT / "node_modules" / name / "package.json").exists():
-        missing(
-            f"the npm package {name} is not installed; `npm install` in the root of the repository does it"
-        )
+    if not (MODULES / name / "package.json").exists():
+        missing(f"the npm package {name} is not installed; `make tests/node_modules/.ready` installs it")
 
 
 class JsClient:
@@ -130,6 +129,8 @@ async def start_node(directory: Path, script: str, *arguments: str) -> asyncio.s
     authority = files().authority.write(directory / "authority.pem")
     return await asyncio.create_subprocess_exec(
         node,
+        # The package of the client is a link to it, and finds there what it depends on.
+        "--preserve-symlinks",
         str(SCRIPTS / script),
         *arguments,
         env=os.environ | {"NODE_EXTRA_CA_CERTS": str(authority)},
@@ -140,6 +141,16 @@ async def start_node(directory: Path, script: str, *arguments: str) -> asyncio.s
     )
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End its input: it must end by itself then, with nothing to complain of."""
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.close()
+    async with asyncio.timeout(WAIT_SECONDS):
+        errors = await process.stderr.read()
+        assert (await process.wait(), errors.decode()) == (0, "")
+
+
 @asynccontextmanager
 async def node_process(directory: Path) -> AsyncIterator[NodeProcess]:
     """Start Node; at the end all clients are closed, and the process must end by itself with nothing to complain of."""
@@ -148,12 +159,7 @@ async def node_process(directory: Path) -> AsyncIterator[NodeProcess]:
     reading = asyncio.create_task(clients.read())
     try:
         yield clients
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.close()
-        async with asyncio.timeout(WAIT_SECONDS):
-            errors = await process.stderr.read()
-            assert (await process.wait(), errors.decode()) == (0, "")
+        await end(process)
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
             process.kill()

@@ -6,7 +6,7 @@ import { createElement } from "react";
 import { act, create } from "react-test-renderer";
 import WebSocket from "ws";
 
-import { useFastws } from "../../clients/js/react.js";
+import { useFastws } from "fastws/react";
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 // It says that it is deprecated; the renderers that are not need a document.

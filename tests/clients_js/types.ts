@@ -5,6 +5,7 @@ import { useFastws } from "fastws/react";
 const client = new Fastws("wss://example.com/v1/ws", {
   token: async () => (await fetch("/token")).text(),
   backoff: { min: 100 },
+  handshakeMs: 5_000,
 });
 const stop: () => void = client.on("price_update", (update) => {
   const price: number = update.price;

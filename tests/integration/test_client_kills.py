@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws.client import (
     Backoff,
     Client,
@@ -24,7 +25,6 @@ from fastws.client import (
 from tests.clients import client as other_client
 from tests.clients import updates
 from tests.conftest import StartServer
-from tests.faultproxy import FaultProxy
 from tests.serving import Server
 
 pytestmark = pytest.mark.plain("the proxy cuts frames, which TLS would hide")

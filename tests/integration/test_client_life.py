@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jwt
 import pytest
 
+from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws.client import (
     Alert,
     Backoff,
@@ -33,7 +34,6 @@ from fastws.client import (
 from fastws.client.sync import SyncClient
 from tests.certificates import files
 from tests.conftest import StartServer
-from tests.faultproxy import FaultProxy
 from tests.serving import Server, free_port, until
 
 SECRET = "a secret of more than thirty-two bytes"
@@ -238,6 +238,98 @@ async def test_a_connection_that_only_the_client_knows_to_be_dead(shared_server:
                 each.other.is_deaf = True
             interrupted, _ = await until_one(client, Interrupted)
             assert "no sign of life" in interrupted.reason
+
+
+async def test_a_pause_outlives_an_interruption_and_a_restart(server: StartServer) -> None:
+    settings = {"admin_token": ADMIN, "shutdown_spread": 0}
+    first = server("--feed", "none", **settings)
+    async with (
+        FaultProxy.run(first.port) as proxy,
+        Client(f"ws://127.0.0.1:{proxy.port}", backoff=SOON) as client,
+    ):
+        await client.subscribe("stock", [CODE, "000660"])
+        publish(first, price(1))
+        await until_one(client, PriceUpdate)
+        await client.pause()
+        assert client.is_paused
+        publish(first, price(2), price(3))
+        proxy.kill()
+        restored, before = await until_one(client, Restored)
+        assert restored.recovered
+        publish(first, price(4), price(5, "000660"))
+        # Accepted, and nothing comes of it yet.
+        await client.subscribe("stock", ["035720"])
+        await client.ping()
+        await client.resume()
+        found = [(await until_one(client, PriceUpdate))[0] for _ in range(2)]
+        assert {(update.code, update.price, update.snapshot) for update in found} == {
+            (CODE, 4, True),
+            ("000660", 5, True),
+        }
+        publish(first, price(6), price(7, "035720"))
+        found = [(await until_one(client, PriceUpdate))[0] for _ in range(2)]
+        assert [(update.price, update.snapshot) for update in found] == [(6, False), (7, False)]
+
+        await client.pause()
+        await asyncio.to_thread(first.end)
+        second = await asyncio.to_thread(lambda: server("--feed", "none", **settings))
+        proxy.target = second.port
+        _, before = await until_one(client, Restored)
+        assert not any(isinstance(message, Gap) for message in before)
+        await client.ping()
+        publish(second, price(8))
+        await client.ping()
+        assert client.is_paused
+        assert client.statistics.waiting == 0
+        # Whether it was done before the connection ended nobody knows, and either way the value comes.
+        proxy.kill()
+        await client.resume()
+        _, before = await until_one(client, PriceUpdate)
+        assert not any(isinstance(message, Gap) for message in before)
+        publish(second, price(9))
+        update, before = await until_one(client, PriceUpdate)
+        assert (update.price, update.snapshot, before) == (9, False, [])
+
+
+async def test_a_value_that_a_rate_held_back_comes_with_the_restoration(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    async with (
+        FaultProxy.run(server.port) as proxy,
+        Client(f"ws://127.0.0.1:{proxy.port}", backoff=SOON) as client,
+    ):
+        await client.subscribe("stock", [CODE], max_rate=0.01, snapshot=False)
+        await client.subscribe("stock", ["000660"], snapshot=False)
+        publish(server, price(1))
+        await until_one(client, PriceUpdate)
+        # It waits for its time, and what was published later has come.
+        publish(server, price(2))
+        publish(server, price(3, "000660"))
+        update, _ = await until_one(client, PriceUpdate)
+        assert update.price == 3
+        proxy.kill()
+        restored, _ = await until_one(client, Restored)
+        assert restored.recovered
+        update, before = await until_one(client, PriceUpdate)
+        assert (update.code, update.price, before) == (CODE, 2, [])
+        await client.ping()
+        # It comes once.
+        assert client.statistics.waiting == 0
+
+
+async def test_what_is_compressed_is_expanded(server: StartServer) -> None:
+    started = server("--feed", "none", admin_token=ADMIN)
+    bodies = [price(number, note="the same again and again " * 20) for number in range(1, 40)]
+    async with connect(started, compression=True) as packed, connect(started) as plain:
+        for client in (packed, plain):
+            await client.subscribe("stock", [CODE])
+        publish(started, *bodies)
+        for client in (packed, plain):
+            found = [(await until_one(client, PriceUpdate))[0] for _ in bodies]
+            assert [update.price for update in found] == [body["price"] for body in bodies]
+            assert found[0].extra == {"note": bodies[0]["note"]}
+    metrics = dict(losses(started))
+    assert metrics["fastws_compressions_total"] == 1
+    assert metrics["fastws_compression_output_bytes_total"] < 2000
 
 
 async def test_errors_say_what_to_do(shared_server: StartServer) -> None:

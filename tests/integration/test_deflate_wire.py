@@ -17,9 +17,10 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 
 from tests.certificates import files
 from tests.clients import Stream, client
+from tests.clients_js.node import require_package
 from tests.conftest import StartServer
 from tests.rawclient import CONTINUATION, TEXT, RawClient, frame, upgrade_head
-from tests.serving import ROOT, Server, missing, require_program
+from tests.serving import ROOT, Server, require_program
 
 ADMIN_TOKEN = "the administrator"
 # Enough targets that both sides have something to compress.
@@ -71,6 +72,16 @@ async def test_websockets_decodes_it_with_all_parameters(
         assert stream.n_batches > 0
 
 
+@pytest.mark.parametrize("path", ["/v1/ws", "/ws/realtime/"])
+async def test_a_page_can_decline_it(simulated: Server, path: str) -> None:
+    """Browsers offer it always, and no page can keep them from it."""
+    offer = {"compression": None, "extensions": [ClientPerMessageDeflateFactory()]}
+    async with client(simulated.url_of(path), **offer) as connection:
+        assert len(connection.connection.protocol.extensions) == 1
+    async with client(simulated.url_of(f"{path}?compression=off"), **offer) as connection:
+        assert connection.connection.protocol.extensions == []
+
+
 NODE_SCRIPT = """
 import { text as readAll } from "node:stream/consumers";
 import WebSocket from "ws";
@@ -116,10 +127,7 @@ process.stdout.write(JSON.stringify(results), () => process.exit());
 
 def test_ws_of_node_decodes_it_with_all_parameters(simulated: Server) -> None:
     node = require_program("node")
-    if not (ROOT / "node_modules" / "ws" / "package.json").exists():
-        missing(
-            "the npm package ws is not installed; `npm install` in the root of the repository installs it"
-        )
+    require_package("ws")
     given = [
         {
             re.sub("_([a-z])", lambda match: match[1].upper(), key): value
@@ -138,7 +146,7 @@ def test_ws_of_node_decodes_it_with_all_parameters(simulated: Server) -> None:
     result = subprocess.run(
         [node, "--input-type=module", "--eval", f"{NODE_SCRIPT}"],
         input=json.dumps(order),
-        cwd=ROOT,
+        cwd=ROOT / "tests",
         env=os.environ | {"NODE_EXTRA_CA_CERTS": str(files().authority_file)},
         capture_output=True,
         text=True,

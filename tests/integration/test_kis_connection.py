@@ -68,6 +68,14 @@ async def test_a_lost_connection_is_made_again(
     assert len(kis.journal.sessions) == 2
 
 
+async def test_who_was_held_up_does_not_blame_kis_for_it(kis: FakeKIS, client: Client) -> None:
+    kis.do("silence", seconds=3.0)
+    time.sleep(2.5)  # noqa: ASYNC251 - longer than a connection may be silent, and shorter than KIS is
+    await client.receiving()
+    assert client.connection.n_sessions == 1
+    assert client.events == []
+
+
 @pytest.mark.parametrize(
     ("fault", "text"),
     [

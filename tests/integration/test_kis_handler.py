@@ -54,7 +54,9 @@ asyncio.run(main())
 """
 
 FAST = Limits(pace=0.2, min_dwell=1.0, ack_timeout=0.5, silent_after=1.0)
-QUICK = Timing(connect_timeout=2.0, silence=2.0, first_delay=1.0, last_delay=1.5, in_use_delay=(1.0, 1.2))
+# Short pauses only. How long silence may last is left as it is: the server here shares a thread with the test, and on a
+# busy machine both of them may stand still for seconds, which the client rightly takes for a connection that is dead.
+QUICK = Timing(first_delay=1.0, last_delay=1.5, in_use_delay=(1.0, 1.2))
 
 
 class Program:

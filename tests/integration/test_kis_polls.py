@@ -32,12 +32,17 @@ _n_keys = 0
 
 
 @asynccontextmanager
-async def rest_of(answer: Answer) -> AsyncIterator[KISAuthManager]:
-    """KIS's REST interface, which answers quotations with what `answer` returns."""
+async def rest_of(answer: Answer, *, n_limited: int = 0, **options: Any) -> AsyncIterator[KISAuthManager]:
+    """KIS's REST interface, which answers quotations with what `answer` returns, and issues a token when it has refused
+    one `n_limited` times."""
     global _n_keys
     _n_keys += 1
 
     async def token(request: web.Request) -> web.Response:
+        nonlocal n_limited
+        n_limited -= 1
+        if n_limited >= 0:
+            return web.json_response({"error_code": "EGW00133", "error_description": "…"}, status=403)
         return web.json_response({"access_token": "t", "expires_in": 86_400})
 
     async def quotation(request: web.Request) -> web.Response:
@@ -58,6 +63,7 @@ async def rest_of(answer: Answer) -> AsyncIterator[KISAuthManager]:
             paper=False,
             rest_url=f"http://{host}:{port}",
             ws_url="ws://127.0.0.1:9",
+            **options,
         )
     finally:
         await runner.cleanup()
@@ -203,3 +209,34 @@ async def test_errors_say_what_is_wrong() -> None:
     assert issubclass(CallRefusedError, KISConnectionError)
     error = CallRefusedError("OPSQ2002", "no such code")
     assert (error.code, error.text) == ("OPSQ2002", "no such code")
+
+
+async def test_no_token_yet_is_told_with_its_pause_and_asked_for_again_after_it() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds))
+
+    async with (
+        rest_of(lambda request: GOOD, n_limited=1, sleep=sleep) as auth,
+        Polls(auth, SAMSUNG) as polls,
+    ):
+        with structlog.testing.capture_logs() as logs:
+            _, pause = await polls.call()
+            assert pause == 60.0
+            assert (polls.poller.counts["too_fast"], polls.poller.counts["failed"]) == (1, 0)
+            _, pause = await polls.call()
+        assert pause == 0.0
+        assert slept == [60], "KIS is asked for one once a minute, whoever asks"
+        assert polls.prices == [(SAMSUNG, 70_000)]
+        told, over = logs
+        assert (told["event"], told["log_level"], told["retry_in_s"]) == (
+            "KIS cannot be polled",
+            "warning",
+            60.0,
+        )
+        assert told["error"] == (
+            "no connection to KIS's REST interface yet: KIS issues one access token a minute, and this app key got one "
+            "just now, in another program or before a restart (EGW00133)"
+        )
+        assert over["event"] == "KIS answers polls again"

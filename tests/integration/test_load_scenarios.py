@@ -20,6 +20,8 @@ if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
 from fastws.bench.process import StallProbe
+from tests.clients_js.node import require_package
+from tests.serving import require_program
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -130,6 +132,19 @@ def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
     assert {cycle["way"] for cycle in cycles} == {"query", "message"}
     assert out["run"]["missing"] == {}
     assert out["run"]["published_per_second"] == pytest.approx(2000, rel=0.3)
+
+
+def test_the_shipped_clients_lose_nothing_undeclared_when_they_are_killed(tmp_path: Path) -> None:
+    """The short form of `make soak-clients`."""
+    require_program("node")
+    require_package("ws")
+    out = load(
+        tmp_path, "clients", "--connections", "5", "--kills", "20", "--restarts", "1", "--seed", str(int(time.time()))
+    )  # fmt: skip
+    assert out["run"]["restarts"] == 1
+    for program in out["run"]["programs"].values():
+        assert sum(program["kills"].values()) == 20
+        assert program["counts"]["updates"] > 1000
 
 
 def test_a_storm_of_sessions_is_restored(tmp_path: Path) -> None:

@@ -60,12 +60,22 @@ def test_start_up_lines_name_every_url(server: StartServer, over: dict[str, str]
         target.url,
         f"{target.http_url}/health",
         f"{target.http_url}/v1/ws/stats",
+        f"{target.http_url}/realtime/dashboard/",
+        f"{target.http_url}/realtime/test/",
     ):
         assert line in target.log
     urls = re.findall(r"https?://127\.0\.0\.1:\d+(/\S+)", target.log)
     for path in urls:
         # No price may have come when the server has just started.
         until(partial(is_found, target, path), f"{path} of the start-up lines")
+
+
+def test_pages_can_be_left_out(server: StartServer) -> None:
+    target = server(web_pages=False)
+    assert "/realtime/dashboard" not in target.log
+    for path in ("/realtime/dashboard/", "/realtime/test/", "/static/testpage/main.js"):
+        assert target.get(path)[0] == 404
+    assert target.get("/static/fastws.js")[0] == 200
 
 
 def test_no_feed_is_said_once_at_start(server: StartServer) -> None:

@@ -202,3 +202,11 @@ def test_without_keys_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
         open_source("kis", Settings())
     with pytest.raises(SourceSetupError, match="takes no argument"):
         open_source("kis:x", Settings())
+
+
+async def test_no_token_yet_is_a_pause_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asking(monkeypatch) as (kis, asker):
+        kis.do("rest", of="token", code="EGW00133", times=1)
+        with pytest.raises(SourceAwayError, match="one access token a minute") as caught:
+            await asker.quotes([SAMSUNG], 1.0)
+        assert caught.value.retry_in == pytest.approx(60.0, abs=5.0)

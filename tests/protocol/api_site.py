@@ -87,8 +87,9 @@ class View:
         self.told.append((user_key, alert))
         return self.mail.tell(user_key, alert)
 
-    def connections(self) -> list[dict[str, Any]]:
-        return [{**connection, "subscriptions": {"stock": ["005930"]}} for connection in self.open]
+    def connections(self, *, has_subscriptions: bool = True) -> list[dict[str, Any]]:
+        named = {"subscriptions": {"stock": ["005930"]}} if has_subscriptions else {}
+        return [{**connection, **named} for connection in self.open]
 
     async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
         self.reloaded.append(ids)

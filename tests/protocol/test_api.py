@@ -245,6 +245,12 @@ async def test_the_connection_list_and_kicking() -> None:
             return [connection["connection_id"] for connection in found]
 
         assert await ids() == ["c1", "c2", "c3"]
+        short = await server.json("GET", "/v1/ws/connections?subscriptions=false", headers=bearer(ADMIN))
+        assert short == server.view.open
+        error = await server.error(
+            "GET", "/v1/ws/connections?subscriptions=no", headers=bearer(ADMIN), status=400
+        )
+        assert error["code"] == "INVALID_PARAMETER"
         assert await kick({"jti": "t3"}) == 0
         assert await kick({"jti": "t2", "user_id": None}) == 1
         assert await kick({"connection_id": "c3"}) == 1
@@ -265,7 +271,7 @@ async def test_others_have_their_turn_while_many_connections_are_listed() -> Non
                 n_turns += 1
                 await asyncio.sleep(0)
 
-        def connections() -> Iterator[dict[str, Any]]:
+        def connections(*, has_subscriptions: bool) -> Iterator[dict[str, Any]]:
             for i in range(1000):
                 turns.append(n_turns)
                 yield {"connection_id": f"c{i}"}

@@ -115,7 +115,10 @@ async def test_an_administrator_lists_and_ends_connections(target: Server) -> No
         (found,) = [item for item in listed if item["user_id"] == "carol"]
         assert list(found) == [
             "connection_id", "user_id", "peer", "connected_at", "subscriptions", "message_count", "last_activity",
+            "dialect", "subscription_count", "updates_delivered", "updates_lost", "queued_messages", "queued_bytes",
         ]  # fmt: skip
+        assert (found["dialect"], found["subscription_count"]) == ("screener", 1)
+        assert (found["updates_lost"], found["queued_messages"], found["queued_bytes"]) == (0, 0, 0)
         assert found["subscriptions"] == {"stock": ["005930"]}
         assert found["connection_id"] == connection.greeting["connection_id"]
         status, answer = await asyncio.to_thread(call, target, "POST", "/v1/admin/kick", {"user_id": "carol"})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,37 +12,8 @@ from websockets.exceptions import InvalidStatus
 from fastws.errors import CloseCode
 from tests.clients import client
 from tests.conftest import StartServer
-from tests.serving import Server, require_program, until
-
-# Everything but the headers of X-Forwarded-* and the upgrade is nginx's default: the Host header becomes that of the
-# upstream, and what the client sends as Forwarded is handed on.
-CONFIGURATION = """
-user root;
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass {upstream};
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection upgrade;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Host $http_host;
-            proxy_set_header X-Forwarded-Proto $scheme;
-        }}
-    }}
-}}
-"""
+from tests.nginx import proxying
+from tests.serving import Server, until
 
 SETTINGS = {"connections_per_ip": 1}
 
@@ -77,7 +46,6 @@ class Proxied:
 
 @pytest.fixture(params=["tcp", "unix"])
 def proxied(request: pytest.FixtureRequest, server: StartServer, tmp_path: Path) -> Iterator[Proxied]:
-    nginx = require_program("nginx")
     if request.param == "tcp":
         target = server("--feed", "none", trusted_proxies="127.0.0.1", **SETTINGS)
         upstream = target.http_url
@@ -85,25 +53,8 @@ def proxied(request: pytest.FixtureRequest, server: StartServer, tmp_path: Path)
         path = tmp_path / "fastws.socket"
         target = server("--feed", "none", trusted_proxies="unix", unix_socket=path, **SETTINGS)
         upstream = f"http://unix:{path}:"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    configuration = tmp_path / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(directory=tmp_path, port=port, upstream=upstream))
-    process = subprocess.Popen(
-        [nginx, "-p", str(tmp_path), "-c", str(configuration), "-e", f"{tmp_path}/error.log"]
-    )
-    try:
-
-        def is_listening() -> bool:
-            assert process.poll() is None, (tmp_path / "error.log").read_text()
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        until(is_listening, "nginx")
+    with proxying(tmp_path, upstream) as port:
         yield Proxied(target, port)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 async def test_clients_are_told_apart_and_stay_who_they_are(proxied: Proxied) -> None:

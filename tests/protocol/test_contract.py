@@ -22,7 +22,7 @@ from tests.conftest import StartServer
 from tests.contract import Contract, Json, exchanged
 from tests.serving import ROOT, Server, missing, until
 
-SCHEMA = ROOT / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
+SCHEMA = ROOT / "tests" / "node_modules" / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
 
 
 def contract_of(channel: str) -> Contract:
@@ -75,7 +75,9 @@ def test_the_document_is_served_and_need_not_be_sent_twice(target: Server) -> No
 
 def test_the_document_is_valid_asyncapi(contract: Contract) -> None:
     if not SCHEMA.exists():
-        missing("the npm package @asyncapi/specs is not installed; `npm install` installs it")
+        missing(
+            "the npm package @asyncapi/specs is not installed; `make tests/node_modules/.ready` installs it"
+        )
     validator = Draft7Validator(json.loads(SCHEMA.read_text()))
     assert [f"{flaw.json_path}: {flaw.message}" for flaw in validator.iter_errors(contract.document)] == []
     for spoil in (
@@ -139,14 +141,14 @@ def test_the_tables_of_codes_are_in_it(contract: Contract) -> None:
     assert channel["address"] == "/v1/ws"
     assert other["address"] == "/ws/realtime/"
     assert all(channel[table] == other[table] for table in ("x-error-codes", "x-close-codes"))
-    assert list(other["bindings"]["ws"]["query"]["properties"]) == ["token"]
+    assert list(other["bindings"]["ws"]["query"]["properties"]) == ["token", "compression"]
     assert [row["code"] for row in channel["x-error-codes"]] == list(ErrorCode)
     assert [row["code"] for row in channel["x-close-codes"]] == list(CloseCode)
     codes = contract.document["components"]["schemas"]["ErrorCode"]
     assert set(codes["enum"]) == set(ErrorCode)
     assert all(code.meaning in codes["description"] for code in ErrorCode)
     assert list(channel["bindings"]["ws"]["query"]["properties"]) == [
-        "token", "session_id", "last_sequence", "epoch",
+        "token", "session_id", "last_sequence", "epoch", "compression",
     ]  # fmt: skip
 
 

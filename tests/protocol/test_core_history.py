@@ -14,6 +14,8 @@ from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS, Chann
 
 # More channels of which nothing comes than there are updates: for their holder every number is looked at.
 N_SILENT = 1500
+# Beyond all numbers.
+FIRST_VALUE = 1_000_000
 
 
 class Market:
@@ -27,7 +29,7 @@ class Market:
         self.sectors = [hub.topic("sector", str(i)) for i in range(3)]
         self.markets = [hub.topic("market", str(i)) for i in range(2)]
         self.crowd = hub.topic("sector", "silent")
-        self.private = hub.channel("", "alert", (hub.topic("user", ""),), bit=CHANNEL_STATUS, numbered=False)
+        self.alert = hub.channel("", "alert", (hub.topic("user", ""),), bit=CHANNEL_STATUS, numbered=False)
         self.channels = [
             hub.channel(str(i), "market_status", (market,), bit=CHANNEL_STATUS, numbered=False)
             for i, market in enumerate(self.markets)
@@ -39,12 +41,13 @@ class Market:
             book = hub.channel(stock.name, "orderbook", (stock,), bit=CHANNEL_ORDERBOOK, numbered=True)
             self.prices.append(price)
             self.channels += [price, book]
-        # Values of which only the last is kept, each of a topic of its own.
-        self.values = [hub.topic("value", str(i)) for i in range(6)]
-        self.channels += [
-            hub.channel(value.name, "value", (value,), bit=CHANNEL_PRICE, numbered=False, kept=False)
-            for value in self.values
-        ]
+        # Private values, each of a topic of its own; by topic the last one, and the number that it shows.
+        self.values = {
+            topic: hub.channel(topic.name, "value", (topic,), bit=CHANNEL_PRICE, numbered=False, private=True)
+            for topic in (hub.topic("value", str(i)) for i in range(6))
+        }
+        self.last_values: dict[Topic, tuple[int, int]] = {}
+        self.n_values = 0
         for i in range(N_SILENT):
             hub.channel(f"silent {i}", "price", (self.crowd,), bit=CHANNEL_PRICE, numbered=True)
         self.published: list[Channel] = []
@@ -67,10 +70,21 @@ class Market:
                 assert self.made.hub.publish(channel, value) == value
             else:
                 assert self.made.hub.broadcast(channel, value) == value
+            if self.rng.random() < 0.3:
+                self.publish_value()
+
+    def publish_value(self) -> None:
+        topic = self.rng.choice(list(self.values))
+        self.n_values += 1
+        value = FIRST_VALUE + self.n_values
+        number = self.made.hub.publish(self.values[topic], value)
+        assert number == len(self.published) == self.made.hub.sequence, "it takes no number"
+        self.last_values.pop(topic, None)
+        self.last_values[topic] = value, number
 
     def tell(self) -> int:
-        self.published.append(self.private)
-        return self.made.hub.tell(self.private, len(self.published), [])
+        self.published.append(self.alert)
+        return self.made.hub.tell(self.alert, len(self.published), [])
 
     def move(self) -> None:
         """Let some prices belong to other sectors and markets."""
@@ -82,7 +96,7 @@ class Market:
         topics = rng.sample(self.stocks, rng.choice((0, 1, 2, 5, 20)))
         topics += rng.sample(self.sectors, rng.choice((0, 0, 0, 1)))
         topics += rng.sample(self.markets, rng.choice((0, 0, 0, 0, 1)))
-        values = rng.sample(self.values, rng.choice((0, 0, 1, 3)))
+        values = rng.sample(list(self.values), rng.choice((0, 0, 1, 3)))
         return {
             topic: self.made.hub.options(
                 latest=rng.random() < 0.3,
@@ -93,12 +107,9 @@ class Market:
 
     def missed(self, wanted: dict[Topic, Options], cursor: int) -> list[tuple[int, bool]]:
         """By the rules, (number, whether it is due only when it is the latest) of each update since `cursor`."""
-        bits = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK, "value": CHANNEL_PRICE}
+        bits = {"price": CHANNEL_PRICE, "orderbook": CHANNEL_ORDERBOOK}
         found = []
-        last = {channel: number for number, channel in enumerate(self.published, 1)}
         for number, channel in enumerate(self.published[cursor:], cursor + 1):
-            if not channel.is_kept and last[channel] != number:
-                continue
             options = next((wanted[topic] for topic in channel.topics if topic in wanted), None)
             if not channel.topics or (options is not None and channel.name not in bits):
                 found.append((number, False))
@@ -113,7 +124,12 @@ class Market:
             for number, is_latest in self.missed(wanted, cursor)
             if not is_latest or last[self.published[number - 1]] == number
         }
-        return sorted(due | set(also))
+        # Whatever has been seen of them.
+        values = [value for topic, (value, _) in self.last_values.items() if topic in wanted]
+        return sorted(due | set(also)) + values
+
+    def n_values_since(self, wanted: dict[Topic, Options], cursor: int) -> int:
+        return sum(number > cursor for topic, (_, number) in self.last_values.items() if topic in wanted)
 
     def crowded(self, wanted: dict[Topic, Options]) -> dict[Topic, Options]:
         return wanted | {self.crowd: self.made.hub.options()}
@@ -151,7 +167,8 @@ async def test_both_ways_find_the_same(history: int) -> None:
             also = [number for number in told if number > cursor and rng.random() < 0.5]
             reaches = cursor >= hub.history_start - 1
             since = max(cursor, hub.history_start - 1)
-            expected = (len(market.missed(wanted, since)), reaches)
+            n_missed = len(market.missed(wanted, since)) + market.n_values_since(wanted, cursor)
+            expected = (n_missed, reaches)
             assert hub.count_missed(wanted, cursor) == expected, f"seed {seed}"
             assert hub.count_missed(market.crowded(wanted), cursor) == expected, f"seed {seed}"
             few, crowded = await made.connect(), await made.connect()
@@ -205,42 +222,3 @@ async def test_both_ways_go_on_while_updates_come_and_channels_move(n_noise: int
         assert client.connection.is_restoring
         assert client.connection.addressed_ahead == [late]
         assert await caught_up(client) == due
-
-
-@scenario
-async def test_values_leave_room_for_what_is_kept() -> None:
-    """A thousand times as many values as updates: history holds one of each, and the rest of it is for the updates."""
-    async with bench(interval_ms=1, history_size=700 * 110 + 16 * 110_000) as made:
-        hub = made.hub
-        price = hub.channel("A", "price", (hub.topic("stock", "A"),), bit=CHANNEL_PRICE, numbered=True)
-        values = [
-            hub.channel(
-                str(i), "value", (hub.topic("value", str(i)),), bit=CHANNEL_PRICE, numbered=False, kept=False
-            )
-            for i in range(10)
-        ]
-        assert (price.is_kept, values[0].is_kept) == (True, False)
-        due = []
-        for _ in range(100):
-            due.append(hub.publish(price, hub.sequence + 1))
-            for _ in range(100):
-                for value in values:
-                    hub.publish(value, hub.sequence + 1)
-        assert (hub.n_history, hub.history_start) == (110, 1)
-        assert hub.history_size == 110 * 700 + 16 * (hub.sequence - 110)
-        topics = [hub.topic("stock", "A"), hub.topic("value", "3")]
-        wanted = {topics[0]: hub.options(), topics[1]: hub.options(latest=True)}
-        assert hub.count_missed(wanted, 0) == (101, True)
-        client = await made.connect()
-        assert client.connection.restore(wanted, 0)
-        assert await caught_up(client) == [*due, hub.sequence - 6]
-        # What is empty counts too, so there is an end to it.
-        for _ in range(20_000):
-            hub.publish(values[0], hub.sequence + 1)
-        assert hub.history_start > 1
-        hub.configure(history_size=0)
-        assert (hub.n_history, hub.history_size) == (0, 0)
-        hub.publish(values[0], 0)
-        hub.configure(history_size=1 << 20)
-        hub.publish(values[0], 0)
-        assert (hub.n_history, hub.history_size) == (1, 700)

@@ -319,6 +319,9 @@ def test_without_an_address_of_its_own_all_is_on_the_main_port(server: StartServ
     for method, path in MOVED:
         status, _ = ask(target.http_connection(), method, path, "{}" if method == "POST" else None)
         assert status in (200, 400), (path, status)
+    for token, is_shown in ((ADMIN, True), ("another", False), (None, False)):
+        _, text = ask(target.http_connection(), "GET", "/metrics", token=token)
+        assert (b"fastws_portfolio_positions" in text) == is_shown
     listed = {endpoint["path"] for endpoint in target.get_json("/")["endpoints"]}
     assert listed.issuperset(path for _, path in MOVED)
 
@@ -358,6 +361,7 @@ async def test_what_has_moved_is_nowhere_else(
         assert ask(admin(), "GET", path)[0] == 404, path
     # It still wants the token, and what is done there is seen on the main port.
     assert ask(admin(), "GET", "/v1/ws/connections", token=None)[0] == 401
+    assert b"fastws_portfolio_positions" in ask(admin(), "GET", "/metrics", token=None)[1]
     async with client(target.url) as connection:
         _, connections = await asyncio.to_thread(ask, admin(), "GET", "/v1/ws/connections")
         assert [each["connection_id"] for each in connections] == [connection.greeting["connection_id"]]

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.clients import Client, client, updates
 from tests.conftest import StartServer
-from tests.rawclient import RawClient
+from tests.rawclient import RawClient, upgrade_head
 from tests.serving import Server
 
 SECRET = "a secret of more than thirty-two bytes"
@@ -368,6 +368,56 @@ async def test_without_a_cursor_a_session_goes_on_where_it_ended(target: Server,
     async with client(f"{target.url}?session_id={session_id}&last_sequence={text}") as connection:
         answer = await connection.receive()
         assert (answer["type"], answer["recovered"]) == ("reconnected", True)
+        # What the kernel took may not have come, and a client that does not count would never know.
+        last = (await connection.until_snapshot())["messages"]
+        assert {message["code"] for message in last} == {"005930"}
+
+
+async def test_who_is_kicked_may_be_back_before_the_farewell(
+    shared_server: StartServer, over: dict[str, str]
+) -> None:
+    target = shared_server(*FAST, **SETTINGS, admin_token="the administrator", **over)
+
+    def kicked() -> tuple[RawClient, str]:
+        raw = RawClient(target.port, handshake=False, tls=target.tls)
+        raw.send(upgrade_head(f"/v1/ws?token={token('kim')}"))
+        raw.read_response()
+        session_id = raw.read_message()["connection_id"]
+        raw.send_message(type="subscribe", subscription_type="stock", targets=["005930"])
+        body = json.dumps({"user_id": "kim"}).encode()
+        headers = {"Authorization": "Bearer the administrator"}
+        assert target.get("/v1/admin/kick", "POST", body, headers)[0] == 200
+        return raw, session_id
+
+    raw, session_id = await asyncio.to_thread(kicked)
+    try:
+        url = f"{target.url}?session_id={session_id}&token={token('kim')}"
+        async with client(url) as connection:
+            assert connection.greeting["connection_id"] == session_id
+            assert (await connection.receive())["restored_subscriptions"] == {"stock": ["005930"]}
+    finally:
+        raw.close()
+
+
+async def test_a_session_is_taken_from_one_dead_connection_after_the_other(target: Server) -> None:
+    def dead() -> tuple[list[RawClient], str]:
+        first = RawClient(target.port, tls=target.tls)
+        session_id = first.read_message()["connection_id"]
+        first.send_message(type="subscribe", subscription_type="stock", targets=["005930"])
+        # It comes for the session of the first, and is as dead when it has it.
+        second = RawClient(target.port, handshake=False, tls=target.tls)
+        second.send(upgrade_head(f"/v1/ws?session_id={session_id}"))
+        second.read_response()
+        return [first, second], session_id
+
+    raws, session_id = await asyncio.to_thread(dead)
+    try:
+        async with client(f"{target.url}?session_id={session_id}") as connection:
+            assert connection.greeting["connection_id"] == session_id
+            assert (await connection.receive())["restored_subscriptions"] == {"stock": ["005930"]}
+    finally:
+        for raw in raws:
+            raw.close()
 
 
 async def test_saved_sessions_are_counted_and_end(server: StartServer) -> None:

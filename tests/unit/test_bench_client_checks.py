@@ -180,6 +180,14 @@ def test_the_number_of_the_server_must_not_fall(connected: Callable[..., Connect
     assert result["sequence_backwards"] >= 2
 
 
+def test_a_portfolio_shows_the_number_before_it(connected: Callable[..., Connected], check: str) -> None:
+    value = message(None, sequence=20, kind="portfolio_update")
+    made = connected(check=check)
+    result = made.deliver_texts(run_of(1, 2), value, value, run_of(3, 4), message(5))
+    assert faults(result) == {}
+    assert faults(made.deliver_texts(value)) == {"sequence_backwards": 1}
+
+
 def test_reset_forgets_counts_and_keeps_positions(connected: Callable[..., Connected], check: str) -> None:
     made = connected(check=check)
     made.deliver_texts(run_of(1, 4), run_of(6, 6))

@@ -29,7 +29,7 @@ def lost(first: int, last: int) -> Lost:
 def begun(modes: Modes = ALL, stocks: tuple[str, ...] = ("A",), *updates: PriceUpdate) -> Numbers:
     numbers = Numbers()
     numbers.hold(modes)
-    numbers.take_snapshot(updates, stocks)
+    numbers.take_snapshot(updates, stocks, max((update.sequence for update in updates), default=0))
     return numbers
 
 
@@ -68,7 +68,7 @@ def test_of_mode_latest_nothing_is_missing() -> None:
     assert numbers.take(price(15)) is True
     numbers.hold(ALL)
     assert numbers.take(price(20)) is True
-    numbers.take_snapshot([price(22)], ["A"])
+    numbers.take_snapshot([price(22)], ["A"], 22)
     assert numbers.take(price(24)) == Gap("A", "price", 23, 23)
     numbers.hold(Modes({}, False))
     assert numbers.take(price(30)) is True
@@ -80,13 +80,22 @@ def test_members_of_markets_begin_anywhere_and_snapshots_leave_what_is_exact() -
     assert numbers.take(price(40, "C")) is True
     assert numbers.take(price(42, "C")) == Gap("C", "price", 41, 41)
     # A snapshot that is ahead of what is still to come.
-    numbers.take_snapshot([price(50, "C")], [])
+    numbers.take_snapshot([price(50, "C")], [], 42)
     assert numbers.take(price(43, "C")) is True
     numbers.forget()
     assert numbers.take(price(1, "C")) is True
     numbers.unknown("A")
     assert numbers.take(price(77)) is True
     assert numbers.take(price(79)) == Gap("A", "price", 78, 78)
+
+
+def test_a_snapshot_that_is_ahead_does_not_hide_what_is_still_to_come() -> None:
+    numbers = begun(ALL, ())
+    # The session is restored, and what was missed is still on its way.
+    numbers.take_snapshot([price(50), book(7)], ["A"], 42)
+    assert numbers.take(price(43)) is True
+    assert numbers.take(price(45)) == Gap("A", "price", 44, 44)
+    assert numbers.take(book(9)) == Gap("A", "orderbook", 8, 8)
 
 
 @given(

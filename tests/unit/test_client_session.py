@@ -350,21 +350,3 @@ def test_what_is_no_longer_accepted_is_told() -> None:
     world.connect()
     world.exchange()
     assert world.session.held.by_kind() == {"stock": ["A"]}
-
-
-def test_a_latest_value_that_a_rate_held_back_is_asked_for_after_a_restoration() -> None:
-    world = World()
-    world.session.subscribe("stock", ["A"], Wish(max_rate=1), snapshot=True)
-    world.session.subscribe("stock", ["B"], UNSAID, snapshot=True)
-    world.connect()
-    world.exchange()
-    world.server.publish("A")
-    # It waits for its time, and what was published later has come.
-    world.server.pending.clear()
-    world.server.publish("B")
-    world.server.flush()
-    world.exchange()
-    world.cut()
-    world.connect()
-    world.exchange()
-    assert world.user.last == {"A": 1, "B": 1}

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from fastws.server.handshake import (
     Request,
     check_origin,
     check_upgrade,
+    declines_compression,
     has_token,
     parse_head,
     refusal_response,
@@ -360,6 +362,23 @@ def test_every_key_is_answered_as_the_rfc_says(nonce: bytes) -> None:
 )
 def test_subprotocol(offered: str | None, selected: str | None) -> None:
     assert select_subprotocol(request(sec_websocket_protocol=offered)) == selected
+
+
+@pytest.mark.parametrize(
+    ("query", "is_declined"),
+    [
+        ("", False),
+        ("compression=off", True),
+        ("token=undefined&compression=off", True),
+        ("compression=off&session_id=x", True),
+        ("compression=on", False),
+        ("compression=offer", False),
+        ("nocompression=off", False),
+        ("token=compression=off", False),
+    ],
+)
+def test_compression_declined_in_the_query(query: str, is_declined: bool) -> None:
+    assert declines_compression(msgspec.structs.replace(request(), query=query)) is is_declined
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,18 @@ def test_a_volume_that_is_behind_is_no_news_for_some_seconds() -> None:
     assert known.take_poll(price(70_100, 1), 12.0, DAY + 1, 12.5)
 
 
+def test_a_trade_that_a_poll_was_quicker_than_is_no_news() -> None:
+    known = Published()
+    known.take_poll(price(70_100, 200), 0.0, DAY, 0.5)
+    assert not known.take_trade(price(70_000, 190), DAY, 0.6)
+    assert not known.take_trade(price(70_100, 200), DAY, 0.7)
+    assert known.take_trade(price(70_200, 210), DAY, 0.8)
+    # What is pushed is in order: one with less volume is a trade that was taken back.
+    assert known.take_trade(price(70_200, 205), DAY, 0.9)
+    known.take_poll(price(70_100, 300), 1.0, DAY, 1.5)
+    assert known.take_trade(price(70_000, 10), DAY, 12.0)
+
+
 def test_a_price_of_another_day_is_news() -> None:
     known = Published()
     assert known.take_trade(price(70_000, 200), DAY, 0.0)
@@ -56,18 +68,33 @@ def test_a_polled_book_is_news_when_it_differs() -> None:
     assert not known.take_polled_book(book, 5.0, 5.1)
 
 
+def test_a_book_is_missing_when_several_trades_have_come_without_it() -> None:
+    known = Published()
+    known.expect_book(0.0)
+    for n in range(10):
+        assert not known.lacks_book(9.0)
+        known.take_trade(price(1, n), DAY, float(n))
+    assert known.lacks_book(10.0)
+    known.take_book(BookUpdate(SAMSUNG, [(1, 1)], [(2, 1)]), 11.0)
+    known.take_polled_book(BookUpdate(SAMSUNG, [(1, 2)], [(2, 1)]), 12.0, 12.5)
+    assert known.book_since == 11.0
+    known.take_trade(price(1, 20), DAY, 30.0)
+    assert not known.lacks_book(30.0), "one trade may have passed its book"
+
+
 def test_what_is_ahead_of_all_that_is_known() -> None:
     known = Published()
-    assert not known.is_ahead(price(1, 5), DAY)
+    assert not known.is_ahead(price(1, 5), 9.0, DAY)
     known.take_trade(price(1, 5), DAY, 0.0)
-    assert not known.is_ahead(price(1, 5), DAY)
-    assert not known.is_ahead(price(1, 4), DAY)
-    assert not known.is_ahead(price(1, None), DAY)
-    assert known.is_ahead(price(1, 6), DAY)
+    assert not known.is_ahead(price(1, 6), 0.0, DAY), "it was asked for before"
+    assert not known.is_ahead(price(1, 5), 9.0, DAY)
+    assert not known.is_ahead(price(1, 4), 9.0, DAY)
+    assert not known.is_ahead(price(1, None), 9.0, DAY)
+    assert known.is_ahead(price(1, 6), 9.0, DAY)
     # Before the market opens, and after.
-    assert not known.is_ahead(price(1, 5), DAY + 3)
-    assert not known.is_ahead(price(1, 0), DAY + 3)
-    assert known.is_ahead(price(1, 3), DAY + 3)
+    assert not known.is_ahead(price(1, 5), 9.0, DAY + 3)
+    assert not known.is_ahead(price(1, 0), 9.0, DAY + 3)
+    assert known.is_ahead(price(1, 3), 9.0, DAY + 3)
 
 
 def test_a_trade_that_is_pushed_a_moment_later_is_no_silence() -> None:

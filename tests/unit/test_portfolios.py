@@ -154,7 +154,7 @@ async def test_what_is_watched_follows_prices(make_site: Callable[..., Any]) -> 
         site.price("MSFT", price)
     await site.shows(1)
     assert site.n_published(1) == 2, "one for what came together"
-    assert not topic.channels[0].is_kept, "of values only the last is to take room in history"
+    assert topic.channels[0].is_private
     assert site.n_published(2) == 0
     site.price("MSFT", 139)
     site.price("005930", 72_000)

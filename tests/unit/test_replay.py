@@ -306,7 +306,7 @@ async def test_max_speed_yields_after_two_milliseconds(
 async def test_lines_that_deliver_nothing_yield_too(
     write: Callable[..., Path], time: FakeTime, sink: Sink
 ) -> None:
-    path = write(*[b"# comment"] * 600, *[b"bad"] * 600)
+    path = write(*[b"# comment"] * 600, *[b'{"header":{"tr_id":"PINGPONG"}}'] * 600)
     with pytest.raises(FeedOverError, match="of 600 lines none"):
         await feed_of(path, time, speed="max").run(sink)
     assert len(time.pauses) == 4
@@ -359,9 +359,7 @@ async def test_a_loop_at_max_speed_lets_others_run(write: Callable[..., Path], s
         await task
 
 
-@pytest.mark.parametrize(
-    "lines", [(), (b"# only comments",), (b"bad",), (b'{"header":{"tr_id":"PINGPONG"}}',)]
-)
+@pytest.mark.parametrize("lines", [(), (b"# only comments",), (b'{"header":{"tr_id":"PINGPONG"}}',)])
 async def test_a_file_with_nothing_is_an_error(
     write: Callable[..., Path], time: FakeTime, sink: Sink, lines: tuple[bytes, ...]
 ) -> None:
@@ -428,6 +426,38 @@ def test_something_that_only_begins_like_gzip_is_refused_at_once(tmp_path: Path)
     path.write_bytes(b"\x1f\x8bnot gzip at all")
     with pytest.raises(SettingsError, match="cannot replay"):
         ReplayFeed(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ((b"hello", b"world"), "line 1 is 'hello' (neither JSON nor a KIS frame)"),
+        ((b"# a comment", b"", b"\x00\xff\x00"), r"line 3 is '\x00\\xff\x00' (neither JSON nor a KIS frame)"),
+        ((b"0|H0STCNT0|001|005930",), "line 1 is '0|H0STCNT0|001|005930' (KIS frame: width)"),
+        ((b"@1x {}",), "line 1 is '@1x {}' (expected @, Unix milliseconds, one space and the message)"),
+        ((b'{"type":"price_update","code":"A"}',), "(price: missing)"),
+        ((b'{"a":1}', TRADE[:40]), "line 1 is '{\"a\":1}' (None is not price_update, orderbook_update or"),
+        ([b"junk"] * 20_000, "line 1 is 'junk'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none_to_replay_is_refused_with_its_first_line(
+    write: Callable[..., Path], lines: tuple[bytes, ...], fault: str
+) -> None:
+    path = write(*lines)
+    with capture_logs() as logs, pytest.raises(SettingsError) as caught:
+        ReplayFeed(path)
+    assert str(caught.value).startswith(f"feed: cannot replay {path}: line ")
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (caught.value.setting, logs) == ("feed", [])
+
+
+async def test_a_file_whose_first_lines_are_bad_is_replayed(
+    write: Callable[..., Path], time: FakeTime, sink: Sink
+) -> None:
+    path = write(*[b"junk"] * 5_000, TRADE % 1)
+    await feed_of(path, time, speed="max").run(sink)
+    assert sink.prices == [1]
 
 
 # Files

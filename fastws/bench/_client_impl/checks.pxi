@@ -89,8 +89,13 @@ cdef void check_range(Client* c, Conn* conn, Stream* stream, int64_t first, int6
         stream.last_seq = last
 
 
+cdef inline bint is_private(const char* kind, Py_ssize_t size) noexcept nogil:
+    return size == 16 and memcmp(kind, b"portfolio_update", 16) == 0
+
+
 cdef inline void check_sequence(Client* c, Conn* conn, int64_t sequence, bint may_repeat) noexcept nogil:
-    """The server-wide number must not fall on a connection. That of a batch repeats its last message's."""
+    """The server-wide number must not fall on a connection. That of a batch repeats its last message's, and a
+    portfolio's value that of the message before it."""
     if sequence < 0:
         return
     if sequence < conn.last_sequence or (sequence == conn.last_sequence and not may_repeat):
@@ -222,7 +227,7 @@ cdef void check_message(
         conn.n_messages += 1
         time_ms = parse_utc(message.timestamp, message.timestamp_size)
         on_latency(c, stats, time_ms, time_ms, 1)
-        check_sequence(c, conn, message.sequence, False)
+        check_sequence(c, conn, message.sequence, is_private(message.type, message.type_size))
     else:
         stats.n_snapshot_messages += 1
     if message.seq < 0 or message.code is NULL:
@@ -372,6 +377,7 @@ cdef bint on_bare(
     cdef Stats* stats = &c.stats[conn.group]
     cdef Message message
     cdef MessageEnd end
+    cdef bint is_repeated
     if c.check == CHECK_FULL:
         if scan_object(head, head + head_size, &message) != head + head_size or message.type is NULL:
             return False
@@ -385,7 +391,8 @@ cdef bint on_bare(
         return c.check == CHECK_NONE
     on_latency(c, stats, end.time_ms, end.time_ms, 1)
     if c.check == CHECK_EDGES:
-        check_sequence(c, conn, end.sequence, False)
+        is_repeated = starts_with(head, head + head_size, b'{"type":"portfolio_update"', 26)
+        check_sequence(c, conn, end.sequence, is_repeated)
         if end.seq >= 0:
             check_range(c, conn, &conn.stream, end.seq, end.seq)
     return True

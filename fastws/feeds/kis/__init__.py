@@ -3,5 +3,6 @@
 from fastws.feeds.kis.feed import KISFeed
 from fastws.feeds.kis.keys import find_keys
 from fastws.feeds.kis.options import KISOptions
+from fastws.feeds.kis.symbols import has_servable
 
-__all__ = ["KISFeed", "KISOptions", "find_keys"]
+__all__ = ["KISFeed", "KISOptions", "find_keys", "has_servable"]

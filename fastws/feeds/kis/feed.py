@@ -16,10 +16,12 @@ from fastws.feeds.kis.options import KISOptions
 from fastws.feeds.kis.polling import PollPlan
 from fastws.feeds.kis.publisher import Publisher
 from fastws.feeds.kis.quotations import SYMBOLS_PER_CALL
+from fastws.feeds.kis.renewals import Renewals
 from fastws.feeds.kis.rest import Poller
 from fastws.feeds.kis.session import Session
+from fastws.feeds.kis.symbols import Symbols
 from fastws.kis.auth import KISAuthManager
-from fastws.kis.control import OPERATION, QUOTE, TICK, Registration, check_code, tr_for
+from fastws.kis.control import OPERATION, QUOTE, TICK, Registration, tr_for
 from fastws.kis.events import Changed, Event, Live, Lost, Timing
 from fastws.kis.registration import Limits, State
 from fastws.logs import LogLimiter
@@ -41,8 +43,6 @@ _REPLAN: Final = 5.0
 # What is pushed is polled this often, to see that it still comes; in paper trading, which has a call a second, less.
 _CHECK_INTERVAL: Final = 60.0
 _PAPER_CHECK_INTERVAL: Final = 300.0
-# A book that has come within this time is not silent.
-_SILENT_BOOK: Final = 60.0
 _TELL_AGAIN: Final = 300.0
 
 _log = structlog.get_logger("fastws.feeds.kis")
@@ -56,12 +56,14 @@ class KISFeed(Feed):
 
     1. Every price says by its quality whether it was pushed or polled. A symbol that has a place is polled, too, until
        KIS has confirmed its registration, and once after that: KIS sends nothing until it trades. From then on it is
-       polled once a minute; when that tells of a trade that does not come it is registered anew (see `Silences`).
-    2. Nothing is published twice, and nothing old after something new (see `Published`), nor what a session still sends
-       of a symbol that another one has by now. Books are polled only of what somebody looks at.
+       polled once a minute; what does not come although there is something is registered anew (see `Renewals`).
+    2. Nothing is published twice, and nothing old after something new (see `Published`); of what should be pushed a
+       polled price counts when it was not within five seconds. Nor is published what a session still sends of a symbol
+       that another one has by now. Books are polled only of what somebody looks at.
     3. A lost connection ends nothing: `market.set_connected` tells, and the others go on. `run` ends when it is
        cancelled only.
     4. Trades that were lost meanwhile are counted by their volume, and told in one line for all (see `Outages`).
+    5. Symbols that KIS does not have are left out, and told in one line for all (see `Symbols`).
 
     Raises ValueError for no keys.
     """
@@ -91,7 +93,9 @@ class KISFeed(Feed):
         self._book_tr = tr_for(self.exchange, QUOTE)
         self._interest = interest
         self._clock = clock
-        fixed = [code for code in fixed if _is_servable(code)]
+        self._symbols = Symbols(clock)
+        fixed = self._symbols.servable(fixed)
+        self._symbols.tell()
         self.allocation = Allocation(
             len(keys),
             size=2 if self.options.has_books else 1,
@@ -102,6 +106,7 @@ class KISFeed(Feed):
             len(keys),
             session_of=self.allocation.session_of,
             is_pushed=lambda code: self._is_pushed(code, self._trade_tr),
+            is_book_pushed=lambda code: self.options.has_books and self._is_pushed(code, self._book_tr),
             clock=clock,
             wall_clock=wall_clock,
         )
@@ -140,16 +145,24 @@ class KISFeed(Feed):
             )
             for number, auth in enumerate(keys if rate else (), 1)
         ]
-        self._servable: dict[str, bool] = {}
         self._planned_for: Mapping[str, Interest] = {}
         self._replan_at = -float("inf")
         self._limiter = LogLimiter(_TELL_AGAIN, clock=clock)
+        self._renewals = Renewals(
+            self.sessions,
+            self.allocation,
+            self.publisher,
+            trade_tr=self._trade_tr,
+            book_tr=self._book_tr if self.options.has_books else None,
+            has_polls=bool(self.pollers),
+            limiter=self._limiter,
+        )
         self._is_full_told = False
         self._warn_of_length(len(fixed))
 
     def fix(self, codes: Iterable[str]) -> None:
         """Give other symbols than before priority over those that clients want."""
-        codes = [code for code in codes if _is_servable(code)]
+        codes = self._symbols.servable(codes)
         self.allocation.fixed = {code: order for order, code in enumerate(codes)}
         self.publisher.has_changed = True
         self._warn_of_length(len(codes))
@@ -177,12 +190,13 @@ class KISFeed(Feed):
 
     def _step(self, market: MarketSink) -> None:
         now = self._clock()
-        interest = {code: found for code, found in self._interest().items() if self._can_serve(code, market)}
+        interest = self._symbols.chosen(self._interest(), market)
+        self._symbols.tell()
         self._allocate(interest, market, now)
-        self._renew_silent(now)
-        self._plan_polls(interest, now)
         self.publisher.phases.on_time(market)
         self.stale_after = _STALE_AFTER if self.publisher.phases.is_open and len(self.allocation) else None
+        self._renewals.step(now, self.stale_after)
+        self._plan_polls(interest, now)
         self.publisher.outages.report(now)
         self._tell_connected(market)
 
@@ -195,6 +209,7 @@ class KISFeed(Feed):
             if placing.is_removal:
                 session.unwant(registrations)
                 self.publisher.silences.forget(placing.code)
+                self.publisher.book_silences.forget(placing.code)
                 if session.is_well:  # else it is moved because of an outage, which goes on
                     self.publisher.outages.forget(self._trade_tr, placing.code)
                 continue
@@ -216,28 +231,6 @@ class KISFeed(Feed):
             return False
         return session.watch_market(name, Registration(tr_for(self.exchange, OPERATION), code))
 
-    def _renew_silent(self, now: float) -> None:
-        n_suspects = len(self.publisher.silences)
-        for code in self.publisher.silences.take_due(now):
-            place = self.allocation.session_of(code)
-            if place is None:
-                continue
-            session, (trades, *others) = self.sessions[place], self._registrations_of(code)
-            is_renewed = session.renew(trades)
-            if is_renewed and now - self.publisher.of(code).book_at >= _SILENT_BOOK:
-                for registration in others:
-                    session.renew(registration)
-            if is_renewed:
-                session.renew_operations()
-                self._limiter.log(
-                    _log,
-                    "silent",
-                    "KIS sends no trades of a symbol that has some; it is registered anew, and polled",
-                    symbol=code,
-                    key=session.number,
-                )
-        self.publisher.has_changed |= len(self.publisher.silences) != n_suspects
-
     def _plan_polls(self, interest: Mapping[str, Interest], now: float) -> None:
         publisher = self.publisher
         if not publisher.has_changed and now < self._replan_at and interest == self._planned_for:
@@ -254,12 +247,10 @@ class KISFeed(Feed):
                 (prices if is_watched else later).append(code)
             else:
                 checks.append(code)
-            if (
-                self.options.has_books
-                and is_watched
-                and (is_silent or not self._is_pushed(code, self._book_tr))
-            ):
-                books.append(code)
+            if self.options.has_books and is_watched:
+                is_silent |= code in publisher.book_silences
+                if is_silent or not self._is_pushed(code, self._book_tr):
+                    books.append(code)
         self.plan.want(prices, books, later=later, checks=checks)
 
     def _is_pushed(self, code: str, tr_id: str) -> bool:
@@ -324,6 +315,8 @@ class KISFeed(Feed):
                 self._on_operations_refused(session, registration, kis_code)
             else:
                 self._on_refused(session, code, kis_code)
+        elif state is State.ACTIVE and tr_id == self._book_tr:
+            self.publisher.of(code).expect_book(self._clock())
         elif state is State.ACTIVE and tr_id == self._trade_tr:
             now = self._clock()
             known = self.publisher.of(code)
@@ -360,14 +353,6 @@ class KISFeed(Feed):
         tr_ids = (self._trade_tr, self._book_tr) if self.options.has_books else (self._trade_tr,)
         return [Registration(tr_id, code) for tr_id in tr_ids]
 
-    def _can_serve(self, code: str, market: MarketSink) -> bool:
-        found = self._servable.get(code)
-        if found is None:
-            instrument = market.instrument(code)
-            currency = None if instrument is None else instrument.currency
-            found = self._servable[code] = currency in (None, "KRW") and _is_servable(code)
-        return found
-
     def _warn_of_length(self, n_fixed: int) -> None:
         n_places = len(self.sessions) * (self.options.registrations // self.allocation.size)
         if n_fixed > n_places:
@@ -380,11 +365,3 @@ class KISFeed(Feed):
 
     def figures(self) -> Iterable[Figure]:
         return figures_of(self)
-
-
-def _is_servable(code: str) -> bool:
-    try:
-        check_code(code)
-    except ValueError:
-        return False
-    return True

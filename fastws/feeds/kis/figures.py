@@ -17,9 +17,11 @@ def figures_of(feed: KISFeed) -> Iterator[Figure]:
     """The figures of a feed."""
     sessions = feed.sessions
     n_live = sum(session.is_live for session in sessions)
+    # One that nothing is wanted of brings nothing, and is not away for that.
+    n_idle = sum(session.is_well and not session.is_live for session in sessions)
     yield Figure(
         "gauge", "kis_sessions", "app keys by the state of their session",
-        {"live": n_live, "away": len(sessions) - n_live}, ("state",),
+        {"live": n_live, "idle": n_idle, "away": len(sessions) - n_live - n_idle}, ("state",),
     )  # fmt: skip
     counts = [session.counts() for session in sessions]
     yield Figure(
@@ -54,5 +56,7 @@ def figures_of(feed: KISFeed) -> Iterator[Figure]:
         "counter", "kis_bad_frames", "messages from KIS that cannot be read",
         sum(session.connection.n_bad for session in sessions) + feed.publisher.n_bad,
     )  # fmt: skip
-    yield Figure("counter", "kis_duplicates", "prices that KIS sent again", feed.publisher.n_duplicates)
+    yield Figure(
+        "counter", "kis_duplicates", "prices that KIS sent again, or too late", feed.publisher.n_duplicates
+    )
     yield Figure("counter", "kis_polls", "calls of KIS's REST interface", total(feed.pollers), ("outcome",))

@@ -11,6 +11,9 @@ _NEVER: Final = -float("inf")
 # Answers to polls, which come from several machines of KIS, are behind each other and the pushed trades by no more than
 # this, in seconds. A lower volume that stays is true: KIS begins the day anew before the market opens.
 _LAG: Final = 10.0
+# Each trade changes the book: when so many have come without it, over so many seconds, the book is missing.
+_TRADES_WITHOUT_BOOK: Final = 5
+_BOOK_PATIENCE: Final = 10.0
 
 
 class Published:
@@ -18,18 +21,22 @@ class Published:
 
     1. A price is news when its day, the day's volume or the price differs from the last one.
     2. What was asked for before the last trade came, or before what another poll has brought, is older than that and no
-       news; nor is a polled volume that is lower than one that was published seconds ago.
+       news; nor is a polled volume that is lower than one that was published seconds ago, nor a pushed one that is
+       lower than a polled one of seconds ago: the poll was quicker.
     3. A polled book is news when it was asked for after the last book came, and differs from it.
     """
 
     __slots__ = (
         "_asked_at",
         "_book",
+        "_book_at",
+        "_is_polled",
+        "_n_trades",
         "_said",
         "_said_at",
         "_trade_at",
         "active_at",
-        "book_at",
+        "book_since",
         "is_current",
         "n_refusals",
     )
@@ -39,36 +46,40 @@ class Published:
         """When its registration was made or confirmed."""
         self.is_current = False
         """Whether something has come since then."""
-        self.book_at = _NEVER
+        self.book_since = _NEVER
+        """When the last pushed book came, or its registration was confirmed."""
         self.n_refusals = 0
         """How often KIS has said that it does not know it, in a row."""
         self._said: tuple[int, int | None, object] | None = None  # day, volume and price
         self._said_at = _NEVER
+        self._is_polled = False  # what was said
         self._asked_at = _NEVER
         self._trade_at = _NEVER
         self._book: BookUpdate | None = None
+        self._book_at = _NEVER
+        self._n_trades = 0  # pushed since `book_since`
 
     def take_trade(self, update: PriceUpdate, day: int, now: float) -> bool:
         """Note a pushed trade; whether it is news."""
         self._trade_at = now
         self.is_current = True
-        return self._say(update, day, now)
+        self._n_trades += 1
+        if self._is_polled and self._is_behind(update, day, now):
+            return False
+        return self._say(update, day, now, is_polled=False)
 
     def take_poll(self, update: PriceUpdate, asked_at: float, day: int, now: float) -> bool:
         """Note a polled price; whether it is news."""
-        if self._trade_at >= asked_at or self._asked_at > asked_at:
+        if self._is_outdated(asked_at):
             return False
         self._asked_at = asked_at
-        if self._said is not None and update.volume is not None:
-            said_day, said_volume, _ = self._said
-            is_lower = day == said_day and said_volume is not None and update.volume < said_volume
-            if is_lower and now - self._said_at < _LAG:
-                return False
-        return self._say(update, day, now)
+        if self._is_behind(update, day, now):
+            return False
+        return self._say(update, day, now, is_polled=True)
 
-    def is_ahead(self, update: PriceUpdate, day: int) -> bool:
-        """Whether a price tells of a trade that nothing before it has told of."""
-        if self._said is None or not update.volume:
+    def is_ahead(self, update: PriceUpdate, asked_at: float, day: int) -> bool:
+        """Whether a polled price tells of a trade that nothing before it has told of."""
+        if self._said is None or not update.volume or self._is_outdated(asked_at):
             return False
         said_day, said_volume, _ = self._said
         if said_volume is None:
@@ -77,19 +88,39 @@ class Published:
 
     def take_book(self, update: BookUpdate, now: float) -> None:
         """Note a pushed book, which is always news."""
-        self._book, self.book_at = update, now
+        self._book, self._book_at = update, now
+        self.expect_book(now)
+
+    def expect_book(self, now: float) -> None:
+        """From now on its books are to come, if it trades."""
+        self.book_since, self._n_trades = now, 0
+
+    def lacks_book(self, now: float) -> bool:
+        """Whether its trades come and its book, which each of them changes, does not."""
+        return self._n_trades >= _TRADES_WITHOUT_BOOK and now - self.book_since >= _BOOK_PATIENCE
 
     def take_polled_book(self, update: BookUpdate, asked_at: float, now: float) -> bool:
         """Note a polled book; whether it is news."""
-        if self.book_at >= asked_at:
+        if self._book_at >= asked_at:
             return False
-        self.book_at = now
+        self._book_at = now
         last, self._book = self._book, update
         return last is None or (last.bids, last.asks) != (update.bids, update.asks)
 
-    def _say(self, update: PriceUpdate, day: int, now: float) -> bool:
+    def _is_outdated(self, asked_at: float) -> bool:
+        return self._trade_at >= asked_at or self._asked_at > asked_at
+
+    def _is_behind(self, update: PriceUpdate, day: int, now: float) -> bool:
+        """Whether its volume is lower than that of what was said seconds ago."""
+        if self._said is None or update.volume is None:
+            return False
+        said_day, said_volume, _ = self._said
+        is_lower = day == said_day and said_volume is not None and update.volume < said_volume
+        return is_lower and now - self._said_at < _LAG
+
+    def _say(self, update: PriceUpdate, day: int, now: float, *, is_polled: bool) -> bool:
         said = (day, update.volume, update.price)
         if said == self._said:
             return False
-        self._said, self._said_at = said, now
+        self._said, self._said_at, self._is_polled = said, now, is_polled
         return True

@@ -28,9 +28,10 @@ _log = structlog.get_logger("fastws.feeds.kis")
 class Publisher:
     """Takes data of `n_sessions` sessions, which are numbered from 0, and of polls.
 
-    `session_of(code)` is the session that has a symbol, and `is_pushed(code)` whether KIS has confirmed that its trades
-    come. `market` is None while the feed does not run: then nothing is taken. `has_changed` is set when a symbol's
-    prices begin or cease to come by themselves. `clock` is monotonic, `wall_clock` Unix time, both in seconds.
+    `session_of(code)` is the session that has a symbol, `is_pushed(code)` whether KIS has confirmed that its trades
+    come, and `is_book_pushed(code)` that its books do. `market` is None while the feed does not run: then nothing is
+    taken. `has_changed` is set when prices or books of a symbol begin or cease to come by themselves. `clock` is
+    monotonic, `wall_clock` Unix time, both in seconds.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Publisher:
         *,
         session_of: Callable[[str], int | None],
         is_pushed: Callable[[str], bool],
+        is_book_pushed: Callable[[str], bool],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -48,8 +50,14 @@ class Publisher:
         self.phases = PhaseReader(wall_clock)
         self.outages = Outages()
         self.silences = Silences()
+        """Symbols whose trades are missing."""
+        self.book_silences = Silences()
+        """Symbols whose books are."""
+        self.heard_at = [-float("inf")] * n_sessions
+        """When each session brought trades or books last."""
         self._session_of = session_of
         self._is_pushed = is_pushed
+        self._is_book_pushed = is_book_pushed
         self._clock = clock
         self._wall_clock = wall_clock
         self._symbols: dict[str, Published] = {}
@@ -88,6 +96,7 @@ class Publisher:
         if not updates:
             return
         now, day = self._clock(), day_of(self._wall_clock())
+        self.heard_at[session] = now
         market.set_received(received_ns)
         try:
             for update in updates:
@@ -96,8 +105,7 @@ class Publisher:
                 if isinstance(update, PriceUpdate):
                     self.on_trade(market, tr_id, update, day, now)
                 else:
-                    self.of(update.instrument.code).take_book(update, now)
-                    market.publish_book(update)
+                    self.on_book(market, update, now)
         finally:
             market.set_received(0)
         self.phases.on_data(market, updates[0].instrument, tr_id, message, now)
@@ -114,6 +122,17 @@ class Publisher:
             market.publish_price(update)
         else:
             self.n_duplicates += 1
+        if known.lacks_book(now) and self._is_book_pushed(code):
+            self.has_changed |= code not in self.book_silences
+            self.book_silences.on_missed(code, now)
+
+    def on_book(self, market: MarketSink, update: BookUpdate, now: float) -> None:
+        """Take a pushed book."""
+        code = update.instrument.code
+        if self.book_silences and self.book_silences.forget(code):
+            self.has_changed = True
+        self.of(code).take_book(update, now)
+        market.publish_book(update)
 
     def on_polled_prices(self, codes: Sequence[str], updates: list[PriceUpdate], asked_at: float) -> None:
         """Take the answer to a poll of `codes`, which was asked for at `asked_at`."""
@@ -124,13 +143,12 @@ class Publisher:
         for update in updates:
             code = update.instrument.code
             known = self.of(code)
-            is_ahead = known.is_current and known.is_ahead(update, day)
-            if not known.take_poll(update, asked_at, day, now):
-                continue
-            if is_ahead and self._is_pushed(code):
+            if known.is_current and self._is_pushed(code) and known.is_ahead(update, asked_at, day):
                 self.has_changed |= code not in self.silences
-                self.silences.on_missed(code, now)
-            market.publish_price(update)
+                if not self.silences.on_missed(code, now):
+                    continue  # it may be on its way, with others before it
+            if known.take_poll(update, asked_at, day, now):
+                market.publish_price(update)
         for code in codes:
             known = self.of(code)
             if not known.is_current and asked_at >= known.active_at:

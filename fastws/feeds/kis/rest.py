@@ -17,7 +17,7 @@ from fastws.feeds.kis.polling import Job, PollPlan
 from fastws.feeds.kis.quotations import Call, book_call, price_call, read_book, read_prices
 from fastws.feeds.sources.base import seconds_of
 from fastws.kis.auth import KISAuthManager
-from fastws.kis.errors import KISConnectionError
+from fastws.kis.errors import KISConnectionError, KISTokenLimitError
 from fastws.kis.retry import Backoff
 from fastws.logs import LogLimiter
 
@@ -26,6 +26,7 @@ _MAX_ANSWER_SIZE: Final = 1 << 20
 _LONGEST_IDLE: Final = 0.25
 _TOO_FAST: Final = "EGW00201"
 _TOO_FAST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
 _BAD_TOKEN: Final = frozenset({"EGW00121", "EGW00123"})
 # A failure that goes on is told again so often, in seconds.
 _TELL_AGAIN: Final = 300.0
@@ -76,11 +77,14 @@ class RestClient:
         """Return the answer to a call.
 
         Raises:
-            TooFastError: there were too many calls.
+            TooFastError: there were too many calls, or KIS issues no access token yet.
             CallRefusedError: KIS does not answer this one; others it may.
             KISConnectionError: there is no answer of KIS.
         """
-        token = await self._auth.access_token()
+        try:
+            token = await self._auth.access_token()
+        except KISTokenLimitError as error:
+            raise TooFastError(str(error), error.retry_after) from None
         rest_url = self._auth.credentials.rest_url
         host = rest_url.partition("//")[2]
         headers = {"authorization": f"Bearer {token}", "tr_id": call.tr_id}
@@ -136,7 +140,7 @@ class Poller:
     """Asks KIS for what `plan` says, with the app key of `auth`, one call after the other.
 
     1. Calls begin at least ``1 / rate`` seconds apart, and none begins before the one before it has ended. After "too
-       fast" nothing is asked for a second.
+       fast" nothing is asked for a second, or for as long as KIS says, up to a minute.
     2. It runs until cancelled, whatever KIS answers: after a failure the next call waits, longer each time.
     3. What KIS refuses waits for its own next turn (see `PollPlan`), and for nothing else.
     4. A failure is told in one line when it begins, every five minutes while it lasts, and when it is over; what is
@@ -192,9 +196,8 @@ class Poller:
         try:
             answer = await client.get(call)
             self._deliver(job, answer, asked_at)
-        except TooFastError:
-            self.counts["too_fast"] += 1
-            return _TOO_FAST_PAUSE
+        except TooFastError as error:
+            return self._on_too_fast(error)
         except CallRefusedError as error:
             self._on_refused(job, error)
             return 0.0
@@ -235,6 +238,14 @@ class Poller:
             _log, error.code, "KIS refuses a poll",
             key=self._number, symbol=job.codes[0], what=what, code=error.code, text=error.text,
         )  # fmt: skip
+
+    def _on_too_fast(self, error: TooFastError) -> float:
+        self.counts["too_fast"] += 1
+        if error.retry_after is None:
+            return _TOO_FAST_PAUSE
+        pause = min(max(error.retry_after, _TOO_FAST_PAUSE), _LONGEST_PAUSE)
+        self._tell(str(error), pause)
+        return pause
 
     def _on_failure(self, text: str) -> float:
         self.counts["failed"] += 1

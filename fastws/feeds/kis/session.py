@@ -63,7 +63,8 @@ class Session:
             timing=timing,
             clock=clock,
         )
-        self._opened_at = float("inf")
+        self.opened_at = float("inf")
+        """When the connection was opened; infinity while there is none."""
         self._was_well = False  # in this connection
         self._lost_at = clock()
         self._refused_until = -float("inf")
@@ -152,7 +153,7 @@ class Session:
     def _take_event(self, event: Event) -> None:
         now = self._clock()
         if isinstance(event, Opened):
-            self._opened_at = now
+            self.opened_at = now
         elif isinstance(event, Live):
             if event.gap_seconds is not None:
                 self.n_reconnects += 1
@@ -164,7 +165,7 @@ class Session:
             self._is_doubtful |= is_in_use
             if self._was_well or (not self._is_doubtful and self._has_lasted()):
                 self._lost_at = now
-            self._was_well, self._opened_at = False, float("inf")
+            self._was_well, self.opened_at = False, float("inf")
             text = str(event.error)
             if text != self._told or now - self._told_at >= _TELL_AGAIN:
                 self._told, self._told_at = text, now
@@ -177,7 +178,7 @@ class Session:
         self._on_event(self, event)
 
     def _has_lasted(self) -> bool:
-        return self._clock() - self._opened_at >= _PROBATION
+        return self._clock() - self.opened_at >= _PROBATION
 
 
 def _seconds(**values: float | None) -> dict[str, float]:

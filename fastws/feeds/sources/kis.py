@@ -21,6 +21,7 @@ from fastws.feeds.kis.quotations import (
     read_prices,
 )
 from fastws.feeds.kis.rest import CallRefusedError, RestClient, TooFastError
+from fastws.feeds.kis.symbols import is_servable
 from fastws.feeds.sources.base import (
     Answer,
     Day,
@@ -31,7 +32,6 @@ from fastws.feeds.sources.base import (
     SourceLimitError,
     SourceSetupError,
 )
-from fastws.kis.control import check_code
 from fastws.kis.errors import KISConnectionError, KISCredentialsError
 
 if TYPE_CHECKING:
@@ -82,13 +82,7 @@ class KISSource(Source):
         self._alone: dict[str, tuple[str, float]] = {}
 
     def serves(self, instrument: Instrument) -> bool:
-        if instrument.currency not in (None, "KRW"):
-            return False
-        try:
-            check_code(instrument.code)
-        except ValueError:
-            return False
-        return True
+        return is_servable(instrument.code, instrument.currency)
 
     async def quotes(self, instruments: Sequence[Instrument]) -> Answer:
         by_code = {instrument.code: instrument for instrument in instruments}

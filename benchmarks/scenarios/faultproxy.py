@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Final, Self
 
-from tests.serving import until
+_END_SECONDS: Final = 10.0
 
 
 class _Side(asyncio.Protocol):
@@ -60,13 +60,15 @@ class _Side(asyncio.Protocol):
 
 
 class _Client(_Side):
+    n_bytes: int | None = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.proxy.accept(self)
 
 
 class FaultProxy:
-    """Listens on a free port of the loopback address and passes everything on to `port`."""
+    """Listens on a free port of the loopback address and passes everything on to the port `target`."""
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -74,6 +76,8 @@ class FaultProxy:
         self.n_accepted = 0
         self.is_open = True
         """False: whoever connects is cut off at once."""
+        self.next_ends_after: int | None = None
+        """The next connection that is accepted ends when so many bytes have come from the server."""
         self.sides: set[_Side] = set()
         self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +96,9 @@ class FaultProxy:
             for side in list(proxy.sides):
                 assert side.transport is not None
                 side.transport.abort()
-            await asyncio.to_thread(until, lambda: not proxy.sides, "the end of all connections")
+            async with asyncio.timeout(_END_SECONDS):
+                while proxy.sides:
+                    await asyncio.sleep(0.001)
 
     def accept(self, client: _Client) -> None:
         self.n_accepted += 1
@@ -102,6 +108,7 @@ class FaultProxy:
             return
         self._clients = {known for known in self._clients if not _is_closing(known)}
         self._clients.add(client)
+        client.n_bytes, self.next_ends_after = self.next_ends_after, None
         task = asyncio.ensure_future(self._connect(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -109,11 +116,16 @@ class FaultProxy:
     async def _connect(self, client: _Client) -> None:
         server = _Side(self)
         client.other, server.other = server, client
+        server.ends_after = client.n_bytes
         try:
             await asyncio.get_running_loop().create_connection(lambda: server, "127.0.0.1", self.target)
         except OSError:
             if client.transport is not None:
                 client.transport.abort()
+            return
+        if _is_closing(client) and server.transport is not None:
+            # It has gone meanwhile, and nobody else would tell the server.
+            server.transport.abort()
 
     @property
     def connections(self) -> list[_Client]:
@@ -143,11 +155,17 @@ class FaultProxy:
 
     def strand(self) -> None:
         """Reset the clients' sides, and let the server believe that they are still there."""
-        for client in self.connections:
-            assert client.other is not None
-            client.is_deaf = client.other.is_deaf = True
+        for client in self.stall():
             if client.transport is not None:
                 client.transport.abort()
+
+    def stall(self) -> list[_Client]:
+        """Let nothing pass any more, and let both sides believe that the other is still there; returns the clients'."""
+        found = self.connections
+        for client in found:
+            assert client.other is not None
+            client.is_deaf = client.other.is_deaf = True
+        return found
 
 
 def _is_closing(side: _Side) -> bool:

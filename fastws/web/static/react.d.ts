@@ -1,0 +1,1 @@
+../../../clients/js/react.d.ts

@@ -1,0 +1,332 @@
+"""WebSockets that are opened: what the other side may do in the handshake and after it, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fastws.client import ConnectError
+from fastws.client.socket import Socket
+from fastws.kis import KISConnectionError
+from fastws.kis.socket import KISSocket
+from fastws.websocket import ABNORMAL, FAREWELL, NO_CODE, Cause, Ending, OpenError, WebSocket
+
+TEXT, BINARY, CONTINUATION, CLOSE, PONG = 1, 2, 0, 8, 10
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Peer:
+    """The other side of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def upgrade(self, and_then: bytes = b"") -> None:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
+        assert found is not None
+        accept = base64.b64encode(hashlib.sha1(found[1] + GUID, usedforsecurity=False).digest())
+        self.writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + and_then
+        )
+
+    def send(self, opcode: int, payload: bytes, *, fin: bool = True) -> None:
+        self.writer.write(frame(opcode, payload, fin=fin))
+
+    async def until_end(self) -> bytes:
+        """All that comes until the connection ends."""
+        data = bytearray()
+        try:
+            while chunk := await self.reader.read(65_536):
+                data += chunk
+        except ConnectionError:
+            pass  # it was aborted, which is an end, too
+        return bytes(data)
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
+    head = bytes((opcode | 0x80 * fin,))
+    if len(payload) < 126:
+        return head + bytes((len(payload),)) + payload
+    return head + bytes((127,)) + struct.pack(">Q", len(payload)) + payload
+
+
+@asynccontextmanager
+async def peer(serve: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that does `serve` with each connection, and ends it then; gives the URL."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(Peer(reader, writer))
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"ws://{host}:{port}/x"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+class Kept(WebSocket):
+    """Keeps what it gets."""
+
+    def __init__(self, *, takes_binary: bool = False) -> None:
+        super().__init__(max_message_size=1 << 20, peer="the peer", takes_binary=takes_binary)
+        self.messages: list[bytes] = []
+        self.endings: list[Ending] = []
+
+    def on_message(self, message: bytes) -> None:
+        self.messages.append(message)
+
+    def on_over(self, ending: Ending) -> None:
+        self.endings.append(ending)
+
+    async def end(self) -> Ending:
+        ending = await asyncio.wait_for(asyncio.shield(self.ended), 10.0)
+        assert self.endings == [ending]
+        return ending
+
+
+def answering(text: bytes) -> Callable[[Peer], Awaitable[None]]:
+    async def serve(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.write(text)
+
+    return serve
+
+
+async def silent(peer: Peer) -> None:
+    await peer.until_end()
+
+
+async def stranger(peer: Peer) -> None:
+    peer.writer.write(b"220 mail.example ESMTP\r\n\r\n")
+    await peer.until_end()
+
+
+REFUSALS = {
+    "ends at once": (answering(b""), Cause.ENDED, 0),
+    "ends in its answer": (answering(b"HTTP/1.1 101 Swit"), Cause.ENDED, 0),
+    "another status": (answering(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), Cause.STATUS, 503),
+    "a redirection": (answering(b"HTTP/1.1 302 F\r\nLocation: ws://127.0.0.1:1/\r\n\r\n"), Cause.STATUS, 302),
+    "another protocol": (stranger, Cause.NO_WEBSOCKET, 0),
+    "a wrong accept": (
+        answering(
+            b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
+        ),
+        Cause.NO_WEBSOCKET,
+        0,
+    ),
+    "silence": (silent, Cause.TIMEOUT, 0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_what_is_no_handshake(name: str) -> None:
+    serve, cause, status = REFUSALS[name]
+    async with peer(serve) as url:
+        with pytest.raises(OpenError) as caught:
+            await Kept().connect(url, time_limit=0.3 if cause is Cause.TIMEOUT else 10.0)
+        assert (caught.value.cause, caught.value.status) == (cause, status)
+        # Both users have a sentence for it, KIS's with the word that existing programs look for.
+        with pytest.raises(KISConnectionError, match="connection"):
+            await KISSocket.open(url, 0.3, lambda socket, message: None, asyncio.Event())
+        with pytest.raises(ConnectError, match=r"127\.0\.0\.1") as told:
+            await Socket.open(
+                url, lambda text: None, time_limit=0.3, headers={}, compression=False, ssl_context=None
+            )
+        assert told.value.may_retry is (cause in (Cause.ENDED, Cause.TIMEOUT) or status == 503)
+
+
+async def test_hosts_and_ports_that_are_none() -> None:
+    for url, cause in (
+        ("ws://127.0.0.1:1/", Cause.NO_LISTENER),
+        ("ws://host.invalid/", Cause.UNKNOWN_HOST),
+        (f"ws://{'a' * 64}.example/", Cause.UNKNOWN_HOST),
+        ("ws://224.0.0.1:1/", Cause.UNREACHABLE),
+    ):
+        with pytest.raises(OpenError) as caught:
+            await Kept().connect(url, time_limit=10.0)
+        assert caught.value.cause is cause, url
+
+
+async def test_tls_that_is_none_is_told() -> None:
+    async with peer(stranger) as url:
+        with pytest.raises(OpenError) as caught:
+            await Kept().connect(
+                url.replace("ws:", "wss:"), time_limit=10.0, ssl_context=ssl.create_default_context()
+            )
+        assert caught.value.cause is Cause.NO_TLS
+        assert caught.value.detail
+
+
+async def test_who_gives_up_leaves_nothing_open() -> None:
+    ended = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.until_end()
+        ended.set()
+
+    async with peer(serve) as url:
+        connecting = asyncio.create_task(Kept().connect(url, time_limit=30.0))
+        await asyncio.sleep(0.05)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        await asyncio.wait_for(ended.wait(), 5.0)
+
+
+async def test_what_comes_with_the_upgrade_is_taken() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade(frame(TEXT, b"welcome"))
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        assert socket.messages == [b"welcome"]
+        socket.abort()
+        assert (await socket.end()).code == ABNORMAL
+
+
+@pytest.mark.parametrize("takes_binary", [False, True])
+async def test_messages_come_whole(takes_binary: bool) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        peer.send(TEXT, b"one")
+        peer.send(TEXT, b"tw", fin=False)
+        peer.send(PONG, b"")
+        peer.send(CONTINUATION, b"", fin=False)
+        peer.send(CONTINUATION, b"o")
+        peer.send(BINARY, b"\x00")
+        peer.send(BINARY, b"\x01", fin=False)
+        peer.send(CONTINUATION, b"\x02")
+        peer.send(TEXT, b"three")
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept(takes_binary=takes_binary)
+        await socket.connect(url, time_limit=10.0)
+        async with asyncio.timeout(10.0):
+            while b"three" not in socket.messages:
+                await asyncio.sleep(0.005)
+        binary = [b"\x00", b"\x01\x02"] if takes_binary else []
+        assert socket.messages == [b"one", b"two", *binary, b"three"]
+        await socket.close()
+
+
+@pytest.mark.parametrize(
+    ("payload", "ending"),
+    [
+        (struct.pack(">H", 1000), Ending(1000, "")),
+        (struct.pack(">H", 1012) + b"restart", Ending(1012, "restart")),
+        (struct.pack(">H", 4001) + b"Ende\n", Ending(4001, "Ende")),
+        (b"", Ending(NO_CODE, "")),
+    ],
+)
+async def test_close_frames(payload: bytes, ending: Ending) -> None:
+    answers: list[bytes] = []
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        peer.send(CLOSE, payload)
+        peer.send(TEXT, b"too late")
+        answers.append(await peer.until_end())
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        assert await socket.end() == ending
+        assert socket.messages == []
+        async with asyncio.timeout(5.0):
+            while not answers:
+                await asyncio.sleep(0.005)
+        assert answers[0][0] == 0x80 | CLOSE
+
+
+async def test_a_loss_without_a_close_frame() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        assert await socket.end() == Ending(ABNORMAL, "it ended without a close frame")
+        socket.send(b"dropped")
+        socket.ping()
+        socket.abort("too late")
+        assert len(socket.endings) == 1
+
+
+@pytest.mark.parametrize("n_parts", [1, 3])
+async def test_a_message_that_is_too_big_ends_it(n_parts: int) -> None:
+    size = (1 << 20) // n_parts + 16
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        for n in range(n_parts):
+            opcode = CONTINUATION if n else TEXT
+            peer.send(opcode, b"x" * size, fin=n == n_parts - 1)
+        peer.send(TEXT, b"after")
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        ending = await socket.end()
+        assert ending.code == ABNORMAL
+        assert ending.reason == "the peer sent a message of over 1 MiB"
+        assert socket.messages == []
+
+
+async def test_a_farewell_that_is_not_answered_is_not_waited_for_long() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        socket.pause()
+        began = asyncio.get_running_loop().time()
+        await socket.close()
+        assert asyncio.get_running_loop().time() - began >= FAREWELL * 0.9
+        assert (await socket.end()).code == ABNORMAL
+
+
+async def test_a_paused_socket_takes_nothing_until_it_goes_on() -> None:
+    told = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        await told.wait()
+        peer.send(TEXT, b"waits")
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        socket.pause()
+        told.set()
+        await asyncio.sleep(0.05)
+        assert socket.messages == []
+        heard_at = socket.heard_at
+        socket.resume()
+        async with asyncio.timeout(10.0):
+            while not socket.messages:
+                await asyncio.sleep(0.005)
+        assert socket.heard_at >= heard_at
+        await socket.close()
