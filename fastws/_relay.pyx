@@ -24,9 +24,9 @@ An envelope is of one origin and one shard. All numbers are little-endian::
     24  8   how many updates of this code and kind the origin has published, this one included
     32      the code, the members, the body
 
-The body is the message of the screener dialect without ``sequence``, ``seq`` and the closing brace. The members are what
-the body was written from, because alerts, portfolios and the other dialect need the value and not its text; reading
-them is cheaper than reading JSON, and exact. Envelopes of a version or kind that is not known are refused: all
+The body is the message of the screener dialect without ``sequence``, ``seq`` and the closing brace. The members are
+what the body was written from, because alerts, portfolios and the other dialect need the value and not its text;
+reading them is cheaper than reading JSON, and exact. Envelopes of a version or kind that is not known are refused: all
 instances of a cluster run versions that agree on it.
 
 Sans-IO. Everything belongs to the thread of the event loop and holds the GIL.

@@ -339,8 +339,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_shards: Annotated[
         int,
         _meta(
-            "channels that symbols are spread over, a power of two, the same on all servers; "
-            "more leave out more for a server whose clients want little",
+            "how many channels of the relay symbols are spread over, the same on all servers; a power of two",
             "channels",
             ge=1,
             le=1024,

@@ -8,12 +8,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from fastws._core import Dialect, Hub
 from fastws._market import Instrument, PriceUpdate, encode_screener
+from fastws.feeds.waiting import Waiting, take_expired
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
@@ -22,11 +23,6 @@ from fastws.relay.relay import Relay
 _LOOK_SECONDS: Final = 0.1
 
 _log = structlog.get_logger("fastws.relay")
-
-
-class _Waiting(NamedTuple):
-    update: PriceUpdate
-    offered_at: float
 
 
 class RelayPublisher:
@@ -53,7 +49,7 @@ class RelayPublisher:
         self.counts = {"published": 0, "refused": 0, "expired": 0}
         self._fresh = fresh
         self._clock = clock
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         # Nobody subscribes here, so there is nothing to flush and no past to keep.
         self._hub = Hub(asyncio.get_running_loop(), epoch=secrets.token_hex(4), interval_ms=0, history_size=0)
         self._market = Market(self._hub, Instruments(instruments))
@@ -77,7 +73,7 @@ class RelayPublisher:
     def offer(self, updates: Iterable[PriceUpdate]) -> None:
         now = self._clock()
         for update in updates:
-            self._waiting[update.instrument.code] = _Waiting(update, now)
+            self._waiting[update.instrument.code] = Waiting(update, now)
         if self._relay.is_up:
             self._publish()
 
@@ -108,11 +104,7 @@ class RelayPublisher:
         self.counts["published"] += len(waiting)
 
     def _drop_expired(self) -> None:
-        oldest = self._clock() - self._fresh
-        expired = [code for code, waiting in self._waiting.items() if waiting.offered_at < oldest]
-        for code in expired:
-            del self._waiting[code]
-        if expired:
+        if expired := take_expired(self._waiting, self._clock() - self._fresh):
             self.counts["expired"] += len(expired)
             _log.warning(
                 "prices have expired before the relay was there",

@@ -124,6 +124,7 @@ SANS_IO = {
     "fastws._kis",
     "fastws.feeds.breaker",
     "fastws.feeds.turns",
+    "fastws.feeds.waiting",
     "fastws.feeds.sources",
     "fastws.feeds.sources.base",
     "fastws.feeds.sources.checks",
