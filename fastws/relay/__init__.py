@@ -35,7 +35,7 @@ and nothing else.
 for it, which keeps its last envelopes (`relay_history_bytes`), and holds back what comes behind the gap for up to a
 second. What the origin does not have any more, or does not send in time, is given up: the last values of the shard are
 asked for, and holders in mode `all` get `overflow` with the number that is missing. Reordering and repetition change
-nothing.
+nothing. Who is not heard for 5 s counts as gone, and goes on where it was when it comes back: a partition is a gap.
 
 **Joining.** Whoever begins to listen to a shard asks all peers for their last values of it. They may come while live
 updates do: stamps tell which is newer.

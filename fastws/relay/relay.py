@@ -56,6 +56,8 @@ _STOP_SECONDS: Final = 1.0
 _QUEUE_SIZE: Final = 16 << 20
 # After Redis is there, peers have so long to say that they are; see `Relay.missing`.
 _MEETING_SECONDS: Final = 0.15
+# For how long it is remembered what was heard of an origin that is not heard any more: it may be cut off.
+_GONE_SECONDS: Final = 900.0
 # Nobody needs the same last values twice within this.
 _ANSWER_AGAIN_SECONDS: Final = 0.2
 
@@ -133,6 +135,8 @@ class Relay:
         self._interest = ShardInterest(n_shards, clock)
         self._streams: dict[tuple[int, int], Stream] = {}
         self._asked: dict[tuple[int, int], float] = {}
+        # Origins that were not heard any more, and since when.
+        self._gone: dict[int, float] = {}
         self._answered: dict[tuple[int, int], float] = {}
         self._waiters: list[tuple[float, frozenset[int], Callable[[], None]]] = []
         self._flush_timer: asyncio.Handle | None = None
@@ -215,7 +219,9 @@ class Relay:
         if self.link.is_up:
             self._announce()
             for peer in self.peers.lost():
-                self._forget(peer, "it is not heard any more")
+                self._forget(peer, "it is not heard any more", is_over=False)
+            for origin in [each for each, at in self._gone.items() if now - at > _GONE_SECONDS]:
+                self._end(origin)
         self._answered = {key: at for key, at in self._answered.items() if now - at < _ANSWER_AGAIN_SECONDS}
 
     # What clients want.
@@ -499,7 +505,9 @@ class Relay:
         peer = self.peers.get(announcement.origin)
         if not announcement.positions:
             if peer is not None:
-                self._forget(peer, "it has stopped")
+                self._forget(peer, "it has stopped", is_over=True)
+            else:
+                self._end(announcement.origin)
             return
         if len(announcement.positions) != self.n_shards:
             log_limited(
@@ -514,6 +522,7 @@ class Relay:
             return
         if peer is None:
             peer = self.peers.add(announcement.origin, announcement.name)
+            self._gone.pop(peer.origin, None)
             _log.info("an instance has joined", instance=peer.name, instances=len(self.peers) + 1)
             # So that it knows of this one before it answers its first client.
             self._announce()
@@ -531,23 +540,34 @@ class Relay:
                 stream.announced(announcement.positions[shard], now)
                 self._count(stream)
 
-    def _forget(self, peer: Peer, reason: str) -> None:
+    def _forget(self, peer: Peer, reason: str, *, is_over: bool) -> None:
+        """Count a peer as gone. If it comes back and its run is not over, what was missed of it is still known."""
         self.peers.remove(peer)
         for feed in peer.feeds:
             # Unless another one has it, too.
             states = [other.feeds[feed] for other in self.peers if feed in other.feeds]
             self.on_feed(feed, states[0] if states else "stopped")
         _log.info("an instance has left", instance=peer.name, reason=reason, instances=len(self.peers) + 1)
-        for key in [key for key in self._streams if key[0] == peer.origin]:
-            stream = self._streams.pop(key)
-            for arrived in stream.give_up(self._clock()):
-                self._publish(arrived)
-            self._count(stream)
-            self._asked.pop(key, None)
+        for (origin, _), stream in list(self._streams.items()):
+            if origin == peer.origin:
+                for arrived in stream.give_up(self._clock()):
+                    self._publish(arrived)
+                self._count(stream)
+        if is_over:
+            self._end(peer.origin)
+        else:
+            self._gone[peer.origin] = self._clock()
         # Others may have heard more of it before it went.
         if self._interest.shards and len(self.peers):
             request = ValuesRequest(self.origin, sorted(self._interest.shards))
             self.link.send(self._control_channel, encode(request))
+
+    def _end(self, origin: int) -> None:
+        """Nothing comes of this origin any more."""
+        self._gone.pop(origin, None)
+        for key in [key for key in self._streams if key[0] == origin]:
+            del self._streams[key]
+            self._asked.pop(key, None)
 
     def _stream(self, origin: int, shard: int) -> Stream:
         try:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws._core import Dialect, Hub
 from fastws._market import Instrument, MarketStatus, PriceUpdate, encode_screener
 from fastws._relay import shard_of
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
+from fastws.relay import links, peers
 from fastws.relay import relay as relays
 from fastws.relay.address import parse_address
 from fastws.relay.links import Link
@@ -353,3 +355,43 @@ async def test_what_strangers_send_is_left_out(start: Start, redis: RedisServer)
     await until(lambda: one.relay.counts.refused >= 10)
     two.publish(CODES[0], 5)
     await until(lambda: one.last() == {CODES[0]: 5})
+
+
+async def test_a_partition_heals(start: Start, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides go on, count each other as gone, and are one again: each update seen, or known to be missed."""
+    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(relays, "_ANNOUNCE_SECONDS", 0.2)
+    async with FaultProxy.run(redis.port) as proxy:
+        one, three = await start(), await start()
+        two = await start(url=f"redis://127.0.0.1:{proxy.port}/0")
+        await meeting(one, two, three)
+        n = 0
+        is_over = False
+
+        async def publish() -> None:
+            nonlocal n
+            while not is_over:
+                for each, code in ((one, CODES[n % 20]), (two, CODES[20 + n % 20])):
+                    each.publish(code, n)
+                n += 1
+                await asyncio.sleep(0.003)
+
+        task = asyncio.ensure_future(publish())
+        await until(lambda: n > 50)
+        proxy.is_open = False
+        proxy.stall()
+        await until(lambda: not two.relay.is_up)
+        await until(lambda: len(one.relay.peers) == 1 and len(three.relay.peers) == 1)
+        seen = n
+        await until(lambda: n > seen + 50)
+        assert two.last()[CODES[20 + (n - 1) % 20]] == n - 1
+        proxy.is_open = True
+        await until(lambda: all(len(each.relay.peers) == 2 for each in (one, two, three)))
+        is_over = True
+        await task
+        await until(lambda: one.last() == two.last() == three.last())
+        for each in (one, two, three):
+            assert all(values == sorted(values) for values in each.seen.values())
+            await until(partial(has_counted, each, 2 * n))
+        proxy.kill()
