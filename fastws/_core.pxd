@@ -341,40 +341,10 @@ cdef class Missed:
     cdef inline int64_t after(self, int64_t sequence) noexcept
 
 
-cdef class Hub:
+cdef class Registry:
     cdef readonly object loop
-    cdef readonly str epoch
-    cdef readonly int64_t sequence
-    cdef int64_t position           # of the last update
-    cdef readonly int interval_ms
-    cdef readonly Flusher flusher
     cdef readonly Meters meters
-    cdef int64_t received_ns
-    cdef Tap tap                    # None without a relay
-    cdef readonly dict topics
-    cdef readonly dict cohorts
-    cdef uint32_t cohort_size
-    cdef list kinds
-    cdef list channels
-    cdef list common_channels       # those of no topic, which everyone gets
-    cdef object options_table
     cdef object logger
-    cdef object compress
-    cdef object inflate
-    cdef Py_ssize_t deflate_threshold
-    cdef int64_t subscriptions_by_kind[8]
-    cdef uint64_t mark
-    cdef int64_t moved_position     # channels were moved after this one
-    cdef uint32_t n_topics
-    # Limits shared by all connections.
-    cdef readonly Py_ssize_t outbox_soft_size
-    cdef readonly Py_ssize_t outbox_hard_size
-    cdef readonly int rate_limit
-    cdef readonly int control_rate_limit
-    cdef int64_t stall_ns
-    cdef int64_t ping_interval_ns
-    cdef int64_t pong_timeout_ns
-    cdef int64_t idle_timeout_ns
     # Live connections, for the sweep; borrowed, a connection leaves the array in connection_lost.
     cdef PyObject** connections
     cdef readonly uint32_t n_connections
@@ -397,20 +367,54 @@ cdef class Hub:
     cdef readonly int64_t n_messages_received
     cdef readonly int64_t n_accepted
     cdef readonly dict closes
-    cdef History history
-    cdef object snapshot_key
-    cdef Frame snapshot_frame
 
-    cdef Update publish_update(self, Channel channel, object payload)
-    cdef int declare_missed(self, Channel channel) except -1
     cdef int add_connection(self, Connection connection) except -1
     cdef int remove_connection(self, Connection connection) except -1
     cdef int depart(self, Connection connection) except -1
     cdef int part_until(self, int64_t until_ns) except -1
+    cdef int count_close(self, int code) except -1
+
+
+cdef class Hub(Registry):
+    cdef readonly str epoch
+    cdef readonly int64_t sequence
+    cdef int64_t position           # of the last update
+    cdef readonly int interval_ms
+    cdef readonly Flusher flusher
+    cdef int64_t received_ns
+    cdef Tap tap                    # None without a relay
+    cdef readonly dict topics
+    cdef readonly dict cohorts
+    cdef uint32_t cohort_size
+    cdef list kinds
+    cdef list channels
+    cdef list common_channels       # those of no topic, which everyone gets
+    cdef object options_table
+    cdef object compress
+    cdef object inflate
+    cdef Py_ssize_t deflate_threshold
+    cdef int64_t subscriptions_by_kind[8]
+    cdef uint64_t mark
+    cdef int64_t moved_position     # channels were moved after this one
+    cdef uint32_t n_topics
+    # Limits shared by all connections.
+    cdef readonly Py_ssize_t outbox_soft_size
+    cdef readonly Py_ssize_t outbox_hard_size
+    cdef readonly int rate_limit
+    cdef readonly int control_rate_limit
+    cdef int64_t stall_ns
+    cdef int64_t ping_interval_ns
+    cdef int64_t pong_timeout_ns
+    cdef int64_t idle_timeout_ns
+    cdef History history
+    cdef object snapshot_key
+    cdef Frame snapshot_frame
+
+    cdef int publish_update(self, Channel channel, object payload) except -1
+    cdef int declare_missed(self, Channel channel) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
     cdef list all_cohorts(self)
-    cdef int count_close(self, int code) except -1
     cdef list channels_of(self, dict wanted, int64_t limit)
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
@@ -477,6 +481,9 @@ cdef class Subscriber(Outbox):
     cdef dict replay_wanted         # what it will hold then
     cdef dict replay_starts         # topics of which only what comes after a number is missed
     cdef dict replay_given          # positions up to which there is nothing private of a topic to come
+    cdef set replay_fresh           # topics that the last change of subscriptions has added
+    cdef list replay_snapshots      # topics, by request, of which a snapshot comes behind what is caught up; or None
+    cdef bint replay_lacks_base     # such a snapshot is the first that the client gets of a topic
     cdef dict replay_channels       # what was found out about channels, see `wish_for`
     cdef Missed replay_missed       # where to look; None when that is not known any more
     cdef set replay_also            # numbers of updates that were addressed to this connection
@@ -489,6 +496,7 @@ cdef class Subscriber(Outbox):
     cdef readonly bint left_paused
     cdef readonly bint left_whole
 
+    cdef int give_snapshot(self, list topics) except -1
     cdef bint settle(self) except? 0
     cdef int note_settled(self, int64_t position, int64_t sequence) except -1
     cdef int look_again(self) except -1

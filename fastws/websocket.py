@@ -25,6 +25,7 @@ from picows import (
     WSTransport,
     ws_connect,
 )
+from python_socks import ProxyError
 
 from fastws.deflate import InflateError, inflate
 from fastws.errors import FastwsError
@@ -129,11 +130,13 @@ class WebSocket(WSListener):
         time_limit: float,
         headers: Mapping[str, str] | None = None,
         deflate: bool = False,
+        proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """Connect by TCP, TLS and the upgrade, all within `time_limit` seconds. `on_message` may be called before it
         returns: what the other side says first can come together with the upgrade. With `deflate` the other side may
-        compress what it sends (RFC 7692); what is sent goes as it is.
+        compress what it sends (RFC 7692); what is sent goes as it is. `proxy` is the URL of one to go through,
+        ``http``, ``https`` or ``socks5``.
 
         Raises:
             OpenError: it could not be done.
@@ -155,8 +158,9 @@ class WebSocket(WSListener):
                     logger_name=_log,
                     socket_factory=self._connect,
                     websocket_handshake_timeout=None,  # ours holds for all of it
+                    proxy=proxy,
                 )
-        except (WSError, OSError, TimeoutError, UnicodeError) as error:
+        except (WSError, ProxyError, OSError, TimeoutError, UnicodeError) as error:
             await self._give_up()
             raise _explain(error) from None
         except BaseException:

@@ -4,7 +4,7 @@
 //                   {"again": name, "symbols": […]}            subscribe to symbols of mode all once more
 // Out, a line each: {"client": name, "items": […]}, at the end {"client": name, "repeated": n}
 // Items, in order:  ["value", type, code, n, price, is_snapshot]  ["lost" | "gap", channel, code, from_seq, to_seq]
-//                   ["open", is_recovered]  ["waiting", code]  ["closed", code]  ["error", text]
+//                   ["open", is_recovered]  ["waiting", code]  ["closed", code]  ["error", text]  ["fault", text]
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
@@ -52,6 +52,7 @@ function make({ make: name, url, token, all, latest }) {
       note(state, code);
     }
   });
+  client.on("withdrawn", (told) => note("fault", JSON.stringify(told)));
   client.on("error", ({ code, message }) => note("error", `${code}: ${message}`));
   client.subscribe("stock", all);
   client.subscribe("stock", latest, LATEST);

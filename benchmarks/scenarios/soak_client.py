@@ -53,7 +53,7 @@ def items_of(message: Message) -> Iterable[Item]:
         case Error():
             yield ["error", f"{message.code}: {message.message}"]
         case Unreadable() | Withdrawn() | RefreshFailed():
-            yield ["error", repr(message)]
+            yield ["fault", repr(message)]
 
 
 class Told:

@@ -259,6 +259,12 @@ export interface Lost extends Omit<OverflowItem, "channel"> {
   cause: "overflow" | "outage";
 }
 
+/** Targets that were held before an outage and were not accepted again: nothing comes of them any more. */
+export interface Withdrawn {
+  subscription_type: SubscriptionType;
+  rejected: Rejected[];
+}
+
 /** Of messages: those of the server, also of a snapshot, one by one. */
 export interface Events {
   price_update: PriceUpdate;
@@ -286,6 +292,7 @@ export interface Events {
   state: StateEvent;
   gap: Gap;
   lost: Lost;
+  withdrawn: Withdrawn;
 }
 
 export type ServerMessage =

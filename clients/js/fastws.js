@@ -461,13 +461,22 @@ export class Fastws extends Link {
       this.#requests.splice(this.#requests.indexOf(request), 1);
     }
     const { targets = [], rejected = [], details } = message;
-    if (!isError) {
-      request.resolve({ targets, rejected });
-    } else if (details?.rejected) {
-      request.resolve({ targets, rejected: details.rejected });
-    } else {
-      request.resolve(refused(request.message, message.message));
+    let outcome = { targets, rejected };
+    if (isError) {
+      outcome = details?.rejected ? { targets, rejected: details.rejected } : refused(request.message, message.message);
     }
+    request.resolve(outcome);
+    if (request.isOwn && outcome.rejected.length > 0) {
+      this.#withdraw(request.message.subscription_type, outcome.rejected);
+    }
+  }
+
+  /** What was held before an outage is not accepted again. */
+  #withdraw(subscription_type, rejected) {
+    const held = this.#held.get(subscription_type);
+    rejected.forEach(({ target }) => held.delete(target));
+    this.#forgetStreams();
+    this._emit("withdrawn", { subscription_type, rejected });
   }
 
   #hold({ type, subscription_type, mode, max_rate, channels, snapshot }, targets) {

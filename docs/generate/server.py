@@ -8,20 +8,21 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from docs.generate.markdown import code, table, words
 from fastws import logs
 from fastws._market import Instrument, PriceUpdate
 from fastws.market.instruments import Instruments
-from fastws.server.metrics import ServerCollector
 from fastws.server.server import Server, make_feed
 from fastws.settings import Settings
 from tests.certificates import files
 
 _SHOWN_VALUES: Final = 14
+_TOKEN: Final = "the administrator's token"  # noqa: S105 - of a server that lives for a moment
 
 
 def endpoints() -> str:
@@ -74,15 +75,23 @@ async def _ask() -> tuple[list[dict[str, str]], list[Metric]]:
     logs.configure("warning")
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "fastws.socket")
-        server = Server(Settings(unix_socket=path, feed="poll:simulator", certfile=str(files().certfile)))
+        server = Server(
+            Settings(
+                unix_socket=path,
+                feed="poll:simulator",
+                certfile=str(files().certfile),
+                admin_token=_TOKEN,
+            )
+        )
         await server.start()
         try:
             listed = json.loads(await _get(path, "/"))["endpoints"]
             # How old the last price is is told once there is one.
             server.market.publish_price(PriceUpdate(Instrument("005930"), 73000))
-            families = list(ServerCollector(server).collect())
+            told = (await _get(path, "/metrics")).decode()
         finally:
             await server.stop()
+    families = [each for each in text_string_to_metric_families(told) if each.name.startswith("fastws_")]
     kis = make_feed(Settings(feed="kis", kis_keys={"PSabc": "its-secret"}), Instruments(), dict)
     if kis is None:
         raise RuntimeError("there is no feed kis")
@@ -96,14 +105,15 @@ async def _ask() -> tuple[list[dict[str, str]], list[Metric]]:
     return listed, families
 
 
-async def _get(path: str, target: str) -> Any:
-    """The body of a GET at a Unix socket."""
+async def _get(path: str, target: str) -> bytes:
+    """The body of a GET at a Unix socket, for the administrator."""
     reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(f"GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    head = f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {_TOKEN}\r\n\r\n"
+    writer.write(head.encode())
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b" 200 " not in head.partition(b"\r\n")[0]:
-        raise RuntimeError(f"{target}: {head.decode()}")
+    first, _, body = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in first.partition(b"\r\n")[0]:
+        raise RuntimeError(f"{target}: {first.decode()}")
     return body

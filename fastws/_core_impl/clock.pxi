@@ -106,6 +106,7 @@ cdef enum:
     CLOSE_GRACE_NS = 2000 * MS      # for the peer's part of a close handshake
 
 cdef Py_ssize_t MAX_SIZE = <Py_ssize_t>1 << 40
+cdef int64_t MAX_NUMBER = <int64_t>1 << 62     # comes after every number and every position
 cdef Py_ssize_t MAX_RATE = 1000000
 
 cdef dict _n_live = {"Connection": 0, "Cohort": 0, "Lane": 0, "Frame": 0, "Update": 0}

@@ -66,6 +66,7 @@ cdef class Connection(Subscriber):
             # The response to the handshake, for the first message.
             self.is_held = 1
         self.hub.add_connection(self)
+        self.hub.join(self, self.dialect, False, {})
         try:
             self.handler.on_open(self)
         except Exception:

@@ -1,5 +1,5 @@
 @cython.final
-cdef class Hub:
+cdef class Hub(Registry):
     """Topics, what was published last, who wants it, and every connection.
 
     All methods belong to the loop's thread. Sizes are in bytes, times in seconds unless named otherwise.
@@ -132,9 +132,6 @@ cdef class Hub:
         if compress is not None:
             self.compress = compress
         self.history.set_limit(history, self.sequence)
-
-    def __dealloc__(self):
-        free(self.connections)
 
     def stop(self):
         """End all timers and forget what was published last. Connections stay as they are and get nothing more."""
@@ -274,21 +271,23 @@ cdef class Hub:
         self.publish_update(channel, payload)
         return self.sequence
 
-    cdef Update publish_update(self, Channel channel, object payload):
+    cdef int publish_update(self, Channel channel, object payload) except -1:
         cdef Update update = Update.__new__(Update)
         cdef Topic topic
         cdef Interest* interest
         cdef Lane lane
         cdef uint32_t i, n
-        cdef int64_t now = monotonic_ns()
+        cdef int64_t now = monotonic_ns(), position = self.position + 1
+        cdef bint is_private = channel.is_private
         if channel.n_missed:
             self.declare_missed(channel)
-        self.position += 1
-        self.sequence += not channel.is_private
+        self.position = position
+        if not is_private:
+            self.sequence += 1
         channel.seq += 1
         update.channel = channel
         update.payload = payload
-        update.position = self.position
+        update.position = position
         update.sequence = self.sequence
         update.seq = channel.seq
         update.published_ms = wall_ms_at(now)
@@ -300,7 +299,7 @@ cdef class Hub:
             channel.last.is_superseded = True
             update.previous = channel.last.sequence
         channel.last = update
-        if self.history.limit and not channel.is_private:
+        if self.history.limit and not is_private:
             self.history.remember(update)
         if self.tap is not None:
             self.tap.take(update)
@@ -314,14 +313,14 @@ cdef class Hub:
                     prefetch_pending(interest[LOOK_AHEAD // 2].lane)
                 lane = <Lane>interest.lane
                 # The most specific subscription of a cohort speaks for it, also when it does not want this channel.
-                if lane.claim[0] == self.position:
+                if lane.claim[0] == position:
                     continue
-                lane.claim[0] = self.position
+                lane.claim[0] = position
                 if channel.bit == STATUS_BIT:
                     lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
                     lane.append(update, interest.latest)
-        return update
+        return 0
 
     def attach(self, Tap tap):
         """Have a relay take everything that is published from now on; None: nobody."""
@@ -340,10 +339,11 @@ cdef class Hub:
         cdef Update update
         self.tap = None
         try:
-            update = self.publish_update(channel, payload)
+            self.publish_update(channel, payload)
         finally:
             self.tap = tap
         channel.stamp = stamp
+        update = channel.last
         update.published_ms = published_ms
         update.text0 = update.whole_text(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         return update.sequence
@@ -388,7 +388,8 @@ cdef class Hub:
             raise ValueError(f"{channel!r} is private")
         # The server's own word, also when it is said because a feed has delivered something.
         self.received_ns = 0
-        update = self.publish_update(channel, payload)
+        self.publish_update(channel, payload)
+        update = channel.last
         self.received_ns = received_ns
         for cohort in self.all_cohorts():
             if not cohort.is_paused and cohort.lane.claimed_position != update.position:
@@ -414,7 +415,8 @@ cdef class Hub:
         for connection in connections:
             if connection.replay_wanted is not None or connection.settle():
                 settled.append(connection)
-        update = self.publish_update(channel, payload)
+        self.publish_update(channel, payload)
+        update = channel.last
         sequence = update.sequence
         entry = <uintptr_t><void*>update
         for connection in settled:
@@ -524,128 +526,11 @@ cdef class Hub:
                 cohort = <Cohort>cohort.next_part
         return found
 
-    cdef int add_connection(self, Connection connection) except -1:
-        cdef uint32_t size
-        cdef PyObject** grown
-        if self.n_connections == self.connections_size:
-            size = 64 if self.connections_size == 0 else self.connections_size * 2
-            grown = <PyObject**>realloc(self.connections, size * sizeof(PyObject*))
-            if grown is NULL:
-                raise MemoryError
-            self.connections = grown
-            self.connections_size = size
-        connection.registry_index = self.n_connections
-        self.connections[self.n_connections] = <PyObject*>connection
-        self.n_connections += 1
-        self.n_accepted += 1
-        self.meters.opened[connection.dialect.name] = self.meters.opened.get(connection.dialect.name, 0) + 1
-        self.join(connection, connection.dialect, False, {})
-        return 0
-
-    cdef int remove_connection(self, Connection connection) except -1:
-        cdef PyObject* moved
-        if self.connections[connection.registry_index] != <PyObject*>connection:
-            raise AssertionError("a connection was finished twice")
-        self.n_connections -= 1
-        moved = self.connections[self.n_connections]
-        self.connections[connection.registry_index] = moved
-        (<Connection>moved).registry_index = connection.registry_index
-        self.n_published += connection.n_published
-        self.n_delivered += connection.n_delivered
-        self.n_conflated += connection.n_conflated
-        self.n_lost += connection.n_lost
-        self.n_undelivered += (
-            connection.n_published - connection.n_delivered - connection.n_conflated - connection.n_lost
-        )
-        return 0
-
-    cdef int depart(self, Connection connection) except -1:
-        """Have a connection take its leave: now, or when it is its turn where very many do.
-
-        What a connection leaves behind takes 10 us and more to put in order, and a proxy that dies takes thousands
-        along in one turn of the loop.
-        """
-        cdef int64_t now = monotonic_ns()
-        if not self.is_parting:
-            self.is_parting = True
-            self.parting_until_ns = now + SLICE_NS
-            self.loop.call_soon(self._part)
-        if self.departing or now >= self.parting_until_ns:
-            self.departing.append(connection)
-            return 0
-        return connection.part()
-
-    cdef int part_until(self, int64_t until_ns) except -1:
-        cdef Connection connection
-        cdef Py_ssize_t i = 0
-        while i < len(self.departing) and monotonic_ns() < until_ns:
-            connection = <Connection>self.departing[i]
-            i += 1
-            try:
-                connection.part()
-            except Exception:
-                self.logger.exception("ending a connection failed")
-        del self.departing[:i]
-        return 0
-
-    def _part(self):
-        self.is_parting = False
-        self.part_until(monotonic_ns() + SLICE_NS)
-        if self.departing:
-            # What else ends in this turn waits behind them.
-            self.is_parting = True
-            self.loop.call_soon(self._part)
-
-    cdef int count_close(self, int code) except -1:
-        self.closes[code] = self.closes.get(code, 0) + 1
-        return 0
-
-    def connection_list(self):
-        """Every live connection."""
-        cdef uint32_t i
-        return [<Connection>self.connections[i] for i in range(self.n_connections)]
-
-    def _sweep(self):
-        cdef int64_t now = monotonic_ns()
-        cdef uint32_t i = self.sweep_slot
-        cdef Connection connection
-        observe(&self.meters.loop_lag, now - self.sweep_due_ns)
-        self.loop_lag_ms += 0.1 * ((now - self.sweep_due_ns) / <double>MS - self.loop_lag_ms)
-        if now - self.sweep_due_ns > 1000 * MS:
-            # The whole process stood still, so nobody was heard: the time does not count against the clients.
-            for i in range(self.n_connections):
-                (<Connection>self.connections[i]).excuse(now - self.sweep_due_ns)
-            i = self.sweep_slot
-        self.sweep_slot = (self.sweep_slot + 1) % SWEEP_SLOTS
-        self.sweep_due_ns += SWEEP_NS
-        if self.sweep_due_ns < now:
-            self.sweep_due_ns = now + SWEEP_NS
-        # Before anything can fail: without it nobody would be pinged or timed out any more.
-        self.sweep_timer = self.loop.call_later((self.sweep_due_ns - now) * 1e-9, self._sweep)
-        while i < self.n_connections:
-            connection = <Connection>self.connections[i]
-            try:
-                connection.sweep(now)
-            except Exception:
-                self.logger.exception("looking after a connection failed")
-                connection.abort(1011, "internal error")
-            # One that ended has given its place to the last one, which is looked at next.
-            if i < self.n_connections and self.connections[i] == <PyObject*>connection:
-                i += SWEEP_SLOTS
-
     # Figures.
 
     def subscription_counts(self):
         """Number of subscriptions of all connections by kind of topic."""
         return {kind: self.subscriptions_by_kind[i] for i, kind in enumerate(self.kinds)}
-
-    def n_by_dialect(self):
-        """Open connections by dialect: dict[str, int]."""
-        cdef uint32_t i
-        cdef dict counts = dict.fromkeys(self.meters.opened, 0)
-        for i in range(self.n_connections):
-            counts[(<Connection>self.connections[i]).dialect.name] += 1
-        return counts
 
     @property
     def n_history(self):
@@ -671,81 +556,6 @@ cdef class Hub:
                 continue
             counts[channel.name] = counts.get(channel.name, 0) + channel.seq
         return counts
-
-    def queued_messages(self):
-        """Application messages in the outboxes of all connections now."""
-        cdef uint32_t i
-        cdef int64_t n = 0
-        cdef Connection connection
-        for i in range(self.n_connections):
-            connection = <Connection>self.connections[i]
-            if connection.is_blocked or connection.outbox is not None:
-                n += connection.queued_messages
-        return n
-
-    def queued_bytes(self):
-        """Bytes in the outboxes and transports of all connections now."""
-        cdef uint32_t i
-        cdef int64_t n = 0
-        for i in range(self.n_connections):
-            if (<Connection>self.connections[i]).is_blocked:
-                n += (<Connection>self.connections[i]).queued_size()
-        return n
-
-    def outboxes(self):
-        """What waits for slow clients now: sums and maxima over the connections.
-
-        Returns dict: `blocked` connections, `bytes`, `messages`, `max_bytes`, `max_messages`.
-        """
-        cdef uint32_t i
-        cdef Connection connection
-        cdef int64_t n_blocked = 0, n_bytes = 0, n_messages = 0, max_bytes = 0, max_messages = 0, n
-        for i in range(self.n_connections):
-            connection = <Connection>self.connections[i]
-            if not connection.is_blocked and connection.outbox is None:
-                continue
-            n_blocked += connection.is_blocked
-            n = connection.queued_size()
-            n_bytes += n
-            max_bytes = max(max_bytes, n)
-            n = connection.queued_messages
-            n_messages += n
-            max_messages = max(max_messages, n)
-        return {
-            "blocked": n_blocked,
-            "bytes": n_bytes,
-            "messages": n_messages,
-            "max_bytes": max_bytes,
-            "max_messages": max_messages,
-        }
-
-    def ledger(self):
-        """The conservation law over all connections that ever were:
-
-        published = delivered + conflated + lost + undelivered + waiting.
-        """
-        cdef uint32_t i
-        cdef Connection connection
-        cdef int64_t published = self.n_published, delivered = self.n_delivered
-        cdef int64_t conflated = self.n_conflated, lost = self.n_lost
-        cdef int64_t waiting = 0
-        for i in range(self.n_connections):
-            connection = <Connection>self.connections[i]
-            published += connection.n_published
-            delivered += connection.n_delivered
-            conflated += connection.n_conflated
-            lost += connection.n_lost
-            waiting += (
-                connection.n_published - connection.n_delivered - connection.n_conflated - connection.n_lost
-            )
-        return {
-            "published": published,
-            "delivered": delivered,
-            "conflated": conflated,
-            "lost": lost,
-            "undelivered": self.n_undelivered,
-            "waiting": waiting,
-        }
 
 
 cdef Py_ssize_t checked(str name, value, Py_ssize_t limit, Py_ssize_t current) except -1:

@@ -33,8 +33,10 @@ cdef class Subscriber(Outbox):
             self.has_subscribed = 1
         if self.replay_wanted is not None:
             # What is new begins now, whatever is still to be caught up for the rest.
+            self.replay_fresh = set()
             for topic in wanted:
                 if topic not in self.replay_wanted:
+                    self.replay_fresh.add(topic)
                     self.replay_starts[topic] = self.hub.sequence
                     self.replay_given[topic] = self.hub.position
             self.replay_wanted = wanted
@@ -48,20 +50,32 @@ cdef class Subscriber(Outbox):
     def send_snapshot(self, topics):
         """The last update of every channel of `topics` ((Topic, Options) pairs).
 
-        It is one batch marked `snapshot`, also of none; where the dialect has no batches, frames in one write.
+        It is one batch marked `snapshot`, also of none; where the dialect has no batches, frames in one write. While
+        the connection catches up, it comes behind all that was missed, since it has the newest numbers; what was
+        subscribed to just now begins with it.
         """
-        cdef Frame frame
         if self.state != OPEN or not self.settle():
             return
         if self.replay_wanted is None:
-            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.hub.sequence)
-        else:
-            # It must not claim what is still to be caught up.
-            frame = self.hub.snapshot(self.dialect, list(topics), self.window_bits, self.replay_sequence)
-        if frame.size() == 0:
+            self.give_snapshot(list(topics))
             return
-        self.allowance = max(self.allowance, frame.size())
-        self.send_frame(frame)
+        wanted = dict(topics)
+        for topic in wanted:
+            if self.replay_fresh is not None and topic in self.replay_fresh:
+                self.replay_starts[topic] = self.replay_given[topic] = MAX_NUMBER
+                self.replay_lacks_base = True
+        self.replay_fresh = None
+        self.look_again()
+        if self.replay_snapshots is None:
+            self.replay_snapshots = []
+        self.replay_snapshots.append(list(wanted))
+
+    cdef int give_snapshot(self, list topics) except -1:
+        cdef Frame frame = self.hub.snapshot(self.dialect, topics, self.window_bits, self.hub.sequence)
+        if frame.size():
+            self.allowance = max(self.allowance, frame.size())
+            self.send_frame(frame)
+        return 0
 
     cdef bint settle(self) except? 0:
         """Put everything published until now for this connection into its outbox.
@@ -274,12 +288,19 @@ cdef class Subscriber(Outbox):
     cdef int end_catching_up(self) except -1:
         self.replay_wanted = self.replay_starts = self.replay_given = self.replay_channels = self.replay_also = None
         self.replay_missed = None
+        self.replay_fresh = self.replay_snapshots = None
+        self.replay_lacks_base = False
         return 0
 
     cdef int end_replay(self) except -1:
         cdef dict wanted = self.replay_wanted
+        cdef list topics
         if not self.replay_paused:
             self.send_private()
+            for topics in self.replay_snapshots or ():
+                if self.state != OPEN:
+                    return 0
+                self.give_snapshot([(topic, wanted[topic]) for topic in topics if topic in wanted])
             if self.state != OPEN:
                 return 0
         self.end_catching_up()
@@ -321,7 +342,9 @@ cdef class Subscriber(Outbox):
     cdef bint owes_snapshot(self):
         """Whether a snapshot has not arrived: without it the client has no base for what follows."""
         cdef Frame frame
-        if self.refused_sequence < 0 or (self.cut is not None and not self.cut.n_entries and self.cut.loss is None):
+        if self.replay_lacks_base or self.refused_sequence < 0:
+            return True
+        if self.cut is not None and not self.cut.n_entries and self.cut.loss is None:
             return True
         if self.outbox is not None:
             for frame in self.outbox:

@@ -96,8 +96,9 @@ async def _write(store: Store, table: Table, options: argparse.Namespace) -> Imp
 
 def _summary(imported: Imported, options: argparse.Namespace, store: Store) -> str:
     done = "would be imported" if options.dry_run else "imported"
+    what = options.kind.removesuffix("s") if imported.n_rows == 1 else options.kind
     return (
-        f"{done}: {imported.n_rows:,} {options.kind} of {options.file} into {store.shown_url}: "
+        f"{done}: {imported.n_rows:,} {what} of {options.file} into {store.shown_url}: "
         f"{imported.n_added:,} new, {imported.n_changed:,} changed, {imported.n_unchanged:,} as before; "
         f"{imported.n_removed:,} removed"
     )

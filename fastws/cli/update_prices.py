@@ -98,12 +98,12 @@ def _update(options: argparse.Namespace) -> int:
     outcome = uvloop.run(run())
     if outcome is None:
         return INTERRUPTED
-    done = (
-        f"would write {outcome.n_rows} rows"
-        if options.dry_run
-        else f"{outcome.n_changed} rows new or changed"
+    n = outcome.n_rows if options.dry_run else outcome.n_changed
+    rows = "1 row" if n == 1 else f"{n} rows"
+    prices = "1 daily price" if outcome.n_rows == 1 else f"{outcome.n_rows} daily prices"
+    print(
+        f"{f'would write {rows}' if options.dry_run else f'{rows} new or changed'}, {prices} from {source.name}"
     )
-    print(f"{done}, {outcome.n_rows} daily prices from {source.name}")
     for symbol, reason in outcome.failed.items():
         print(f"fastws: error: no daily prices of {symbol}: {reason}", file=sys.stderr)
     return FAILED if outcome.failed else 0

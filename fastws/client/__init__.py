@@ -1,7 +1,8 @@
 """A Python client of fastws: typed messages, and nothing lost without a word.
 
-`Client` is for asyncio, :class:`fastws.client.sync.SyncClient` for programs without a loop. DataFrames are in
-:mod:`fastws.client.frames` (extra ``pandas``), numpy arrays of books in :mod:`fastws.client.arrays`.
+`Client` is for asyncio, :class:`fastws.client.sync.SyncClient` for programs without a loop, and
+:class:`fastws.client.realtime.RealtimeClient` for the realtime dialect. DataFrames are in :mod:`fastws.client.frames`
+(extra ``pandas``), numpy arrays of books in :mod:`fastws.client.arrays`.
 """
 
 from fastws.client.backoff import Backoff

@@ -14,7 +14,7 @@ import msgspec
 from fastws.client import messages
 from fastws.client.errors import ClosedError, RequestTimeoutError, UsageError
 from fastws.client.inbox import Inbox
-from fastws.client.link import Address, Conversation, Link, TokenSource, refusal, split
+from fastws.client.link import Address, Conversation, Link, TokenSource, check_proxy, refusal, split
 from fastws.client.messages import Rejected
 
 M = TypeVar("M")
@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     ping_interval: float
     ping_timeout: float
     compression: bool
+    proxy: str | None
     ssl: tls.SSLContext | None
     headers: Mapping[str, str] | None
 
@@ -80,6 +81,7 @@ class BaseClient(Generic[M]):
         ping_interval: float = 20.0,
         ping_timeout: float = 20.0,
         compression: bool = False,
+        proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -95,6 +97,8 @@ class BaseClient(Generic[M]):
                 raise UsageError(f"{name}: expected a number over 0, not {value!r}")
         if connect_attempts < 0:
             raise UsageError(f"connect_attempts: expected 0 (no end) or more, not {connect_attempts!r}")
+        if proxy is not None:
+            check_proxy(proxy)
         token = found if token is None else token
         if token is not None and not (token.isascii() and token.isprintable()):
             raise UsageError("token: it has characters that no token has; look for a line break at its end")
@@ -110,6 +114,7 @@ class BaseClient(Generic[M]):
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
             compression=compression,
+            proxy=proxy,
             ssl=ssl,
             headers=dict(headers or {}),
         )

@@ -48,6 +48,8 @@ class Client(BaseClient[Message]):
             `ping_timeout` seconds the connection counts as lost.
         compression: whether to offer permessage-deflate, which saves three quarters of the bytes and costs the client
             some processor time. The server compresses what is long enough.
+        proxy: the URL of a proxy to go through, ``http://``, ``https://`` or ``socks5://``, with a name and a password
+            if it wants them. Those of the environment are not heeded.
         ssl: for ``wss://``; default: the system's authorities.
         headers: more headers of the handshake, such as ``Origin``.
     """

@@ -40,6 +40,7 @@ class Address(msgspec.Struct, kw_only=True):
     ping_interval: float
     ping_timeout: float
     compression: bool
+    proxy: str | None
     ssl: tls.SSLContext | None
     headers: dict[str, str]
 
@@ -200,6 +201,7 @@ class Link:
             time_limit=self._address.connect_timeout,
             headers=headers,
             compression=self._address.compression,
+            proxy=self._address.proxy,
             ssl_context=self._address.ssl,
         )
         # The greeting may have come with the end of the handshake.
@@ -369,6 +371,18 @@ class Link:
 
 def refusal(error: messages.Error) -> RequestError:
     return RequestError(error.code, error.message, error.details)
+
+
+def check_proxy(url: str) -> None:
+    """Raises UsageError where a proxy cannot be used."""
+    try:
+        parsed = urlsplit(url)
+        is_good = parsed.scheme in ("http", "https", "socks5") and bool(parsed.hostname and parsed.port)
+    except ValueError:
+        is_good = False
+    if not is_good:
+        # It may have a password.
+        raise UsageError("proxy: it is no URL of a proxy; write http://HOST:PORT, https://… or socks5://…")
 
 
 def split(url: str, path: str) -> tuple[str, list[tuple[str, str]], str | None]:

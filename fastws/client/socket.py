@@ -19,6 +19,8 @@ _STATUS_ADVICE: Final = {
     404: "check the path of url; it is usually /v1/ws",
     503: "the server is stopping, or full; try again later",
 }
+# What is in the way of the first connection, which is the one to the proxy where there is one.
+_WAYS: Final = frozenset({Cause.UNKNOWN_HOST, Cause.NO_LISTENER, Cause.UNREACHABLE})
 # What another try does not mend.
 _FINAL: Final = frozenset({Cause.UNTRUSTED, Cause.NO_TLS, Cause.NO_WEBSOCKET})
 
@@ -39,17 +41,27 @@ class Socket(WebSocket):
         time_limit: float,
         headers: Mapping[str, str],
         compression: bool,
+        proxy: str | None,
         ssl_context: ssl.SSLContext | None,
     ) -> Socket:
         """Connect within `time_limit` seconds. Raises ConnectError."""
         self = cls(on_text)
         try:
             await self.connect(
-                url, time_limit=time_limit, headers=headers, deflate=compression, ssl_context=ssl_context
+                url,
+                time_limit=time_limit,
+                headers=headers,
+                deflate=compression,
+                proxy=proxy,
+                ssl_context=ssl_context,
             )
         except OpenError as error:
             address = urlsplit(url)
-            text = _explain(error, address.netloc, address.path, time_limit)
+            place = address.netloc
+            if proxy is not None and error.cause in _WAYS:
+                # Without the password that may stand there.
+                place = f"the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
+            text = _explain(error, place, address.path, time_limit)
             may_retry = error.cause not in _FINAL
             if error.cause is Cause.STATUS:
                 may_retry = error.status >= 500 or error.status in (408, 429)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
-from fastws._core import Hub, Topic
+from fastws._core import Hub
 from fastws.dialects import answers
 from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
 from fastws.dialects.subscriptions import Subscriptions
 from fastws.messages import RequestId
 from fastws.sessions import Session
-
-# How often it is looked whether a client has caught up.
-_LOOK_SECONDS: Final = 0.05
 
 
 def restore(
@@ -67,22 +62,13 @@ def restore(
         also = [kept.sequence for kept in addressed]
         if connection.restore(wanted, cursor, session.is_paused, also):
             mail.note_told(addressed)
-        if not has_counted:
-            _tell_last_values(hub, client, frozenset(wanted))
+        if not has_counted and not session.is_paused:
+            # What the kernel took may have been lost with the last connection, and nobody else would tell these values.
+            holds = connection.subscriptions()
+            connection.send_snapshot([(topic, holds[topic]) for topic in wanted if topic in holds])
     else:
         connection.set_subscriptions(held | wanted, session.is_paused)
         # Before the snapshot, which has the highest number.
         mail.send(client, addressed)
         if not session.is_paused:
             connection.send_snapshot(wanted.items())
-
-
-def _tell_last_values(hub: Hub, client: Client, topics: frozenset[Topic]) -> None:
-    """When a client that does not count has caught up, send it a snapshot: what the kernel took may have been lost with
-    its last connection, and nobody else would tell it these values."""
-    connection = client.connection
-    if connection.is_open and connection.is_restoring:
-        hub.loop.call_later(_LOOK_SECONDS, client.guarded, _tell_last_values, hub, client, topics)
-    elif not connection.is_paused:
-        held = connection.subscriptions()
-        connection.send_snapshot([(topic, options) for topic, options in held.items() if topic in topics])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -12,8 +11,8 @@ import sqlalchemy as sa
 
 from fastws.market.alert_store import number_text
 from fastws.market.bulk import delete_rows, insert_rows
+from fastws.market.portfolio_rows import date_of, price_of
 from fastws.market.schema import DAILY_PRICES
-from fastws.market.store import StoreError
 
 if TYPE_CHECKING:
     from fastws.market.store import Store
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _CHUNK: Final = 300  # symbols in one statement, three values of each at most; SQLite before 3.32 takes 999
 _MAX_SIZE: Final = 40  # of the text of a number
 _MAX_VOLUME: Final = 2**63 - 1
-_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class DailyPrice(NamedTuple):
@@ -71,24 +69,29 @@ class DailyPrices:
         return await self._store.run(job)
 
 
-def newest_days(connection: sa.Connection, symbols: Sequence[str]) -> dict[str, list[DailyPrice]]:
+def newest_days(
+    connection: sa.Connection, symbols: Sequence[str], problems: dict[str, str]
+) -> dict[str, list[DailyPrice]]:
     """Return the newest two days of each of `symbols`, newest first; a symbol without any is not in it.
 
-    Each costs a few look-ups, however many days there are.
-
-    Raises:
-        StoreError: a row holds what is no number.
+    Neither is one with a day that cannot be used, as an older one would be taken for the newest: `problems` gets what
+    is wrong with it. Each costs a few look-ups, however many days there are.
     """
     found: dict[str, list[DailyPrice]] = {}
+    wrong = set()
     for i in range(0, len(symbols), _CHUNK):
         chunk = symbols[i : i + _CHUNK]
         names = {f"s{n}": symbol for n, symbol in enumerate(chunk)}
         text = sa.text(_NEWEST.format(values=", ".join(f"(CAST(:{name} AS VARCHAR(64)))" for name in names)))
-        for row in connection.execute(text.columns(*DAILY_PRICES.columns), names):
-            found.setdefault(row.symbol, []).append(_daily_price(row))
+        for row in connection.execute(text, names):
+            try:
+                found.setdefault(row.symbol, []).append(_daily_price(row))
+            except ValueError as error:
+                wrong.add(row.symbol)
+                problems.setdefault(row.symbol, f"daily_prices: {error}")
     for days in found.values():
         days.sort(key=lambda day: day.date, reverse=True)
-    return found
+    return {symbol: days for symbol, days in found.items() if symbol not in wrong}
 
 
 # A join with the two newest dates of each symbol; a window over all days would read them all.
@@ -154,12 +157,21 @@ def _price_text(row: DailyPrice, column: str) -> str:
 
 
 def _daily_price(row: sa.Row[Any]) -> DailyPrice:
-    def number(text: str) -> int | Decimal:
-        if not _NUMBER.fullmatch(text):
-            raise StoreError(
-                f"database: {row.symbol} on {row.date} in daily_prices holds what is no number; correct or delete it"
-            )
-        return Decimal(text) if "." in text else int(text)
+    """A row as the driver has it; SQLite holds whatever was written to it.
 
-    open_, high, low = (None if text is None else number(text) for text in (row.open, row.high, row.low))
-    return DailyPrice(row.symbol, row.date, open_, high, low, number(row.close), row.volume)
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    date = date_of(row.date)
+    if date is None:
+        raise ValueError("date: is missing")
+
+    def number(column: str) -> int | Decimal:
+        try:
+            return price_of(getattr(row, column))
+        except ValueError as error:
+            raise ValueError(f"{column} on {date}: {error}") from None
+
+    others = ("open", "high", "low")
+    open_, high, low = (None if getattr(row, column) is None else number(column) for column in others)
+    return DailyPrice(row.symbol, date, open_, high, low, number("close"), row.volume)

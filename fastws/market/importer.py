@@ -202,12 +202,16 @@ class _Import:
         if not instruments or not unknown:
             return []
         shown = ", ".join(unknown[:_SHOWN_SYMBOLS]) + (", ..." if len(unknown) > _SHOWN_SYMBOLS else "")
-        return [f"not in the instruments of the database: {len(unknown)} symbols ({shown})"]
+        what = "1 symbol" if len(unknown) == 1 else f"{len(unknown)} symbols"
+        return [f"not in the instruments of the database: {what} ({shown})"]
 
     def _remove_orphans(self) -> str:
         is_orphan = POSITIONS.c.portfolio_id.not_in(sa.select(PORTFOLIOS.c.id))
         n = self._connection.execute(sa.delete(POSITIONS).where(is_orphan)).rowcount
-        return f"{n} positions of removed portfolios were removed, too"
+        what = (
+            "1 position of a removed portfolio was" if n == 1 else f"{n} positions of removed portfolios were"
+        )
+        return f"{what} removed, too"
 
     def _row(self, key: Key, values: Values) -> dict[str, Any]:
         return dict(zip(self._sql.columns.keys(), key + values, strict=True))

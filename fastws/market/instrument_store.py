@@ -36,6 +36,9 @@ def instruments_of(connection: sa.Connection) -> StoredInstruments:
     read = StoredInstruments([], [])
     for row in connection.execute(sa.select(INSTRUMENTS).order_by(INSTRUMENTS.c.symbol)):
         currency = row.currency or CURRENCIES.get(row.market)
+        if any(isinstance(cell, bytes) for cell in row):
+            read.problems.append(f"{_shown(row.symbol)}: is not UTF-8")
+            continue
         try:
             read.instruments.append(
                 Instrument(
@@ -50,6 +53,10 @@ def instruments_of(connection: sa.Connection) -> StoredInstruments:
         except ValueError as error:
             read.problems.append(f"{row.symbol}: {error}")
     return read
+
+
+def _shown(symbol: str | bytes) -> str:
+    return symbol if isinstance(symbol, str) else symbol.decode(errors="backslashreplace")
 
 
 def merge(table: Instruments, stored: list[Instrument]) -> Instruments:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from fastws._market import Instrument
 from fastws.market.instrument_store import instruments_of
 from fastws.market.schema import INSTRUMENTS, POSITIONS
+from fastws.market.sqlite import tolerant
 from fastws.market.store import StoreError, file_of, probe
 
 
@@ -43,10 +44,15 @@ def look(url: str | None) -> Known:
     engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:
         with engine.connect() as connection:
-            tables = sa.inspect(connection)
-            if not all(tables.has_table(table.name) for table in (INSTRUMENTS, POSITIONS)):
-                return NOTHING
-            symbols = sa.union(sa.select(INSTRUMENTS.c.symbol), sa.select(POSITIONS.c.symbol))
-            return Known(instruments_of(connection).instruments, sorted(connection.scalars(symbols)))
+            return tolerant(_known)(connection)
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"database: what it knows cannot be read: {type(error).__name__}") from None
+
+
+def _known(connection: sa.Connection) -> Known:
+    tables = sa.inspect(connection)
+    if not all(tables.has_table(table.name) for table in (INSTRUMENTS, POSITIONS)):
+        return NOTHING
+    symbols = connection.scalars(sa.union(sa.select(INSTRUMENTS.c.symbol), sa.select(POSITIONS.c.symbol)))
+    usable = sorted(symbol for symbol in symbols if isinstance(symbol, str))
+    return Known(instruments_of(connection).instruments, usable)

@@ -67,4 +67,11 @@ def merge(
         closes=known_closes,
         n_orphans=old.n_orphans + part.n_orphans,
         left_out={number: old.left_out[number] for number in old.left_out.keys() - ids} | part.left_out,
+        closes_left_out=old.closes_left_out | part.closes_left_out,
     )
+
+
+def with_closes_of(old: Loaded, loaded: Loaded) -> Loaded:
+    """Return `loaded`, where it left closes out with those that `old` has of their symbols."""
+    known = {symbol: old.closes[symbol] for symbol in loaded.closes_left_out if symbol in old.closes}
+    return msgspec.structs.replace(loaded, closes=loaded.closes | known) if known else loaded

@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from fastws.logs import log_limited
-from fastws.market.portfolio_merge import merge
+from fastws.market.portfolio_merge import merge, with_closes_of
 from fastws.market.portfolio_store import Changes, Loaded
 from fastws.market.store import StoreError
 
@@ -123,7 +123,7 @@ class PortfolioReader:
         async with self._reading:
             began = time.monotonic()
             if ids is None:
-                loaded = await self._store.load()
+                loaded = with_closes_of(self._loaded, await self._store.load())
                 self._version = loaded.version
             else:
                 part = await self._store.load_portfolios(list(ids))

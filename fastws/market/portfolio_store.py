@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -90,6 +90,8 @@ class Loaded(msgspec.Struct, frozen=True):
     """Positions that were left out, because there is no such portfolio, or it has no owner."""
     left_out: dict[int | None, str] = {}
     """Portfolios that were left out, and what is wrong with a row of them; None stands for those without an id."""
+    closes_left_out: dict[str, str] = {}
+    """Symbols whose closes were left out, and what is wrong with a row of them."""
 
 
 class Changes(NamedTuple):
@@ -139,8 +141,10 @@ class PortfolioStore:
         return await self._load(sorted({number for number in ids if abs(number) <= _MAX_ID}))
 
     async def load_closes(self, symbols: Sequence[str]) -> dict[str, Closes]:
-        """Return the closes of those of `symbols` of which something is known."""
-        return await self._store.read(lambda connection: self._read_closes(connection, symbols))
+        """Return the closes of those of `symbols` of which something is known, and can be used."""
+        closes, problems = await self._store.read(lambda connection: self._read_closes(connection, symbols))
+        _tell_of_closes(problems)
+        return closes
 
     async def changes(self, since: int) -> Changes:
         """Return what differs from the version `since`; nothing does when the version is still that one."""
@@ -163,6 +167,7 @@ class PortfolioStore:
                 first=portfolio_id,
                 problem=problem,
             )
+        _tell_of_closes(loaded.closes_left_out)
         return loaded
 
     # Jobs.
@@ -174,6 +179,7 @@ class PortfolioStore:
         positions = PositionRows(self._queries.positions, portfolios.ids)
         self._fill(connection, positions, keys)
         left_out = leave_out(portfolios, positions)
+        closes, closes_left_out = self._read_closes(connection, positions.symbols)
         return Loaded(
             version=self._find_version(connection),
             ids=portfolios.ids,
@@ -184,9 +190,10 @@ class PortfolioStore:
             position_portfolios=positions.portfolios,
             position_symbols=positions.places,
             quantities=positions.quantities,
-            closes=self._read_closes(connection, positions.symbols),
+            closes=closes,
             n_orphans=positions.n_orphans,
             left_out=left_out,
+            closes_left_out=closes_left_out,
         )
 
     def _fill(
@@ -209,26 +216,39 @@ class PortfolioStore:
         if not self._store.is_open:
             raise StoreError(f"database {self._store.shown_url}: was closed")
 
-    def _read_closes(self, connection: sa.Connection, symbols: Sequence[str]) -> dict[str, Closes]:
+    def _read_closes(
+        self, connection: sa.Connection, symbols: Sequence[str]
+    ) -> tuple[dict[str, Closes], dict[str, str]]:
+        """Return what can be used, and of the other symbols what is wrong with them."""
         found = {symbol: Closes() for symbol in symbols}
+        problems: dict[str, str] = {}
         for row in connection.execute(
             sa.select(INSTRUMENTS.c.symbol, INSTRUMENTS.c.previous_close, INSTRUMENTS.c.currency)
         ):
             if row.symbol in found:
-                text = row.previous_close
-                previous = None if text is None else _stored_price(row.symbol, text)
-                found[row.symbol] = Closes(previous, (), row.currency)
-        for symbol, days in newest_days(connection, symbols).items():
+                try:
+                    previous = None if row.previous_close is None else price_of(row.previous_close)
+                    found[row.symbol] = Closes(previous, (), _currency_of(row.currency))
+                except ValueError as error:
+                    problems[row.symbol] = f"instruments: {error}"
+        for symbol, days in newest_days(connection, symbols, problems).items():
             closes = tuple(Close(day.date, day.close) for day in days)
             found[symbol] = found[symbol]._replace(days=closes)
         if self._queries.closes is not None:
-            for symbol, queried in self._query_closes(connection, self._queries.closes).items():
+            for symbol, queried in self._query_closes(connection, self._queries.closes, problems).items():
                 if symbol in found:
                     found[symbol] = _over(queried, found[symbol])
-        return {symbol: closes for symbol, closes in found.items() if closes != Closes()}
+        problems = {symbol: problem for symbol, problem in problems.items() if symbol in found}
+        usable = {symbol: closes for symbol, closes in found.items() if closes != Closes()}
+        return {symbol: closes for symbol, closes in usable.items() if symbol not in problems}, problems
 
-    def _query_closes(self, connection: sa.Connection, query: Query) -> dict[str, Closes]:
-        """Return what `closes_query` says: the close of before is one without a date, of the others two count."""
+    def _query_closes(
+        self, connection: sa.Connection, query: Query, problems: dict[str, str]
+    ) -> dict[str, Closes]:
+        """Return what `closes_query` says: the close of before is one without a date, of the others two count.
+
+        `problems` gets symbols with a row that cannot be used, and what is wrong with it.
+        """
         columns = query.columns(connection)
         found: dict[str, Closes] = {}
         with closing(query.rows(connection, columns)) as parts:
@@ -240,9 +260,11 @@ class PortfolioStore:
                         continue
                     try:
                         price, date = price_of(row["close"]), date_of(row.get("date"))
+                        currency = _currency_of(row.get("currency") or None)
                     except ValueError as error:
-                        raise query.error(f"symbol {row['symbol']!s:.60}: {error}") from None
-                    known = found.get(row["symbol"], Closes(currency=row.get("currency") or None))
+                        problems.setdefault(row["symbol"], f"closes_query: {error}")
+                        continue
+                    known = found.get(row["symbol"], Closes(currency=currency))
                     if date is None:
                         known = known._replace(previous=price)
                     else:
@@ -335,10 +357,20 @@ def _over(queried: Closes, stored: Closes) -> Closes:
     )
 
 
-def _stored_price(symbol: str, text: str) -> int | Decimal:
-    try:
-        return price_of(text)
-    except ValueError as error:
-        raise StoreError(
-            f"database: {symbol} in instruments: previous_close: {error}; correct or delete it"
-        ) from None
+def _currency_of(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError("currency: expected text")
+
+
+def _tell_of_closes(problems: Mapping[str, str]) -> None:
+    if problems:
+        symbol, problem = next(iter(problems.items()))
+        log_limited(
+            _log,
+            "closes-left-out",
+            "closes were left out: rows of their symbols cannot be used; what was known of these stays",
+            symbols=len(problems),
+            first=symbol,
+            problem=problem,
+        )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
+
+from fastws.market.jobs import Result
 
 READS: Final = {"fastws_reads": True}
 """Execution options of connections whose transactions only read."""
 
 _WAL_SECONDS: Final = 10.0
+_NO_TEXT: Final = "Could not decode to UTF-8"
 
 
 class File:
@@ -21,6 +26,7 @@ class File:
     def __init__(self, path: str) -> None:
         self._path = path
         self._identity: tuple[int, int] | None = None
+        self._claim: int | None = None
         self.is_open = False
 
     def on_connected(self, connection: object, record: object) -> None:
@@ -41,6 +47,32 @@ class File:
         if found != self._identity:
             return f"another file was put at {self._path}; restart the server to use it"
         return None
+
+    def claim(self) -> bool:
+        """Return whether no other process has claimed the file; then it is this one's until `release`, or its end.
+
+        The lock is on a file beside it, because whoever closes the database itself lets go of SQLite's own locks.
+        Where there are no locks, nobody can be told from anybody.
+        """
+        try:
+            claim = os.open(f"{self._path}-server", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(claim)
+            return False
+        except OSError:
+            os.close(claim)
+            return True
+        self._claim = claim
+        return True
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def _find(self) -> tuple[int, int]:
         status = os.stat(self._path)
@@ -74,6 +106,53 @@ def set_up(connection: Any, record: object) -> None:
     # Each commit reaches the disk before it is reported: a rule survives a power failure, too.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def tolerant(job: Callable[[sa.Connection], Result]) -> Callable[[sa.Connection], Result]:
+    """Return `job` so that a text in the database which is no UTF-8 does not make it fail: it gets that as bytes.
+
+    `job` only reads, and is done again then; otherwise each text would pay for it.
+    """
+
+    def done(connection: sa.Connection) -> Result:
+        try:
+            return job(connection)
+        except sa.exc.OperationalError as error:
+            if not is_about_text(error):
+                raise
+        driver: Any = connection.connection.dbapi_connection
+        driver.text_factory = _decoded
+        try:
+            return job(connection)
+        finally:
+            driver.text_factory = str
+
+    return done
+
+
+def read_only(job: Callable[[sa.Connection], Result]) -> Callable[[sa.Connection], Result]:
+    """Return `job` so that it cannot write, in a transaction that could."""
+
+    def done(connection: sa.Connection) -> Result:
+        connection.exec_driver_sql("PRAGMA query_only = 1")
+        try:
+            return job(connection)
+        finally:
+            connection.exec_driver_sql("PRAGMA query_only = 0")
+
+    return done
+
+
+def is_about_text(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether a text in the database is no UTF-8; the driver's words for that repeat the text."""
+    return isinstance(error, sa.exc.OperationalError) and str(error.orig).startswith(_NO_TEXT)
+
+
+def _decoded(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def begin(connection: sa.Connection) -> None:

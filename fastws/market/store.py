@@ -53,7 +53,7 @@ class Store:
 
     def __init__(self, url: str | None = None) -> None:
         parsed = _parse(url or "sqlite://")
-        is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._is_sqlite = is_sqlite = parsed.get_backend_name() == "sqlite"
         self.is_in_memory = is_sqlite and parsed.database in (None, "", ":memory:")
         self.path = file_of(url)
         self.shown_url = _shown(parsed)
@@ -130,6 +130,10 @@ class Store:
             with contextlib.suppress(OSError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
+    def claim(self) -> bool:
+        """Return whether this is the only server with its SQLite file, until it closes; of others nothing is known."""
+        return self._file is None or self._file.claim()
+
     async def close(self, seconds: float = 5.0) -> None:
         """Finish the jobs that wait and disconnect. Closing again, or what was never opened, does nothing.
 
@@ -139,6 +143,8 @@ class Store:
         if not self._is_open:
             return
         self._is_open = False
+        if self._file is not None:
+            self._file.release()
         self._reader.end()
         try:
             async with asyncio.timeout(seconds):
@@ -161,12 +167,15 @@ class Store:
         return await self._ask(self._writer, job)
 
     async def read(self, job: Callable[[sa.Connection], Result]) -> Result:
-        """Like `run`, beside it: for what takes long and changes nothing.
+        """Like `run`, beside it: for what takes long and changes nothing; what it tries to change is refused.
 
-        It sees the database as it was when it began. What was asked of `run` before may come later.
+        It sees the database as it was when it began. What was asked of `run` before may come later. A text in SQLite
+        that is no UTF-8 comes as bytes; `job` may be done a second time for that.
         """
+        if self._is_sqlite:
+            job = sqlite.tolerant(job)
         if self.is_in_memory:  # another connection would see another database
-            return await self.run(job)
+            return await self.run(sqlite.read_only(job))
         if self._is_open and not self._reader.is_started:
             self._reader.start()
         return await self._ask(self._reader, job)
@@ -339,6 +348,8 @@ _SNAPSHOTS: Final[dict[str, dict[str, Any]]] = {
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:
     text = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error)
+    if sqlite.is_about_text(error):
+        return "a text in it is not UTF-8; correct or delete it"
     return " ".join(text.split())[:300] or type(error).__name__
 
 

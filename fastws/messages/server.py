@@ -144,7 +144,8 @@ class Reconnected(Reply, tag="reconnected", kw_only=True):
     """The session goes on here. What was missed follows, or a snapshot.
 
     With `recovered: true` the missed messages of targets of mode all follow in order, each once, before any live
-    message, and the current values of those of mode latest. With `recovered: false` a snapshot follows.
+    message, and the current values of those of mode latest; then a snapshot, if the client has not said what it has
+    seen (`last_sequence`), as what was on its way may be lost. With `recovered: false` a snapshot follows.
     """
 
     session_id: SessionId

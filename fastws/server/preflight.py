@@ -11,11 +11,18 @@ from typing import Final
 
 from fastws.auth import Authenticator
 from fastws.errors import SettingsError
+from fastws.feeds.replay import ReplayFeed
 from fastws.market.portfolio_queries import QueryError, check_queries
 from fastws.market.store import StoreError, probe
 from fastws.server.application import ApplicationClient
 from fastws.server.fetch import fetch
-from fastws.server.server import find_kis_keys, find_source, load_instruments, make_store
+from fastws.server.server import (
+    check_kis_symbols,
+    find_kis_keys,
+    find_source,
+    load_instruments,
+    make_store,
+)
 from fastws.server.stored import find_queries, query_error
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
@@ -114,6 +121,18 @@ def _check_feed(settings: Settings) -> None:
         find_source(settings, source)
     if path is not None and not os.access(path, os.R_OK):
         raise settings.error("feed", f"no permission to read {path}", "let this user read it")
+    if path is not None:
+        ReplayFeed(path)
+
+
+def _check_kis_symbols(settings: Settings) -> None:
+    if parse_feed(settings.feed).kind != "kis":
+        return
+    try:
+        instruments = load_instruments(settings)
+    except SettingsError:
+        return  # `_check_symbols_file` has told
+    check_kis_symbols(settings, instruments)
 
 
 def _check_database(settings: Settings) -> None:
@@ -141,6 +160,7 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("certfile", "keyfile"): _check_tls,
     ("symbols_file",): _check_symbols_file,
     ("feed", "kis_keys"): _check_feed,
+    ("feed", "symbols_file"): _check_kis_symbols,
     ("database", "portfolios_query", "positions_query", "closes_query", "changes_query"): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

@@ -85,12 +85,7 @@ def make_feed(
     """
     spec = parse_feed(settings.feed)
     if spec.kind == "kis":
-        if settings.symbols_file is not None and len(instruments) and not has_servable(instruments):
-            raise settings.error(
-                "symbols_file",
-                "KIS has none of its symbols",
-                "name Korean stocks, with codes such as 005930, or another feed",
-            )
+        check_kis_symbols(settings, instruments)
         return KISFeed(
             find_kis_keys(settings),
             interest=interest,
@@ -142,6 +137,16 @@ def find_kis_keys(settings: Settings) -> list[KISAuthManager]:
     except KISCredentialsError as error:
         setting = "kis_keys" if settings.kis_keys else "feed"
         raise settings.error(setting, str(error), "kis_keys takes several of them") from None
+
+
+def check_kis_symbols(settings: Settings, instruments: Instruments) -> None:
+    """Raise SettingsError when KIS has no symbol of `symbols_file`, which `instruments` are from."""
+    if settings.symbols_file is not None and len(instruments) and not has_servable(instruments):
+        raise settings.error(
+            "symbols_file",
+            "KIS has none of its symbols",
+            "name Korean stocks, with codes such as 005930, or another feed",
+        )
 
 
 def find_source(settings: Settings, text: str, *, setting: str = "feed") -> Source:
@@ -343,6 +348,12 @@ class Server:
             except StoreError as error:
                 raise SettingsError(str(error), setting="database") from None
             await self._take_stored_instruments()
+            if not self.store.claim():
+                _log.warning(
+                    "another server uses this database: an alert made at one of them does not fire at the other, and "
+                    "each saves its last values over the other's; give each a database of its own",
+                    database=self.store.shown_url,
+                )
             if self.store.is_in_memory:
                 _log.info(
                     "alerts and last values are kept in memory and end with this process; --database keeps them"

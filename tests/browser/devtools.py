@@ -16,7 +16,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.browser.test_chromium import FLAGS
+from tests.browser.test_chromium import chromium
 from tests.serving import require_program
 
 _START_SECONDS = 30.0
@@ -196,37 +196,17 @@ class Page:
 async def browsing(profile: Path, *flags: str) -> AsyncIterator[Page]:
     """A tab of a Chromium of its own, whose files are in the directory `profile`."""
     program = require_program("chromium")
-    log = profile.with_suffix(".log")
-    announced = profile / "DevToolsActivePort"
-    with log.open("wb") as output:
-        browser = await asyncio.create_subprocess_exec(
-            program,
-            *FLAGS,
-            "--remote-debugging-port=0",
-            *flags,
-            f"--user-data-dir={profile}",
-            "about:blank",
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            port = await _port(announced, browser, log)
-            address = f"ws://127.0.0.1:{port}{await asyncio.to_thread(_target, port)}"
-            async with connect(address, max_size=None, compression=None) as connection:
-                page = Page(connection)
-                try:
-                    await page.start()
-                    yield page
-                finally:
-                    await page.close()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                browser.terminate()
+    options = ("--remote-debugging-port=0", *flags)
+    async with chromium(program, profile, "about:blank", *options) as (browser, log):
+        port = await _port(profile / "DevToolsActivePort", browser, log)
+        address = f"ws://127.0.0.1:{port}{await asyncio.to_thread(_target, port)}"
+        async with connect(address, max_size=None, compression=None) as connection:
+            page = Page(connection)
             try:
-                await asyncio.wait_for(browser.wait(), 10)
-            except TimeoutError:
-                browser.kill()
-                await browser.wait()
+                await page.start()
+                yield page
+            finally:
+                await page.close()
 
 
 async def _port(announced: Path, browser: asyncio.subprocess.Process, log: Path) -> int:

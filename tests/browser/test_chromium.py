@@ -81,26 +81,29 @@ class Site:
 
 async def browse(program: str, site: Site, profile: Path, *flags: str) -> dict[str, Any]:
     """Open the page in a browser of its own; returns what the page posts."""
+    async with chromium(program, profile, f"{site.origin}/page.html", *flags) as (browser, log):
+        async with asyncio.timeout(60):
+            ended = asyncio.create_task(browser.wait())
+            await asyncio.wait((site.result, ended), return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+        assert site.result.done(), (
+            f"the browser has ended by itself:\n{log.read_text(errors='replace')[-2000:]}"
+        )
+        return site.result.result()
+
+
+@asynccontextmanager
+async def chromium(
+    program: str, profile: Path, address: str, *flags: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
+    """A browser that opens `address`, and the file of what it says; its own files are in the directory `profile`."""
     log = profile.with_suffix(".log")
     with log.open("wb") as output:
         browser = await asyncio.create_subprocess_exec(
-            program,
-            *FLAGS,
-            *flags,
-            f"--user-data-dir={profile}",
-            f"{site.origin}/page.html",
-            stdout=output,
-            stderr=output,
+            program, *FLAGS, *flags, f"--user-data-dir={profile}", address, stdout=output, stderr=output
         )
         try:
-            async with asyncio.timeout(60):
-                ended = asyncio.create_task(browser.wait())
-                await asyncio.wait((site.result, ended), return_when=asyncio.FIRST_COMPLETED)
-                ended.cancel()
-            assert site.result.done(), (
-                f"the browser has ended by itself:\n{log.read_text(errors='replace')[-2000:]}"
-            )
-            return site.result.result()
+            yield browser, log
         finally:
             with contextlib.suppress(ProcessLookupError):
                 browser.terminate()

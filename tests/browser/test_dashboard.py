@@ -86,7 +86,7 @@ async def test_prices_the_order_book_and_the_chart_move(server: StartServer, tmp
             "document.querySelector('#chart').ariaLabel.match(/lowest ([\\d,]+), highest ([\\d,]+)/)"
         )
         assert number(label[1]) <= number(label[2])
-        assert await page.run(
+        await page.until(
             "[...document.querySelectorAll('#watch-rows canvas')].some((one) => "
             "one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some((byte) => byte > 0))"
         )

@@ -485,6 +485,36 @@ async def test_a_snapshot_that_was_lost_with_its_connection_is_asked_for_again(n
         assert [request["targets"] for request in seen] == [["005930"]]
 
 
+async def test_what_is_not_accepted_again_is_withdrawn(node: NodeProcess) -> None:
+    n_connections = 0
+    may_end = asyncio.Event()
+    gone = [{"target": "000660", "reason": "unknown symbol"}]
+
+    async def act(connection: ServerConnection) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        await connection.send(greeting(f"session {n_connections}"))
+        if n_connections == 1:
+            await accept(connection, [update(1), update(2, "000660")])
+            await may_end.wait()
+            connection.transport.abort()
+            return
+        error = {"code": "SESSION_RESTORATION_FAILED", "error_code": "SESSION_RESTORATION_FAILED"}
+        await connection.send(stamped(type="error", message="unknown", details={}, **error))
+        request = json.loads(await connection.recv())
+        answer = {"subscription_type": "stock", "targets": ["005930"], "rejected": gone, "id": request["id"]}
+        await connection.send(stamped(type="subscribed", **answer))
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930", "000660"])
+        await client.until("batch")
+        may_end.set()
+        assert await client.until("withdrawn") == {"subscription_type": "stock", "rejected": gone}
+        assert await client.call("subscriptions") == {"stock": ["005930"]}
+        assert await client.call("age", "000660") is None
+
+
 async def test_a_greeting_holds_with_the_word_about_the_session(node: NodeProcess) -> None:
     paths: list[str] = []
     asked: list[list[str]] = []

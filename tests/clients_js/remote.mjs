@@ -16,7 +16,7 @@ const RECORDED = new Set(["price_update", "orderbook_update", "batch", "message"
 const TYPES = [
   "price_update", "orderbook_update", "market_status", "feed_status", "alert", "portfolio_update", "batch",
   "connection", "subscribed", "unsubscribed", "subscriptions", "pong", "authenticated", "token_refreshed",
-  "reconnected", "paused", "resumed", "server_shutdown", "overflow", "error", "state", "gap", "lost",
+  "reconnected", "paused", "resumed", "server_shutdown", "overflow", "error", "state", "gap", "lost", "withdrawn",
   "asset_update",
 ];
 

@@ -18,6 +18,7 @@ client.on("lost", ({ cause }) => {
   const causes: "overflow" | "outage" = cause;
   return causes;
 });
+client.on("withdrawn", ({ subscription_type, rejected }) => rejected.map(({ target }) => [subscription_type, target]));
 client.on("state", ({ state, delayMs = 0 }) => (state === "waiting" ? delayMs : 0));
 client.on("message", (message) => {
   if (message.type === "alert") {

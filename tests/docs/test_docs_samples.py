@@ -470,7 +470,7 @@ def test_the_unit_starts_what_there_is(tmp_path: Path, quick: Path) -> None:
 
 
 def test_figures_that_pages_name_are_there(target: Server) -> None:
-    status, body = target.get("/metrics")
+    status, body = target.get("/metrics", headers={"Authorization": f"Bearer {ADMIN}"})
     assert status == 200
     there = set(re.findall(r"^# HELP (fastws_\w+)", body.decode(), re.MULTILINE))
     # With TLS, with published keys, with KIS, with a polled source.
@@ -481,7 +481,9 @@ def test_figures_that_pages_name_are_there(target: Server) -> None:
             is_there = {name, family, name.removesuffix("_total")} & there or re.fullmatch(others, name)
             assert is_there, f"{name_of(page)}: there is no figure {name}"
     for sample in all_of("yaml"):
-        rules = [rule for group in yaml.safe_load(sample.text)["groups"] for rule in group["rules"]]
+        settings = yaml.safe_load(sample.text)
+        assert settings.keys() <= {"groups", "scrape_configs"}
+        rules = [rule for group in settings.get("groups", ()) for rule in group["rules"]]
         assert all(rule["alert"].isalpha() and "fastws_" in rule["expr"] for rule in rules)
 
 

@@ -127,6 +127,7 @@ async def test_it_is_read_and_searched_from_the_disk_and_from_a_server(built: Pa
             assert "Settings" in await page.text("h1")
             await page.click("input.md-search__input")
             await page.type("portfolio_interval_ms")
+            await page.press("End")  # a key, as of somebody who types
             await page.until("document.querySelectorAll('.md-search-result__item').length > 0")
             found = await page.run("document.querySelector('.md-search-result__link').href")
             await page.open(found)

@@ -7,6 +7,9 @@ import json
 import ssl
 import threading
 import time
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -240,6 +243,7 @@ async def test_a_connection_that_only_the_client_knows_to_be_dead(shared_server:
             assert "no sign of life" in interrupted.reason
 
 
+@pytest.mark.plain("the proxy would have to speak TLS")
 async def test_a_pause_outlives_an_interruption_and_a_restart(server: StartServer) -> None:
     settings = {"admin_token": ADMIN, "shutdown_spread": 0}
     first = server("--feed", "none", **settings)
@@ -291,6 +295,7 @@ async def test_a_pause_outlives_an_interruption_and_a_restart(server: StartServe
         assert (update.price, update.snapshot, before) == (9, False, [])
 
 
+@pytest.mark.plain("the proxy would have to speak TLS")
 async def test_a_value_that_a_rate_held_back_comes_with_the_restoration(shared_server: StartServer) -> None:
     server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
     async with (
@@ -314,6 +319,53 @@ async def test_a_value_that_a_rate_held_back_comes_with_the_restoration(shared_s
         await client.ping()
         # It comes once.
         assert client.statistics.waiting == 0
+
+
+@asynccontextmanager
+async def tunnels(credentials: str) -> AsyncIterator[tuple[int, list[str]]]:
+    """A proxy that takes CONNECT from who has `credentials`; its port, and what it was asked for."""
+    asked: list[str] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        verb, place, _ = head.split(" ", 2)
+        asked.append(f"{verb} {place}")
+        if f"Proxy-Authorization: Basic {b64encode(credentials.encode()).decode()}\r\n" not in head:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            writer.close()
+            return
+        onward_reader, onward = await asyncio.open_connection(*place.split(":"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(copy(reader, onward), copy(onward_reader, writer))
+
+    site = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield site.sockets[0].getsockname()[1], asked
+    finally:
+        site.close()
+        await site.wait_closed()
+
+
+async def test_through_a_proxy(shared_server: StartServer, over: dict[str, str]) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET, **over)
+    async with tunnels("me:secret") as (port, asked):
+        async with connect(server, proxy=f"http://me:secret@127.0.0.1:{port}") as client:
+            await client.subscribe("stock", [CODE], snapshot=False)
+            publish(server, price(5))
+            update, _ = await until_one(client, PriceUpdate)
+            assert update.price == 5
+        with pytest.raises(ConnectError, match=r"no connection to .*407") as caught:
+            await connect(server, proxy=f"http://me:guessed@127.0.0.1:{port}").open()
+        assert "guessed" not in str(caught.value)
+        assert asked == [f"CONNECT 127.0.0.1:{server.port}"] * 2
+    with pytest.raises(ConnectError, match=r"nothing listens at the proxy 127\.0\.0\.1:1:") as caught:
+        await connect(server, proxy="http://me:secret@127.0.0.1:1").open()
+    assert "secret" not in str(caught.value)
 
 
 async def test_what_is_compressed_is_expanded(server: StartServer) -> None:
@@ -377,6 +429,11 @@ def test_the_synchronous_client(shared_server: StartServer) -> None:
         with pytest.raises(TimeoutError):
             client.get(timeout=0.01)
         assert client.ping() < 5
+        client.pause()
+        client.resume()
+        again = client.get(timeout=10)
+        assert isinstance(again, PriceUpdate)
+        assert (again.price, again.snapshot) == (6, True)
         assert client.subscriptions == {"stock": [CODE]}
         with pytest.raises(RequestError):
             client.subscribe("stock", ["none such"])

@@ -42,14 +42,14 @@ def test_files_are_imported_and_counted(
         out, err = capsys.readouterr()
         assert err == ""
         assert out == (
-            f"imported: {n} {kind} of {kind}.csv into {url}: {n} new, 0 changed, 0 as before; 0 removed\n"
+            f"imported: {n} {kind[:-1] if n == 1 else kind} of {kind}.csv into {url}: {n} new, 0 changed, 0 as before; 0 removed\n"
         )
     assert rows_of(tmp_path, "positions") == [(123, "AAPL", "100.50", "15000.10")]
     (tmp_path / "portfolios.csv").write_text("id,owner,name,currency\n7,lee,A,USD\n")
     tried = run(tmp_path, "import", "portfolios", "portfolios.csv", "--dry-run", "--prune", database=url)
     assert tried.stdout == (
-        f"would be imported: 1 portfolios of portfolios.csv into {url}: "
-        "1 new, 0 changed, 0 as before; 1 removed\n1 positions of removed portfolios were removed, too\n"
+        f"would be imported: 1 portfolio of portfolios.csv into {url}: "
+        "1 new, 0 changed, 0 as before; 1 removed\n1 position of a removed portfolio was removed, too\n"
     )
     assert [row[0] for row in rows_of(tmp_path, "portfolios")] == [123]
 

@@ -84,7 +84,9 @@ async def test_half_of_a_symbol_goes_silent_and_comes_back(
             await viewer.subscribe("stock", SAMSUNG, HYNIX)
             await watcher.until_pushed(SAMSUNG, HYNIX)
             kis.do("mute", tr_id=silent, tr_key=SAMSUNG)
-            if kind == BOOK:  # a price that a poll tells of gets as long to be pushed as it takes to register anew
+            if (
+                kind == BOOK
+            ):  # a price that a poll tells of gets as long to be pushed as it takes to register anew
                 await watcher.until(is_pushed(kind, SAMSUNG, "polled"))
             # The other half goes on to be pushed, and this one is registered anew, which mends it.
             await watcher.until(is_pushed(other, SAMSUNG, "realtime"))
@@ -152,12 +154,14 @@ def test_a_file_of_symbols_that_kis_does_not_have_is_refused(
     monkeypatch.setenv("KIS_APP_SECRET", "y" * 180)
     symbols = tmp_path / "us.csv"
     symbols.write_text(HEADER + "AAPL,Apple,NASDAQ,IT,231,USD\nMSFT,Microsoft,NASDAQ,IT,419,USD\n")
-    done = run(tmp_path, "serve", "--feed", "kis", "--symbols-file", str(symbols))
-    assert done.returncode == 2
-    assert done.stderr == (
+    sentence = (
         "fastws: error: symbols_file: KIS has none of its symbols (from --symbols-file); name Korean stocks, with "
         "codes such as 005930, or another feed\n"
     )
+    for command in ("serve", "check-config"):
+        done = run(tmp_path, command, "--feed", "kis", "--symbols-file", str(symbols))
+        assert done.returncode == 2
+        assert sentence in done.stderr
 
 
 async def test_symbols_that_kis_does_not_have_are_told_at_the_start_and_when_somebody_wants_them(

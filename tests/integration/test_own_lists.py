@@ -102,7 +102,9 @@ def listed(server: Server, headers: dict[str, str]) -> list[int]:
 
 
 def test_users_are_told_their_own_portfolios_only(server: StartServer, tmp_path: Path) -> None:
-    imported(tmp_path, "3,trader,Growth,KRW", "1,trader,US Tech,USD", "2,other,Secret,KRW", "9,123,Numbered,KRW")
+    imported(
+        tmp_path, "3,trader,Growth,KRW", "1,trader,US Tech,USD", "2,other,Secret,KRW", "9,123,Numbered,KRW"
+    )
     target = server(
         *("--feed", "none", "--database", f"sqlite:///{tmp_path / 'fastws.db'}"),
         jwt_secret=SECRET,

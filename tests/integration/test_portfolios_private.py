@@ -23,10 +23,21 @@ PRICES = [*range(27010, 27022)]
 # Totals over all connections, whatever it is that they hold and get: what section 8 of the contract demands...
 DEMANDED = {"messages_sent", "total_subscriptions", "subscriptions_by_type", "portfolio_subscriptions"}
 # ...what is the same in other words, and how much the server has to do.
-WORK = {"messages_received", "updates", "flushes", "flush_seconds", "loop_lag_ms", "effective_interval_ms"}
+WORK = {
+    "messages_received",
+    "bytes_received",
+    "bytes_sent",
+    "updates",
+    "flushes",
+    "flush_seconds",
+    "loop_lag_ms",
+    "effective_interval_ms",
+    "uptime_seconds",
+    "last_update_age_ms",
+}
 WORK_METRICS = re.compile(
-    r"(process|python)_|fastws_(messages_(sent|received)|deliveries|(sent|received)_bytes|flush_|stage_seconds|(de)?compression|"
-    r"loop_lag|start_time|uptime|last_update_age)|fastws_subscriptions\{kind=\"portfolio\"\}"
+    r"(process|python)_|fastws_(messages_(sent|received)|deliveries|(sent|received)_bytes|flush_|stage_seconds|"
+    r"(de)?compression|loop_lag|start_time|uptime|last_update_age)|fastws_subscriptions\{kind=\"portfolio\"\}"
 )
 
 

@@ -97,6 +97,14 @@ def test_what_an_operator_should_know_is_said_at_start(server: StartServer) -> N
     assert re.search(r"connection_limit is 10000000 and only \d+ connections fit", target.log)
 
 
+def test_a_second_server_of_a_database_says_so(server: StartServer, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/fastws.db"
+    first = server("--feed", "none", database=database)
+    second = server("--feed", "none", database=database)
+    assert "another server uses this database" in second.log
+    assert "another server" not in first.log
+
+
 def test_without_a_feed_prices_are_published(server: StartServer) -> None:
     target = server(admin_token="the administrator")
     assert "no prices will arrive" not in target.log

@@ -278,3 +278,63 @@ async def test_channels_move_under_those_who_listen_and_those_who_catch_up() -> 
         await before.drain()
         assert before.messages[-1]["messages"] == []
         del channel, old, new, hub
+
+
+@over_both
+async def test_a_snapshot_comes_behind_what_is_caught_up() -> None:
+    """It has newer numbers, which a client that is cut off now would take for its cursor."""
+    async with bench(send_buffer=4096, interval_ms=0) as made:
+        hub = made.hub
+        for value in range(3000):
+            made.publish("A", value)
+        made.publish("B", 1)
+        client = await made.connect(receive_buffer=4096)
+        connection = client.connection
+        connection.restore({made.topic("A"): hub.options()}, 0)
+        assert connection.is_restoring
+        late = {made.topic("B"): hub.options()}
+        connection.set_subscriptions(connection.subscriptions() | late)
+        connection.send_snapshot(late.items())
+        # One that asks for what it holds already, and is told all of it.
+        connection.send_snapshot([(made.topic("A"), hub.options())])
+        for value in range(3000, 3010):
+            made.publish("A", value)
+            made.publish("B", 100_000 + value)
+        async with asyncio.timeout(20):
+            while connection.is_restoring or connection.queued_bytes:
+                await client.read()
+        made.publish("B", 200_000)
+        await made.flushed()
+        await client.drain()
+        messages = client.messages
+        # What was missed, each once; what is new begins with its snapshot.
+        assert [update["value"] for update in updates(messages)] == [*range(3010), 200_000]
+        snapshots = [i for i, message in enumerate(messages) if message.get("snapshot")]
+        assert [[part["value"] for part in messages[i]["messages"]] for i in snapshots] == [[103_009], [3009]]
+        for i in snapshots:
+            (part,) = messages[i]["messages"]
+            newest = max(part["sequence"], messages[i]["sequence"])
+            assert all(update["sequence"] > newest for update in updates(messages[i:]))
+        del connection, hub
+
+
+@scenario
+async def test_a_snapshot_that_was_still_to_come_is_owed() -> None:
+    async with bench(send_buffer=4096, interval_ms=0) as made:
+        hub = made.hub
+        for value in range(3000):
+            made.publish("A", value)
+        made.publish("B", 1)
+        # Of what is new it is the base of all that follows; what is held has one.
+        for name, is_whole in (("B", False), ("A", True)):
+            client = await made.connect(receive_buffer=4096)
+            connection = client.connection
+            connection.restore({made.topic("A"): hub.options()}, 0)
+            assert connection.is_restoring
+            connection.set_subscriptions(connection.subscriptions() | {made.topic(name): hub.options()})
+            connection.send_snapshot([(made.topic(name), hub.options())])
+            connection.abort(1006)
+            assert connection.left_whole is is_whole
+            assert set(connection.left_subscriptions) == {made.topic("A"), made.topic(name)}
+            del connection
+        del hub

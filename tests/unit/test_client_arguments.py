@@ -45,6 +45,9 @@ def test_subscriptions(arguments: Any, text: str) -> None:
         ({"queue_size": 0}, "queue_size: expected"),
         ({"connect_timeout": -1}, "connect_timeout: expected"),
         ({"connect_attempts": -1}, "connect_attempts: expected"),
+        ({"proxy": "me:secret@localhost:8080"}, "proxy: .* write http://HOST:PORT"),
+        ({"proxy": "ftp://me:secret@localhost:8080"}, "proxy: .* write http://HOST:PORT"),
+        ({"proxy": "http://me:secret@localhost"}, "proxy: .* write http://HOST:PORT"),
     ],
 )
 def test_clients(options: dict[str, Any], text: str) -> None:

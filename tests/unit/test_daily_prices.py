@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from fastws.market.daily_prices import DailyPrice, DailyPrices, newest_days
-from fastws.market.store import Store, StoreError
+from fastws.market.store import Store
 
 DAY = date(2025, 11, 11)
 
@@ -20,7 +20,9 @@ def price(symbol: str, days_ago: int, close: str = "10", **others: object) -> Da
 
 
 async def latest(store: Store, symbols: list[str]) -> dict[str, DailyPrice]:
-    days = await store.read(lambda connection: newest_days(connection, symbols))
+    problems: dict[str, str] = {}
+    days = await store.read(lambda connection: newest_days(connection, symbols, problems))
+    assert problems == {}
     assert all(len(of) <= 2 and of == sorted(of, key=lambda day: day.date)[::-1] for of in days.values())
     return {symbol: of[0] for symbol, of in days.items()}
 
@@ -90,8 +92,20 @@ async def test_what_is_no_price_is_refused_with_all_else(row: DailyPrice, proble
     await store.close()
 
 
-async def test_a_row_that_holds_no_number_is_named(store: Store) -> None:
-    statement = "INSERT INTO daily_prices (symbol, date, close) VALUES ('AAPL', '2025-11-11', 'much')"
-    await store.run(lambda connection: connection.exec_driver_sql(statement))
-    with pytest.raises(StoreError, match="AAPL on 2025-11-11 in daily_prices holds what is no number"):
-        await latest(store, ["AAPL"])
+async def test_a_symbol_with_a_day_that_cannot_be_used_is_named(store: Store) -> None:
+    """Its older days are none: they would be taken for the newest."""
+    await DailyPrices(store).write([price("AAPL", 3), price("MSFT", 0), price("NVDA", 1, "9")])
+    wrong = [("AAPL", "2025-11-11", "much"), ("NVDA", "2025-11-11", "-1")]
+    if store.path is not None or store.is_in_memory:  # it has no type for days
+        wrong.append(("MSFT", "some day", "1"))
+    for row in wrong:
+        statement = "INSERT INTO daily_prices (symbol, date, close) VALUES ({!r}, {!r}, {!r})".format(*row)
+        await store.run(lambda connection, statement=statement: connection.exec_driver_sql(statement))  # type: ignore[misc]
+    problems: dict[str, str] = {}
+    symbols = ["AAPL", "MSFT", "NVDA"]
+    days = await store.read(lambda connection: newest_days(connection, symbols, problems))
+    assert sorted(problems) == sorted(symbol for symbol, _, _ in wrong)
+    assert problems["AAPL"] == "daily_prices: close on 2025-11-11: expected a price above 0, got 'much'"
+    assert days.keys() == set(symbols) - problems.keys()
+    if "MSFT" in problems:
+        assert problems["MSFT"].startswith("daily_prices: date: expected a day such as")

@@ -82,7 +82,7 @@ async def test_everything_comes_in_as_it_was_written(store: Store, write: Write)
     )
     imported = await bring(store, write, "positions", POSITIONS.replace("\n", "\r\n"))
     assert counts(imported) == (3, 3, 0, 0, 0)
-    assert imported.notes == ["not in the instruments of the database: 1 symbols (MSFT)"]
+    assert imported.notes == ["not in the instruments of the database: 1 symbol (MSFT)"]
     assert await rows(store, "instruments") == [
         ("005930", "삼성전자", "KOSPI", "IT", "72000", "KRW"),
         ("AAPL", "Apple", "NASDAQ", "IT", "149.90", "USD"),
@@ -137,7 +137,7 @@ async def test_other_rows_stay_unless_they_are_to_go(store: Store, write: Write)
     assert [row[:2] for row in await rows(store, "portfolios")] == [(7, "김 철수"), (9, "lee"), (123, "lee")]
     pruned = await bring(store, write, "portfolios", portfolios, prune=True)
     assert counts(pruned) == (2, 0, 0, 2, 1)
-    assert pruned.notes == ["1 positions of removed portfolios were removed, too"]
+    assert pruned.notes == ["1 position of a removed portfolio was removed, too"]
     assert [row[0] for row in await rows(store, "positions")] == [123, 123]
     positions = "portfolio_id,symbol,quantity\n9,AAPL,1\n"
     assert counts(await bring(store, write, "positions", positions, prune=True)) == (1, 1, 0, 0, 2)

@@ -70,6 +70,7 @@ HOMES = {
     "cryptography": {"fastws.auth", "fastws.server.tls", "fastws.kis.ciphers", "fastws.kis.testing"},
     "pandas": {"fastws.client.frames", "fastws.kis.dataframes"},
     "picows": {"fastws.websocket"},
+    "python_socks": {"fastws.websocket"},
     "redis": {"fastws.relay.links"},
     "yaml": {"fastws.kis.credentials"},
     "yfinance": {"fastws.feeds.sources.yahoo"},

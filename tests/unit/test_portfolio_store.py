@@ -7,6 +7,7 @@ import threading
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
+from fastws import logs
+from fastws.market import peek
 from fastws.market.daily_prices import DailyPrice, DailyPrices
+from fastws.market.instrument_store import read_instruments
 from fastws.market.portfolio_merge import merge
 from fastws.market.portfolio_queries import QueryError, check_queries, make_queries
 from fastws.market.portfolio_store import Changes, Close, Closes, Loaded, PortfolioStore
@@ -165,6 +169,78 @@ async def test_closes_of_both_tables(store: Store) -> None:
     assert loaded.closes == expected
     assert str(loaded.closes["AAPL"].previous) == "149.90"
     assert await portfolios.load_closes(["AAPL", "UNKNOWN"]) == {"AAPL": expected["AAPL"]}
+
+
+async def test_closes_that_cannot_be_used_are_no_matter_of_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "limiter", logs.LogLimiter())
+    await fill(store)
+    await execute(
+        store,
+        "INSERT INTO instruments (symbol, name, previous_close) VALUES"
+        " ('AAPL', 'Apple', 'much'), ('MSFT', 'Microsoft', '400'), ('005930', 'Samsung', '-1'), ('NVDA', 'Nvidia', '')",
+        "INSERT INTO daily_prices (symbol, date, close) VALUES ('MSFT', '2025-11-11', '0x'), ('X', '2025-11-11', 'x')",
+    )
+    portfolios = PortfolioStore(store)
+    with capture_logs() as logged:
+        loaded = await portfolios.load()
+    assert (len(loaded.ids), loaded.closes) == (3, {})
+    assert loaded.closes_left_out == {
+        "AAPL": "instruments: expected a price above 0, got 'much'",
+        "005930": "instruments: expected a price above 0, got '-1'",
+        "MSFT": "daily_prices: close on 2025-11-11: expected a price above 0, got '0x'",
+    }
+    (entry,) = [entry for entry in logged if entry["event"].startswith("closes were left out")]
+    assert (entry["symbols"], entry["first"]) == (3, next(iter(loaded.closes_left_out)))
+    queries = make_queries(
+        closes="SELECT 'AAPL' AS symbol, '1' AS close, '2025-11-10' AS date UNION ALL SELECT '005930', '7', 'no day'"
+        " UNION ALL SELECT 'MSFT', 'x', NULL UNION ALL SELECT 'MSFT', '5', NULL"
+    )
+    await execute(store, "DELETE FROM daily_prices", "UPDATE instruments SET previous_close = '5'")
+    loaded = await PortfolioStore(store, queries).load()
+    assert loaded.closes == {"AAPL": Closes(5, (Close(DAY - timedelta(1), 1),))}
+    assert loaded.closes_left_out == {
+        "005930": "closes_query: date: expected a day such as 2025-11-11, got 'no day'",
+        "MSFT": "closes_query: expected a price above 0, got 'x'",
+    }
+
+
+async def test_a_text_of_sqlite_that_is_no_utf_8(tmp_path: Path) -> None:
+    """What it stands in is left out, what is in it is told to nobody, and the rest is there."""
+    store = Store(f"sqlite:///{tmp_path}/fastws.db")
+    await store.open()
+    await fill(store)
+    await execute(
+        store,
+        "INSERT INTO portfolios (id, owner, name) VALUES (8, 'kim', CAST(x'536563726574ff' AS TEXT)), (9, 'kim', 'x')",
+        "INSERT INTO positions (portfolio_id, symbol, quantity) VALUES (9, CAST(x'41ff' AS TEXT), '1'), (50, 'B', '1')",
+        "INSERT INTO instruments (symbol, name, previous_close, currency) VALUES ('AAPL', 'Apple', '1', 'USD'),"
+        " ('B', CAST(x'ff' AS TEXT), CAST(x'31ff' AS TEXT), NULL), (CAST(x'ff' AS TEXT), 'x', '1', NULL)",
+    )
+    portfolios = PortfolioStore(store)
+    with capture_logs() as logged:
+        loaded = await portfolios.load()
+    assert sorted(loaded.ids.tolist()) == [7, 50, 123]
+    assert loaded.left_out == {8: "name: expected a text or a number", 9: "symbol: expected text"}
+    assert (loaded.closes, [*loaded.closes_left_out]) == ({"AAPL": Closes(1, (), "USD")}, ["B"])
+    assert "Secret" not in str(logged)
+    await portfolios.changes(loaded.version)
+    stored = await read_instruments(store)
+    assert [instrument.code for instrument in stored.instruments] == ["AAPL"]
+    assert stored.problems == ["B: is not UTF-8", "\\xff: is not UTF-8"]
+    assert peek.look(f"sqlite:///{tmp_path}/fastws.db").symbols == [
+        "005930",
+        "AAPL",
+        "B",
+        "LOST",
+        "MSFT",
+        "ZERO",
+    ]
+    # Where it cannot be left out, the error does not repeat it.
+    with pytest.raises(StoreError, match="a text in it is not UTF-8; correct or delete it"):
+        await store.run(lambda connection: connection.exec_driver_sql("SELECT name FROM portfolios").all())
+    await store.close()
 
 
 # What has changed.

@@ -17,6 +17,7 @@ import structlog
 from alert_desk import until
 from portfolio_desk import INSTRUMENTS, Held, Listener, members, worth
 
+from fastws import logs
 from fastws._core import Hub
 from fastws._market import Instrument, PriceUpdate
 from fastws.market import portfolios as module
@@ -376,6 +377,40 @@ async def test_a_reload_while_prices_flow(make_site: Callable[..., Any]) -> None
     await site.shows(*range(1, 401))
     assert site.portfolios.n_mismatches == 0
     assert longest < 0.25, "the loop stood still"
+
+
+async def test_a_close_that_cannot_be_used_any_more_stays_as_it_was(
+    make_site: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "limiter", logs.LogLimiter())
+    site = await make_site({1: Held({"NEW": 10})})
+
+    async def write(close: str) -> None:
+        statement = (
+            "INSERT OR REPLACE INTO daily_prices (symbol, date, close) VALUES ('NEW', '2025-11-10', ?)"
+        )
+        await site.store.run(lambda connection: connection.exec_driver_sql(statement, (close,)))
+
+    await write("7")
+    await site.portfolios.refresh()
+    site.portfolios.ensure(1)
+    assert (await last_of(site, 1))["total_value"] == "70.00"
+    await write("much")
+    with structlog.testing.capture_logs() as logged:
+        await site.portfolios.refresh()
+        await site.portfolios.reload()
+    assert logged[0]["event"].startswith("closes were left out")
+    assert (await last_of(site, 1))["total_value"] == "70.00"
+    await write("8")
+    await site.portfolios.refresh()
+    assert (await last_of(site, 1))["total_value"] == "80.00"
+
+
+async def last_of(site: Site, number: int) -> dict[str, Any]:
+    site.portfolios.ensure(number)
+    found = site.last(number)
+    assert found is not None
+    return found
 
 
 async def test_a_database_that_fails_stops_no_value(make_site: Callable[..., Any]) -> None:

@@ -147,6 +147,7 @@ async def test_a_time_of_zero_is_stale(tmp_path: Path) -> None:
         ("symbol,price,volume\nAAPL,150.25,1\nMSFT,410", "row 3: has 2 cells, the header has 3"),
         ('symbol,price\n"AAPL,1\n', "unexpected end of data"),
         ("symbol,price\nAAPL,\xff\n", "not UTF-8"),
+        ("symbol,price\nAAPL,1\n#MSFT,2\n", "row 3: begins with '#' and has 2 cells"),
     ],
 )
 async def test_a_file_that_is_not_whole_is_not_used(tmp_path: Path, text: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fastws.market import schema
+from fastws.market import schema, sqlite
 from fastws.market.jobs import MAX_JOBS
 from fastws.market.schema import ALERT_RULES
 from fastws.market.store import Store, StoreError
@@ -267,6 +267,32 @@ async def test_two_instances_may_start_on_a_new_database(lasting_url: str) -> No
     for store in stores:
         assert await waiting(store) == rules
         await store.close()
+
+
+async def test_one_server_at_a_time_has_claimed_a_file(tmp_path: Path) -> None:
+    first, second = (Store(f"sqlite:///{tmp_path}/fastws.db") for _ in range(2))
+    for store in (first, second):
+        await store.open()
+    assert (first.claim(), second.claim()) == (True, False)
+    await first.close()
+    assert second.claim()
+    await second.close()
+    memory = Store()
+    assert memory.claim()
+    nowhere = sqlite.File(f"{tmp_path}/nowhere/fastws.db")
+    assert nowhere.claim()
+    nowhere.release()
+
+
+async def test_what_only_reads_cannot_write_in_memory_either() -> None:
+    store = Store()
+    await store.open()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="readonly"):
+            await store.read(lambda connection: connection.exec_driver_sql("DELETE FROM alert_rules"))
+        await add(store)
+    assert len(await store.read(lambda connection: connection.execute(sa.select(ALERT_RULES)).all())) == 2
+    await store.close()
 
 
 async def test_a_database_in_memory_ends_with_its_store() -> None:

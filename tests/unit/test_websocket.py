@@ -15,6 +15,7 @@ import pytest
 
 from fastws.client import ConnectError
 from fastws.client.socket import Socket
+from fastws.deflate import compress
 from fastws.kis import KISConnectionError
 from fastws.kis.socket import KISSocket
 from fastws.websocket import ABNORMAL, FAREWELL, NO_CODE, Cause, Ending, OpenError, WebSocket
@@ -146,7 +147,13 @@ async def test_what_is_no_handshake(name: str) -> None:
             await KISSocket.open(url, 0.3, lambda socket, message: None, asyncio.Event())
         with pytest.raises(ConnectError, match=r"127\.0\.0\.1") as told:
             await Socket.open(
-                url, lambda text: None, time_limit=0.3, headers={}, compression=False, ssl_context=None
+                url,
+                lambda text: None,
+                time_limit=0.3,
+                headers={},
+                compression=False,
+                proxy=None,
+                ssl_context=None,
             )
         assert told.value.may_retry is (cause in (Cause.ENDED, Cause.TIMEOUT) or status == 503)
 
@@ -225,7 +232,7 @@ async def test_messages_come_whole(takes_binary: bool) -> None:
                 await asyncio.sleep(0.005)
         binary = [b"\x00", b"\x01\x02"] if takes_binary else []
         assert socket.messages == [b"one", b"two", *binary, b"three"]
-        await socket.close()
+        socket.abort()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +299,32 @@ async def test_a_message_that_is_too_big_ends_it(n_parts: int) -> None:
         assert socket.messages == []
 
 
+async def test_what_is_compressed_is_expanded_where_that_was_offered() -> None:
+    text = b"the same again and again " * 40
+    packed = compress(text, 15)
+    compressed = 0x40
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        peer.send(TEXT | compressed, packed)
+        peer.send(TEXT | compressed, packed[:10], fin=False)
+        peer.send(CONTINUATION, packed[10:])
+        peer.send(TEXT, b"plain")
+        peer.send(TEXT | compressed, b"\xff\xff no such thing")
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        kept = Kept()
+        await kept.connect(url, time_limit=5, deflate=True)
+        ending = await asyncio.wait_for(kept.ended, 5)
+        assert kept.messages == [text, text, b"plain"]
+        assert (ending.code, "cannot be expanded" in ending.reason) == (ABNORMAL, True)
+        unasked = Kept()
+        await unasked.connect(url, time_limit=5)
+        ending = await asyncio.wait_for(unasked.ended, 5)
+        assert (unasked.messages, "was not asked to" in ending.reason) == ([], True)
+
+
 async def test_a_farewell_that_is_not_answered_is_not_waited_for_long() -> None:
     async def serve(peer: Peer) -> None:
         await peer.upgrade()
@@ -329,4 +362,4 @@ async def test_a_paused_socket_takes_nothing_until_it_goes_on() -> None:
             while not socket.messages:
                 await asyncio.sleep(0.005)
         assert socket.heard_at >= heard_at
-        await socket.close()
+        socket.abort()

@@ -44,8 +44,8 @@ class CSVSource(Source):
 
     The price of a symbol is that of its newest row: by its time, else its date, else the last one. Where it has no time
     and no date, it is as old as the file. Rows with a date are also the daily prices, once that day is over in UTC.
-    Write a new file beside the old one and rename it, so that none is read half-written; a last line without its end
-    is not used.
+    Lines that begin with ``#`` are comments above the header, and below it those without a comma. Write a new file
+    beside the old one and rename it, so that none is read half-written; a last line without its end is not used.
     """
 
     name = "csv"
@@ -149,13 +149,19 @@ def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[str, _Cells
     try:
         for number, cells in enumerate(reader, 1):
             cells = [cell.strip() for cell in cells]
-            if not any(cells) or cells[0].startswith("#"):
+            is_comment = cells[:1] != [] and cells[0].startswith("#")
+            if not any(cells) or (is_comment and (header is None or len(cells) == 1)):
                 continue
             if header is None:
                 header = [cell.lower().replace(" ", "_") for cell in cells]
                 if "price" not in header and "close" not in header:
                     raise SourceError(f"{path}: the header has neither the column price nor close")
                 continue
+            if is_comment:
+                raise SourceError(
+                    f"{path}, row {number}: begins with '#' and has {len(cells)} cells; "
+                    "delete it if it is a comment, put another column first if it is a row"
+                )
             # A row that is cut off, as while the file is written, has no price that could be trusted.
             if len(cells) != len(header):
                 raise SourceError(

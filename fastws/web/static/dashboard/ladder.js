@@ -87,7 +87,7 @@ export class Ladder {
     const book = quote?.book ?? null;
     setText(this.#note, quote === null ? t("ladder_none") : book === null ? t("ladder_empty") : "");
     this.#note.hidden = book !== null;
-    setData(this.#panel, "fresh", String(book === null || this.#quotes.isBookCurrent(quote)));
+    setData(this.#panel, "fresh", book === null ? null : String(this.#quotes.isBookCurrent(quote)));
     const asks = book?.asks ?? [];
     const bids = book?.bids ?? [];
     const quantities = [...asks.slice(0, N_LEVELS), ...bids.slice(0, N_LEVELS)].map(({ quantity }) => quantity);

@@ -1,25 +1,36 @@
 // Draws once per animation frame what has changed since the last one.
 
+// Of the frames that screens have, every other one or fewer: a server sends every 30 ms, and nobody reads faster.
+const FRAME_MS = 28;
+
 /**
- * 1. What changes says so by `schedule`, however often; each view is painted once in the next frame.
+ * 1. What changes says so by `schedule`, however often; each view is painted once, in the next frame or the one after.
  * 2. In a hidden tab there are no frames: what has changed waits, as one entry per view.
  * 3. A view that fails is reported, and the others are painted.
  */
 class Painter {
   #waiting = new Set();
   #isRequested = false;
+  #paintedAt = -Infinity;
 
   /** Call `view.paint(time)` in the next frame; `time` is that of the frame, in ms. */
   schedule(view) {
     this.#waiting.add(view);
-    if (!this.#isRequested) {
-      this.#isRequested = true;
-      requestAnimationFrame((time) => this.#paint(time));
-    }
+    if (!this.#isRequested) this.#request();
+  }
+
+  #request() {
+    this.#isRequested = true;
+    requestAnimationFrame((time) => this.#paint(time));
   }
 
   #paint(time) {
+    if (time - this.#paintedAt < FRAME_MS) {
+      this.#request();
+      return;
+    }
     this.#isRequested = false;
+    this.#paintedAt = time;
     const views = this.#waiting;
     this.#waiting = new Set();
     for (const view of views) {

@@ -26,6 +26,8 @@ export class Row {
   #remove = el("button", { type: "button", class: "quiet remove", tabindex: "-1" }, "×");
   #nMoves = 0;
   #drawnAt = -Infinity;
+  /** Whether the sparkline lacks something that came too soon after it was drawn. */
+  #isDue = false;
 
   /** How many characters its price and its change have. */
   lengths = { price: 0, change: 0 };
@@ -81,15 +83,21 @@ export class Row {
     this.#onPainted(this);
     setData(this.element, "direction", found === null ? "same" : direction(found.change));
     this.#flash();
-    if (time - this.#drawnAt >= SPARKLINE_MS) {
+    this.#isDue = time - this.#drawnAt < SPARKLINE_MS;
+    if (!this.#isDue) {
       this.#drawnAt = time;
       drawSparkline(this.#canvas, quote.course, this.element.dataset.direction, quote.previousClose);
     }
-    this.paintAge();
+    this.#showAge();
   }
 
-  /** What changes by itself. */
-  paintAge() {
+  /** To be called every now and then, for what changes by itself. */
+  tick() {
+    if (this.#isDue) painter.schedule(this);
+    this.#showAge();
+  }
+
+  #showAge() {
     const ms = this.quote.price === null ? undefined : this.#link.age(this.code);
     setText(this.#age, ms === undefined ? "" : ageText(ms));
   }

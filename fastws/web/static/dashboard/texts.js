@@ -72,7 +72,6 @@ const en = {
   low: "Low",
   volume: "Volume",
   previous_close: "Previous close",
-  previous_close_short: "Prev. close",
 
   chart: "Chart",
   chart_label: "Price of {name}, {range}: last {last}, lowest {low}, highest {high}",
@@ -131,7 +130,6 @@ const en = {
 
   account: "Sign in",
   account_as: "Signed in as {user}",
-  account_anonymous: "Not signed in",
   sign_in: "Sign in",
   sign_out: "Sign out",
   token: "Token (JWT)",
@@ -244,7 +242,6 @@ const ko = {
   low: "저가",
   volume: "거래량",
   previous_close: "전일 종가",
-  previous_close_short: "전일 종가",
 
   chart: "차트",
   chart_label: "{name} 가격, {range}: 현재 {last}, 최저 {low}, 최고 {high}",
@@ -303,7 +300,6 @@ const ko = {
 
   account: "로그인",
   account_as: "{user} 로그인됨",
-  account_anonymous: "로그인하지 않음",
   sign_in: "로그인",
   sign_out: "로그아웃",
   token: "토큰 (JWT)",

@@ -257,7 +257,7 @@ export class WatchList {
 
   #paintAll() {
     for (const row of this.#rows.values()) {
-      row.paintAge();
+      row.tick();
       if ((row.element.dataset.fresh === "true") !== this.#quotes.isPriceCurrent(row.quote)) {
         painter.schedule(row);
       }
