@@ -49,7 +49,7 @@ tests/node_modules/.ready: tests/package.json
 	@touch $@
 
 # Installed where this is root on a Debian; elsewhere the tests say what is missing.
-system: ## the programs that the tests drive: Chromium, Node, nginx, PostgreSQL
+system: ## the programs that the tests drive: Chromium, Node, nginx, PostgreSQL, Redis
 	@sh tests/install_system.sh
 
 serve: $(VENV)/.installed ## the server with the built-in simulator; others: SERVE_FLAGS="--feed none"

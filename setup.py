@@ -31,7 +31,7 @@ directives = {"language_level": 3, "embedsignature": False}
 if debug:
     directives |= {"boundscheck": True, "wraparound": False, "initializedcheck": True, "nonecheck": True}
 
-names = ["_frames", "_core", "_rings", "_market", "_kis", "_simulator", "_alerts", "_portfolios"]
+names = ["_frames", "_core", "_rings", "_market", "_kis", "_simulator", "_alerts", "_portfolios", "_relay"]
 if sys.platform == "linux":
     names.append("bench._client")  # built on epoll
 extensions = [

@@ -1,6 +1,6 @@
 # Internal to the fastws distribution: the layout of these classes is not a public interface.
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 
 from fastws._frames cimport FrameParser
 
@@ -70,6 +70,12 @@ cdef class Channel:
     cdef readonly int64_t seq
     cdef Update last
     cdef uint64_t mark
+    # Of a relay, which nobody else reads: when what was published last was, wherever that was; how many updates this
+    # instance has handed to it; how many of others will never come and are not declared yet; its shard, plus 1.
+    cdef readonly int64_t stamp
+    cdef int64_t n_relayed
+    cdef int64_t n_missed
+    cdef int32_t shard
 
 
 cdef class Update:
@@ -87,8 +93,15 @@ cdef class Update:
     cdef bytes text1
 
     cdef bytes text(self, Dialect dialect)
+    cdef Py_ssize_t write_tail(self, char* out) noexcept
+    cdef bytes whole_text(self, const char* head, Py_ssize_t head_size)
     cdef Update again(self, Hub hub)
     cdef int keep_text(self, Dialect dialect, bytes text) except -1
+
+
+# Is handed every update that is published here, right when it is and before anybody gets it.
+cdef class Tap:
+    cdef int take(self, Update update) except -1
 
 
 cdef class Frame:
@@ -117,6 +130,9 @@ cdef class Loss:
     cdef dict late                  # Loss by `join_position`, or None
 
     cdef int add(self, Update update) except -1
+    cdef int add_missed(
+        self, Channel channel, int64_t first, int64_t last, int64_t position, int64_t sequence
+    ) except -1
     cdef Loss since(self, int64_t after_position)
 
 
@@ -165,7 +181,8 @@ cdef class Lane:
     cdef int make_room(self) except -1
     cdef uint32_t keep_to_limit(self) except 0
     cdef int drop_oldest(self, Py_ssize_t excess) except -1
-    cdef int begin_loss(self, Update first) except -1
+    cdef int begin_loss(self, int64_t first_position, int64_t first_sequence) except -1
+    cdef int miss(self, Channel channel, int64_t first, int64_t last) except -1
     cdef uint32_t conflate(self) noexcept
     cdef uint32_t conflate_by_channel(self) noexcept
     cdef list frames(self, int64_t after_position, Lane giver=*)
@@ -365,6 +382,7 @@ cdef class Hub(Registry):
     cdef readonly int interval_ms
     cdef readonly Flusher flusher
     cdef int64_t received_ns
+    cdef Tap tap                    # None without a relay
     cdef readonly dict topics
     cdef readonly dict cohorts
     cdef uint32_t cohort_size
@@ -393,6 +411,7 @@ cdef class Hub(Registry):
     cdef Frame snapshot_frame
 
     cdef int publish_update(self, Channel channel, object payload) except -1
+    cdef int declare_missed(self, Channel channel) except -1
     cdef int join(self, Subscriber connection, Dialect dialect, bint is_paused, dict wanted) except -1
     cdef int leave(self, Subscriber connection) except -1
     cdef list all_cohorts(self)

@@ -321,6 +321,56 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 5.0
 
+    relay: Annotated[
+        _TEXT | None,
+        _meta(
+            "Redis that joins this server with others: redis://, rediss:// or redis+sentinel://; unset: it is alone",
+            restart=True,
+        ),
+    ] = None
+    relay_prefix: Annotated[
+        str,
+        _meta(
+            "beginning of the names of the relay's channels; servers with another one do not hear each other",
+            min_length=1,
+            restart=True,
+        ),
+    ] = "fastws"
+    relay_shards: Annotated[
+        int,
+        _meta(
+            "how many channels of the relay symbols are spread over, the same on all servers; a power of two",
+            "channels",
+            ge=1,
+            le=1024,
+            restart=True,
+        ),
+    ] = 4
+    relay_interval_ms: Annotated[
+        int,
+        _meta(
+            "how long updates for other servers are gathered; 0 sends those of each turn of the loop",
+            "ms",
+            ge=0,
+            le=1000,
+            restart=True,
+        ),
+    ] = 5
+    relay_history_bytes: Annotated[
+        int,
+        _meta(
+            "what was sent to other servers and is kept for those that miss some",
+            "bytes",
+            ge=0,
+            le=1 << 34,
+            restart=True,
+        ),
+    ] = 16 << 20
+    relay_in_ready: Annotated[
+        bool,
+        _meta("/ready says 503 while the relay is away; else only while the server stops"),
+    ] = False
+
     batch_interval_ms: Annotated[
         int,
         _meta(

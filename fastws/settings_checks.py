@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from importlib import resources
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastws.errors import SettingsError
+from fastws.relay.address import EXAMPLES, AddressError, parse_address
 
 if TYPE_CHECKING:
     from fastws.settings import Settings
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 FEEDS: Final = ("none", "sim", "replay:FILE", "kis", "poll:SOURCE")
 _SIMPLE_FEEDS: Final = ("none", "sim", "kis")
 SAMPLE_FEED: Final = "replay:sample"
+_PREFIX: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 
 
 def check(settings: Settings) -> None:
@@ -48,6 +51,22 @@ def check(settings: Settings) -> None:
             raise error
     for url in settings.publish_url:
         _check_publish_url(settings, url)
+    if settings.relay is not None:
+        try:
+            parse_address(settings.relay)
+        except AddressError as error:
+            # Not shown, because what is wrong with it may be the password in it.
+            raise settings.error("relay", str(error), f"write such as {EXAMPLES}") from None
+    if not _PREFIX.fullmatch(settings.relay_prefix):
+        raise settings.error(
+            "relay_prefix",
+            f"{settings.relay_prefix[:80]!r} has other characters than letters, digits, dots, - and _, or over 64",
+            "write such as fastws or prices-test",
+        )
+    if settings.relay_shards & (settings.relay_shards - 1):
+        raise settings.error(
+            "relay_shards", f"{settings.relay_shards} is no power of two", "write such as 4, 8 or 16"
+        )
     if settings.admin_bind is not None and parse_bind(settings.admin_bind) is None:
         raise settings.error(
             "admin_bind",

@@ -120,7 +120,7 @@ cdef class Lane:
                     update = <Update>entry_update(entry)
                     if not has_begun:
                         has_begun = True
-                        self.begin_loss(update)
+                        self.begin_loss(update.position, number_from(update))
                     excess -= PyBytes_GET_SIZE(text_or_failure(self.cohort.hub, self.cohort.dialect, update))
                     self.loss.add(update)
                     Py_DECREF(update)
@@ -130,15 +130,15 @@ cdef class Lane:
             self.n_pending = write + n - read
         return 0
 
-    cdef int begin_loss(self, Update first) except -1:
+    cdef int begin_loss(self, int64_t first_position, int64_t first_sequence) except -1:
         """Note who among the members has joined when some of what is lost was published already."""
         cdef Cohort cohort = self.cohort
         cdef int64_t joined
         cdef uint32_t i
         if self.loss is None:
             self.loss = Loss.__new__(Loss)
-            self.loss.first_position = first.position
-            self.loss.first_sequence = number_from(first)
+            self.loss.first_position = first_position
+            self.loss.first_sequence = first_sequence
         for i in range(cohort.n_members):
             joined = (<Connection>cohort.members[i]).join_position
             if joined >= self.loss.first_position:
@@ -146,6 +146,20 @@ cdef class Lane:
                     self.loss.late = {}
                 if joined not in self.loss.late:
                     self.loss.late[joined] = Loss.__new__(Loss)
+        return 0
+
+    cdef int miss(self, Channel channel, int64_t first, int64_t last) except -1:
+        """Declare to all members updates of another instance that never came. Another one follows at once, so that
+        there is something to flush."""
+        cdef int64_t position = self.cohort.hub.position, sequence = self.cohort.hub.sequence + 1
+        cdef Update update
+        if self.n_pending:
+            # It leaves ahead of what is pending.
+            update = <Update>entry_update(self.pending[0])
+            position = update.position - 1
+            sequence = number_from(update)
+        self.begin_loss(position, sequence)
+        self.loss.add_missed(channel, first, last, position, sequence)
         return 0
 
     cdef uint32_t conflate(self) noexcept:

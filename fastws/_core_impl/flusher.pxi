@@ -594,7 +594,7 @@ cdef class Flusher:
         """`frame` without what was published up to `after_position`, for members that joined then; None if empty."""
         cdef list frames
         cdef Loss loss
-        if after_position >= frame.position:
+        if after_position >= frame.position and frame.loss is None:
             return None
         key = (<uintptr_t><void*>frame, after_position)
         if self.job_variants is None:

@@ -69,6 +69,23 @@ cdef class Loss:
                     loss.add(update)
         return 0
 
+    cdef int add_missed(
+        self, Channel channel, int64_t first, int64_t last, int64_t position, int64_t sequence
+    ) except -1:
+        """Add what was never here, for all who are members now: `seq` from `first` to `last`."""
+        cdef Loss loss
+        if self.n == 0:
+            self.ranges = {}
+            self.first_position = position
+            self.first_sequence = sequence
+        add_lost(self.ranges, channel, last - first + 1, first, last)
+        self.position = max(self.position, position)
+        self.n += last - first + 1
+        if self.late is not None:
+            for loss in self.late.values():
+                loss.add_missed(channel, first, last, position, sequence)
+        return 0
+
     cdef Loss since(self, int64_t after_position):
         """What one has lost who joined at that position; None: nothing."""
         cdef Loss loss

@@ -279,6 +279,8 @@ cdef class Hub(Registry):
         cdef uint32_t i, n
         cdef int64_t now = monotonic_ns(), position = self.position + 1
         cdef bint is_private = channel.is_private
+        if channel.n_missed:
+            self.declare_missed(channel)
         self.position = position
         if not is_private:
             self.sequence += 1
@@ -299,6 +301,8 @@ cdef class Hub(Registry):
         channel.last = update
         if self.history.limit and not is_private:
             self.history.remember(update)
+        if self.tap is not None:
+            self.tap.take(update)
         for topic in channel.topics:
             n = topic.n_interests
             for i in range(n):
@@ -316,6 +320,63 @@ cdef class Hub(Registry):
                     lane.cohort.lane.append(update, False)
                 elif interest.channels & channel.bit:
                     lane.append(update, interest.latest)
+        return 0
+
+    def attach(self, Tap tap):
+        """Have a relay take everything that is published from now on; None: nobody."""
+        self.tap = tap
+
+    def publish_carried(
+        self, Channel channel not None, payload, *, int64_t stamp, int64_t published_ms, bytes head not None,
+    ):
+        """Publish what was published by another instance at `published_ms`; returns its sequence here.
+
+        `head` is its message in the dialect of index 0, without `sequence`, `seq` and the closing brace. It is not
+        relayed again. The caller has seen that `stamp` is over `Channel.stamp`, so that no older value comes after a
+        newer one.
+        """
+        cdef Tap tap = self.tap
+        cdef Update update
+        self.tap = None
+        try:
+            self.publish_update(channel, payload)
+        finally:
+            self.tap = tap
+        channel.stamp = stamp
+        update = channel.last
+        update.published_ms = published_ms
+        update.text0 = update.whole_text(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+        return update.sequence
+
+    def note_missed(self, Channel channel not None, int64_t n):
+        """Say that `n` updates of a channel were published elsewhere and will never come.
+
+        Whoever holds it in mode `all` is told ahead of its next update, and `seq` goes on by as many.
+        """
+        if n < 0:
+            raise ValueError(f"n: expected 0 or more, got {n}")
+        channel.n_missed += n
+
+    cdef int declare_missed(self, Channel channel) except -1:
+        cdef Topic topic
+        cdef Interest* interest
+        cdef Lane lane
+        cdef uint32_t i
+        cdef int64_t first = channel.seq + 1, last = channel.seq + channel.n_missed
+        channel.n_missed = 0
+        if not channel.is_numbered:
+            return 0
+        channel.seq = last
+        for topic in channel.topics:
+            for i in range(topic.n_interests):
+                interest = &topic.interests[i]
+                lane = <Lane>interest.lane
+                # No position of an update is negative, so this claims nothing of the one that follows.
+                if lane.claim[0] == -self.position - 1:
+                    continue
+                lane.claim[0] = -self.position - 1
+                if interest.channels & channel.bit and not interest.latest:
+                    lane.miss(channel, first, last)
         return 0
 
     def broadcast(self, Channel channel not None, payload):

@@ -149,9 +149,6 @@ cdef class Update:
 
     cdef bytes text(self, Dialect dialect):
         cdef bytes head, whole
-        cdef char tail[72]
-        cdef Py_ssize_t n, head_size
-        cdef char* out
         if dialect.index == 0:
             if self.text0 is not None:
                 return self.text0
@@ -161,20 +158,30 @@ cdef class Update:
         if not dialect.batches:
             self.keep_text(dialect, head)
             return head
-        memcpy(tail, <const char*>b',"sequence":', 12)
-        n = 12 + write_integer(tail + 12, self.sequence)
-        if self.channel.is_numbered:
-            memcpy(tail + n, <const char*>b',"seq":', 7)
-            n += 7
-            n += write_integer(tail + n, self.seq)
-        tail[n] = c"}"
-        n += 1
-        head_size = PyBytes_GET_SIZE(head)
-        whole = PyBytes_FromStringAndSize(NULL, head_size + n)
-        out = PyBytes_AS_STRING(whole)
-        memcpy(out, PyBytes_AS_STRING(head), head_size)
-        memcpy(out + head_size, tail, n)
+        whole = self.whole_text(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         self.keep_text(dialect, whole)
+        return whole
+
+    cdef Py_ssize_t write_tail(self, char* out) noexcept:
+        """Write what is spliced in behind an encoded message, at most 64 bytes; returns the number of them."""
+        cdef Py_ssize_t n
+        memcpy(out, <const char*>b',"sequence":', 12)
+        n = 12 + write_integer(out + 12, self.sequence)
+        if self.channel.is_numbered:
+            memcpy(out + n, <const char*>b',"seq":', 7)
+            n += 7
+            n += write_integer(out + n, self.seq)
+        out[n] = c"}"
+        return n + 1
+
+    cdef bytes whole_text(self, const char* head, Py_ssize_t head_size):
+        """The message of which `head` is what a dialect has encoded."""
+        cdef char tail[72]
+        cdef Py_ssize_t n = self.write_tail(tail)
+        cdef bytes whole = PyBytes_FromStringAndSize(NULL, head_size + n)
+        cdef char* out = PyBytes_AS_STRING(whole)
+        memcpy(out, head, head_size)
+        memcpy(out + head_size, tail, n)
         return whole
 
     cdef Update again(self, Hub hub):
@@ -202,3 +209,10 @@ cdef class Update:
 cdef inline int64_t number_from(Update update) noexcept:
     """The first number that nothing before `update` has."""
     return update.sequence + update.channel.is_private
+
+
+cdef class Tap:
+    """Where a relay takes what is published here; see `Hub.attach`."""
+
+    cdef int take(self, Update update) except -1:
+        raise NotImplementedError

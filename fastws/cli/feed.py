@@ -8,26 +8,30 @@ import logging
 import shutil
 import signal
 import sys
+from collections.abc import Iterable
 from typing import Final, TextIO
 
 import structlog
 import uvloop
 
+from fastws._market import Instrument
 from fastws.cli.arguments import count, some_duration
 from fastws.cli.options import add_config, add_settings, begin
 from fastws.cli.symbols import choose_instruments
 from fastws.errors import SettingsError
 from fastws.feeds.asker import Asker
 from fastws.feeds.poller import SourcePoller
-from fastws.feeds.publisher import HttpPublisher
+from fastws.feeds.publisher import HttpPublisher, Publisher
 from fastws.feeds.service import PriceFeedService, Progress
 from fastws.feeds.sources import SourceSetupError
+from fastws.relay.address import parse_address
 from fastws.server.server import find_source
 from fastws.settings import Settings
 
 FEED_FLAGS: Final = (
     "source",
     "publish_url",
+    "relay",
     "admin_token",
     "database",
     "symbols_file",
@@ -40,6 +44,8 @@ examples:
       to the server of this machine, every 30 s
   fastws feed --source kis --interval 15 --batch-size 100 --publish-url http://10.0.0.5:8000,http://10.0.0.6:8000
       to two servers, twice as often
+  fastws feed --source yahoo --relay redis://10.0.0.7/0
+      to all servers that this Redis joins
   REALTIME_UPDATE_INTERVAL=60 fastws start_price_feed --source csv:/data/prices.csv
       with the name and the variables that it has elsewhere
 
@@ -91,11 +97,11 @@ def _add_polling_flags(command: argparse.ArgumentParser) -> None:
 
 def _feed(options: argparse.Namespace) -> int:
     settings = begin(options)
-    if not settings.admin_token:
+    urls = [] if settings.relay is not None and not settings.publish_url else publish_urls(settings)
+    if urls and not settings.admin_token:
         raise settings.error(
             "admin_token", "publishing needs the server's admin token", "set FASTWS_ADMIN_TOKEN"
         )
-    token = settings.admin_token
     source = find_source(settings, settings.source, setting="source")
     chosen = choose_instruments(settings, options.symbols)
     line = StatusLine(sys.stderr)
@@ -107,7 +113,7 @@ def _feed(options: argparse.Namespace) -> int:
             batch_size=settings.poll_batch_size,
             fresh=settings.poll_fresh,
         )
-        publishers = [HttpPublisher(url, token, fresh=settings.poll_fresh) for url in publish_urls(settings)]
+        publishers = make_publishers(settings, urls, chosen)
         service = PriceFeedService(
             poller, chosen, publishers, is_verbose=options.verbose, on_progress=line.show
         )
@@ -140,6 +146,29 @@ def _feed(options: argparse.Namespace) -> int:
         except SourceSetupError as error:
             raise SettingsError(f"source: {error}", setting="source") from None
     return 0
+
+
+def make_publishers(
+    settings: Settings, urls: Iterable[str], instruments: Iterable[Instrument]
+) -> list[Publisher]:
+    """What brings prices to `urls`, and over the relay where there is one."""
+    token = settings.admin_token or ""
+    publishers: list[Publisher] = [HttpPublisher(url, token, fresh=settings.poll_fresh) for url in urls]
+    if settings.relay is not None:
+        from fastws.relay.publisher import RelayPublisher  # noqa: PLC0415 - it takes 60 ms, for those who need it
+
+        publishers.append(
+            RelayPublisher(
+                parse_address(settings.relay),
+                instruments,
+                prefix=settings.relay_prefix,
+                n_shards=settings.relay_shards,
+                interval_ms=settings.relay_interval_ms,
+                history_bytes=settings.relay_history_bytes,
+                fresh=settings.poll_fresh,
+            )
+        )
+    return publishers
 
 
 def publish_urls(settings: Settings) -> list[str]:

@@ -216,10 +216,7 @@ class Admission:
         self.mail.welcome(client)
         # The rest has done its work; a token takes as much memory as all else that is known of a client.
         client.arrival = Arrival(address=client.arrival.address, address_key=client.arrival.address_key)
-        waiting, client.waiting = client.waiting, ()
-        for text in waiting:
-            if connection.is_open:
-                client.speaker.obey(connection, text)
+        client.speaker.obey_waiting(client)
 
     def _restore(self, client: Client, session: Session) -> None:
         cursor = self.takeover.cursor_of(session, client.arrival)

@@ -44,7 +44,7 @@ class Speaker(Protocol):
         self, connection: Connection, code: ErrorCode, message: str, details: dict[str, object], /
     ) -> None: ...
 
-    def obey(self, connection: Connection, text: bytes, /) -> None: ...
+    def obey_waiting(self, client: Client, /) -> None: ...
 
     def fail(self, client: Client, request: str, /) -> None:
         """End a connection over the exception that is being handled."""
@@ -58,7 +58,8 @@ def new_id() -> str:
 
 
 class Client:
-    """One connection and who it is. `waiting` holds its messages while that is still being found out.
+    """One connection and who it is. `waiting` holds its messages while that is still being found out, and while one of
+    them `is_delayed`.
 
     `is_counted` is whether it counts to the limits, which it may cease to do before it ends.
     """
@@ -72,6 +73,7 @@ class Client:
         "identity",
         "is_admitted",
         "is_counted",
+        "is_delayed",
         "n_in_snapshots",
         "n_tokens",
         "owed",
@@ -91,6 +93,7 @@ class Client:
         self.expiry: Any = None
         self.is_admitted = False
         self.is_counted = False
+        self.is_delayed = False
         self.waiting: tuple[bytes, ...] = ()
         # A session that was taken and whose restoration failed: it is kept again in place of what is held.
         self.unrestored: Session | None = None

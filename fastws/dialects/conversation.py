@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -66,6 +66,10 @@ class Conversation(ABC):
         """Do what a request asks for."""
 
     @abstractmethod
+    def named(self, request: Any) -> Iterable[tuple[str, Sequence[str]]]:
+        """The kinds of topics, and their names, that a request subscribes to."""
+
+    @abstractmethod
     def refuse(
         self,
         connection: Connection,
@@ -104,7 +108,7 @@ class Conversation(ABC):
 
     def on_message(self, connection: Connection, text: bytes, is_text: bool) -> None:
         client: Client = connection.context
-        if client.is_admitted:
+        if client.is_admitted and not client.is_delayed:
             self.obey(connection, text)
         elif not client.waiting or (
             len(client.waiting) < _MAX_WAITING
@@ -144,10 +148,43 @@ class Conversation(ABC):
         else:
             client: Client = connection.context
             try:
-                if self._may_ask(client, request):
+                if self._may_ask(client, request) and not self._has_to_wait(client, request):
                     self.dispatch(client, request)
             except Exception:
                 self.fail(client, str(request.__struct_config__.tag), request.id)
+
+    def obey_waiting(self, client: Client) -> None:
+        """Do what was asked for while nobody could do it, in order."""
+        while client.waiting and not client.is_delayed and client.connection.is_open:
+            text, *rest = client.waiting
+            client.waiting = tuple(rest)
+            self.obey(client.connection, text)
+
+    def _has_to_wait(self, client: Client, request: Any) -> bool:
+        """Whether a request is done later, because other instances are still to be heard on what it names."""
+        elsewhere = self.targets.elsewhere
+        if elsewhere is None:
+            return False
+        missing: frozenset[int] = frozenset()
+        for kind, names in self.named(request):
+            missing |= elsewhere.missing(kind, names)
+        if not missing:
+            return False
+        client.is_delayed = True
+
+        def go_on() -> None:
+            client.is_delayed = False
+            if not client.connection.is_open:
+                return
+            try:
+                self.dispatch(client, request)
+            except Exception:
+                self.fail(client, str(request.__struct_config__.tag), request.id)
+                return
+            self.obey_waiting(client)
+
+        elsewhere.when_heard(missing, go_on)
+        return True
 
     def fail(self, client: Client, request: str, request_id: RequestId | UnsetType = UNSET) -> None:
         """End a connection over the exception that is being handled: it is a fault of ours.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -116,6 +116,9 @@ class RealtimeDialect(Conversation):
     def decode(self, text: bytes) -> messages.ClientMessage:
         request: messages.ClientMessage = messages.decode(text)
         return request
+
+    def named(self, request: messages.ClientMessage) -> Iterable[tuple[str, Sequence[str]]]:
+        return [("stock", request.data.names)] if isinstance(request, messages.SubscribeAsset) else []
 
     def dispatch(self, client: Client, request: messages.ClientMessage) -> None:
         match request:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
@@ -114,6 +116,13 @@ class ScreenerDialect(Conversation):
     def decode(self, text: bytes) -> messages.ClientMessage:
         request: messages.ClientMessage = messages.decode(text)
         return request
+
+    def named(self, request: messages.ClientMessage) -> Iterable[tuple[str, Sequence[str]]]:
+        if isinstance(request, messages.Subscribe):
+            return [(request.subscription_type, request.targets)]
+        if isinstance(request, messages.SetSubscriptions):
+            return request.subscriptions.items()
+        return []
 
     def dispatch(self, client: Client, request: messages.ClientMessage) -> None:
         connection = client.connection

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, Protocol
 
 from fastws._core import Hub, Options, Topic
 from fastws.auth import Identity
@@ -27,6 +27,16 @@ _WAYS_TO_STOCK: Final = 3
 Held = dict[Topic, Options]
 
 
+class Elsewhere(Protocol):
+    """Other instances, whose prices are to be heard of here before somebody subscribes to them."""
+
+    def missing(self, kind: str, names: Iterable[str], /) -> frozenset[int]:
+        """Listen for topics from now on; returns what is to be waited for, which may be nothing."""
+
+    def when_heard(self, missing: frozenset[int], then: Callable[[], None], /) -> None:
+        """Call `then` once nothing of `missing` is missing, and in any case soon."""
+
+
 class Targets:
     """Finds the topics of what clients name.
 
@@ -43,6 +53,8 @@ class Targets:
         self.market = market
         self.permits = permits
         self.limit = limit
+        # None where this instance is alone.
+        self.elsewhere: Elsewhere | None = None
         self.accept_unknown_symbols = accept_unknown_symbols
 
     def accept(
@@ -75,6 +87,10 @@ class Targets:
 
         The token may be another one than that of the other connection, and allow less.
         """
+        if self.elsewhere is not None:
+            # What is not heard yet comes as live updates.
+            for topic in wanted:
+                self.elsewhere.missing(topic.kind, (topic.name,))
         room = max(0, self.limit - len(held))
         allowed = [
             (topic, options)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
@@ -17,6 +17,7 @@ from fastws._version import __version__
 from fastws.errors import FeedError
 from fastws.feeds.lines import encode_body
 from fastws.feeds.sources.base import seconds_of
+from fastws.feeds.waiting import Waiting, take_expired
 from fastws.kis.retry import Backoff
 
 _PATH: Final = "/v1/publish"
@@ -58,11 +59,6 @@ class Publisher(Protocol):
 
     async def flush(self, seconds: float) -> None:
         """Try once more to bring away what waits, for so long at most; for after the end of :meth:`run`."""
-
-
-class _Waiting(NamedTuple):
-    update: PriceUpdate
-    offered_at: float
 
 
 class _AgainError(FeedError):
@@ -107,7 +103,7 @@ class HttpPublisher:
         self._fresh = fresh
         self._clock = clock
         self._backoff = Backoff(0.5, _LONGEST_WAIT) if backoff is None else backoff
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._offered = asyncio.Event()
         self._has_succeeded = False
         self._chunk = _CHUNK
@@ -123,7 +119,7 @@ class HttpPublisher:
         for update in updates:
             # Moved to the end: in its place would be in turn what has been replaced all the time.
             self._waiting.pop(update.instrument.code, None)
-            self._waiting[update.instrument.code] = _Waiting(update, now)
+            self._waiting[update.instrument.code] = Waiting(update, now)
         if self._waiting:
             self._offered.set()
 
@@ -187,8 +183,8 @@ class HttpPublisher:
             self.counts["published"] += len(sent)
         return 0.0
 
-    def _next(self) -> tuple[dict[str, _Waiting], list[bytes]]:
-        sent: dict[str, _Waiting] = {}
+    def _next(self) -> tuple[dict[str, Waiting], list[bytes]]:
+        sent: dict[str, Waiting] = {}
         bodies: list[bytes] = []
         size = 0
         for code, waiting in self._waiting.items():
@@ -201,11 +197,7 @@ class HttpPublisher:
         return sent, bodies
 
     def _drop_expired(self) -> None:
-        oldest = self._clock() - self._fresh
-        expired = [code for code, waiting in self._waiting.items() if waiting.offered_at < oldest]
-        for code in expired:
-            del self._waiting[code]
-        if expired:
+        if expired := take_expired(self._waiting, self._clock() - self._fresh):
             self.counts["expired"] += len(expired)
             _log.warning(
                 "prices have expired before the server took them",
@@ -215,7 +207,7 @@ class HttpPublisher:
             )
 
     async def _post(
-        self, http: aiohttp.ClientSession, sent: Mapping[str, _Waiting], bodies: Sequence[bytes]
+        self, http: aiohttp.ClientSession, sent: Mapping[str, Waiting], bodies: Sequence[bytes]
     ) -> str | None:
         """Send a request; returns the code of the element that is refused, None when all were taken."""
         body = b"[%b]" % b",".join(bodies)

@@ -167,17 +167,54 @@ class Market:
 
     def publish_status(self, update: MarketStatus) -> int:
         """Publish the trading status of a market to its subscribers; return its sequence."""
-        channel = self._status_channels.get(update.market)
-        if channel is None:
-            channel = self.hub.channel(
-                update.market,
-                "market_status",
-                (self.hub.topic("market", update.market),),
-                bit=CHANNEL_STATUS,
-                numbered=False,
+        return self.hub.publish(self._status_channel(update.market), update)
+
+    # What other instances publish.
+
+    def channel_of(self, message: str, code: str) -> Channel:
+        """Return where messages of the type `message` about `code`, or about the market of that name, are published.
+
+        An instrument that is in no table is added to it.
+
+        Raises:
+            ValueError: `code` cannot be one (see `Instrument`).
+        """
+        if message == "market_status":
+            return self._status_channel(code)
+        stock = self._stocks.get(code) or self._open(self.ensure_instrument(code))
+        return stock.price_channel if message == "price_update" else stock.book_channel
+
+    def carry(
+        self, update: PriceUpdate | BookUpdate | MarketStatus, *, stamp: int, published_ms: int, head: bytes
+    ) -> int:
+        """Remember and publish what another instance has published; see `Hub.publish_carried`.
+
+        :meth:`channel_of` was asked for its channel before.
+        """
+        if isinstance(update, MarketStatus):
+            channel = self._status_channel(update.market)
+            return self.hub.publish_carried(
+                channel, update, stamp=stamp, published_ms=published_ms, head=head
             )
-            self._status_channels[update.market] = channel
-        return self.hub.publish(channel, update)
+        stock = self._stocks[update.instrument.code]
+        self._newest = stock
+        if isinstance(update, BookUpdate):
+            if stock.ring is None:
+                stock.ring = BookRing(self.book_history)
+            stock.book = update
+            stock.book_sequence = sequence = self.hub.publish_carried(
+                stock.book_channel, update, stamp=stamp, published_ms=published_ms, head=head
+            )
+            stock.ring.push(update, published_ms)
+            return sequence
+        stock.price = update
+        stock.day.take(update, update.event_time_ms or published_ms)
+        stock.price_sequence = sequence = self.hub.publish_carried(
+            stock.price_channel, update, stamp=stamp, published_ms=published_ms, head=head
+        )
+        for follow in self.on_price:
+            follow(update)
+        return sequence
 
     def set_received(self, at_ns: int) -> None:
         """Say when what is published from now on was received; see `Hub.set_received`."""
@@ -348,6 +385,19 @@ class Market:
         )
         self._stocks[code] = stock
         return stock
+
+    def _status_channel(self, market: str) -> Channel:
+        channel = self._status_channels.get(market)
+        if channel is None:
+            channel = self.hub.channel(
+                market,
+                "market_status",
+                (self.hub.topic("market", market),),
+                bit=CHANNEL_STATUS,
+                numbered=False,
+            )
+            self._status_channels[market] = channel
+        return channel
 
     def _topics(self, instrument: Instrument) -> tuple[Topic, ...]:
         """The topics that the prices of an instrument belong to, the most specific first."""

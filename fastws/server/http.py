@@ -53,6 +53,10 @@ class ServerView(Protocol):
         """True once the server has begun to stop."""
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether other instances cannot be heard, where that matters to load balancers."""
+
+    @property
     def n_connections(self) -> int:
         """Open WebSocket connections."""
 
@@ -66,6 +70,9 @@ class ServerView(Protocol):
 
     def stats(self) -> Mapping[str, Any]:
         """The body of ``/v1/ws/stats``."""
+
+    def cluster_stats(self) -> Mapping[str, Any]:
+        """The same of all instances together."""
 
 
 class Endpoint(NamedTuple):
@@ -132,7 +139,7 @@ def add_probe_routes(app: web.Application, server: ServerView) -> None:
             Endpoint(
                 "GET", "/health", probes.health, "whether the server lives, its feed and its connections"
             ),
-            Endpoint("GET", "/ready", probes.ready, "200, or 503 while the server stops"),
+            Endpoint("GET", "/ready", probes.ready, "200, or 503 while the server stops, or is cut off"),
         ),
     )
 
@@ -143,7 +150,9 @@ def add_public_routes(app: web.Application, server: ServerView) -> None:
     add_endpoints(
         app,
         (
-            Endpoint("GET", "/v1/ws/stats", routes.stats, "statistics"),
+            Endpoint(
+                "GET", "/v1/ws/stats", routes.stats, "statistics; ?scope=cluster of all instances together"
+            ),
             Endpoint(
                 "GET",
                 "/v1/asyncapi.json",
@@ -179,10 +188,11 @@ class _Probes:
         )
 
     async def ready(self, request: web.Request) -> web.Response:
-        is_draining = self._server.is_draining
+        status = (
+            "draining" if self._server.is_draining else "relay away" if self._server.is_cut_off else "ready"
+        )
         return json_response(
-            {"status": "draining" if is_draining else "ready", "timestamp": utc_text(wall_ms())},
-            status=503 if is_draining else 200,
+            {"status": status, "timestamp": utc_text(wall_ms())}, status=200 if status == "ready" else 503
         )
 
 
@@ -193,7 +203,12 @@ class _Routes:
         self._contract_tag = hashlib.sha256(self._contract).hexdigest()[:32]
 
     async def stats(self, request: web.Request) -> web.Response:
-        return json_response(self._server.stats())
+        scope = request.query.get("scope", "instance")
+        if scope not in ("instance", "cluster"):
+            raise HttpError(
+                Refusal(400, "INVALID_PARAMETER", "scope must be instance or cluster, where all are added up")
+            )
+        return json_response(self._server.cluster_stats() if scope == "cluster" else self._server.stats())
 
     async def contract(self, request: web.Request) -> web.Response:
         # Kept by whoever fetches it, and asked for again: another version of the server may say something else.

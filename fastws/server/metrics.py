@@ -13,7 +13,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -41,6 +41,9 @@ from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
 from fastws.sessions import Sessions
+
+if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
 
 # What is no code of ours: the client's own end without one (RFC 6455 §7.4.1), and whatever else clients send.
 _FOREIGN_CLOSES: Final = {1005: "no_status", 1006: "abnormal"}
@@ -95,6 +98,9 @@ class MetricsView(Protocol):
 
     @property
     def tls(self) -> TlsContext | None: ...
+
+    @property
+    def relay(self) -> Relay | None: ...
 
 
 def add_metrics_routes(app: web.Application, server: MetricsView, *, is_own_place: bool) -> None:
@@ -152,6 +158,7 @@ class ServerCollector(Collector):
         yield from self._users()
         if self._is_whole:
             yield from self._portfolios()
+        yield from self._relay()
 
     def _process(self) -> Iterator[Metric]:
         running = {(__version__, platform.python_version()): 1}
@@ -363,6 +370,35 @@ class ServerCollector(Collector):
             "values that did not fit 128 bits and were made another way, as exact and slower",
             portfolios.n_wide,
         )
+
+    def _relay(self) -> Iterator[Metric]:
+        relay = self._server.relay
+        if relay is None:
+            return
+        counts, link = relay.counts, relay.link
+        yield _gauge("relay_up", "1 while the relay is there", int(relay.is_up))
+        yield _counter("relay_connects", "times that the relay was reached", link.n_connects)
+        yield _gauge("relay_instances", "other instances that are heard", len(relay.peers))
+        yield _gauge("relay_shards", "channels listened to", len(relay.shards))
+        yield _counter("relay_envelopes", "envelopes of updates, by what happened", counts.envelopes, "what")
+        yield _counter(
+            "relay_updates",
+            "updates sent and received; of these outdated when they came, and refused; missed: known of and lost",
+            counts.updates,
+            "what",
+        )
+        yield _counter("relay_bytes", "bytes of envelopes", counts.bytes, "what")
+        yield _counter("relay_refused", "messages of the relay that could not be read", counts.refused)
+        yield _counter(
+            "relay_gaps", "gaps seen in what others send, and those not closed in time", counts.gaps, "what"
+        )
+        yield _gauge("relay_gaps_open", "gaps that others are asked about", relay.n_streams_with_gaps)
+        yield _counter(
+            "relay_values", "channels whose last values went between instances", counts.values, "what"
+        )
+        yield _gauge("relay_history_bytes", "what was sent and is kept for others", relay.ring_size)
+        yield _gauge("relay_queue_bytes", "what waits to be sent", link.queue_size)
+        yield _counter("relay_dropped", "messages dropped because too much waited", link.n_dropped)
 
 
 Values = float | Mapping[str, float] | Mapping[tuple[str, str], float]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from decimal import Decimal
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -35,6 +38,7 @@ from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
+from fastws.market.alert_store import number_text
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest, find_interest
@@ -43,6 +47,8 @@ from fastws.market.portfolio_reader import Reloaded
 from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
+from fastws.relay.address import parse_address
+from fastws.relay.control import Kick, UserAlert
 from fastws.server import stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
@@ -60,6 +66,9 @@ from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
+
+if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
 
 _AWAITED_SECONDS: Final = 3.0
 
@@ -286,6 +295,14 @@ class Server:
             message_bytes=settings.message_bytes,
         )
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
+        self.relay = self._make_relay()
+        self.targets.elsewhere = self.relay
+        if self.relay is not None:
+            self.relay.figures = self._figures
+            self.relay.on_kick = self._on_kick
+            self.relay.on_alert = self._on_alert
+            self.relay.on_feed = self._on_feed
+            self.relay.feeds = self._own_feeds
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
@@ -364,6 +381,10 @@ class Server:
             begun.callback(self.admission.credentials.close)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
+            if self.relay is not None:
+                # After what is of before the start, which is for nobody else.
+                self.relay.start()
+                begun.push_async_callback(self.relay.stop)
             # First here and last to go: it tells how the start and the stop of the rest are coming on.
             if self.admin_listener is not None:
                 await self.admin_listener.start()
@@ -373,6 +394,25 @@ class Server:
             if self.supervisor is not None:
                 self.supervisor.start()
             self._begun = begun.pop_all()
+
+    def _make_relay(self) -> Relay | None:
+        settings = self.settings
+        if settings.relay is None:
+            return None
+        from fastws.relay.relay import Relay  # noqa: PLC0415 - it takes 60 ms, for those who are not alone
+
+        return Relay(
+            self.hub,
+            self.market,
+            self.screener.dialect,
+            parse_address(settings.relay),
+            name=f"{socket.gethostname()}/{os.getpid()}",
+            prefix=settings.relay_prefix,
+            n_shards=settings.relay_shards,
+            interval_ms=settings.relay_interval_ms,
+            history_bytes=settings.relay_history_bytes,
+            wanted=self._interest,
+        )
 
     async def _take_stored_instruments(self) -> None:
         newer = await with_stored(self.store, self.market.instruments)
@@ -459,11 +499,23 @@ class Server:
             self._awaited, self._awaited_at = self.alerts.codes() | self.portfolios.codes(), now
         return find_interest(self.hub, self.market.instruments, self._awaited)
 
+    async def hear(self, code: str) -> None:
+        """Wait until what other instances have published of `code` is here; see `Relay.missing`."""
+        missing = frozenset() if self.relay is None else self.relay.missing("stock", (code,))
+        if self.relay is not None and missing:
+            heard = asyncio.Event()
+            self.relay.when_heard(missing, heard.set)
+            await heard.wait()
+
     # What the HTTP routes read.
 
     @property
     def n_connections(self) -> int:
         return self.hub.n_connections
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.settings.relay_in_ready and self.relay is not None and not self.relay.is_up
 
     @property
     def feeds(self) -> dict[str, str]:
@@ -484,6 +536,14 @@ class Server:
             uptime=time.monotonic() - self._made_at,
             is_draining=self.is_draining,
         )
+
+    def cluster_stats(self) -> dict[str, Any]:
+        """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
+        own = self.stats()
+        if self.relay is None:
+            return stats.together(own, {"this one": stats.summable(own)})
+        peers = {peer.name: peer.figures for peer in self.relay.peers}
+        return stats.together(own, {self.relay.name: stats.summable(own), **peers})
 
     @property
     def allow_anonymous(self) -> bool:
@@ -522,8 +582,13 @@ class Server:
         return stats.connections(self.admission, has_subscriptions=has_subscriptions)
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
-        """Close connections with 4401; see `Admission.kick`."""
+        """Close connections with 4401, also those of other instances; see `Admission.kick`.
+
+        Returns how many of this instance.
+        """
         n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+        if self.relay is not None:
+            self.relay.say(Kick(self.relay.origin, user_id, jti, connection_id))
         whom = {
             "user": user_id and user_id[:64],
             "jti": jti and jti[:64],
@@ -546,8 +611,45 @@ class Server:
         return done
 
     def tell(self, user_key: str, alert: Alert) -> int:
-        """Publish an alert to a user; see `Mail`. Returns its sequence."""
+        """Publish an alert to a user, wherever connected; see `Mail`. Returns its sequence here."""
+        if self.relay is not None:
+            self.relay.say(
+                UserAlert(
+                    self.relay.origin,
+                    user_key,
+                    alert.code,
+                    alert.alert_type,
+                    number_text(alert.threshold),
+                    number_text(alert.current_price),
+                    alert.message,
+                    alert.extra,
+                )
+            )
         return self.admission.mail.tell(user_key, alert)
+
+    # What other instances say.
+
+    def _on_kick(self, kick: Kick) -> None:
+        self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
+
+    def _on_alert(self, told: UserAlert) -> None:
+        # Where nobody of that user is here, the instance that has told it keeps it.
+        if told.user_key in self.admission.presence.by_user or self.sessions.has_user(told.user_key):
+            threshold, price = (Decimal(text) for text in (told.threshold, told.current_price))
+            alert = Alert(told.code, told.alert_type, threshold, price, told.message, told.extra)
+            self.admission.mail.tell(told.user_key, alert)
+
+    def _on_feed(self, feed: str, status: str) -> None:
+        # Of one that runs here as well, this server knows better.
+        if feed not in self._own_feeds():
+            self.market.set_feed_status(feed, status)
+
+    def _own_feeds(self) -> dict[str, Any]:
+        name = None if self.supervisor is None else self.supervisor.feed.name
+        return {feed: status for feed, status in self.market.feeds.items() if feed == name}
+
+    def _figures(self) -> dict[str, int]:
+        return stats.summable(self.stats())
 
     def _on_told(self, alert: Alert) -> None:
         if alert.rule_id is not None:

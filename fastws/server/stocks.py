@@ -41,6 +41,9 @@ class StocksView(CallersView, Protocol):
     @property
     def market(self) -> MarketView: ...
 
+    async def hear(self, code: str, /) -> None:
+        """Wait for what other instances have published of `code`, half a second at most; one that is alone does not."""
+
 
 def add_stock_routes(app: web.Application, server: StocksView) -> None:
     """Add the endpoints to an application of :mod:`fastws.server.http`."""
@@ -97,6 +100,7 @@ class _Routes:
         identity = await identify_reader(request, self._server)
         code = request.match_info["code"]
         check_stock(identity, code)
+        await self._server.hear(code)
         if self._server.market.instrument(code) is None:
             raise HttpError(Refusal(404, "UNKNOWN_SYMBOL", f"unknown symbol {code[:64]}"))
         return code

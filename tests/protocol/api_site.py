@@ -50,6 +50,7 @@ class View:
 
     def __init__(self, *, alerts_per_user: int = 1000, handshake_rate: int = 0) -> None:
         self.is_draining = False
+        self.is_cut_off = False
         self.allow_anonymous = True
         self.takes_updates = True
         self.n_connections = 0
@@ -75,6 +76,9 @@ class View:
             {"connection_id": "c2", "user_id": "123", "jti": "t2"},
             {"connection_id": "c3", "user_id": None, "jti": None},
         ]
+
+    def cluster_stats(self) -> Mapping[str, Any]:
+        return self.stats()
 
     def stats(self) -> Mapping[str, Any]:
         return {}

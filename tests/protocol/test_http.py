@@ -42,6 +42,7 @@ class View:
 
     def __init__(self) -> None:
         self.is_draining = False
+        self.is_cut_off = False
         self.n_connections = 12
         self.hub = Hub(asyncio.get_running_loop(), epoch="test")
         self.market = Market(self.hub, Instruments([SAMSUNG, APPLE]))
@@ -52,6 +53,12 @@ class View:
         self.authenticator = Authenticator(Settings(jwt_secret=SECRET))
         self.peers = Peers(())
         self.limits = Limits()
+
+    async def hear(self, code: str) -> None:
+        """It is alone."""
+
+    def cluster_stats(self) -> Mapping[str, Any]:
+        return self.stats()
 
     def stats(self) -> Mapping[str, Any]:
         if self.is_broken:

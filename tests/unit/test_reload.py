@@ -30,6 +30,7 @@ READ_LATE = {
     "admin_token",
     "message_bytes",
     "force_update_interval",
+    "relay_in_ready",
 }
 
 

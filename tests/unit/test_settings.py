@@ -113,6 +113,9 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "changes_query": "SELECT max(last_updated) FROM app_asset",
         "source": "simulator",
         "publish_url": ["http://10.0.0.5:8000", "https://push.example"],
+        "relay": "redis://10.0.0.5:6379/0",
+        "relay_prefix": "prices",
+        "relay_shards": 16,
     }
     for name, setting in SETTINGS.items():
         default = setting.default

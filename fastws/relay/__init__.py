@@ -1,0 +1,50 @@
+"""Joins instances: what is published at one reaches the clients of all. Redis carries it and stores nothing.
+
+    publish ─> Outgoing ─> envelopes ─> Link ─> Redis ─> Link ─> Streams ─> Market ─> local clients
+               (tap of the hub,  ring)                          (gaps)     (publish_carried)
+
+**Whose numbers are whose.** `sequence`, `seq` and `epoch` belong to the instance that serves a client, and recovery
+goes by them: an update that comes from elsewhere is published here, with the next number of this hub. The relay has
+numbers of its own, which no client sees:
+
+- An *origin* is one run of one instance, a random number of 64 bits. A restart is another origin, so it is its own
+  epoch.
+- *Positions* count what an origin has published, per shard, from 1. They show what is missing.
+- *Stamps* order the values of one channel (the prices of a code, its books, the status of a market), whoever published
+  them: microseconds of the wall clock, but always over the stamp of the last value known; see `Outgoing`. A value
+  with a stamp that is not over the last one is not published. So nobody sees an older value after a newer one, what
+  comes twice is seen once, and all instances end with the same last values, also where two publish the same code at
+  the same time. Such a late value counts as missed in mode `all`: publish a code at one instance if every update
+  matters.
+- The *number* of an update counts those of its origin and channel. It tells how many updates a gap has cost a code, so
+  that `overflow` can say it.
+
+**Envelopes** (`fastws._relay`) hold what one instance has published of one shard since its last flush: the first after
+a quiet moment leaves at the end of that turn of the loop, and then one every `relay_interval_ms`. A body is encoded
+once, at its origin, and ends before `sequence` and `seq`, which the serving instance splices in. The value travels
+beside it, since alerts, portfolios, the last prices and the realtime dialect work with values.
+
+**Shards.** A code belongs to one of `relay_shards` channels by its hash. An instance listens to the shards of what its
+clients hold, its portfolios are made of and its alerts wait for, and for `LINGER_SECONDS` more. Few shards make few and
+full envelopes, many leave out more for an instance that wants little; 4 are for instances that want most of it. All
+instances of a cluster have the same number, and those that have not are told so and ignored. `subscribed` waits until
+the shard is listened to and every peer has sent its last values, at most 500 ms: a relay that is away delays an answer
+and nothing else.
+
+**Gaps.** Each instance announces its positions every second and when it connects. Who misses something asks the origin
+for it, which keeps its last envelopes (`relay_history_bytes`), and holds back what comes behind the gap for up to a
+second. What the origin does not have any more, or does not send in time, is given up: the last values of the shard are
+asked for, and holders in mode `all` get `overflow` with the number that is missing. Reordering and repetition change
+nothing. Who is not heard for 5 s counts as gone, and goes on where it was when it comes back: a partition is a gap.
+
+**Joining.** Whoever begins to listen to a shard asks all peers for their last values of it. They may come while live
+updates do: stamps tell which is newer.
+
+**When Redis is away,** local clients get what is published locally as ever. Envelopes wait in a bounded queue; what
+falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
+`SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 ms to 2 s, drawn by chance.
+
+Modules: `links` the two connections, `address` what the setting `relay` may say, `control` the messages beside
+envelopes, `ring` what was sent, `streams` what is expected of an origin, `interest` which shards are wanted, `peers`
+who is there, `delays` when Redis is tried again, `relay` all of it together.
+"""

@@ -1,0 +1,202 @@
+"""The two connections to a real Redis: what is sent arrives, and they come back from whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fastws.relay import links
+from fastws.relay.address import parse_address
+from fastws.relay.delays import Delays
+from fastws.relay.links import Link
+from tests.certificates import files
+from tests.redis_server import RedisServer
+from tests.serving import free_port
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+class End:
+    """A link and what it was told."""
+
+    def __init__(self, url: str, queue_limit: int = 1 << 20) -> None:
+        self.messages: list[bytes] = []
+        self.changes: list[str | None] = []
+        self.listening: list[str] = []
+        self.link = Link(
+            parse_address(url),
+            on_message=self.messages.append,
+            on_change=self.changes.append,
+            on_listening=self.listening.append,
+            delays=Delays,
+            queue_limit=queue_limit,
+        )
+
+    async def until(self, condition: str, seconds: float = 8.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not eval(condition, {"self": self, "len": len}):
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def end(url: str, *channels: str, queue_limit: int = 1 << 20) -> AsyncIterator[End]:
+    made = End(url, queue_limit)
+    made.link.listen(channels)
+    made.link.start()
+    try:
+        yield made
+    finally:
+        await made.link.stop(1.0)
+
+
+async def test_messages_arrive_in_order(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as hearing, end(redis.url, "{a}:2") as sending:
+        await hearing.until("self.link.is_up and self.listening")
+        sent = [b"%d" % i + b"\0\r\n" * (i % 7) for i in range(2000)]
+        for data in sent:
+            sending.link.send("{a}:1", data)
+        await hearing.until("len(self.messages) >= 2000")
+        assert hearing.messages == sent
+        assert hearing.changes == [None]
+        await sending.until("self.link.queue_size == 0")
+
+
+async def test_channels_come_and_go(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        made.link.listen(["{a}:2", "{a}:3"])
+        await made.until("self.link.is_listening('{a}:3')")
+        made.link.ignore(["{a}:2"])
+        assert not made.link.is_listening("{a}:2")
+        async with asyncio.timeout(5):
+            while "{a}:2" in redis.command("PUBSUB", "CHANNELS"):
+                await asyncio.sleep(0.01)
+        for channel in ("{a}:2", "{a}:3"):
+            made.link.send(channel, channel.encode())
+        await made.until("self.messages")
+        assert made.messages == [b"{a}:3"]
+
+
+async def test_it_comes_back_and_brings_what_waited(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        redis.kill()
+        await made.until("not self.link.is_up")
+        for i in range(5):
+            made.link.send("{a}:1", b"%d" % i)
+        redis.start()
+        await made.until("self.link.is_up and len(self.messages) == 5")
+        assert made.messages == [b"0", b"1", b"2", b"3", b"4"]
+        assert [change is None for change in made.changes] == [True, False, True]
+
+
+async def test_what_waits_is_bounded_and_the_oldest_goes(redis: RedisServer) -> None:
+    async with end(redis.url, "{a}:1", queue_limit=1000) as made:
+        await made.until("self.link.is_up")
+        for i in range(100):
+            made.link.send("{a}:1", b"%099d" % i)
+        assert made.link.queue_size <= 1000
+        await made.until("len(self.messages) >= 10")
+        assert [int(data) for data in made.messages] == list(range(90, 100))
+        assert made.link.n_dropped == 90
+
+
+async def test_a_redis_that_stands_still_is_given_up(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.3)
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up")
+        redis.freeze()
+        await made.until("not self.link.is_up")
+        redis.thaw()
+        await made.until("self.link.is_up")
+        assert "nothing was heard" in str(made.changes[1])
+
+
+async def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", "right one") as redis:
+        async with end(f"redis://:wr0ng@127.0.0.1:{redis.port}", "{a}:1") as made:
+            await made.until("self.changes")
+            assert made.changes == ["Redis refuses the user or the password"]
+        async with end(f"redis://:right%20one@127.0.0.1:{redis.port}", "{a}:1") as made:
+            await made.until("self.link.is_up")
+        async with end(redis.url, "{a}:1") as made:
+            await made.until("self.changes")
+            assert made.changes != [None]
+
+
+async def test_memory_that_is_full_is_not_ours(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--maxmemory", "1") as redis:
+        async with end(redis.url, "{a}:1") as made:
+            await made.until("self.link.is_up")
+            made.link.send("{a}:1", b"x" * 100_000)
+            await made.until("self.messages")
+
+
+async def test_tls(tmp_path: Path) -> None:
+    made = files()
+    certificate = ("--tls-cert-file", made.certfile, "--tls-key-file", made.certfile)
+    options = (*certificate, "--tls-ca-cert-file", made.authority_file, "--tls-auth-clients", "no")
+    port = free_port()
+    # Beside its plain port, by which it is seen that it has started.
+    with RedisServer(tmp_path, "--tls-port", str(port), *map(str, options)):
+        url = f"rediss://localhost:{port}/0"
+        async with end(f"{url}?ssl_ca_certs={made.authority_file}", "{a}:1") as one:
+            await one.until("self.link.is_up")
+            one.link.send("{a}:1", b"secret")
+            await one.until("self.messages")
+        async with end(url, "{a}:1") as two:
+            await two.until("self.changes and 'ertificate' in str(self.changes[0])")
+
+
+async def test_a_cluster_uses_sharded_channels(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as redis:
+        assert "OK" in redis.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with end(redis.url, "{a}:1", "{a}:2") as made:
+            await made.until("self.link.is_up and self.link.is_listening('{a}:2')")
+            assert "{a}:2" in redis.command("PUBSUB", "SHARDCHANNELS")
+            made.link.send("{a}:2", b"there")
+            await made.until("self.messages")
+            made.link.ignore(["{a}:2"])
+            async with asyncio.timeout(5):
+                while "{a}:2" in redis.command("PUBSUB", "SHARDCHANNELS"):
+                    await asyncio.sleep(0.01)
+
+
+async def test_sentinels_lead_to_the_master_and_to_the_next_one(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        master = stack.enter_context(RedisServer(tmp_path))
+        replica = stack.enter_context(RedisServer(tmp_path, "--replicaof", "127.0.0.1", str(master.port)))
+        config = tmp_path / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor prices 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds prices 300\n"
+            "sentinel failover-timeout prices 2000\n"
+        )
+        sentinel = stack.enter_context(RedisServer(tmp_path, config=config))
+        async with asyncio.timeout(10):
+            while "slave0" not in sentinel.command("INFO", "sentinel") and "slaves=1" not in sentinel.command(
+                "INFO", "sentinel"
+            ):
+                await asyncio.sleep(0.05)
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/prices"
+        async with end(url, "{a}:1") as made:
+            await made.until("self.link.is_up")
+            made.link.send("{a}:1", b"by the first")
+            await made.until("self.messages")
+            assert "{a}:1" in master.command("PUBSUB", "CHANNELS")
+            master.kill()
+            await made.until("not self.link.is_up")
+            made.link.send("{a}:1", b"by the second")
+            await made.until("self.link.is_up and len(self.messages) == 2", 20.0)
+            assert "{a}:1" in replica.command("PUBSUB", "CHANNELS")
+            assert made.messages == [b"by the first", b"by the second"]
