@@ -399,6 +399,9 @@ export interface AssetUpdate {
   volume?: number;
   high?: number;
   low?: number;
+  quality?: "realtime" | "polled" | "simulated";
+  /** From before the last start of the server. */
+  stale?: true;
 }
 
 export interface RealtimeData {
@@ -411,6 +414,7 @@ export interface RealtimeData {
   alert: Omit<Alert, "type" | "timestamp" | "sequence">;
   asset_update: AssetUpdate;
   portfolio_update: Portfolio;
+  feed_status: Omit<FeedStatus, "type" | "timestamp" | "sequence">;
   error: { code: ErrorCode; message: string; details?: Record<string, unknown> };
 }
 

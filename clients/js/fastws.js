@@ -14,6 +14,7 @@ const DEFAULTS = {
 };
 // Of a refused client the server wants to hear less often.
 const REFUSED_MIN_MS = 5_000;
+const MAX_ANNOUNCED_MS = 300_000;
 // A token is replaced so long before it ends, or in the last quarter of a short life.
 const REFRESH_MARGIN_MS = 30_000;
 // Targets of at most 64 characters: far below the 64 KiB that a message may have.
@@ -160,7 +161,9 @@ class Link {
   }
 
   _announced(delayMs) {
-    this.#announcedMs = delayMs;
+    if (delayMs > 0 && delayMs <= MAX_ANNOUNCED_MS) {
+      this.#announcedMs = delayMs;
+    }
   }
 
   /** The token in use is refused or of no use any more: the hook is asked for another. */
@@ -220,10 +223,15 @@ class Link {
       this.#drop("what came is no JSON");
       return;
     }
-    if (message.type === "connection") {
+    if (message?.type === "connection") {
       this.#beat();
     }
-    this._receive(message);
+    try {
+      this._receive(message);
+    } catch {
+      // Handlers cannot fail here: it lacks what its type has, and what it stood for may be lost.
+      this.#drop("what came is no message of this protocol");
+    }
   }
 
   /** Browsers do not show the server's pings: a quiet connection is asked, and given up if it does not answer. */
@@ -282,11 +290,12 @@ class Link {
       this.#attempt = 0;
     }
     this.#openedAt = 0;
-    let delayMs = this.#announcedMs;
-    if (delayMs === null) {
-      delayMs = Math.random() * range() + (code === REFUSED ? REFUSED_MIN_MS : 0);
-      this.#attempt += 1;
+    let delayMs = Math.random() * range() + (code === REFUSED ? REFUSED_MIN_MS : 0);
+    if (this.#announcedMs !== null) {
+      // A server that announces the same again and again is not believed.
+      delayMs = this.#attempt === 0 ? this.#announcedMs : Math.max(delayMs, this.#announcedMs);
     }
+    this.#attempt += 1;
     this.#clearTimers();
     this._after("retry", delayMs, () => this.#open());
     this.#become("waiting", { code, reason, delayMs });
@@ -598,7 +607,7 @@ export class Fastws extends Link {
 
   #raise(sequence) {
     // A failure that is told in the place of an update has no number.
-    this.#cursor = Math.max(this.#cursor, sequence ?? 0);
+    this.#cursor = Math.max(this.#cursor, Number.isSafeInteger(sequence) ? sequence : 0);
   }
 
   /** The first request that waits for a snapshot has it. One after a restoration belongs to no request. */
@@ -657,7 +666,8 @@ export class Fastws extends Link {
     this.#isRestoring = false;
     this.#enter(false);
     this.#session = this.#greeting.connection_id;
-    this.#cursor = this.#greeting.sequence;
+    this.#cursor = 0;
+    this.#raise(this.#greeting.sequence);
     this._opened(false, () => this.#askAgain());
   }
 
@@ -753,7 +763,7 @@ export class Fastws extends Link {
     if (seq < last || (seq === last && !isSnapshot)) {
       return false;
     }
-    stream.at = Math.max(stream.at, Date.parse(timestamp));
+    stream.at = Math.max(stream.at, Date.parse(timestamp) || 0);
     const isComplete = this.#isComplete(type, code);
     if (!stream.isUnsettled && isComplete) {
       if (isSnapshot && last !== undefined && !stream.isCut) {
@@ -855,7 +865,8 @@ export class FastwsRealtime extends Link {
   }
 
   _receive(message) {
-    const { type, data = {}, timestamp } = message;
+    const { type, timestamp } = message;
+    const data = message.data ?? {};
     if (type === "connection") {
       this._greeted(timestamp);
       this._opened(false, () => this.#tellAll(true));
@@ -867,7 +878,7 @@ export class FastwsRealtime extends Link {
     } else if (type === "error" && data.code === "INVALID_TOKEN") {
       this._forgetToken();
     } else if (type === "asset_update" && this.#held.asset.has(data.symbol)) {
-      this.#times.set(data.symbol, Date.parse(timestamp));
+      this.#times.set(data.symbol, Date.parse(timestamp) || this.now());
     }
     this._emit(type, data, message);
     this._emit("message", data, message);

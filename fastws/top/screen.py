@@ -165,10 +165,12 @@ class Screen:
         return _between(left, right, width)
 
     def _feeds(self, history: History) -> Text:
-        line = Text("feeds  ")
+        is_old = history.away_since is not None
+        line = Text("feeds  ", "dim" if is_old else "")
         for n, words in enumerate(figures.feeds(history.reading.stats)):
-            line.append(" · " if n else "").append(words.text, _STYLES[words.level])
-        return line.append(f"   last price {figures.last_price(history.reading.stats)}")
+            line.append(" · " if n else "").append(words.text, "dim" if is_old else _STYLES[words.level])
+        then = " then" if is_old else ""
+        return line.append(f"   last price {figures.last_price(history.reading.stats)}{then}", "dim" if is_old else "")
 
     def _notices(self, history: History, room: int) -> list[Text]:
         found = figures.notices(history)

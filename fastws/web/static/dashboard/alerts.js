@@ -100,6 +100,10 @@ export class Alerts {
     const threshold = Number(this.#threshold.value.replaceAll(",", ""));
     const { code, name } = this.#quote;
     const alert_type = this.#type.value;
+    if (!Number.isFinite(threshold)) {
+      this.#problem.textContent = t("threshold_expected");
+      return;
+    }
     try {
       await ask(PATH, { method: "POST", body: { code, alert_type, threshold }, token: this.#account.token });
       this.#problem.textContent = "";
