@@ -262,7 +262,7 @@ def test_too_few_files_may_be_open() -> None:
         (["--reconnect-storm", "--slow-readers", "1"], "not with --slow-readers"),
         (["--reconnect-storm", "--check", "none"], "not with --check none"),
         (["--json", "/no/such/dir/out.json"], "cannot be written"),
-        (["--json", "/tmp"], "/tmp is a directory"),  # noqa: S108 - it is only looked at
+        (["--json", "/tmp"], "/tmp is a directory"),
         (["--file", os.devnull], "holds no subscription"),
         (["--file", "/no/such"], "--file: /no/such: No such file"),
         (["--connections", "5", "--slow-readers", "5"], "all 5 connections would not read"),
@@ -409,12 +409,12 @@ def test_a_server_that_stands_still_is_told(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         until_measuring(process)
-        server.signal(signal.SIGSTOP)
+        os.kill(server.process.pid, signal.SIGSTOP)
         time.sleep(1.5)  # what is measured is how long it stands still
-        server.signal(signal.SIGCONT)
+        os.kill(server.process.pid, signal.SIGCONT)
         out, error = process.communicate(timeout=TIMEOUT_S)
     finally:
-        server.signal(signal.SIGCONT)
+        os.kill(server.process.pid, signal.SIGCONT)
         process.kill()
         process.wait()
         server.end()
