@@ -216,7 +216,7 @@ def _storm(
 def _notes(plan: Plan, measured: Run, *, is_whole: bool) -> tuple[list[str], list[str]]:
     """What is wrong when nothing came, and what is to be noted."""
     load = measured.load
-    faults = []
+    faults: list[str] = []
     notes = [*bottlenecks(load), *oddities(load)]
     if not load["messages"] and not load["compressed_messages"]:
         text = "no message came: does the server's feed publish what is subscribed to?"

@@ -119,7 +119,7 @@ def verdict_of(group: Group) -> list[str]:
         if counts[name]:
             faults.append(f"{name}: {counts[name]}")
     if group["closes"]:
-        faults.append(f"closed by the server: {group['closes']}")
+        faults.append(f"closed by the server: {closes_text(group['closes'])}")
     return faults
 
 
@@ -134,6 +134,11 @@ def problems(group: Group, *, declared: bool = False) -> list[str]:
     for code, n in sorted(group["closes"].items()):
         found.append(f"{n:,} connections were closed by the server: {_close_text(code)}")
     return found
+
+
+def closes_text(closes: Mapping[int, int]) -> str:
+    """How many connections were closed with which code."""
+    return ", ".join(f"{n:,} x {_close_text(code)}" for code, n in sorted(closes.items())) or "none"
 
 
 def _close_text(code: int) -> str:
