@@ -325,7 +325,7 @@ cdef bint hold_more(Client* c, Hold* hold, const char* p, Py_ssize_t n) noexcept
 
 
 cdef void end_for_fault(Client* c, Conn* conn, uint16_t code) noexcept nogil:
-    """Close a connection on which the peer broke the protocol. The code is ours and not counted as one of the peer's."""
+    """Close a connection on which the peer broke the protocol. The code is ours and not counted among the peer's."""
     cdef char payload[2]
     payload[0] = <char>(code >> 8)
     payload[1] = <char>(code & 255)
