@@ -60,6 +60,7 @@ def page(load: Mapping[str, Document], peers: Mapping[str, Document], drawn: Seq
                     f" {first[1]} | {first[2]} |"
                 )
         lines.append("")
+    lines += _found_table(load)
     for name, document in peers.items():
         lines += [*_peer_table(name, document), ""]
     for plot in drawn:
@@ -153,6 +154,114 @@ def _peer_table(name: str, document: Document) -> list[str]:
     skipped = document.get("skipped") or {}
     notes += [f"- {title} was left out: {reason}" for title, reason in skipped.items()]
     return [*lines, *(["", *notes] if notes else [])]
+
+
+def _slow_figures(document: Document) -> list[str]:
+    without, beside = document["runs"].values()
+    slow = beside["load"]["slow"]
+    p99 = [run["load"]["latency"]["p99_ms"] for run in (without, beside)]
+    figures = [
+        f"p99 of those that read {p99[1]:.1f} ms beside {slow['connections']:,} that do not, {p99[0]:.1f} ms without",
+        f"{slow['open']:,} of these still open",
+    ]
+    if without["server"] and beside["server"]:
+        sizes = [run["server"]["rss_most"] / 2**20 for run in (without, beside)]
+        figures.append(f"server memory {sizes[1]:,.0f} MiB at most, {sizes[0]:,.0f} without")
+    return figures
+
+
+def _deflate_figures(document: Document) -> list[str]:
+    return [
+        f"{document['saved']:.0%} saved on the wire, {document['messages_per_batch']:.0f} messages in a batch",
+        f"server {document['cost_ratio']:.2f} times the processor time of plain runs",
+    ]
+
+
+def _alerts_figures(document: Document) -> list[str]:
+    cores = document["cores"]
+    return [
+        f"the rules cost {document['cost_cores_median']:+.3f} cores (median of pairs; {cores['without']:.3f} without)",
+        f"{document['prices_per_second']['with']:,.0f} prices/s",
+        f"started in {document['start_seconds']['with']:.2f} s, {document['start_seconds']['without']:.2f} without",
+    ]
+
+
+def _storm_figures(document: Document) -> list[str]:
+    run = document["run"]
+    answers = ", ".join(f"{n:,} {answer}" for answer, n in run["answers"].items())
+    return [
+        answers,
+        f"each within p50 {1000 * run['return_s']['p50']:.1f}, p99 {1000 * run['return_s']['p99']:.1f} ms",
+        f"ping of a bystander p99 {run['during']['p99_ms']:.1f} ms, {run['calm']['p99_ms']:.1f} before",
+        f"{run['missing']:,} updates missing",
+    ]
+
+
+def _stop_figures(document: Document) -> list[str]:
+    closes = ", ".join(f"{n:,} closed with {code}" for code, n in document["closes"].items())
+    return [
+        f"ended in {document['stop_seconds']:.2f} s with status {document['exit_status']}",
+        closes,
+        f"{document['told']:,} told when to come back",
+        f"{document['prices_known_after_a_restart']:,} last prices known after a restart",
+    ]
+
+
+def _restore_figures(document: Document) -> list[str]:
+    run = document["run"]
+    cycles = run["cycles"]
+    n_recovered = sum(cycle["recovered"] for cycle in cycles)
+    # One that finds its old connection still open waits for that, however fast the server is.
+    times = sorted(cycle["return_s"] for cycle in cycles if cycle["death"] != "half_open")
+    back = [f"back within {1000 * times[len(times) // 2]:.0f} ms (median)"] if times else []
+    return [
+        f"{n_recovered:,} of {len(cycles):,} outages recovered",
+        *back,
+        f"{sum(run['missing'].values()):,} of {run['received']:,} updates missing",
+    ]
+
+
+def _clients_figures(document: Document) -> list[str]:
+    run = document["run"]
+    figures = [f"{run['published_per_second']:,.0f} updates/s, {run['restarts']} restarts of the server"]
+    for name, program in run["programs"].items():
+        counts = program["counts"]
+        figures.append(
+            f"{name}: {sum(program['kills'].values()):,} kills, {counts.get('updates', 0):,} updates,"
+            f" {len(program['faults'])} faults"
+        )
+    return figures
+
+
+_FIGURES: Final = {
+    "slow": _slow_figures,
+    "deflate": _deflate_figures,
+    "alerts": _alerts_figures,
+    "storm": _storm_figures,
+    "stop": _stop_figures,
+    "restore": _restore_figures,
+    "clients": _clients_figures,
+}
+"""Of scenarios that have no targets of their own: what a run has found, by the name of the scenario."""
+
+
+def _found_table(load: Mapping[str, Document]) -> list[str]:
+    rows = [
+        f"| {name} | {'; '.join(_FIGURES[document['scenario']](document))} | {len(document['faults']) or 'none'} |"
+        f" `{_command(document)}` | {document.get('date') or ''} |"
+        for name, document in load.items()
+        if document.get("scenario") in _FIGURES and not document.get("goals")
+    ]
+    if not rows:
+        return []
+    return [
+        "What else a run found:",
+        "",
+        "| scenario | found | faults | command | date |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _faults(load: Mapping[str, Document]) -> list[str]:

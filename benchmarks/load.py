@@ -19,20 +19,22 @@
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
-a bound of the scenario was not kept, and 2 when the load could not be set up.
+a bound of the scenario was not kept, 2 when the load could not be set up or an argument is wrong, 3 when it broke off
+(a server that ended under it, a result that could not be written), 130 after Ctrl-C, and 141 when nobody reads what it
+prints.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.program import make_parser, prepare
+import aiohttp
+
+from benchmarks.program import UNUSABLE, BrokenOffError, ended, json_path, make_parser, prepare, write
 from benchmarks.scenarios import (
     alerts,
     clients,
@@ -48,6 +50,7 @@ from benchmarks.scenarios import (
     storm,
     watchlists,
 )
+from benchmarks.scenarios.peer import PeerError
 from fastws.bench import LoadError
 from fastws.bench.process import STALL_MS, StallProbe, machine
 from fastws.cli.arguments import count, duration, positive
@@ -95,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--batch-interval-ms", type=int, default=30, metavar="MS")
-        command.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+        command.add_argument(
+            "--json", type=json_path, metavar="FILE", help="write everything that was measured"
+        )
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
          "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
          "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
@@ -141,7 +146,7 @@ def _add_steady(command: argparse.ArgumentParser, connections: int, seconds: flo
     add("--url", help="measure this server instead of a new one; it must publish by itself")
     add("--server-pid", type=int, metavar="PID", help="its process, for processor time and memory")
     add("--symbol", default=steady.SYMBOL, help="what is subscribed to (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add("--json", type=json_path, metavar="FILE", help="write everything that was measured")
 
 
 def _add_deflate(command: argparse.ArgumentParser) -> None:
@@ -282,6 +287,10 @@ def _add_growth(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return ended("load", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     prepare()
     facts = machine()
@@ -292,7 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result, faults = options.run(options)
     except LoadError as error:
         print(f"load: {error}", file=sys.stderr)
-        return 2
+        return UNUSABLE
+    except (PeerError, aiohttp.ClientError) as error:
+        raise BrokenOffError(f"broke off: {error}; has the server ended?") from None
     stalls = probe.report()
     _tell_stalls(probe, stalls, result)
     print("  FAULTS: " + "; ".join(faults) if faults else "  every message is accounted for")
@@ -308,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **stalls,
             **result,
         }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        write(options.json, document)
     return 1 if faults else 0
 
 

@@ -1,11 +1,32 @@
-"""What the programs of the benchmarks have in common: their help, and how they begin."""
+"""What the programs of the benchmarks have in common: their help, how they begin, and how they end."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import json
+import os
 import resource
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+UNUSABLE: Final = 2
+"""The exit status when the load could not be set up, an argument is wrong, or a result cannot be written."""
+BROKEN_OFF: Final = 3
+"""What was measured ended before its time: nothing is known of what it has lost."""
+INTERRUPTED: Final = 130
+UNREAD: Final = 141
+"""Nobody reads the output any more, as behind ``| head``."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None)
+
+
+class BrokenOffError(Exception):
+    """Something that a scenario needs has ended under it."""
 
 
 def make_parser(name: str, text: str | None) -> argparse.ArgumentParser:
@@ -26,3 +47,68 @@ def prepare() -> None:
     # They inherit the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def ended_with_us(number: int) -> Callable[[], None]:
+    """What a child does first (`preexec_fn`), so that it gets signal `number` when the thread that starts it is gone:
+    a program that is killed cleans up nothing."""
+    parent = os.getpid()
+
+    def arrange() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != parent:  # it was gone before
+            os.kill(os.getpid(), number)
+
+    return arrange
+
+
+def json_path(text: str) -> Path:
+    """The type of ``--json``: refuses before the load what could not be written after it."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written")
+    return path
+
+
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a result.
+
+    Raises:
+        BrokenOffError: it cannot be; the text names the file.
+    """
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise BrokenOffError(f"--json: {path} cannot be written: {error.strerror}") from None
+
+
+def ended(name: str, run: Callable[[], int]) -> int:
+    """Run a program and return its exit status, with a line for each way in which it may break off."""
+    try:
+        status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes the stream once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenOffError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return BROKEN_OFF
+    except TimeoutError as error:
+        print(
+            f"{name}: broke off, as an answer did not come in time ({error})".replace(" ()", ""),
+            file=sys.stderr,
+        )
+        return BROKEN_OFF
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"{name}: broke off: {error.strerror or error}{where}; has the server ended?", file=sys.stderr)
+        return BROKEN_OFF
+    return status

@@ -6,18 +6,17 @@
 
 Every server gets the scenarios in turn, round by round; medians of the rounds are told. One that is not installed is
 left out, with the reason. The exit status is 1 when fastws lost a message, got something else wrong or did not stand
-the load.
+the load, 2 when an argument is wrong, 3 when the comparison broke off or its result could not be written, 130 after
+Ctrl-C and 141 when nobody reads the output.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.comparison import (
@@ -34,7 +33,7 @@ from benchmarks.peers.comparison import (
     table,
     told,
 )
-from benchmarks.program import make_parser, prepare
+from benchmarks.program import ended, json_path, make_parser, prepare, write
 from fastws.bench.process import StallProbe, machine
 from fastws.cli.arguments import count, positive
 
@@ -91,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add("--memory-limit", type=positive, default=4096, metavar="MiB",
         help="a server that holds more has fallen over and is ended (default: %(default)g)")  # fmt: skip
     add("--pin", metavar="SERVER,CLIENT", help="processors to run on, as 0,1")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add("--json", type=json_path, metavar="FILE", help="write everything that was measured")
     add("--list", action="store_true", help="tell which servers there are, and what is not installed")
     return top
 
@@ -101,6 +100,10 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return ended("peers", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     if options.list:
         for peer in PEERS:
@@ -154,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             },
             **stalls,
         }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        write(options.json, document)
     ours = [r for _, results, _ in outcomes.values() for r in results if r.entrant.name.startswith(OURS)]
     return 1 if any(result.faults or result.failures for result in ours) else 0
 

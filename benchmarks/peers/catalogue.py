@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.peers.nchan_publish import MODULE as NCHAN_MODULE
+from benchmarks.program import ended_with_us
 from fastws.bench import LoadError
 
 HERE = Path(__file__).parent
@@ -79,6 +80,8 @@ class Running:
                     stderr=log,
                     env=os.environ | {"PYTHONPATH": str(ROOT)},
                     start_new_session=True,
+                    # Not SIGKILL: some have processes of their own, which they end.
+                    preexec_fn=ended_with_us(signal.SIGTERM),
                 )
         except BaseException:
             self._directory.cleanup()

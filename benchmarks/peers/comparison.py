@@ -22,7 +22,7 @@ from benchmarks.scenarios.steady import even_prices
 from fastws import __version__
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run
-from fastws.bench.report import bottlenecks
+from fastws.bench.report import bottlenecks, closes_text
 
 OURS = "fastws"
 CONNECT_TIMEOUT_S = 30.0
@@ -272,7 +272,9 @@ def _load(server: Started, scenario: Scenario, options: Options, watch: Watch, r
     if watch.is_over:
         raise LoadError(watch.verdict())
     if load["open"] < scenario.connections:
-        raise LoadError(f"it closed {scenario.connections - load['open']} connections: {load['closes']}")
+        raise LoadError(
+            f"it closed {scenario.connections - load['open']} connections: {closes_text(load['closes'])}"
+        )
     latency = load["latency"]
     if latency["p50_ms"] is None or latency["p99_ms"] is None or latency["max_ms"] is None:
         raise LoadError("no message came")
@@ -312,7 +314,7 @@ def compare(
 
 
 COLUMNS = (
-    "server", "cores", "µs/msg", "p50 ms", "p99 ms", "max ms", "of rate", "lost", "MiB", "CPU ratio", "p99 ratio",
+    "server", "cores", "µs/msg", "p50 ms", "p99 ms", "max ms", "of rate", "lost", "MiB", "CPU ours/its", "p99 ours/its",
 )  # fmt: skip
 
 

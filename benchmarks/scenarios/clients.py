@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from benchmarks.program import ended_with_us
 from benchmarks.scenarios.faultproxy import FaultProxy
 from benchmarks.scenarios.ledger import Ledger
 from benchmarks.scenarios.process import Server, clean_environment
@@ -135,6 +137,7 @@ class Program:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
+            preexec_fn=ended_with_us(signal.SIGKILL),
         )
         assert process.stdin is not None
         assert process.stderr is not None

@@ -15,7 +15,7 @@ from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.steady import even_prices
 from fastws.bench import LoadClient, LoadError
-from fastws.bench.report import FAULTS, Table
+from fastws.bench.report import FAULTS, Table, closes_text
 
 KINDS = ("plain", "compressed")
 COST_LIMIT = 1.3
@@ -97,7 +97,7 @@ async def _phase(options: argparse.Namespace, server: Server, kind: str, subscri
             "faults": [fault for check in checks for fault in check.faults[:3]],
         }
         if result["open"] < options.connections - N_CHECKED:
-            row["faults"].append(f"connections were closed: {result['closes']}")
+            row["faults"].append(f"connections were closed: {closes_text(result['closes'])}")
         row["faults"] += [f"{name} {result[name]}" for name in FAULTS if result[name]]  # type: ignore[literal-required]
         return row
     finally:

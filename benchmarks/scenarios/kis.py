@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 from urllib.request import urlopen
 
+from benchmarks.program import ended_with_us
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.recording import read_until
@@ -42,7 +44,13 @@ GOALS = {
 def fake_kis(rate: float) -> Iterator[dict[str, str]]:
     """A fake KIS server; yields the variables that lead a client to it."""
     command = [sys.executable, "-m", "fastws.kis.testing", "--port", "0", "--rate", str(rate)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=ended_with_us(signal.SIGKILL),
+    )
     try:
         assert process.stdout is not None
         variables: dict[str, str] = {}

@@ -18,7 +18,7 @@ from fastws.auth.keys import read_secret
 from fastws.auth.tokens import sign
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run
-from fastws.bench.report import Table, mib
+from fastws.bench.report import Table, closes_text, mib
 
 SECRET = "a secret for load runs, which guards nothing"
 N_SYMBOLS = 2000
@@ -87,7 +87,7 @@ def sessions(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     table.print()
     faults = verdict(Run(connect_s, load, None, []))
     if load["open"] < n:
-        faults.append(f"{n - load['open']} connections were closed: {load['closes']}")
+        faults.append(f"{n - load['open']} connections were closed: {closes_text(load['closes'])}")
     if stats["total_subscriptions"] != EACH * (n + n_first):
         faults.append(f"{stats['total_subscriptions']:,} subscriptions instead of {EACH * (n + n_first):,}")
     return {

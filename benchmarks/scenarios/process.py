@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.request import urlopen
 
+from benchmarks.program import ended_with_us
 from fastws.bench import LoadError
 from fastws.bench.process import Process
 
@@ -72,6 +73,7 @@ class Server(Process):
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            preexec_fn=ended_with_us(signal.SIGKILL),
         )
         super().__init__(self._process.pid)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastws.bench.measure import Run
-from fastws.bench.report import Table, bottlenecks, durations, mib, verdict_of
+from fastws.bench.report import Table, bottlenecks, closes_text, durations, mib, oddities, verdict_of
 
 if TYPE_CHECKING:
     from benchmarks.scenarios.process import Target
@@ -34,10 +34,13 @@ def describe(table: Table, run: Run, options: argparse.Namespace, *, indent: str
     add("latency", durations(load["latency"]))
     if load["ping"]:
         ping = load["ping"]
-        add("ping", f"{durations(ping)}  ({ping['sent']} sent, {ping['skipped']} skipped)")
+        add(
+            "ping",
+            f"{durations(ping)}  ({ping['sent']} sent, {ping['skipped']} skipped, {ping['open']} open)",
+        )
     add("lost", f"{load['lost']:,} ({load['declared_lost']:,} declared)")
     if load["closes"]:
-        add("closed by the server", ", ".join(f"{n} x {code}" for code, n in sorted(load["closes"].items())))
+        add("closed by the server", closes_text(load["closes"]))
     if run.server:
         add(
             "server",
@@ -51,7 +54,7 @@ def describe(table: Table, run: Run, options: argparse.Namespace, *, indent: str
     )
     if run.server and run.server["other_processes_cores"] > 0.05:
         add("other processes", f"{run.server['other_processes_cores']:.2f} cores")
-    for note in bottlenecks(load):
+    for note in (*bottlenecks(load), *oddities(load)):
         add("note", note)
 
 

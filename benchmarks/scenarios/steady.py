@@ -17,7 +17,7 @@ from benchmarks.scenarios.report import describe, described, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run, observe
 from fastws.bench.process import Process
-from fastws.bench.report import Table, mib
+from fastws.bench.report import Table, closes_text, mib
 
 SYMBOL = "005930"
 
@@ -189,7 +189,9 @@ def idle(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         table.print()
         faults = verdict(run)
         if run.load["open"] < n:
-            faults.append(f"{n - run.load['open']} connections were closed: {run.load['closes']}")
+            faults.append(
+                f"{n - run.load['open']} connections were closed: {closes_text(run.load['closes'])}"
+            )
         return {"target": described(aim), "run": asdict(run), "memory": figures, "goals": goals}, faults
 
 

@@ -21,7 +21,7 @@ import uvloop
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import ADMIN_TOKEN, Key, Publisher
 from fastws.bench import LoadClient, LoadError, StreamState
-from fastws.bench.report import FAULTS, Table, durations
+from fastws.bench.report import FAULTS, Table, closes_text, durations
 
 RESTART = 1012
 # Every client has symbols of the simulator, which make the load, and some of the publisher, who knows what it was
@@ -160,14 +160,15 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     }
     if wrong or (status == 0 and not kept):
         faults.append(
-            f"{len(wrong)} of {len(kept)} last prices are others after a restart: {list(wrong.items())[:3]}"
+            f"{len(wrong)} of {len(kept)} last prices are others after a restart: "
+            + ", ".join(f"{code} {now} instead of {was}" for code, (now, was) in list(wrong.items())[:3])
         )
     if status != 0:
         faults.append(f"the server ended with {status} after {stop_s:.1f} s")
     if not all(were_ended):
         faults.append("connections were left open")
     if closes != {RESTART: options.connections}:
-        faults.append(f"closed were {dict(closes)} instead of {options.connections} with {RESTART}")
+        faults.append(f"closed were {closes_text(closes)} instead of {options.connections} with {RESTART}")
     if n_told != options.connections:
         faults.append(f"{n_told} of {options.connections} were told when to come back")
     if "Traceback" in text:
@@ -176,12 +177,13 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     table.add("connected in", f"{connect_s:.2f} s")
     table.add("published", f"{before['sequence']:,} messages before the signal, {before['cohorts']} cohorts")
     table.add("delivered", f"{sum(result['messages'] for result in results):,} messages")
-    table.add("stopped", f"in {stop_s:.2f} s with status {status}, {log}")
+    cut = "and logged nothing of it" if log is None else f"{log['cut']:,} connections cut off"
+    table.add("stopped", f"in {stop_s:.2f} s with status {status}, {cut}")
     table.add("told to come back", f"{n_told:,}" + (f": {durations(delays)}" if delays else ""))
     table.add(
         "known after a restart", f"{len(kept)} last prices, {len(kept) - len(wrong)} those that clients have"
     )
-    table.add("close codes", ", ".join(f"{n:,} x {code}" for code, n in sorted(closes.items())))
+    table.add("closed", closes_text(closes))
     if publisher is not None:
         table.add("published with an answer", f"{publisher.n_accepted:,} of {len(publisher.record.at):,}")
     table.print()

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from fastws.bench.figures import LoadResult, StreamState
@@ -32,6 +32,7 @@ class LoadClient:
         deflate: bool = False,
         keep_sessions: bool = False,
         nap_us: int = 0,
+        wanted: Callable[[int], Collection[tuple[str, str]] | None] | None = None,
     ) -> None: ...
     @property
     def url(self) -> str: ...

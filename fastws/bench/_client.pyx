@@ -51,12 +51,17 @@ cdef class LoadClient:
     nap_us               after a wake-up, let events gather for so long; saves processor time on both sides
                          at high connection counts and is added to latencies. 0: none.
 
+    wanted               what a connection subscribes to, by its index: pairs of message type and code. Numbered
+                         messages of anything else are counted as `unwanted`; in the edge check a batch is
+                         judged by its first one. None, for all or for one: not known.
+
     Figures are of what came since `connect` or the last `reset`, those of slow connections apart.
     """
 
     cdef Client c
     cdef bytes _request, _accept, _wait_type, _ping
     cdef list _payloads
+    cdef dict _wanted
     cdef readonly str url
     cdef bint _is_connected
     cdef volatile_int _is_stopped
@@ -66,13 +71,14 @@ cdef class LoadClient:
         self, str url not None, int connections, *, subscribe=None, str wait_for="subscribed", int n_answers=0,
         str check not None="edges", bint conflated=False, int n_slow=0, int slow_receive_buffer=0,
         int n_ping=0, double ping_interval_ms=100.0, bytes ping_message not None=b'{"type":"ping"}',
-        headers=None, bint deflate=False, bint keep_sessions=False, int nap_us=0,
+        headers=None, bint deflate=False, bint keep_sessions=False, int nap_us=0, wanted=None,
     ):
         cdef Client* c = &self.c
         cdef int i
         cdef Py_ssize_t largest = MAX_CONTROL
         cdef bytes payload
         cdef int n_requests
+        cdef bytes hashes
         c.epoll_fd = -1
         if connections < 1:
             raise ValueError(f"connections must be 1 or more, not {connections}")
@@ -92,6 +98,7 @@ cdef class LoadClient:
         # Before there is memory for all of them.
         _need_descriptors(<int64_t>connections + 30)
         self._payloads = _payloads_for(subscribe, connections)
+        self._wanted = {}
         key = base64.b64encode(os.urandom(16))
         self._accept = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID).digest())
         headers = dict(headers or {})
@@ -139,6 +146,11 @@ cdef class LoadClient:
                 c.conns[i].subscribe = PyBytes_AS_STRING(payload)
                 c.conns[i].subscribe_size = <uint32_t>len(payload)
                 c.conns[i].n_answers = n_answers if n_answers else n_requests
+            pairs = wanted(i) if wanted is not None else None
+            if pairs is not None:
+                hashes = self._hashes_of(frozenset(pairs))
+                c.conns[i].wanted = <const uint64_t*>PyBytes_AS_STRING(hashes)
+                c.conns[i].n_wanted = <uint32_t>(len(hashes) // 8)
         histogram_clear(&c.stats[0].latency, 100)
         histogram_clear(&c.stats[1].latency, 100)
         histogram_clear(&c.ping_time, 10)
@@ -172,6 +184,17 @@ cdef class LoadClient:
         free(c.receive_buffer)
         free(c.frame_buffer)
         free(c.events)
+
+    cdef bytes _hashes_of(self, pairs):
+        """The keys of streams as `find_stream` makes them, kept for as long as this client."""
+        cdef bytes key
+        if pairs not in self._wanted:
+            made = []
+            for kind, code in pairs:
+                key = kind.encode()[:127] + b"\0" + code.encode()[:127]
+                made.append(int(digest_of(PyBytes_AS_STRING(key), len(key))).to_bytes(8, sys.byteorder))
+            self._wanted[pairs] = b"".join(made)
+        return self._wanted[pairs]
 
     cdef bytes _resolve(self, str url, bytes key, headers):
         """Fill in the address; returns the upgrade request."""
@@ -291,6 +314,8 @@ cdef class LoadClient:
             return f"a part of the subscription was rejected: {sample}; {done}"
         if c.failure == FAILED_DEFLATE:
             return f"{self.url} did not agree to permessage-deflate; {done}"
+        if c.failure == FAILED_BROKEN:
+            return f"{self.url} broke the WebSocket protocol before a connection was open ({c.failure_detail}); {done}"
         if c.failure == FAILED_SYSTEM:
             return f"a system call failed: {os.strerror(c.failure_detail)}; {done}"
         return f"{done} after {timeout:g} s: the server is too slow to accept or does not answer"
@@ -310,6 +335,8 @@ cdef class LoadClient:
             self._started_us = until_us
         if c.next_ping_us == 0:
             c.next_ping_us = until_us
+        if c.last_message_us == 0:
+            c.last_message_us = until_us
         until_us += <int64_t>(seconds * 1e6)
         while True:
             slice_us = min(until_us, monotonic_us() + SIGNAL_CHECK_US)
@@ -341,7 +368,9 @@ cdef class LoadClient:
             histogram_clear(&c.stats[i].latency, 100)
         histogram_clear(&c.ping_time, 10)
         histogram_clear(&c.return_delay, 1000)
-        c.n_pings = c.n_pings_skipped = c.n_wakeups = c.blocked_us = 0
+        c.n_pings = c.n_pings_skipped = c.n_pings_answered = c.n_pings_lost = c.n_wakeups = c.blocked_us = 0
+        c.next_ping_us = c.last_wake_us = c.stall_max_us = c.stalled_us = 0
+        c.last_message_us = c.stalled_then_us = c.silence_max_us = 0
         c.n_restored = c.n_recovered = c.n_missed = 0
         for i in range(c.n_conns):
             conn = &c.conns[i]
@@ -379,10 +408,8 @@ cdef class LoadClient:
         out["url"] = self.url
         out["seconds"] = seconds
         out["slow"] = self._group(1, seconds) if c.n_slow else None
-        ping = histogram_summary(&c.ping_time)
-        ping["sent"] = c.n_pings
-        ping["skipped"] = c.n_pings_skipped
-        out["ping"] = ping if c.n_ping else None
+        out["silence_max_ms"] = self._silence_us() / 1000.0
+        out["ping"] = self._pings() if c.n_ping else None
         out["return_delay"] = histogram_summary(&c.return_delay) if c.return_delay.total else None
         out["restored"] = {
             "sessions": c.n_restored, "recovered": c.n_recovered, "missed": c.n_missed,
@@ -393,7 +420,33 @@ cdef class LoadClient:
             "busy_share": max(0.0, 1.0 - c.blocked_us / 1e6 / seconds) if wall_us else 0.0,
             "run_delay_seconds": self._delay_ns / 1e9,
             "wakeups": c.n_wakeups,
+            "stall_max_ms": c.stall_max_us / 1000.0,
         }
+        return out
+
+    cdef int64_t _silence_us(self):
+        """The longest time without a message, that at the end included."""
+        cdef Client* c = &self.c
+        cdef int64_t last = 0
+        if c.last_message_us:
+            last = self._ended_us - c.last_message_us - (c.stalled_us - c.stalled_then_us)
+        return max(last, c.silence_max_us)
+
+    cdef dict _pings(self):
+        cdef Client* c = &self.c
+        cdef int i
+        cdef int64_t n_open = 0, oldest_us = self._ended_us
+        cdef dict out = histogram_summary(&c.ping_time)
+        for i in range(c.n_conns - c.n_ping, c.n_conns):
+            if c.conns[i].ping_us:
+                n_open += 1
+                oldest_us = min(oldest_us, c.conns[i].ping_us)
+        out["sent"] = c.n_pings
+        out["answered"] = c.n_pings_answered
+        out["skipped"] = c.n_pings_skipped
+        out["open"] = n_open
+        out["longest_open_ms"] = (self._ended_us - oldest_us) / 1000.0
+        out["ended"] = c.n_pings_lost
         return out
 
     cdef dict _group(self, int group, double seconds):
@@ -401,14 +454,15 @@ cdef class LoadClient:
         cdef Stats* stats = &c.stats[group]
         cdef Conn* conn
         cdef int i
-        cdef int64_t undeclared = 0, fewest = -1, most = 0, n = 0, n_open = 0
+        cdef int64_t undeclared = 0, fewest = -1, most = 0, n = 0, n_open = 0, n_begun = 0
         cdef dict closes = {}
         for i in range(c.n_conns):
             conn = &c.conns[i]
             if conn.group != group:
                 continue
             n += 1
-            n_open += conn.fd >= 0
+            n_open += conn.fd >= 0 and not conn.is_gone
+            n_begun += conn.state == OPEN and is_in_message(conn)
             if conn.n_lost > conn.n_declared:
                 undeclared += conn.n_lost - conn.n_declared
             if fewest < 0 or conn.n_messages < fewest:
@@ -448,6 +502,15 @@ cdef class LoadClient:
             "first_unparsed": _sample(stats.unparsed_text, stats.unparsed_size),
             "untimed": stats.n_untimed,
             "protocol_violations": stats.n_violations,
+            "bad_texts": stats.n_bad_text,
+            "numbered": stats.n_numbered,
+            "unnumbered": stats.n_unnumbered,
+            "unwanted": stats.n_unwanted,
+            "unfinished": stats.n_unfinished,
+            "begun": n_begun,
+            "early": round(stats.n_early),
+            "earliest_ms": stats.earliest_us / 1000.0,
+            "overlong": round(stats.n_overlong),
             "latency": histogram_summary(&stats.latency),
             "slowest_at": stats.slowest_at_us / 1e6 if stats.slowest_at_us else None,
         }

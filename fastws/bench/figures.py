@@ -21,10 +21,20 @@ class Durations(TypedDict):
 
 
 class Pings(Durations):
-    """Round trips of application pings. `skipped` were due while the connection still waited for a pong."""
+    """Round trips of application pings, from when each was due to its pong.
+
+    Those that were `skipped`, as the connection still waited for a pong, are in the percentiles with the wait that
+    they would have had.
+    """
 
     sent: int
+    answered: int
     skipped: int
+    open: int
+    """Sent and without a pong at the end; the oldest of them has waited for `longest_open_ms`."""
+    longest_open_ms: float
+    ended: int
+    """Sent on connections that ended without a pong."""
 
 
 class Group(TypedDict):
@@ -72,6 +82,23 @@ class Group(TypedDict):
     untimed: int
     """Messages without a `timestamp`: in no latency figure."""
     protocol_violations: int
+    bad_texts: int
+    """Text messages that were no UTF-8. The edge check reads those of 1.5 KB at most."""
+    numbered: int
+    """Published messages whose `seq` was checked, those between the edges of a batch included."""
+    unnumbered: int
+    """Prices and order books without `seq`: that one is missing could not be seen."""
+    unwanted: int
+    """Numbered messages of what the connection had not subscribed to."""
+    unfinished: int
+    """Messages in the middle of which their connection ended."""
+    begun: int
+    """Messages that had begun at the end and not ended."""
+    early: int
+    """Messages that came before their own timestamp, by `earliest_ms` at most; in the latencies as 0."""
+    earliest_ms: float
+    overlong: int
+    """Messages that took more than 60 s; in the percentiles as 60 s."""
     latency: Durations
     slowest_at: float | None
     """When the message with the largest latency came: seconds of the monotonic clock."""
@@ -87,6 +114,9 @@ class ClientShare(TypedDict):
     run_delay_seconds: float
     """How long the thread was ready to run and had no processor."""
     wakeups: int
+    stall_max_ms: float
+    """The longest time in which it did not look at its sockets beyond what it had meant to sleep: work between two
+    looks, waits for a processor, being stopped."""
 
 
 class Restored(TypedDict):
@@ -104,6 +134,8 @@ class LoadResult(Group):
 
     url: str
     seconds: float
+    silence_max_ms: float
+    """The longest time in which no published message came on any connection, without pauses of the client itself."""
     slow: Group | None
     ping: Pings | None
     return_delay: Durations | None

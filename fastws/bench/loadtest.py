@@ -18,8 +18,8 @@ from fastws.bench.figures import LoadResult
 from fastws.bench.measure import Run, observe
 from fastws.bench.process import Process, StallProbe, machine
 from fastws.bench.progress import Progress
-from fastws.bench.report import bottlenecks, problems
-from fastws.bench.subscriptions import RandomStocks, Subscription, requests
+from fastws.bench.report import bottlenecks, oddities, problems
+from fastws.bench.subscriptions import RandomStocks, Subscription, requests, streams
 from fastws.logs import redact_text
 
 WARM_UP_S: Final = 1.0
@@ -77,15 +77,18 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Put the load on the server; returns everything that was measured, as JSON has it.
 
-    The first SIGINT or SIGTERM during the measurement ends it early. One before that raises KeyboardInterrupt.
+    The first SIGINT or SIGTERM during the measurement ends it early; one that comes later only ends what follows it.
 
     :raises LoadError: the load could not be set up.
+    :raises Interrupted: by a signal before there was anything to report.
     """
     facts = machine()
     process = _process(plan.pid) if plan.pid is not None else None
     try:
-        payloads = requests(plan.subscriptions, plan.random_stocks, _codes(plan), plan.seed)
-        client = _client(plan, payloads)
+        codes = _codes(plan)
+        asked = (plan.subscriptions, plan.random_stocks, codes, plan.seed)
+        payloads = requests(*asked)
+        client = _client(plan, payloads, streams(*asked))
         if plan.deflate:
             _try_plain(plan, payloads)
         with StallProbe() as probe:
@@ -122,18 +125,24 @@ def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: 
         progress.show("measuring", at / plan.duration, f"{text}  {client.n_open:,} open")
 
     with _Interrupts(client) as interrupts:
+        interrupts.phase = "connecting"
         began = time.monotonic()
         timeout = plan.ramp_up + _CONNECT_S + n / _CONNECTS_PER_S
         client.connect(
             timeout=timeout,
             max_in_flight=plan.batch_size,
             ramp_up=plan.ramp_up,
-            step=plan.batch_size,
+            # Ten steps at least: in one, a ramp-up would have no effect.
+            step=min(plan.batch_size, max(1, n // 10)) if plan.ramp_up else plan.batch_size,
             on_progress=opened,
         )
         connect_s = time.monotonic() - began
         with interrupts.ending():
+            interrupts.phase = "warming up"
             client.run(min(WARM_UP_S, plan.duration))
+            if interrupts.n:
+                raise interrupts.interrupted()
+            interrupts.phase = "measuring"
             before = client.result()
             client.reset()
             measured = observe(
@@ -149,28 +158,38 @@ def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: 
         before["closes"] = {}
         faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
         faults += problems(measured.load, declared=True)
-        notes = _notes(plan, measured)
+        interrupted = "measuring" if interrupts.n else None
+        silent, notes = _notes(plan, measured, is_whole=interrupted is None)
+        faults += silent
         storm = None
-        if plan.has_storm and not interrupts.n and client.n_open == n:
+        if plan.has_storm and interrupted:
+            notes.append("no connection was cut: the run was interrupted before that")
+        elif plan.has_storm and client.n_open < n:
+            notes.append(f"no connection was cut: only {client.n_open:,} of {n:,} were open by then")
+        elif plan.has_storm:
             try:
-                storm, storm_faults = _storm(plan, client, progress)
-            except KeyboardInterrupt:
-                notes.append("interrupted before all were back from the cut")
+                storm, storm_faults = _storm(plan, client, progress, interrupts)
+            except Interrupted as error:
+                interrupted = "storm"
+                notes.append(str(error))
             else:
                 faults += storm_faults
     return {
         "run": asdict(measured),
         "latency_histogram": histogram,
         "storm": storm,
-        "is_interrupted": interrupts.n > 0,
+        "interrupted": interrupted,
         "faults": faults,
         "notes": notes,
     }
 
 
-def _storm(plan: Plan, client: LoadClient, progress: Progress) -> tuple[dict[str, Any] | None, list[str]]:
+def _storm(
+    plan: Plan, client: LoadClient, progress: Progress, interrupts: _Interrupts
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Cut every connection, bring all back with their sessions, and look whether anything is missing."""
     n = plan.connections
+    interrupts.phase = "bringing all connections back after the cut"
     client.reset()
     try:
         client.cut()
@@ -183,6 +202,7 @@ def _storm(plan: Plan, client: LoadClient, progress: Progress) -> tuple[dict[str
     except LoadError as error:
         return None, [f"after the cut, {error}"]
     seconds = time.monotonic() - began
+    interrupts.phase = "waiting for what was missed after the cut, which is not checked"
     progress.show("checking", 1.0, f"all back after {seconds:.2f} s, what was missed is checked")
     client.run(AFTER_STORM_S)
     load = client.result()
@@ -193,11 +213,16 @@ def _storm(plan: Plan, client: LoadClient, progress: Progress) -> tuple[dict[str
     return {"seconds": seconds, "load": load}, faults
 
 
-def _notes(plan: Plan, measured: Run) -> list[str]:
+def _notes(plan: Plan, measured: Run, *, is_whole: bool) -> tuple[list[str], list[str]]:
+    """What is wrong when nothing came, and what is to be noted."""
     load = measured.load
-    notes = bottlenecks(load)
+    faults: list[str] = []
+    notes = [*bottlenecks(load), *oddities(load)]
     if not load["messages"] and not load["compressed_messages"]:
-        notes.append("no message came: does the server's feed publish what is subscribed to?")
+        text = "no message came: does the server's feed publish what is subscribed to?"
+        # Round trips are figures of their own, also of a server without a feed.
+        is_wrong = is_whole and not (load["ping"] and load["ping"]["answered"])
+        (faults if is_wrong else notes).append(text)
     if load["compressed_messages"]:
         notes.append(
             "compressed messages are counted and not read: latency and losses are of those that came plain"
@@ -206,12 +231,18 @@ def _notes(plan: Plan, measured: Run) -> list[str]:
         notes.append(f"{load['untimed']:,} messages had no timestamp and are in no latency")
     if plan.check == "none":
         notes.append("nothing was checked for losses (--check none)")
-    return notes
+    return faults, notes
 
 
-def _client(plan: Plan, payloads: Callable[[int], tuple[bytes, ...]]) -> LoadClient:
+def _client(
+    plan: Plan,
+    payloads: Callable[[int], tuple[bytes, ...]],
+    wanted: Callable[[int], frozenset[tuple[str, str]] | None],
+) -> LoadClient:
+    def with_ping(index: int) -> tuple[bytes, ...]:
+        return (*payloads(index), _PING)
+
     # Answers may come compressed, which the client does not read. A pong is too small for that, and comes after them.
-    with_ping = lambda index: (*payloads(index), _PING)  # noqa: E731
     return LoadClient(
         plan.url,
         plan.connections,
@@ -226,6 +257,7 @@ def _client(plan: Plan, payloads: Callable[[int], tuple[bytes, ...]]) -> LoadCli
         headers=_headers(plan),
         deflate=plan.deflate,
         keep_sessions=plan.has_storm,
+        wanted=wanted,
     )
 
 
@@ -285,8 +317,14 @@ def _codes(plan: Plan) -> list[str]:
     return codes
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal came; the text says during what."""
+
+
 class _Interrupts:
-    """Takes SIGINT and SIGTERM while it is entered, and counts them in `n`."""
+    """Takes SIGINT and SIGTERM while it is entered, and counts them in `n`. `phase` is what is being done."""
+
+    phase = ""
 
     def __init__(self, client: LoadClient) -> None:
         self.n = 0
@@ -307,11 +345,16 @@ class _Interrupts:
     def ending(self) -> Iterator[None]:
         """Let the first signal only end the client's run."""
         self._is_ending = True
-        yield
-        self._is_ending = False
+        try:
+            yield
+        finally:
+            self._is_ending = False
+
+    def interrupted(self) -> Interrupted:
+        return Interrupted(f"interrupted while {self.phase}")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.n += 1
         if not self._is_ending or self.n > 1:
-            raise KeyboardInterrupt
+            raise self.interrupted()
         self._client.stop()

@@ -10,6 +10,13 @@ from fastws.bench.plot import histogram
 from fastws.errors import CloseCode
 
 BUSY_LIMIT: Final = 0.9
+STALL_LIMIT_MS: Final = 100.0
+"""A generator that stood still for so long has read late what came in time."""
+
+SILENCE_LIMIT_S: Final = 0.5
+SILENCE_FACTOR: Final = 10
+"""A silence is told when it is over the limit and so many times what lies between two messages of one connection."""
+
 DELAY_LIMIT: Final = 0.1
 """Waiting for a processor for more than this share of the time, the client measures the machine, not the server."""
 
@@ -20,7 +27,12 @@ FAULTS: Final = {
     "sequence_backwards": "messages or batches had a sequence that was not above the last one",
     "errors": "messages were errors",
     "unparsed": "messages could not be read",
-    "protocol_violations": "times the server broke the WebSocket protocol",
+    "unwanted": "messages were of what the connection had not subscribed to",
+    "binary_messages": "messages were binary frames; the server's are text",
+    "bad_texts": "text messages were no UTF-8, and the generator closed the connection (1007)",
+    "protocol_violations": "times the server broke the WebSocket protocol, and the generator closed the connection"
+    " (1002)",
+    "unfinished": "messages were cut off by the end of the connection",
 }
 """Counts that must be 0, and what they say otherwise."""
 
@@ -59,8 +71,43 @@ def bottlenecks(load: LoadResult) -> list[str]:
     notes = []
     if max(own["cpu_share"], own["busy_share"]) > BUSY_LIMIT:
         notes.append("the generator was the bottleneck")
+    if own["stall_max_ms"] > STALL_LIMIT_MS:
+        notes.append(
+            f"the generator itself stood still for {own['stall_max_ms']:,.0f} ms: what came then was read late, which"
+            " is in the latencies"
+        )
     if own["run_delay_seconds"] > DELAY_LIMIT * load["seconds"]:
         notes.append("the generator had to wait for a processor: latencies are in part its own")
+    return notes
+
+
+def oddities(load: LoadResult) -> list[str]:
+    """What is no fault in itself and has to be known to read the figures."""
+    notes = []
+    silence_s = load["silence_max_ms"] / 1000
+    messages = load["messages"] + load["compressed_messages"]
+    usual_s = load["seconds"] * load["connections"] / messages if messages else 0.0
+    if messages and silence_s > max(SILENCE_LIMIT_S, SILENCE_FACTOR * usual_s):
+        notes.append(f"nothing came for {silence_s:.1f} s on any connection")
+    ping = load["ping"]
+    if ping and ping["ended"]:
+        notes.append(f"{ping['ended']:,} pings had no answer when their connection ended")
+    if ping and ping["longest_open_ms"] > 1000 * SILENCE_LIMIT_S:
+        notes.append(
+            f"{ping['open']:,} pings had no answer at the end, the oldest for {ping['longest_open_ms'] / 1000:.1f} s;"
+            " they are in no percentile"
+        )
+    if load["early"]:
+        notes.append(
+            f"clocks differ: {load['early']:,} messages came before their timestamp, by {load['earliest_ms']:,.0f} ms"
+            " at most, and count as 0 ms"
+        )
+    if load["overlong"]:
+        notes.append(
+            f"{load['overlong']:,} messages took more than 60 s, and count as 60 s in the percentiles"
+        )
+    if load["begun"]:
+        notes.append(f"{load['begun']:,} messages had begun and not ended when the measurement did")
     return notes
 
 
@@ -72,7 +119,7 @@ def verdict_of(group: Group) -> list[str]:
         if counts[name]:
             faults.append(f"{name}: {counts[name]}")
     if group["closes"]:
-        faults.append(f"closed by the server: {group['closes']}")
+        faults.append(f"closed by the server: {closes_text(group['closes'])}")
     return faults
 
 
@@ -87,6 +134,11 @@ def problems(group: Group, *, declared: bool = False) -> list[str]:
     for code, n in sorted(group["closes"].items()):
         found.append(f"{n:,} connections were closed by the server: {_close_text(code)}")
     return found
+
+
+def closes_text(closes: Mapping[int, int]) -> str:
+    """How many connections were closed with which code."""
+    return ", ".join(f"{n:,} x {_close_text(code)}" for code, n in sorted(closes.items())) or "none"
 
 
 def _close_text(code: int) -> str:
@@ -115,8 +167,8 @@ def show(document: Mapping[str, Any], *, width: int, has_blocks: bool) -> str:
     own = load["client"]
     table.add(
         "generator",
-        f"{own['cpu_share']:.2f} cores, {own['busy_share']:.0%} busy,"
-        f" waited {own['run_delay_seconds']:.2f} s for a processor",
+        f"{own['cpu_share']:.2f} cores, {own['busy_share']:.0%} busy, waited {own['run_delay_seconds']:.2f} s,"
+        f" stood still {own['stall_max_ms']:,.0f} ms at most",
     )
     stalls = document["stalls"]
     if stalls["machine_stalls"]:
@@ -132,19 +184,32 @@ def show(document: Mapping[str, Any], *, width: int, has_blocks: bool) -> str:
     if document["storm"]:
         lines += ["", _storm_table(document["storm"], plan["connections"]).text()]
     lines.append("")
-    if document["is_interrupted"]:
-        lines.append(f"interrupted after {seconds:.1f} of {plan['duration']:g} s")
+    ended = f"after {seconds:.1f} of {plan['duration']:g} s"
+    if document["interrupted"] == "measuring":
+        lines.append(f"interrupted {ended}")
+    elif load["open"] == 0 and seconds < plan["duration"] - 0.1:
+        n_closed = sum(load["closes"].values())
+        by = " by the server" if n_closed == load["connections"] else ""
+        lines.append(f"ended {ended}: every connection was closed{by}")
     lines += [f"note: {note}" for note in document["notes"]]
     lines += [f"FAULT: {fault}" for fault in document["faults"]]
     if not document["faults"]:
-        checked = plan["check"] != "none" and load["messages"] > 0 and not load["compressed_messages"]
-        if not checked:
-            lines.append("ok: no fault was seen")
-        elif plan["is_conflated"]:
-            lines.append("ok: no message twice, none out of order")
-        else:
-            lines.append("ok: no message lost, none twice")
+        lines.append(_good_verdict(load, plan))
     return "\n".join(lines)
+
+
+def _good_verdict(load: LoadResult, plan: Mapping[str, Any]) -> str:
+    """What a run without a fault has shown, and no more."""
+    if not load["messages"] and not load["compressed_messages"]:
+        return "nothing was checked: no message came"
+    if plan["check"] == "none" or load["compressed_messages"]:
+        return "no fault was seen; whether messages were lost was not checked"
+    if not load["numbered"]:
+        return "no fault was seen; no message was numbered, so a loss cannot be told"
+    if load["unnumbered"]:
+        return f"no fault was seen; {load['unnumbered']:,} messages had no seq, so that their loss cannot be told"
+    what = "no message twice, none out of order" if plan["is_conflated"] else "no message lost, none twice"
+    return f"ok: {what}" + ("" if plan["check"] == "full" else ", by the ends of each batch")
 
 
 def _watched(plan: Mapping[str, Any]) -> list[str]:
@@ -176,7 +241,13 @@ def _add_load(table: Table, load: LoadResult, plan: Mapping[str, Any], connect_s
     if has_read:
         table.add("latency", durations(load["latency"]))
     if load["ping"]:
-        table.add("ping", durations(load["ping"]))
+        ping = load["ping"]
+        table.add("ping", durations(ping))
+        table.add(
+            "",
+            f"{ping['sent']:,} sent, {ping['answered']:,} answered, {ping['skipped']:,} skipped, {ping['open']:,} open",
+        )
+    table.add("silence", f"{load['silence_max_ms']:,.0f} ms at most without a message")
     if plan["check"] != "none" and has_read:
         lost = f"{load['lost']:,} ({load['declared_lost']:,} declared), {load['duplicates']:,} twice"
         if plan["is_conflated"]:

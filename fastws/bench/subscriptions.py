@@ -11,6 +11,7 @@ from typing import Final
 KINDS: Final = ("stock", "market", "sector")
 MODES: Final = ("all", "latest")
 CHANNELS: Final = ("price", "orderbook")
+MESSAGE_TYPES: Final = {"price": "price_update", "orderbook": "orderbook_update"}
 SYNTAX: Final = "KIND:TARGET[,TARGET...][,mode=all|latest][,max_rate=N][,channels=price+orderbook]"
 
 
@@ -52,6 +53,13 @@ class Subscription:
             if value is not None:
                 members[name] = value
         return json.dumps(members, separators=(",", ":")).encode()
+
+    def streams(self) -> frozenset[tuple[str, str]] | None:
+        """Type and code of the numbered messages that answer it; None where only the server knows the codes."""
+        if self.kind != "stock":
+            return None
+        types = [MESSAGE_TYPES[channel] for channel in self.channels or CHANNELS]
+        return frozenset((kind, code) for kind in types for code in self.targets)
 
     def __str__(self) -> str:
         parts = [*self.targets] if len(self.targets) <= 3 else [f"{len(self.targets)} targets"]
@@ -126,7 +134,26 @@ def requests(
     if drawn is None:
         return lambda index: same
     stocks = drawn
-    return lambda index: (*same, stocks.draw(codes, random.Random(f"{seed}:{index}")).request())  # noqa: S311
+    return lambda index: (*same, _drawn(stocks, codes, seed, index).request())
+
+
+def streams(
+    fixed: Sequence[Subscription], drawn: RandomStocks | None, codes: Sequence[str], seed: int
+) -> Callable[[int], frozenset[tuple[str, str]] | None]:
+    """Return what gives the type and code of every numbered message that the requests of a connection ask for, by its
+    index; None where only the server knows them."""
+    parts = [subscription.streams() for subscription in fixed]
+    if None in parts:
+        return lambda index: None
+    same = frozenset(pair for part in parts if part is not None for pair in part)
+    if drawn is None:
+        return lambda index: same
+    stocks = drawn
+    return lambda index: same | (_drawn(stocks, codes, seed, index).streams() or frozenset())
+
+
+def _drawn(drawn: RandomStocks, codes: Sequence[str], seed: int, index: int) -> Subscription:
+    return drawn.draw(codes, random.Random(f"{seed}:{index}"))  # noqa: S311 - a choice that can be repeated
 
 
 def _split(text: str, whole: str) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -20,8 +20,8 @@ from fastws.bench.progress import Progress
 from fastws.bench.report import show
 from fastws.bench.subscriptions import SYNTAX, RandomStocks, Subscription, parse, parse_lines, parse_random
 from fastws.cli.arguments import count, duration, some_duration
-from fastws.cli.parsers import FAILED
-from fastws.errors import SettingsError
+from fastws.cli.parsers import FAILED, INTERRUPTED
+from fastws.errors import FastwsError, SettingsError
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8000/v1/ws"
 DEFAULT_RANDOM: Final = 10
@@ -39,8 +39,9 @@ its receipt, so both have to run on one machine, or on exact clocks. This is for
 ws:// only, without TLS.
 
 Ctrl-C ends the measurement early, with its report. The exit status is 0; 1 when
-messages were lost or came twice, the server closed connections, or the load
-could not be set up; 2 when a flag is wrong.
+messages were lost or came twice, none came at all, the server closed
+connections, or the load could not be set up; 2 when a flag is wrong; 130 when
+it was interrupted before there was anything to report.
 
 examples:
   fastws bench --subscribe stock:005930,channels=price --duration 10 --pid "$PID"
@@ -66,9 +67,9 @@ def fill_bench(bench: argparse.ArgumentParser) -> None:
         help="measured time (default: %(default)g s)",
     )
     add("--ramp-up", type=duration, default=10.0, metavar="S",
-        help="spread the opening over so long (default: %(default)g s)")  # fmt: skip
+        help="spread the opening over so long, in steps of --batch-size (default: %(default)g s)")  # fmt: skip
     add("--batch-size", type=count, default=100, metavar="N",
-        help="connections opened per step, and under way at a time (default: %(default)d)")  # fmt: skip
+        help="connections opened per step at most, and under way at a time (default: %(default)d)")  # fmt: skip
     what = bench.add_argument_group(
         "subscriptions",
         f"of every connection; all of mode all, or all of mode latest (default: --random {DEFAULT_RANDOM})",
@@ -86,7 +87,7 @@ def fill_bench(bench: argparse.ArgumentParser) -> None:
         help="ask for compression; compressed messages are counted, not read",
     )
     add("--check", choices=("auto", "none", "edges", "full"), default="auto",
-        help="full reads every message; edges only the ends of a batch, enough for one stock on one channel; "
+        help="full reads every message; edges only the ends of a batch, for one stock on one channel; "
         "auto takes the one that fits (default: %(default)s)")  # fmt: skip
     add("--pid", type=count, metavar="PID", help="the server's process, for its processor time and memory")
     add("--ping", type=count, nargs="?", const=DEFAULT_PINGS, default=0, metavar="N",
@@ -111,15 +112,26 @@ def _bench(options: argparse.Namespace) -> int:
         print(compare((str(first), str(second)), (load(first), load(second))))
         return 0
     plan = _plan(options)
+    if options.json and options.json.is_dir():
+        raise SettingsError(f"--json: {options.json} is a directory; name a file")
     if options.json and not os.access(
         options.json if options.json.exists() else options.json.parent, os.W_OK
     ):
         raise SettingsError(f"--json: {options.json} cannot be written")
-    document = {"format": FORMAT, "version": __version__} | loadtest.run(plan, Progress(sys.stderr))
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    try:
+        measured = loadtest.run(plan, Progress(sys.stderr))
+    except loadtest.Interrupted as error:
+        print(f"{error}: there is nothing to report", file=sys.stderr)
+        return INTERRUPTED
+    document = {"format": FORMAT, "version": __version__} | measured
     width = min(WIDEST, shutil.get_terminal_size().columns) - 1
-    print(show(document, width=width, has_blocks=can_draw_blocks(sys.stdout.encoding)))
+    # First: what was measured is not to be lost with a file that cannot be written.
+    print(show(document, width=width, has_blocks=can_draw_blocks(sys.stdout.encoding)), flush=True)
+    if options.json:
+        try:
+            options.json.write_text(json.dumps(document, indent=2) + "\n")
+        except OSError as error:
+            raise FastwsError(f"--json: {options.json} cannot be written: {error.strerror}") from None
     return FAILED if document["faults"] else 0
 
 
@@ -128,6 +140,8 @@ def _plan(options: argparse.Namespace) -> loadtest.Plan:
     if options.file:
         try:
             subscriptions += tuple(parse_lines(options.file.read_text().splitlines()))
+        except OSError as error:
+            raise SettingsError(f"--file: {options.file}: {error.strerror}") from None
         except ValueError as error:
             raise SettingsError(f"--file: {options.file}: {error}") from None
         if not subscriptions:
@@ -146,6 +160,11 @@ def _plan(options: argparse.Namespace) -> loadtest.Plan:
         raise SettingsError(
             f"--connections: {options.connections} are fewer than the {options.slow_readers} that do not read and"
             f" the {options.ping} that ping"
+        )
+    if options.slow_readers == options.connections:
+        raise SettingsError(
+            f"--slow-readers: all {options.connections} connections would not read, and nothing would be measured;"
+            " give --connections more"
         )
     if options.reconnect_storm:
         for flag, is_given in (("--deflate", options.deflate), ("--slow-readers", options.slow_readers)):

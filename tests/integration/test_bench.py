@@ -113,7 +113,7 @@ def test_a_load_on_a_real_server(server: serving.Server, here: Here) -> None:
     assert document["run"]["server"]["cpu_cores"] > 0
     assert document["run"]["server"]["rss_most"] > 10 << 20
     assert document["faults"] == []
-    assert not document["is_interrupted"]
+    assert document["interrupted"] is None
     assert sum(n for _, n in document["latency_histogram"]) == pytest.approx(load["messages"])
     assert "ok: no message lost, none twice" in printed
     assert "50 opened in" in printed
@@ -262,7 +262,10 @@ def test_too_few_files_may_be_open() -> None:
         (["--reconnect-storm", "--slow-readers", "1"], "not with --slow-readers"),
         (["--reconnect-storm", "--check", "none"], "not with --check none"),
         (["--json", "/no/such/dir/out.json"], "cannot be written"),
+        (["--json", "/tmp"], "/tmp is a directory"),
         (["--file", os.devnull], "holds no subscription"),
+        (["--file", "/no/such"], "--file: /no/such: No such file"),
+        (["--connections", "5", "--slow-readers", "5"], "all 5 connections would not read"),
         (["--conections", "5"], "did you mean --connections?"),
         (["--config", "x"], "--config: unknown option"),
         (["--port", "5"], "--port is a flag of fastws serve"),
@@ -276,7 +279,6 @@ def test_wrong_flags(here: Here, arguments: list[str], part: str) -> None:
 
 def test_other_mistakes(here: Here) -> None:
     assert "no process 4194304" in here.fails(*ONE_STOCK, "--pid", "4194304")
-    assert "/no/such: No such file" in here.fails("--file", "/no/such")
     assert "is no JSON" in here.fails("--compare", __file__, __file__)
 
 
@@ -394,3 +396,89 @@ def test_a_terminal_gets_a_bar_and_a_report_that_fits(server: serving.Server) ->
     assert "█" in report
     assert all(len(line) < 80 for line in report.splitlines())
     assert all(len(line.removesuffix("\x1b[K")) < 80 for line in progress.split("\r"))
+
+
+# What stands still, and what cannot be written.
+
+
+def test_a_server_that_stands_still_is_told(tmp_path: Path) -> None:
+    server = serving.Server(tmp_path, "--feed", "sim", simulator_rate=RATE, simulator_opening_burst=1)
+    process = begin(
+        "--url", server.url, "--connections", "20", "--duration", "4", "--ramp-up", "0", "--ping", "5",
+        "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+    try:
+        until_measuring(process)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        time.sleep(1.5)  # what is measured is how long it stands still
+        os.kill(server.process.pid, signal.SIGCONT)
+        out, error = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+        process.kill()
+        process.wait()
+        server.end()
+    assert process.returncode == 0, out + error
+    load = json.loads((tmp_path / "out.json").read_text())["run"]["load"]
+    assert 1300 < load["silence_max_ms"] < 3000
+    assert "s on any connection" in out
+    # Those that were due meanwhile are counted as well: a third of all have waited.
+    assert load["ping"]["skipped"] > 20
+    assert load["ping"]["p90_ms"] > 500
+    assert "itself stood still" not in out
+
+
+def test_a_generator_that_stands_still_says_so(server: serving.Server, tmp_path: Path) -> None:
+    process = begin(
+        "--url", server.url, "--connections", "20", "--duration", "3", "--ramp-up", "0",
+        "--json", str(tmp_path / "out.json"),
+    )  # fmt: skip
+    try:
+        until_measuring(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # what is measured is how long it stands still
+        process.send_signal(signal.SIGCONT)
+        out, error = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, out + error
+    load = json.loads((tmp_path / "out.json").read_text())["run"]["load"]
+    assert 900 < load["client"]["stall_max_ms"] < 3000
+    assert load["silence_max_ms"] < 700
+    assert "the generator itself stood still for" in out
+
+
+def test_a_run_interrupted_while_connecting_says_so(server: serving.Server) -> None:
+    process = begin("--url", server.url, "--connections", "20", "--ramp-up", "60")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("connecting")
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out) == (130, "")
+    assert error.splitlines()[-1] == "interrupted while connecting: there is nothing to report"
+
+
+def test_the_report_comes_before_a_file_that_cannot_be_written(server: serving.Server, here: Here) -> None:
+    printed, error = here(
+        "--url", server.url, "--connections", "5", "--duration", "0.5", "--ramp-up", "0", "--json", "/dev/full",
+        status=1,
+    )  # fmt: skip
+    assert "ok: no message lost" in printed
+    assert "--json: /dev/full cannot be written: No space left on device" in error
+
+
+async def test_a_server_that_says_nothing_is_not_good() -> None:
+    async def on_connection(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"type":"subscribed","targets":["005930"]}')
+        await connection.wait_closed()
+
+    async with serve(on_connection, "127.0.0.1", 0, compression=None, close_timeout=0.1) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        done = await asyncio.to_thread(
+            bench, "--url", f"ws://127.0.0.1:{port}/", "--connections", "2", "--duration", "0.5", "--ramp-up", "0",
+            *ONE_STOCK, status=1,
+        )  # fmt: skip
+    assert "FAULT: no message came" in done.stdout
+    assert "ok:" not in done.stdout

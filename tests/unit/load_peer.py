@@ -32,6 +32,10 @@ FAULTS = (
     "unparsed",
     "untimed",
     "protocol_violations",
+    "bad_texts",
+    "unnumbered",
+    "unwanted",
+    "unfinished",
 )
 
 

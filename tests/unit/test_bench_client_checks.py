@@ -12,7 +12,19 @@ if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
 
-from load_peer import Connected, Peer, batch, book, connecting, faults, frame, message, run_of, utc
+from load_peer import (
+    Connected,
+    Peer,
+    batch,
+    book,
+    connecting,
+    faults,
+    frame,
+    message,
+    read_frame,
+    run_of,
+    utc,
+)
 
 
 @pytest.fixture
@@ -306,3 +318,49 @@ def test_symbols_first_seen_after_the_snapshot_start_with_one(connected: Callabl
         message(3, code="C", sequence=3),
     )
     assert faults(result) == {"lost": 2, "undeclared_lost": 2}
+
+
+# What a check cannot see, and what must not come.
+
+
+def unnumbered(seq: int) -> bytes:
+    return message(None, sequence=10 * seq)
+
+
+def test_prices_without_numbers_are_counted(connected: Callable[..., Connected], check: str) -> None:
+    texts = [
+        unnumbered(1),
+        batch([message(1, sequence=20), unnumbered(3), message(2, sequence=40)]),
+        message(None, sequence=50, kind="market_status"),
+    ]
+    result = connected(check=check).deliver_texts(*texts)
+    assert faults(result) == {"unnumbered": 2}
+    assert (result["numbered"], result["messages"]) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"\xe0\x9f\x80"],
+)
+def test_text_must_be_utf8(connected: Callable[..., Connected], check: str, text: bytes) -> None:
+    made = connected(check=check)
+    made.deliver(frame(b'{"type":"price_update","name":"1234567' + text + b'"}'))
+    result = made.client.result()
+    assert faults(result) == {"bad_texts": 1}
+    assert (result["open"], result["closes"]) == (0, {})
+    assert read_frame(made.ends[0]) == (8, b"\x03\xef")
+
+
+def test_characters_of_every_length_are_text(connected: Callable[..., Connected], check: str) -> None:
+    name = '{"type":"feed_status","name":"aé삼😀\ud7ff\ue000\U0010ffff"}'.encode()
+    result = connected(check=check).deliver_texts(name, b" " * 7 + name)
+    assert faults(result) == {"unparsed": 1}
+
+
+def test_what_was_not_subscribed_to_is_counted(connected: Callable[..., Connected], check: str) -> None:
+    made = connected(check=check, wanted=lambda index: {("price_update", "005930")})
+    result = made.deliver_texts(run_of(1, 3), message(4))
+    assert faults(result) == {}
+    made = connected(check=check, wanted=lambda index: {("price_update", "005930")})
+    result = made.deliver_texts(run_of(1, 3, code="000660"), book(4, sequence=40))
+    assert faults(result) == {"unwanted": 4}

@@ -112,6 +112,7 @@ def test_however_the_bytes_are_cut_the_figures_are_the_same(
             "slowest_at",
             "client",
             "seconds",
+            "silence_max_ms",
             "messages_per_second",
             "bytes_per_second",
         ):
@@ -237,7 +238,7 @@ def test_violations_of_the_protocol_end_the_connection(
     made.deliver(data)
     result = made.client.result()
     assert result["protocol_violations"] == 1
-    assert result["closes"] == {1002: 1}
+    assert result["closes"] == {}  # it was this side that closed it
     assert read_frame(made.ends[0]) == (8, struct.pack("!H", 1002))
     assert made.client.n_open == 0
 
@@ -377,10 +378,11 @@ def test_pings_run_beside_the_load(connected: Callable[..., Connected]) -> None:
         made.client.run(0.3)
         stop.set()
         answered = done.result(DEADLINE)
-    made.until(lambda result: pings(result)["count"] == answered)
+    made.until(lambda result: pings(result)["answered"] == answered)
     ping = pings(made.client.result())
-    assert ping["count"] > 5
-    assert ping["sent"] - ping["count"] in (0, 1)
+    assert ping["answered"] > 5
+    assert ping["sent"] - ping["answered"] == ping["open"]
+    assert ping["open"] in (0, 1)
     assert 0 < (ping["p50_ms"] or 0) < 300
 
 
@@ -390,10 +392,85 @@ def test_a_missing_pong_is_not_pinged_over(connected: Callable[..., Connected]) 
     ping = pings(made.client.result())
     assert (ping["sent"], ping["count"]) == (1, 0)
     assert ping["skipped"] > 2
+    assert ping["open"] == 1
+    assert ping["longest_open_ms"] >= 49
     made.deliver(frame(b'{"type":"pong"}'))
     ping = pings(made.client.result())
-    assert ping["count"] == 1
-    assert (ping["max_ms"] or 0) >= 50
+    assert ping["answered"] == 1
+    assert (ping["max_ms"] or 0) >= 49
+    # Those that were due meanwhile have waited too, each a millisecond less.
+    assert ping["count"] > 40
+    assert 10 <= (ping["p50_ms"] or 0) <= (ping["max_ms"] or 0) - 10
+    made.ends[0].close()
+    made.until(lambda result: result["open"] == 0)
+
+
+def test_pings_are_timed_from_when_they_were_due(connected: Callable[..., Connected]) -> None:
+    made = connected(1, n_ping=1, ping_interval_ms=50)
+    made.client.run(0)
+    read_frame(made.ends[0])
+    made.deliver(frame(b'{"type":"pong"}'))
+    before = pings(made.client.result())
+    time.sleep(0.25)  # nobody runs the client, as when it is stopped
+    made.client.run(0)
+    read_frame(made.ends[0])
+    made.deliver(frame(b'{"type":"pong"}'))
+    ping = pings(made.client.result())
+    assert ping["answered"] == before["answered"] + 1
+    assert ping["count"] >= before["count"] + 4
+    assert (ping["max_ms"] or 0) >= 150
+
+
+def test_a_stall_of_the_client_is_its_own(connected: Callable[..., Connected]) -> None:
+    made = connected()
+    made.client.run(0.05)
+    made.deliver(frame(run_of(1, 1)))
+    time.sleep(0.3)  # nobody runs the client, as when it is stopped
+    made.deliver(frame(run_of(2, 2)))
+    result = made.client.result()
+    assert 300 <= result["client"]["stall_max_ms"] < 2000
+    assert result["silence_max_ms"] < 250
+    made.client.run(0.3)
+    assert 250 <= made.client.result()["silence_max_ms"] < 2000
+    made.client.reset()
+    made.client.run(0.01)
+    assert made.client.result()["client"]["stall_max_ms"] < 300
+
+
+def test_a_close_frame_counts_at_once(connected: Callable[..., Connected]) -> None:
+    made = connected(2)
+    for i in range(2):
+        made.deliver(frame(struct.pack("!H", 1012), opcode=8), i)
+    # The sockets are still open on the other side.
+    assert (made.client.n_open, made.client.result()["open"]) == (0, 0)
+    started = time.monotonic()
+    made.client.run(30)
+    assert time.monotonic() - started < 5
+    made.client.close(timeout=0)
+    assert made.client.n_open == 0
+
+
+def test_unfinished_messages_are_told(connected: Callable[..., Connected]) -> None:
+    made = connected()
+    made.deliver(frame(run_of(1, 9))[:-5])
+    assert (made.client.result()["begun"], faults(made.client.result())) == (1, {})
+    made.ends[0].close()
+    result = made.until(lambda result: not result["open"])
+    assert (result["begun"], faults(result)) == (0, {"unfinished": 1})
+
+
+def test_latencies_that_cannot_be(connected: Callable[..., Connected], check: str) -> None:
+    now = time.time()
+    texts = [message(i + 1, at=now + late) for i, late in enumerate((5, 5, 0, -70, -70))]
+    result = connected(check=check).deliver_texts(*texts)
+    assert (result["early"], result["overlong"]) == (2, 2)
+    assert 4000 < result["earliest_ms"] <= 5000
+    assert (result["latency"]["max_ms"] or 0) >= 70_000
+    # Spread evenly between the two, half of them before their time.
+    spread = connected().deliver_texts(
+        batch([message(1, at=time.time() + 5), message(2, at=time.time() - 5)])
+    )
+    assert (spread["early"], spread["overlong"]) == (1, 0)
 
 
 def test_stop_from_another_thread(connected: Callable[..., Connected]) -> None:

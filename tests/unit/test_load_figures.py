@@ -125,3 +125,51 @@ def test_only_its_own_section_of_the_page_is_replaced(tmp_path: Path) -> None:
     path.write_text(f"# Mine\n\nbefore\n{BEGIN}\nfirst\n{END}\nafter\n")
     put(path, "second")
     assert path.read_text() == f"# Mine\n\nbefore\n{BEGIN}\nsecond\n{END}\nafter\n"
+
+
+def test_runs_without_targets_tell_what_they_found() -> None:
+    def slow(n: int, p99: float) -> dict[str, Any]:
+        group = {"connections": n, "open": n - 1} if n else None
+        return {"load": {"latency": {"p99_ms": p99}, "slow": group}, "server": {"rss_most": (100 + n) << 20}}
+
+    cycles = [{"recovered": True, "return_s": 0.05, "death": "reset"}] * 3
+    cycles.append({"recovered": False, "return_s": 9.0, "death": "half_open"})
+    program = {"kills": {"reset": 2, "kick": 3}, "counts": {"updates": 1234}, "faults": []}
+    found: dict[str, dict[str, Any]] = {
+        "slow": {"runs": {"without": slow(0, 30.0), "with": slow(50, 31.0)}},
+        "deflate": {"saved": 0.83, "cost_ratio": 0.87, "messages_per_batch": 20.1},
+        "alerts": {
+            "cores": {"without": 0.047}, "cost_cores_median": -0.001, "prices_per_second": {"with": 1000.1},
+            "start_seconds": {"without": 0.75, "with": 0.85},
+        },
+        "storm": {
+            "run": {
+                "answers": {"recovered": 2000}, "return_s": {"p50": 0.001, "p99": 0.007}, "missing": 0,
+                "during": {"p99_ms": 3.6}, "calm": {"p99_ms": 2.8},
+            }
+        },
+        "stop": {
+            "stop_seconds": 0.32, "exit_status": 0, "closes": {"1012": 5000}, "told": 5000,
+            "prices_known_after_a_restart": 89,
+        },
+        "restore": {"run": {"cycles": cycles, "missing": {"client 1": 2}, "received": 5000}},
+        "clients": {
+            "run": {"published_per_second": 1498.1, "restarts": 4, "programs": {"js": program, "python": program}}
+        },
+    }  # fmt: skip
+    load = {name: _result(scenario=name, date="2026-01-02 03:04 UTC", **row) for name, row in found.items()}
+    load["restore"]["faults"] = ["lost 2"]
+    text = page(load, {}, [])
+    rows = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
+    for name, said in {
+        "slow": "p99 of those that read 31.0 ms beside 50 that do not, 30.0 ms without; 49 of these still open",
+        "deflate": "83% saved on the wire, 20 messages in a batch; server 0.87 times",
+        "alerts": "the rules cost -0.001 cores",
+        "storm": "2,000 recovered; each within p50 1.0, p99 7.0 ms",
+        "stop": "ended in 0.32 s with status 0; 5,000 closed with 1012; 5,000 told when to come back; 89 last prices",
+        "restore": "3 of 4 outages recovered; back within 50 ms (median); 2 of 5,000 updates missing | 1 |",
+        "clients": "js: 5 kills, 1,234 updates, 0 faults; python: 5 kills",
+    }.items():
+        assert said in rows[name]
+        assert rows[name].endswith("`python -m x -n` | 2026-01-02 03:04 UTC |")
+    assert "| none |" in rows["stop"]

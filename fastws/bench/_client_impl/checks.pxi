@@ -104,15 +104,18 @@ cdef inline void check_sequence(Client* c, Conn* conn, int64_t sequence, bint ma
         conn.last_sequence = sequence
 
 
-cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept nogil:
-    """The stream of a message's type and code, made when new; NULL only without memory."""
-    cdef char key[256]
-    cdef Py_ssize_t type_size = message.type_size, code_size = message.code_size, size
-    cdef uint64_t h
-    cdef uint32_t slot, mask
-    cdef int32_t symbol
-    cdef Symbol* symbols
-    cdef Entry* entries
+cdef inline bint is_wanted(Conn* conn, uint64_t key) noexcept nogil:
+    """Whether a stream was subscribed to; true where that is not known."""
+    cdef uint32_t i
+    for i in range(conn.n_wanted):
+        if conn.wanted[i] == key:
+            return True
+    return conn.n_wanted == 0
+
+
+cdef inline Py_ssize_t stream_key(char* key, const Message* message) noexcept nogil:
+    """Write the type, a NUL and the code of a message into `key`, of 256; returns the size."""
+    cdef Py_ssize_t type_size = message.type_size, code_size = message.code_size
     if type_size > 127:
         type_size = 127
     if code_size > 127:
@@ -120,8 +123,47 @@ cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept 
     memcpy(key, message.type, type_size)
     key[type_size] = 0
     memcpy(key + type_size + 1, message.code, code_size)
-    size = type_size + 1 + code_size
-    h = digest_of(key, size)
+    return type_size + 1 + code_size
+
+
+cdef void check_wanted(Client* c, Conn* conn, const char* p, const char* end, int64_t n) noexcept nogil:
+    """Count `n` numbered messages, the first of which begins at `p`, when nobody subscribed to it. Only what begins
+    with its type and code can be told."""
+    cdef Message message
+    cdef char key[256]
+    cdef const char* quote
+    if conn.n_wanted == 0 or not starts_with(p, end, b'{"type":"', 9):
+        return
+    message.type = p + 9
+    quote = <const char*>memchr(message.type, c'"', end - message.type)
+    if quote is NULL or not starts_with(quote, end, b'","code":"', 10):
+        return
+    message.type_size = quote - message.type
+    message.code = quote + 10
+    quote = <const char*>memchr(message.code, c'"', end - message.code)
+    if quote is NULL:
+        return
+    message.code_size = quote - message.code
+    if not is_wanted(conn, digest_of(key, stream_key(key, &message))):
+        c.stats[conn.group].n_unwanted += n
+
+
+cdef inline bint needs_number(const char* kind, Py_ssize_t n) noexcept nogil:
+    """Whether messages of this type are numbered, so that without `seq` their loss could not be seen."""
+    return (n == 12 and memcmp(kind, b"price_update", 12) == 0) or (
+        n == 16 and memcmp(kind, b"orderbook_update", 16) == 0
+    )
+
+
+cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept nogil:
+    """The stream of a message's type and code, made when new; NULL only without memory."""
+    cdef char key[256]
+    cdef Py_ssize_t size = stream_key(key, message)
+    cdef uint64_t h = digest_of(key, size)
+    cdef uint32_t slot, mask
+    cdef int32_t symbol
+    cdef Symbol* symbols
+    cdef Entry* entries
     # The process-wide number of this (type, code).
     if 2 * (<uint32_t>c.n_symbols + 1) > c.symbol_slots and grow_symbols(c) < 0:
         return NULL
@@ -143,7 +185,7 @@ cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept 
             return NULL
         memcpy(symbols.key, key, size)
         symbols.key_size = <uint32_t>size
-        symbols.type_size = <uint32_t>type_size
+        symbols.type_size = <uint32_t>(message.type_size if message.type_size < 127 else 127)
         symbols.hash = h
         c.symbol_index[slot] = symbol
         c.n_symbols += 1
@@ -157,6 +199,7 @@ cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept 
         slot = (slot + 1) & mask
     if entries[slot].symbol < 0:
         entries[slot].symbol = symbol
+        entries[slot].is_unwanted = not is_wanted(conn, h)
         # What a snapshot did not show has not been published yet and starts with 1.
         entries[slot].stream.last_seq = 0 if conn.has_snapshot and not c.is_conflated else NO_SEQ
         conn.n_streams += 1
@@ -205,6 +248,24 @@ cdef int grow_streams(Conn* conn) noexcept nogil:
     return 0
 
 
+cdef inline void count_out_of_range(Stats* stats, int64_t high, int64_t low, int64_t n) noexcept nogil:
+    """Count what of `n` latencies, spread between two, the histogram cannot tell from its first or last value."""
+    cdef double span
+    if low > high:
+        high, low = low, high
+    if low >= 0 and high <= 100 * <int64_t>MAX_TICKS:
+        return
+    span = <double>(high - low)
+    if low < 0:
+        stats.n_early += <double>n if high < 0 or n == 1 else <double>n * <double>(-low) / span
+        if -low > stats.earliest_us:
+            stats.earliest_us = -low
+    low -= 100 * <int64_t>MAX_TICKS
+    high -= 100 * <int64_t>MAX_TICKS
+    if high > 0:
+        stats.n_overlong += <double>n if low > 0 or n == 1 else <double>n * <double>high / span
+
+
 cdef void on_latency(Client* c, Stats* stats, int64_t first_ms, int64_t last_ms, int64_t n) noexcept nogil:
     if first_ms < 0 or last_ms < 0:
         stats.n_untimed += n
@@ -212,6 +273,7 @@ cdef void on_latency(Client* c, Stats* stats, int64_t first_ms, int64_t last_ms,
         if c.wall_us - 1000 * first_ms > stats.slowest_us:
             stats.slowest_us = c.wall_us - 1000 * first_ms
             stats.slowest_at_us = fastws_clock_us(CLOCK_MONOTONIC)
+        count_out_of_range(stats, c.wall_us - 1000 * first_ms, c.wall_us - 1000 * last_ms, n)
         histogram_spread(&stats.latency, c.wall_us - 1000 * first_ms, c.wall_us - 1000 * last_ms, n)
 
 
@@ -231,6 +293,8 @@ cdef void check_message(
     else:
         stats.n_snapshot_messages += 1
     if message.seq < 0 or message.code is NULL:
+        if not is_snapshot and needs_number(message.type, message.type_size):
+            stats.n_unnumbered += 1
         return
     entry = find_stream(c, conn, message)
     if entry is NULL:
@@ -241,6 +305,8 @@ cdef void check_message(
             stats.n_sequence_backwards += 1
         entry.stream.last_seq = NO_SEQ if message.is_stale else message.seq
     else:
+        stats.n_numbered += 1
+        stats.n_unwanted += entry.is_unwanted
         check_range(c, conn, &entry.stream, message.seq, message.seq)
     if message.seq < entry.stream.last_seq:
         return
@@ -274,7 +340,11 @@ cdef bint scan_batch(
             if is_full:
                 check_message(c, conn, &message, start, is_snapshot)
             elif message.seq >= 0:
+                c.stats[conn.group].n_numbered += 1
+                check_wanted(c, conn, start, p, 1)
                 check_range(c, conn, &conn.stream, message.seq, message.seq)
+            elif needs_number(message.type, message.type_size):
+                c.stats[conn.group].n_unnumbered += 1
             p += 1
             if (p - 1)[0] == c"]":
                 break
@@ -353,6 +423,8 @@ cdef bint on_batch(
         return True
     span = last.seq - first.seq + 1
     if first.seq >= 0 and last.seq >= 0 and (span == n or (c.is_conflated and span >= n)):
+        stats.n_numbered += n
+        check_wanted(c, conn, p, head_end, n)
         check_range(c, conn, &conn.stream, first.seq, last.seq)
         if c.is_conflated:
             stats.n_conflated += span - n
@@ -361,6 +433,8 @@ cdef bint on_batch(
         return scan_batch(c, conn, p, head_end, n, False, False)
     if first.seq < 0 or last.seq < 0 or span <= 0:
         return False
+    stats.n_numbered += n
+    check_wanted(c, conn, p, head_end, n)
     # The middle is gone: what is known is how many numbers the frame spans and how many messages it holds.
     check_range(c, conn, &conn.stream, first.seq, last.seq)
     if span > n:
@@ -394,7 +468,14 @@ cdef bint on_bare(
         is_repeated = starts_with(head, head + head_size, b'{"type":"portfolio_update"', 26)
         check_sequence(c, conn, end.sequence, is_repeated)
         if end.seq >= 0:
+            stats.n_numbered += 1
+            check_wanted(c, conn, head, head + head_size, 1)
             check_range(c, conn, &conn.stream, end.seq, end.seq)
+        else:
+            stats.n_unnumbered += (
+                starts_with(head, head + head_size, b'{"type":"price_update"', 22)
+                or starts_with(head, head + head_size, b'{"type":"orderbook_update"', 26)
+            )
     return True
 
 
@@ -437,6 +518,21 @@ cdef void on_restored(Client* c, const char* head, Py_ssize_t size) noexcept nog
     c.n_missed += sum_of_members(head, head + size, b'"missed_messages_count":', 24)
 
 
+cdef void on_pong(Client* c, Conn* conn) noexcept nogil:
+    """Waits run from when a ping was due. Those that fell due while this one was open and were not sent would have
+    waited until now as well: leaving them out would count a pause of the server as one long wait among many short."""
+    cdef int64_t waited_us = monotonic_us() - conn.ping_us
+    c.n_pings_answered += 1
+    while True:
+        histogram_add(&c.ping_time, waited_us)
+        waited_us -= c.ping_interval_us
+        if conn.n_pings_due == 0 or waited_us < 0:
+            break
+        conn.n_pings_due -= 1
+    conn.ping_us = 0
+    conn.n_pings_due = 0
+
+
 cdef bint is_control(const char* name, Py_ssize_t n) noexcept nogil:
     """Whether a message type is the server's own talk and no published market message."""
     if n == 4:
@@ -475,6 +571,12 @@ cdef void on_message(
     cdef const char* quote
     cdef Py_ssize_t n
     cdef bint was_read = True
+    # Where only the edges of a frame are read, what is small enough to be at hand is looked at.
+    if is_whole and (c.check == CHECK_FULL or (c.check == CHECK_EDGES and head_size <= HEAD_SIZE)):
+        if not is_utf8(head, head + head_size):
+            stats.n_bad_text += 1
+            end_for_fault(c, conn, 1007)
+            return
     if starts_with(head, head + head_size, b'{"type":"batch","batch_size":', 29):
         was_read = on_batch(c, conn, head, head_size, tail, tail_end, is_whole)
     elif not starts_with(head, head + head_size, b'{"type":"', 9):
@@ -505,8 +607,7 @@ cdef void on_message(
                 if quote is not NULL:
                     fail(c, conn, FAILED_REJECTED, 0, quote + 11, head + head_size - quote - 11)
             elif name[0] == c"p" and n == 4 and conn.ping_us:
-                histogram_add(&c.ping_time, monotonic_us() - conn.ping_us)
-                conn.ping_us = 0
+                on_pong(c, conn)
         else:
             was_read = on_bare(c, conn, head, head_size, tail, tail_end)
         if conn.state == SUBSCRIBING and is_awaited(c, name, n):

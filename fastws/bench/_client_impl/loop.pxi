@@ -36,6 +36,11 @@ cdef void fail(
     drop(c, conn, 1006)
 
 
+cdef inline bint is_in_message(Conn* conn) noexcept nogil:
+    """Whether a message or a frame has begun and not ended."""
+    return conn.message_opcode != 0 or conn.frame_left > 0 or conn.header_size > 0
+
+
 cdef void drop(Client* c, Conn* conn, uint16_t code) noexcept nogil:
     """Close the socket and free what the connection owns, but keep its counts. `code` tells why, unless the
     peer said so or the end was ours (CLOSING)."""
@@ -49,11 +54,15 @@ cdef void drop(Client* c, Conn* conn, uint16_t code) noexcept nogil:
     if conn.fd >= 0:
         close(conn.fd)
         conn.fd = -1
-        c.n_live -= 1
+        c.n_live -= not conn.is_gone
+    if conn.state == OPEN and is_in_message(conn):
+        c.stats[conn.group].n_unfinished += 1
     if conn.close_code == 0 and conn.state != CLOSING:
         conn.close_code = code
     conn.state = CLOSED
+    c.n_pings_lost += conn.ping_us != 0
     conn.ping_us = 0
+    conn.n_pings_due = 0
     release_hold(c, conn)
     free(conn.control)
     conn.control = NULL
@@ -315,11 +324,23 @@ cdef bint hold_more(Client* c, Hold* hold, const char* p, Py_ssize_t n) noexcept
     return True
 
 
+cdef void end_for_fault(Client* c, Conn* conn, uint16_t code) noexcept nogil:
+    """Close a connection on which the peer broke the protocol. The code is ours and not counted among the peer's."""
+    cdef char payload[2]
+    payload[0] = <char>(code >> 8)
+    payload[1] = <char>(code & 255)
+    send_frame(c, conn, 8, payload, 2)
+    if conn.state < OPEN:
+        fail(c, conn, FAILED_BROKEN, code, NULL, 0)
+    elif conn.state == OPEN:
+        conn.state = CLOSING
+        conn.close_code = 0
+    drop(c, conn, code)
+
+
 cdef void violate(Client* c, Conn* conn) noexcept nogil:
     c.stats[conn.group].n_violations += 1
-    conn.close_code = 1002
-    send_frame(c, conn, 8, <const char*>b"\x03\xea", 2)
-    drop(c, conn, 1002)
+    end_for_fault(c, conn, 1002)
 
 
 cdef void on_payload(Client* c, Conn* conn, const char* p, Py_ssize_t n, bint is_end) noexcept nogil:
@@ -370,6 +391,11 @@ cdef void on_control(Client* c, Conn* conn, const char* p, Py_ssize_t n) noexcep
         else:
             # The server closes the connection (RFC 6455 section 7.1.1); that ends it in `on_readable`.
             conn.state = CLOSING
+            # Nothing more will come: it is closed, even if the peer never ends its side.
+            conn.is_gone = True
+            c.n_live -= 1
+            c.n_pings_lost += conn.ping_us != 0
+            conn.ping_us = 0
             send_frame(c, conn, 8, p, 2 if n >= 2 else 0)
 
 
@@ -490,23 +516,46 @@ cdef void on_readable(Client* c, Conn* conn, bint has_ended) noexcept nogil:
 
 
 cdef void send_pings(Client* c, int64_t now_us) noexcept nogil:
-    """One ping on each of the last `n_ping` connections. One that still waits for its pong sends none: its
-    wait is counted whole when the pong comes."""
+    """One ping on each of the last `n_ping` connections, timed from when it was due and not from when this loop came
+    to it. One that still waits for its pong sends none; `on_pong` counts it."""
     cdef Conn* conn
     cdef int i
+    # Those that we have slept through.
+    cdef int64_t n_late = (now_us - c.next_ping_us) // c.ping_interval_us
     for i in range(c.n_conns - c.n_ping, c.n_conns):
         conn = &c.conns[i]
         if conn.state != OPEN:
             continue
         if conn.ping_us:
-            c.n_pings_skipped += 1
+            c.n_pings_skipped += 1 + n_late
+            conn.n_pings_due += 1 + n_late
             continue
-        conn.ping_us = monotonic_us()
+        conn.ping_us = c.next_ping_us
+        conn.n_pings_due = n_late
+        c.n_pings_skipped += n_late
         c.n_pings += 1
         send_frame(c, conn, 1, c.ping, c.ping_size)
-    c.next_ping_us += c.ping_interval_us
-    if c.next_ping_us <= now_us:
-        c.next_ping_us = now_us + c.ping_interval_us
+    c.next_ping_us += (1 + n_late) * c.ping_interval_us
+
+
+cdef inline void note_stall(Client* c, int64_t us) noexcept nogil:
+    if us > c.stall_max_us:
+        c.stall_max_us = us
+    if us > STALL_US:
+        c.stalled_us += us
+
+
+cdef inline void note_silence(Client* c, int64_t now_us) noexcept nogil:
+    """What has passed since the newest message, without the pauses of our own."""
+    cdef int64_t us = now_us - c.last_message_us - (c.stalled_us - c.stalled_then_us)
+    if us > c.silence_max_us:
+        c.silence_max_us = us
+    c.last_message_us = now_us
+    c.stalled_then_us = c.stalled_us
+
+
+cdef inline int64_t n_published(Client* c) noexcept nogil:
+    return c.stats[0].n_messages + c.stats[0].n_compressed
 
 
 cdef int poll_once(Client* c, int64_t now_us, int64_t until_us, bint is_running) noexcept nogil:
@@ -515,13 +564,21 @@ cdef int poll_once(Client* c, int64_t now_us, int64_t until_us, bint is_running)
     cdef uint32_t flags
     cdef Conn* conn
     cdef timespec nap
-    cdef int64_t after_us
+    cdef int64_t after_us, n_before = n_published(c)
+    if is_running and until_us > now_us + WAKE_US:
+        until_us = now_us + WAKE_US
     if is_running and c.n_ping and c.next_ping_us < until_us:
         until_us = c.next_ping_us
     timeout_ms = <int>((until_us - now_us + 999) // 1000) if until_us > now_us else 0
     n = epoll_wait(c.epoll_fd, c.events, MAX_EVENTS, timeout_ms)
     after_us = monotonic_us()
     c.blocked_us += after_us - now_us
+    if is_running:
+        # Two ways of being late: the time spent outside of epoll, and waking after the time that was set.
+        if c.last_wake_us:
+            note_stall(c, now_us - c.last_wake_us)
+        note_stall(c, after_us - now_us - 1000 * timeout_ms)
+        c.last_wake_us = after_us
     if n < 0:
         return 0 if errno == EINTR else -1
     c.n_wakeups += 1
@@ -537,6 +594,8 @@ cdef int poll_once(Client* c, int64_t now_us, int64_t until_us, bint is_running)
         if flags & EPOLLOUT and conn.fd >= 0 and conn.is_writing:
             send_kept(c, conn)
     if is_running:
+        if n_published(c) > n_before:
+            note_silence(c, after_us)
         if c.n_ping and after_us >= c.next_ping_us:
             send_pings(c, after_us)
         if c.nap_us and 0 < n < MAX_EVENTS:
@@ -544,7 +603,9 @@ cdef int poll_once(Client* c, int64_t now_us, int64_t until_us, bint is_running)
             nap.tv_nsec = c.nap_us * 1000
             now_us = monotonic_us()
             nanosleep(&nap, NULL)
-            c.blocked_us += monotonic_us() - now_us
+            c.last_wake_us = monotonic_us()
+            c.blocked_us += c.last_wake_us - now_us
+            note_stall(c, c.last_wake_us - now_us - c.nap_us)
     return 0
 
 
@@ -595,10 +656,12 @@ cdef void cut_all(Client* c) noexcept nogil:
     for i in range(c.n_conns):
         conn = &c.conns[i]
         setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(linger))
+        # Ours: what is cut off with it is not the peer's fault.
+        conn.state = CLOSING
         drop(c, conn, 1006)
         conn.state = UNOPENED
         conn.close_code = 0
-        conn.is_writing = conn.is_resting = False
+        conn.is_writing = conn.is_resting = conn.is_gone = False
         conn.header_size = conn.control_size = conn.message_opcode = 0
     c.n_opened = c.n_ready = c.n_in_flight = 0
 

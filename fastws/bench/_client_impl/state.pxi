@@ -26,6 +26,7 @@ cdef struct Entry:                          # of a connection's open-addressing 
     int32_t symbol                          # index into Client.symbols; -1: free
     uint8_t price_size
     char price[27]
+    bint is_unwanted                        # nobody subscribed to it
     int64_t n_messages
     uint64_t digest                         # of the newest message up to its `sequence`
     Stream stream
@@ -40,6 +41,11 @@ cdef struct Stats:
     int64_t n_lost, n_duplicates, n_reordered, n_conflated, n_sequence_backwards
     int64_t n_overflows, n_declared, n_errors, n_unparsed, n_untimed, n_violations
     int64_t n_compressed, n_shutdowns
+    int64_t n_numbered, n_unnumbered, n_unwanted
+    int64_t n_bad_text                      # text frames that are no UTF-8
+    int64_t n_unfinished                    # messages in the middle of which the connection ended
+    double n_early, n_overlong              # latencies under 0 and over the histogram's range
+    int64_t earliest_us                     # the most that a message came before its timestamp
     int64_t slowest_us, slowest_at_us       # the largest latency, and when it was met (monotonic clock)
     int error_size, unparsed_size
     char error_text[SAMPLE_SIZE]            # the first of each kind, for the report
@@ -74,6 +80,7 @@ cdef enum:                                  # why connect() fails
     FAILED_REPLY                            # text: the error message
     FAILED_REJECTED                         # text: the answer from its rejected targets on
     FAILED_DEFLATE                          # permessage-deflate was asked for and not agreed to
+    FAILED_BROKEN                           # detail: the code that it was closed with
     FAILED_SYSTEM                           # detail: errno of a local system call
 
 cdef struct Hold:                           # what is kept of a message while its end has not come
@@ -92,6 +99,7 @@ cdef struct Conn:
     int fd                                  # -1: none
     uint8_t state, group                    # group 0 reads, group 1 has stopped reading (n_slow)
     bint is_writing, is_resting             # waits for room in the socket; is not read
+    bint is_gone                            # ended for us: closed by the peer's frame, though the socket is there
     uint8_t header_size, control_size, opcode, message_opcode   # message_opcode 0: no data message has begun
     bint is_final, has_snapshot, is_compressed      # is_compressed: the data message that has begun
     uint16_t close_code
@@ -104,7 +112,10 @@ cdef struct Conn:
     uint32_t subscribe_size
     uint32_t n_answers, n_awaited           # to `subscribe`; of these, still to come before it is open
     char session[SESSION_SIZE]              # id from the greeting, NUL-terminated; empty: none kept
-    int64_t n_messages, n_lost, n_declared, last_sequence, ping_us
+    int64_t n_messages, n_lost, n_declared, last_sequence
+    int64_t ping_us, n_pings_due            # when the open ping was due, 0: none; pings that fell due since
+    const uint64_t* wanted                  # borrowed from LoadClient._wanted: hashes of (type, code)
+    uint32_t n_wanted                       # 0: not known
     Stream stream                           # of the edge check
     Entry* streams                          # owned; of the full check
     uint32_t n_streams, stream_slots
@@ -144,7 +155,11 @@ cdef struct Client:
     # Measured.
     int64_t wall_us                         # wall clock, read once per receive
     int64_t blocked_us                      # time spent waiting in epoll
-    int64_t n_wakeups, n_pings_skipped, n_pings
+    int64_t n_wakeups, n_pings_skipped, n_pings, n_pings_answered, n_pings_lost
+    int64_t last_wake_us                    # when epoll last returned or a nap ended; 0: not yet
+    int64_t stall_max_us, stalled_us        # own pauses: the longest, and all of those that count
+    int64_t last_message_us, stalled_then_us        # of the newest message: when, and stalled_us by then
+    int64_t silence_max_us                  # between two messages, whatever connection they came on
     int64_t n_restored, n_recovered, n_missed       # answers to restorations, and what they announced
     uint32_t mask_state
     Stats stats[2]                          # by group

@@ -4,6 +4,7 @@ import hashlib
 import os
 import resource
 import socket as socket_module
+import sys
 import urllib.parse
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -93,3 +94,5 @@ _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"     # RFC 6455 section
 
 cdef enum:
     SIGNAL_CHECK_US = 200000            # how long a stop or a signal may wait
+    WAKE_US = 20000                     # the longest sleep while load runs: what is over it is a pause of our own
+    STALL_US = 20000                    # pauses from here on are no silence of the server

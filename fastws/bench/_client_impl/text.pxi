@@ -251,3 +251,47 @@ cdef inline uint64_t digest_of(const char* p, Py_ssize_t n) noexcept nogil:
         p += 8
         n -= 8
     return h ^ (h >> 32)
+
+
+cdef bint is_utf8(const char* p, const char* end) noexcept nogil:
+    """Whether bytes are well-formed UTF-8: no overlong forms, no surrogates, nothing over U+10FFFF (RFC 3629)."""
+    cdef uint64_t word
+    cdef uint8_t first, low, high
+    cdef int n
+    while p < end:
+        if end - p >= 8:
+            memcpy(&word, p, 8)
+            if not word & 0x8080808080808080ULL:
+                p += 8
+                continue
+        first = <uint8_t>p[0]
+        p += 1
+        if first < 0x80:
+            continue
+        low, high = 0x80, 0xBF
+        if 0xC2 <= first <= 0xDF:
+            n = 1
+        elif 0xE0 <= first <= 0xEF:
+            n = 2
+            if first == 0xE0:
+                low = 0xA0
+            elif first == 0xED:
+                high = 0x9F
+        elif 0xF0 <= first <= 0xF4:
+            n = 3
+            if first == 0xF0:
+                low = 0x90
+            elif first == 0xF4:
+                high = 0x8F
+        else:
+            return False
+        if end - p < n or not low <= <uint8_t>p[0] <= high:
+            return False
+        p += 1
+        n -= 1
+        while n:
+            if <uint8_t>p[0] & 0xC0 != 0x80:
+                return False
+            p += 1
+            n -= 1
+    return True
