@@ -606,6 +606,7 @@ class Server:
             portfolios=done.n_portfolios,
             positions=done.n_positions,
             owners_changed=done.n_moved,
+            left_out=len(done.left_out),
             seconds=round(done.seconds, 3),
         )
         return done
