@@ -52,6 +52,9 @@ examples:
 REALTIME_UPDATE_INTERVAL (30 s), REALTIME_BATCH_SIZE (50) and REALTIME_CACHE_TIMEOUT (300 s, how long a polled
 price counts as fresh) are variables for poll_interval, poll_batch_size and poll_fresh. The token belongs into
 FASTWS_ADMIN_TOKEN: flags show in lists of processes.
+
+A file of prices (csv:FILE) is CSV in UTF-8, with a header; columns in any order, those in brackets may be left out:
+  symbol,price[,previous_close,change,change_percent,volume,open,high,low,currency,time,date]
 """
 
 _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - what a server listens on, which is no address to connect to

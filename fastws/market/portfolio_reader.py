@@ -56,7 +56,7 @@ class PortfolioReader:
     1. One reading comes after the other; what fails leaves everything as it was.
     2. Every `poll_interval` seconds (0: never) it is looked for changes, and what has changed is read: some
        portfolios, or all where the database cannot tell which. That takes a tenth of the time at most.
-    3. While the database fails or hangs, that is logged and counted, and tried again; that it works again is logged too.
+    3. While the database fails or hangs, that is logged and counted, and tried again. When it works, that is logged.
 
     `load_seconds` is how long the last reading took, `n_loads` how many there were, `n_failures` how many failed.
     """

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from fastws.logs import log_limited
+from fastws.market.currencies import currency_code
 from fastws.market.daily_prices import newest_days
 from fastws.market.portfolio_queries import (
     Digest,
@@ -373,8 +374,13 @@ def _over(queried: Closes, stored: Closes) -> Closes:
 
 
 def _currency_of(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            return currency_code(value)
+        except ValueError as error:
+            raise ValueError(f"currency: {error}") from None
     raise ValueError("currency: expected text")
 
 

@@ -56,13 +56,18 @@ def test_files_are_imported_and_counted(
 
 
 def test_what_is_wrong_is_said_line_by_line(tmp_path: Path, url: str) -> None:
-    (tmp_path / "positions.csv").write_text("portfolio_id,symbol,quantity\n1,AAPL,ten\n1,MSFT,1\n1,MSFT,2\n")
+    (tmp_path / "positions.csv").write_text(
+        "portfolio_id,symbol,quantity\n1,AAPL,ten\n1,MSFT,1\n1,MSFT,2\n1,A\n"
+    )
     done = run(tmp_path, "import", "positions", "positions.csv", database=url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "fastws: error: positions.csv, line 2, column quantity: "
         "expected a plain number such as 100 or 0.25, got 'ten'",
         "fastws: error: positions.csv, line 4: MSFT of portfolio 1 stands in line 3 already",
+        "fastws: error: positions.csv, line 5: has 2 cells, the header has 3; put a cell that holds a comma in quotes",
+        "fastws: error: positions.csv, line 2, column portfolio_id: there is no portfolio 1 in the database; "
+        "import portfolios first",
         "fastws: error: nothing was imported",
     ]
     assert not (tmp_path / "fastws.db").exists()
