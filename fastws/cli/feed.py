@@ -102,8 +102,10 @@ def _feed(options: argparse.Namespace) -> int:
     settings = begin(options)
     urls = [] if settings.relay is not None and not settings.publish_url else publish_urls(settings)
     if urls and not settings.admin_token:
-        raise settings.error(
-            "admin_token", "publishing needs the server's admin token", "set FASTWS_ADMIN_TOKEN"
+        # Not by `settings.error`: that would say that it comes from the default.
+        raise SettingsError(
+            "admin_token: publishing needs the server's admin token, and there is none; set FASTWS_ADMIN_TOKEN",
+            setting="admin_token",
         )
     source = find_source(settings, settings.source, setting="source")
     chosen = choose_instruments(settings, options.symbols)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from fastws._market import Instrument
-from fastws.market.instruments import CURRENCIES, Instruments
 from fastws.market.currencies import currency_code
+from fastws.market.instruments import CURRENCIES, Instruments
 from fastws.market.schema import INSTRUMENTS
 
 if TYPE_CHECKING:

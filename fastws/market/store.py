@@ -338,6 +338,10 @@ def _parse(url: str) -> sa.URL:
             )
         dialect.import_dbapi()
     except sa.exc.NoSuchModuleError:
+        if parsed.drivername.partition("+")[0] == "postgres":
+            raise StoreError(
+                "database: SQLAlchemy knows no postgres://; write postgresql+psycopg:// for it"
+            ) from None
         raise StoreError(
             f"database: SQLAlchemy knows no {parsed.drivername}; write sqlite:///fastws.db or another URL"
         ) from None

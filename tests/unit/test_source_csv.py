@@ -146,7 +146,7 @@ async def test_a_time_of_zero_is_stale(tmp_path: Path) -> None:
         ("symbol,price\nAAPL,150.25\nMSFT,41", ""),
         (
             "symbol;price\nAAPL;1\n",
-            "looks like CSV separated by ';'; separate the columns by commas; expected the header",
+            "separated by ';'; separate the columns by commas; expected the header",
         ),
         ('symbol,price\n"AAPL,1\n', "a quote begins a cell and none ends it"),
         ("symbol,price\nAAPL,\xff\n", "not UTF-8"),

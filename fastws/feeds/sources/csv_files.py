@@ -16,7 +16,6 @@ import structlog
 from fastws._market import Instrument
 from fastws.errors import TableError
 from fastws.feeds.sources.base import Answer, Day, Quote, Source, SourceError, SourceSetupError
-
 from fastws.logs import log_limited
 from fastws.market.csv_tables import check_separator, csv_problem
 
