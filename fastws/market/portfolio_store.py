@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -179,7 +179,7 @@ class PortfolioStore:
         # What is in the row is of a user, and stays out of the log.
         event = "portfolios were left out: rows of them cannot be used"
         first = new[0] if new else next(iter(left_out))
-        fields = {"portfolios": len(left_out), "first": first, "problem": left_out[first]}
+        fields: dict[str, Any] = {"portfolios": len(left_out), "first": first, "problem": left_out[first]}
         if new:
             _log.warning(event, **fields)
         else:

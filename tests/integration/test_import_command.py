@@ -151,3 +151,22 @@ def test_a_query_that_lacks_a_column_keeps_a_server_from_starting(tmp_path: Path
     assert done.returncode == 2
     assert "positions_query: the column symbol is missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_not_there_is_no_mistake_of_the_settings(tmp_path: Path) -> None:
+    done = run(tmp_path, "serve", "--port", "0", database="postgresql+psycopg://fastws@127.0.0.1:1/fastws")
+    assert done.returncode == 1
+    assert "database postgresql+psycopg://fastws@127.0.0.1:1/fastws: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_simulator_plays_instruments_of_the_database(
+    server: StartServer, tmp_path: Path, url: str
+) -> None:
+    (tmp_path / "instruments.csv").write_text(INSTRUMENTS + "NEW2,Without a close,KOSPI,IT,\n")
+    assert run(tmp_path, "import", "instruments", "instruments.csv", database=url).returncode == 0
+    target = server("--feed", "sim", database=url, simulator_rate=2000)
+    until(
+        lambda: target.get_json("/v1/stocks/NEW1").get("price"), "a price of what only the database has", 30
+    )
+    assert "are not simulated: they have no previous_close" in target.log
