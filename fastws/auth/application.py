@@ -31,6 +31,9 @@ bytes at most `max_size`. It follows no redirect, keeps no cookie, and raises OS
 # Of `session_ttl`, what a session may be short of it: those who have come together are not to come back together.
 _SPREAD: Final = 0.25
 
+# Texts of what has gone wrong that the log tells apart.
+_MAX_CAUSES: Final = 16
+
 _OK: Final = 200
 _NOBODY: Final = 401
 _FORBIDDEN: Final = 403
@@ -81,6 +84,7 @@ class Application:
         self._chance = chance
         self._kept: OrderedDict[bytes, tuple[Identity | None, float]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._causes: dict[str, int] = {}
         self._turns = asyncio.Semaphore(MAX_ASKING)
 
     @property
@@ -175,9 +179,11 @@ class Application:
             raise self._unavailable(f"the answer cannot be used: {error}") from None
 
     def _unavailable(self, problem: str) -> AuthError:
-        logs.log_limited(
-            _log, "auth_url", "auth_url does not tell who users are", url=self.url, error=problem
-        )
+        # Each cause has lines of its own, as a new one is news; so many at most, as their texts may be anything.
+        if problem not in self._causes and len(self._causes) < _MAX_CAUSES:
+            self._causes[problem] = len(self._causes)
+        kind = f"auth_url {self._causes.get(problem, 'other')}"
+        logs.log_limited(_log, kind, "auth_url does not tell who users are", url=self.url, error=problem)
         return AuthError("application")
 
 

@@ -52,6 +52,9 @@ examples:
 REALTIME_UPDATE_INTERVAL (30 s), REALTIME_BATCH_SIZE (50) and REALTIME_CACHE_TIMEOUT (300 s, how long a polled
 price counts as fresh) are variables for poll_interval, poll_batch_size and poll_fresh. The token belongs into
 FASTWS_ADMIN_TOKEN: flags show in lists of processes.
+
+A file of prices (csv:FILE) is CSV in UTF-8, with a header; columns in any order, those in brackets may be left out:
+  symbol,price[,previous_close,change,change_percent,volume,open,high,low,currency,time,date]
 """
 
 _ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - what a server listens on, which is no address to connect to
@@ -99,8 +102,10 @@ def _feed(options: argparse.Namespace) -> int:
     settings = begin(options)
     urls = [] if settings.relay is not None and not settings.publish_url else publish_urls(settings)
     if urls and not settings.admin_token:
-        raise settings.error(
-            "admin_token", "publishing needs the server's admin token", "set FASTWS_ADMIN_TOKEN"
+        # Not by `settings.error`: that would say that it comes from the default.
+        raise SettingsError(
+            "admin_token: publishing needs the server's admin token, and there is none; set FASTWS_ADMIN_TOKEN",
+            setting="admin_token",
         )
     source = find_source(settings, settings.source, setting="source")
     chosen = choose_instruments(settings, options.symbols)

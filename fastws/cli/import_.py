@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from typing import Final
 
 from fastws.cli.options import add_config, add_settings, fail, load_settings
 from fastws.cli.parsers import FAILED
 from fastws.errors import SettingsError
 from fastws.market.import_kinds import KINDS
-from fastws.market.importer import Imported, ImportRefused, Table, read_table, write_table
+from fastws.market.importer import (
+    Imported,
+    ImportRefused,
+    Problems,
+    Table,
+    check_table,
+    read_table,
+    write_table,
+)
 from fastws.market.store import Store, StoreError
 
 _HEADERS: Final = "\n".join(f"  {kind.name:12} {kind.columns.header}" for kind in KINDS.values())
@@ -66,7 +75,13 @@ def _import(options: argparse.Namespace) -> int:
             setting="database",
         )
     try:
-        table = read_table(options.kind, options.file)
+        problems = Problems()
+        table = read_table(options.kind, options.file, problems)
+        if problems:
+            # Whatever the database says, the file has to be corrected first.
+            with contextlib.suppress(StoreError):
+                asyncio.run(check_table(store, table, problems))
+        problems.raise_any()
         imported = asyncio.run(_write(store, table, options))
     except ImportRefused as refused:
         for problem in refused.problems:

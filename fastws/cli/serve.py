@@ -23,9 +23,9 @@ from fastws.cli.options import (
     other_settings,
     warn_of_linked_variables,
 )
-from fastws.cli.parsers import USAGE
+from fastws.cli.parsers import FAILED, USAGE
 from fastws.configuration import read
-from fastws.errors import SettingsError
+from fastws.errors import FastwsError, SettingsError
 from fastws.server import lifecycle
 from fastws.server.advice import warnings
 from fastws.server.preflight import start_problems
@@ -69,12 +69,15 @@ def _serve(options: argparse.Namespace) -> int:
     settings = begin(options)
     try:
         return lifecycle.serve(settings, partial(load_settings, options))
-    except SettingsError as error:
+    except FastwsError as error:
         if settings.log_format == "console":
             raise
         # Whoever reads the lines of this process expects JSON from here on.
-        _log.error(str(error), setting=error.setting)
-        return USAGE
+        if isinstance(error, SettingsError):
+            _log.error(str(error), setting=error.setting)
+            return USAGE
+        _log.error(str(error))
+        return FAILED
 
 
 def _check_config(options: argparse.Namespace) -> int:

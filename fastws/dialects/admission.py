@@ -178,7 +178,9 @@ class Admission:
             return
         connection.set_subscriptions(kept)
         gone = [Rejected(topic.name, "forbidden") for topic in held if topic not in kept]
-        client.refuse(ErrorCode.FORBIDDEN, "What was subscribed to is another user's now", {"rejected": gone})
+        client.refuse(
+            ErrorCode.FORBIDDEN, "What was subscribed to is not there for you any more", {"rejected": gone}
+        )
 
     def _enter(self, client: Client, identity: Identity | None) -> None:
         if not client.connection.is_open:

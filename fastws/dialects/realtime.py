@@ -29,7 +29,7 @@ _EXPECTED: Final = {
     "type": "ping, subscribe_asset, unsubscribe_asset, subscribe_portfolio, unsubscribe_portfolio or auth",
     "data.symbol": "a text of 1 to 64 characters",
     "data.symbols": "a list of 1 or more texts of 1 to 64 characters",
-    "data.portfolio_id": "an integer",
+    "data.portfolio_id": "an integer, or a text that is one",
     "data.token": "a text",
     "id": "a text or an integer",
 }
@@ -153,9 +153,11 @@ class RealtimeDialect(Conversation):
             connection, messages.RealtimeSubscribed, kind, accepted_names, request_id, is_followed=is_followed
         )
         if rejected:
-            code, text, details = self.targets.refusal(kind, len(held) + len(accepted), rejected)
+            code, text, details = self.targets.refusal(
+                kind, len(held) + len(accepted), rejected, client.identity
+            )
             if code is ErrorCode.FORBIDDEN and kind == "portfolio":
-                details = {}
+                details = {"portfolio_id": int(names[0])}
             self.refuse(connection, code, text, details, request_id)
         if accepted:
             self.targets.send_snapshot(client, accepted.items())

@@ -52,7 +52,9 @@ class Subscriptions:
         kind = request.subscription_type
         rejected = self.targets.accept(held, kind, request.targets, options, accepted, client.identity)
         if not accepted:
-            answers.error(connection, *self.targets.refusal(kind, len(held), rejected), request.id)
+            answers.error(
+                connection, *self.targets.refusal(kind, len(held), rejected, client.identity), request.id
+            )
             return
         if not request.has_options:
             # Said again without options, a subscription stays as it is.

@@ -125,7 +125,7 @@ class Targets:
         client.connection.send_snapshot(topics)
 
     def refusal(
-        self, kind: str, n_held: int, rejected: list[Rejected]
+        self, kind: str, n_held: int, rejected: list[Rejected], identity: Identity | None
     ) -> tuple[ErrorCode, str, dict[str, object]]:
         """Why targets could not be had, none of those that are not in `rejected`: code, text and details."""
         details: dict[str, object] = {"rejected": rejected}
@@ -135,7 +135,9 @@ class Targets:
             return ErrorCode.LIMIT_EXCEEDED, text, details
         if all(item.reason == "forbidden" for item in rejected):
             text = "The token does not allow any of the targets"
-            if kind == "portfolio":
+            if kind == "portfolio" and identity is not None:
+                text = "You have no such portfolio"
+            elif kind == "portfolio":
                 text = "Portfolios are for their owners, with a token or a session that says who they are"
             return ErrorCode.FORBIDDEN, text, details
         names = ", ".join(item.target for item in rejected[:5]) + (", …" if len(rejected) > 5 else "")

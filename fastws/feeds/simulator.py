@@ -107,9 +107,9 @@ class SimulatorFeed(Feed):
             raise ValueError(f"opening_seconds: expected 0 or more, got {opening_seconds}")
         self.rate = rate
         self.seed = seed if seed is not None else np.random.SeedSequence().generate_state(1).item()
-        self._exchange = SimulatedExchange(
-            instruments, seed=self.seed, book_share=book_share if books else 0.0, volatility=volatility
-        )
+        self._book_share = book_share if books else 0.0
+        self._volatility = volatility
+        self._exchange = self._open(instruments)
         self._schedule = OpeningSchedule(rate, min(opening_burst, MAX_RATE / rate), opening_seconds)
         self._clock = clock
         self._wall_clock = wall_clock
@@ -117,6 +117,29 @@ class SimulatorFeed(Feed):
         self._n_skipped = 0
         self._n_skipped_logged = 0
         self._next_skip_log = -math.inf
+
+    def _open(self, instruments: Iterable[Instrument]) -> SimulatedExchange:
+        return SimulatedExchange(
+            instruments, seed=self.seed, book_share=self._book_share, volatility=self._volatility
+        )
+
+    def play(self, instruments: Iterable[Instrument]) -> list[str]:
+        """Simulate these instead, before the first run; returns the codes of those whose close none can begin at."""
+        instruments = list(instruments)
+        refused: list[str] = []
+        try:
+            self._exchange = self._open(instruments)
+        except ValueError:
+            usable = []
+            for instrument in instruments:
+                try:
+                    self._open([instrument])
+                except ValueError:
+                    refused.append(instrument.code)
+                else:
+                    usable.append(instrument)
+            self._exchange = self._open(usable)
+        return refused
 
     @property
     def n_published(self) -> int:

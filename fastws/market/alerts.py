@@ -19,7 +19,7 @@ from fastws.errors import FastwsError
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert, alert_message, checked_user
 from fastws.market.alert_store import AlertStore, Firing, Rule, number_text
-from fastws.market.store import StoreError
+from fastws.market.store import ANSWER_SECONDS, StoreError
 
 if TYPE_CHECKING:
     from fastws.market.instruments import Instruments
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _log = structlog.get_logger("fastws.alerts")
-
-ANSWER_SECONDS: Final = 10.0
-"""How long a request waits for the database."""
 
 _FIRST_PAUSE: Final = 0.1  # seconds between attempts to fire while the database fails
 _LONGEST_PAUSE: Final = 5.0

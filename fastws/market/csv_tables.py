@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastws.errors import TableError
@@ -52,18 +52,25 @@ def read_text(path: Traversable, shown: str, error_type: type[TableError] = Tabl
 
 
 def read_rows(
-    text: str, shown: str, columns: Columns, error_type: type[TableError] = TableError
+    text: str,
+    shown: str,
+    columns: Columns,
+    error_type: type[TableError] = TableError,
+    on_problem: Callable[[TableError], object] | None = None,
 ) -> Iterator[TableRow]:
     """Yield the rows of a CSV text. Blank lines do not count, nor do lines that begin with ``#``: any above the header,
-    and below it those without a comma.
+    and below it those without a comma. `on_problem` gets what is wrong with a row that cannot be taken apart, and the
+    next one follows.
 
     Raises:
         TableError: `error_type`, naming the file as `shown`, line and column; nothing after it can be read.
     """
     header: list[str] | None = None
+    first = 1  # line of the row that is being read
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
+            first = reader.line_num + 1
             cells = [cell.strip() for cell in row]
             is_comment = cells[:1] != [] and cells[0].startswith("#")
             if not any(cells) or (is_comment and (header is None or len(cells) == 1)):
@@ -74,20 +81,35 @@ def read_rows(
                 continue
             if is_comment:
                 # It may be meant as either: a row that is not taken over is one that pruning deletes.
-                raise error_type(
-                    f"{where}: begins with '#' and has {len(cells)} cells; "
+                problem = (
+                    f"begins with '#' and has {len(cells)} cells; "
                     "delete it if it is a comment, put another column first if it is a row"
                 )
-            if len(cells) != len(header):
-                raise error_type(
-                    f"{where}: has {len(cells)} cells, the header has {len(header)}; "
+            elif len(cells) != len(header):
+                problem = (
+                    f"has {len(cells)} cells, the header has {len(header)}; "
                     "put a cell that holds a comma in quotes"
                 )
+            else:
+                problem = ""
+            if problem:
+                wrong = error_type(f"{where}: {problem}")
+                if on_problem is None:
+                    raise wrong
+                on_problem(wrong)
+                continue
             yield TableRow(reader.line_num, where, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        raise error_type(f"{shown}, line {reader.line_num}: {error}") from None
+        raise error_type(f"{shown}, line {first}: {csv_problem(error)}") from None
     if header is None:
         raise error_type(f"{shown}: is empty; the first line must be {columns.header}")
+
+
+def csv_problem(error: csv.Error) -> str:
+    """What an error of a strict reader means, in the words of somebody who has written the file."""
+    if str(error) == "unexpected end of data":
+        return 'a quote begins a cell and none ends it; end it, or write "" for a quote within quotes'
+    return f'{error}; see whether a quote is too many, and write "" for one within quotes'
 
 
 def _check_header(cells: list[str], where: str, columns: Columns, error_type: type[TableError]) -> list[str]:

@@ -15,6 +15,7 @@ from fastws.market import instruments
 from fastws.market.alert_messages import checked_user
 from fastws.market.alert_store import number_text
 from fastws.market.csv_tables import Columns, TableRow
+from fastws.market.currencies import currency_code
 from fastws.market.quantities import QuantityError, scaled
 from fastws.market.schema import INSTRUMENTS, PORTFOLIOS, POSITIONS
 
@@ -48,7 +49,7 @@ def _parse_instrument(row: TableRow) -> Values:
         "sector": _text(row, "sector", INSTRUMENTS) or None,
         "previous_close": None if close is None else number_text(close),
         # What was not given follows from the market.
-        "currency": _text(row, "currency", INSTRUMENTS) or instrument.currency,
+        "currency": _currency(row) or instrument.currency,
     }
 
 
@@ -61,15 +62,15 @@ def _parse_portfolio(row: TableRow) -> Values:
         if not row.cells[column]:
             raise _error(row, column, "must not be empty")
     return {
-        "id": _portfolio_id(row, "id"),
+        "id": portfolio_id(row, "id"),
         "owner": owner,
         "name": _text(row, "name", PORTFOLIOS),
-        "currency": _text(row, "currency", PORTFOLIOS),
+        "currency": _currency(row),
     }
 
 
 def _parse_position(row: TableRow) -> Values:
-    portfolio_id = _portfolio_id(row, "portfolio_id")
+    number = portfolio_id(row)
     cells = row.cells
     try:
         symbol = Instrument(cells["symbol"]).code
@@ -83,18 +84,30 @@ def _parse_position(row: TableRow) -> Values:
     if cost is not None and not _COST.fullmatch(cost):
         raise _error(row, "cost", f"expected a plain number such as 1250.50 or nothing, got {cost!r:.60}")
     return {
-        "portfolio_id": portfolio_id,
+        "portfolio_id": number,
         "symbol": symbol,
         "quantity": number_text(Decimal(cells["quantity"])),
         "cost": None if cost is None else number_text(Decimal(cost)),
     }
 
 
-def _portfolio_id(row: TableRow, column: str) -> int:
+def portfolio_id(row: TableRow, column: str = "portfolio_id") -> int:
+    """Return the id of the portfolio that a row is about.
+
+    Raises:
+        TableError: naming line and column.
+    """
     text = row.cells[column]
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= _MAX_ID):
         raise _error(row, column, f"expected a whole number, got {text!r:.60}")
     return int(text)
+
+
+def _currency(row: TableRow) -> str:
+    try:
+        return currency_code(row.cells["currency"]) if row.cells.get("currency") else ""
+    except ValueError as error:
+        raise _error(row, "currency", str(error)) from None
 
 
 def _text(row: TableRow, column: str, table: sa.Table) -> str:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from fastws.errors import FastwsError, TableError
 from fastws.market.bulk import delete_rows, insert_rows
 from fastws.market.csv_tables import TableRow, check_new, read_rows, read_text
-from fastws.market.import_kinds import KINDS, Kind
+from fastws.market.import_kinds import KINDS, Kind, portfolio_id
 from fastws.market.schema import INSTRUMENTS, PORTFOLIO_VERSION, PORTFOLIOS, POSITIONS
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class Imported(NamedTuple):
     notes: list[str]
 
 
-class _Problems:
+class Problems:
+    """What is wrong with a file."""
+
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._n = 0
@@ -72,42 +74,58 @@ class _Problems:
         if self._n <= MAX_PROBLEMS:
             self._lines.append(line)
 
+    def __bool__(self) -> bool:
+        return self._n > 0
+
     def raise_any(self) -> None:
+        """Refuse the file if anything is wrong with it.
+
+        Raises:
+            ImportRefused: naming what it is.
+        """
         if self._n:
             raise ImportRefused(self._lines, self._n)
 
 
-def read_table(kind: str, path: str) -> Table:
+def read_table(kind: str, path: str, problems: Problems | None = None) -> Table:
     """Read the CSV file of a kind in `KINDS`: in UTF-8, with its header; see `read_rows`.
+
+    What is wrong with rows goes to `problems` where they are given; such a table is not to be written.
 
     Raises:
         ImportRefused: naming every row that cannot be used.
     """
     table = Table(KINDS[kind], path, {}, {}, {})
-    problems = _Problems()
+    found = Problems() if problems is None else problems
+
+    def note(error: TableError) -> None:
+        found.add(str(error))
+
     try:
-        for row in read_rows(read_text(Path(path), path), path, table.kind.columns):
+        for row in read_rows(read_text(Path(path), path), path, table.kind.columns, on_problem=note):
             try:
                 _take(table, row)
             except TableError as error:
-                problems.add(str(error))
+                note(error)
     except TableError as error:
-        problems.add(str(error))  # what comes after it cannot be read
-    problems.raise_any()
-    if not table.lines:
+        note(error)  # what comes after it cannot be read
+    if problems is None:
+        found.raise_any()
+    if not table.lines and not found:
         raise ImportRefused([f"{path}: has a header and no {kind}"], 1)
     return table
 
 
 def _take(table: Table, row: TableRow) -> None:
+    if table.kind.table is POSITIONS:
+        # Also of a row that is wrong elsewhere: its portfolio may not be there, too.
+        table.portfolios.setdefault(portfolio_id(row), row.line)
     values = table.kind.parse(row)
     key = tuple(values.pop(column) for column in table.kind.keys)
     named = key[0] if len(key) == 1 else f"{key[1]} of portfolio {key[0]}"
     check_new(named, table.lines, row.line, row.where)
-    if table.kind.table is POSITIONS:
-        table.portfolios.setdefault(key[0], row.line)
-        if not values["quantity"].strip("-0."):
-            return  # nothing is held, which the other rows of the portfolio could not say
+    if table.kind.table is POSITIONS and not values["quantity"].strip("-0."):
+        return  # nothing is held, which the other rows of the portfolio could not say
     table.rows[key] = tuple(values.values())
 
 
@@ -126,6 +144,27 @@ async def write_table(store: Store, table: Table, *, prune: bool = False, dry_ru
         return _Import(connection, table, prune=prune).run()
 
     return await (store.rehearse(job) if dry_run else store.run(job))
+
+
+async def check_table(store: Store, table: Table, problems: Problems) -> None:
+    """Add to the problems of a file what the database has to say of it. `store` never was open; nothing is changed.
+
+    Raises:
+        StoreError: the database does not do its part.
+    """
+    if table.kind.table is POSITIONS:
+        await store.rehearse(lambda connection: _check_portfolios(connection, table, problems))
+
+
+def _check_portfolios(connection: sa.Connection, table: Table, problems: Problems) -> None:
+    """Note the first line of each portfolio that is missing."""
+    there = set(connection.scalars(sa.select(PORTFOLIOS.c.id)))
+    for number, line in table.portfolios.items():
+        if number not in there:
+            problems.add(
+                f"{table.shown}, line {line}, column portfolio_id: there is no portfolio {number} "
+                "in the database; import portfolios first"
+            )
 
 
 class _Import:
@@ -188,14 +227,8 @@ class _Import:
         Raises:
             ImportRefused: naming the first line of each portfolio that is missing.
         """
-        there = set(self._connection.scalars(sa.select(PORTFOLIOS.c.id)))
-        problems = _Problems()
-        for portfolio_id, line in self._table.portfolios.items():
-            if portfolio_id not in there:
-                problems.add(
-                    f"{self._table.shown}, line {line}, column portfolio_id: there is no portfolio {portfolio_id} "
-                    "in the database; import portfolios first"
-                )
+        problems = Problems()
+        _check_portfolios(self._connection, self._table, problems)
         problems.raise_any()
         instruments = set(self._connection.scalars(sa.select(INSTRUMENTS.c.symbol)))
         unknown = list(dict.fromkeys(symbol for _, symbol in self._table.rows if symbol not in instruments))

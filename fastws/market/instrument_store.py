@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from fastws._market import Instrument
+from fastws.market.currencies import currency_code
 from fastws.market.instruments import CURRENCIES, Instruments
 from fastws.market.schema import INSTRUMENTS
 
@@ -35,11 +36,11 @@ def instruments_of(connection: sa.Connection) -> StoredInstruments:
     """Return the instruments of a database, by their symbols; see :func:`read_instruments`."""
     read = StoredInstruments([], [])
     for row in connection.execute(sa.select(INSTRUMENTS).order_by(INSTRUMENTS.c.symbol)):
-        currency = row.currency or CURRENCIES.get(row.market)
         if any(isinstance(cell, bytes) for cell in row):
             read.problems.append(f"{_shown(row.symbol)}: is not UTF-8")
             continue
         try:
+            currency = currency_code(row.currency) if row.currency else CURRENCIES.get(row.market)
             read.instruments.append(
                 Instrument(
                     row.symbol,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -41,12 +41,13 @@ _log = structlog.get_logger("fastws.portfolios")
 
 class Reloaded(NamedTuple):
     """What is known after the database was read again; of `n_moved` portfolios that were looked at the owner is another
-    one, or they are gone."""
+    one, or they are gone. `left_out` says what is wrong with those of what was read that cannot be used, by id."""
 
     n_portfolios: int
     n_positions: int
     n_moved: int
     seconds: float
+    left_out: Mapping[int | None, str] = {}
 
 
 class PortfolioReader:
@@ -55,7 +56,7 @@ class PortfolioReader:
     1. One reading comes after the other; what fails leaves everything as it was.
     2. Every `poll_interval` seconds (0: never) it is looked for changes, and what has changed is read: some
        portfolios, or all where the database cannot tell which. That takes a tenth of the time at most.
-    3. While the database fails, that is logged, and tried again.
+    3. While the database fails or hangs, that is logged and counted, and tried again. When it works, that is logged.
 
     `load_seconds` is how long the last reading took, `n_loads` how many there were, `n_failures` how many failed.
     """
@@ -71,6 +72,7 @@ class PortfolioReader:
         self._reading = asyncio.Lock()
         self._polling: asyncio.Task[None] | None = None
         self._is_started = False
+        self._is_failing = False
 
     @property
     def n_left_out(self) -> int:
@@ -120,18 +122,40 @@ class PortfolioReader:
         Raises:
             StoreError: the database fails, or holds what makes no portfolio; everything is as before then.
         """
+        try:
+            done = await self._reload(ids)
+        except Exception:
+            self._note_failure()
+            raise
+        self._note_success()
+        return done
+
+    async def _reload(self, ids: Collection[int] | None) -> Reloaded:
         async with self._reading:
             began = time.monotonic()
             if ids is None:
                 loaded = with_closes_of(self._loaded, await self._store.load())
                 self._version = loaded.version
+                left_out = loaded.left_out
             else:
                 part = await self._store.load_portfolios(list(ids))
                 loaded = await asyncio.to_thread(merge, self._loaded, ids, part)
+                left_out = part.left_out
             n_moved = await self._adopt(loaded)
             self.load_seconds = time.monotonic() - began
             self.n_loads += 1
-            return Reloaded(len(loaded.ids), len(loaded.quantities), n_moved, self.load_seconds)
+            return Reloaded(
+                len(loaded.ids), len(loaded.quantities), n_moved, self.load_seconds, dict(left_out)
+            )
+
+    def _note_failure(self) -> None:
+        self.n_failures += 1
+        self._is_failing = True
+
+    def _note_success(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            _log.info("portfolios are read again", failures=self.n_failures)
 
     async def refresh(self) -> bool:
         """Read what has changed in the database; return whether anything had.
@@ -143,7 +167,7 @@ class PortfolioReader:
         if changes.version == self._version:
             return False
         if changes.portfolios is None:
-            await self.reload()
+            await self._reload(None)
         else:
             async with self._reading:
                 await self._read_changes(changes, changes.portfolios)
@@ -176,8 +200,9 @@ class PortfolioReader:
             began = time.monotonic()
             try:
                 await self.refresh()
+                self._note_success()
             except StoreError as error:
-                self.n_failures += 1
+                self._note_failure()
                 log_limited(
                     _log,
                     "portfolios-not-read",
@@ -185,7 +210,7 @@ class PortfolioReader:
                     error=str(error),
                 )
             except Exception:
-                self.n_failures += 1
+                self._note_failure()
                 log_limited(
                     _log, "portfolios-failed", "reading portfolios failed", level="error", exc_info=True
                 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fastws.market.currencies import currency_code
 from fastws.market.quantities import QuantityError, scaled, scaled_array
 
 if TYPE_CHECKING:
@@ -56,10 +57,16 @@ class PortfolioRows:
                 for column, text in zip(("owner", "name", "currency"), texts, strict=False):
                     if text is None:
                         self.left_out.setdefault(portfolio_id, f"{column}: expected a text or a number")
+                try:
+                    currency = currency_code(texts[2]) if rest and texts[2] else None
+                except ValueError as error:
+                    problem = str(error).partition(", got ")[0]
+                    self.left_out.setdefault(portfolio_id, f"currency: {problem}")
+                    currency = None
                 self._places[portfolio_id] = len(self.owners)
                 self.owners.append(texts[0] or "")
                 self.names.append(str(portfolio_id) if name is None else texts[1] or "")
-                self.currencies.append(texts[2] or None if rest else None)
+                self.currencies.append(currency)
 
     def finish(self) -> None:
         """Put them in order, without those that cannot be used."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from fastws.logs import log_limited
+from fastws.market.currencies import currency_code
 from fastws.market.daily_prices import newest_days
 from fastws.market.portfolio_queries import (
     Digest,
@@ -27,7 +28,7 @@ from fastws.market.portfolio_queries import (
 from fastws.market.portfolio_rows import PortfolioRows, PositionRows, date_of, leave_out, price_of
 from fastws.market.quantities import SCALE
 from fastws.market.schema import DAILY_PRICES, INSTRUMENTS, PORTFOLIO_CHANGES, PORTFOLIO_VERSION
-from fastws.market.store import StoreError
+from fastws.market.store import ANSWER_SECONDS, StoreError
 from fastws.market.triggers import ALL, has_triggers
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class PortfolioStore:
 
     1. Nothing is written. Everything is read beside what else the store does; see :meth:`Store.read`.
     2. Versions are numbers of this object. They are equal when nothing has changed.
-    3. Changes in the tables of fastws are known row by row, whichever program has made them. Where a query reads, or
+    3. A database that hangs fails: `ANSWER_SECONDS` without a row are too long.
+    4. Changes in the tables of fastws are known row by row, whichever program has made them. Where a query reads, or
        a database has no triggers, one is only known to have happened: by the answer to `changes_query`, or by reading
        all of it again, with a twentieth of the time.
     """
@@ -131,6 +133,7 @@ class PortfolioStore:
         # Of the last versions, so that one who has missed some can catch up.
         self._states: dict[int, _State] = {}
         self._next_digest = 0.0
+        self._told: set[int | None] = set()  # portfolios that the log has as left out
 
     async def load(self) -> Loaded:
         """Return everything."""
@@ -142,33 +145,45 @@ class PortfolioStore:
 
     async def load_closes(self, symbols: Sequence[str]) -> dict[str, Closes]:
         """Return the closes of those of `symbols` of which something is known, and can be used."""
-        closes, problems = await self._store.read(lambda connection: self._read_closes(connection, symbols))
+        closes, problems = await self._store.read(
+            lambda connection: self._read_closes(connection, symbols), silence=ANSWER_SECONDS
+        )
         _tell_of_closes(problems)
         return closes
 
     async def changes(self, since: int) -> Changes:
         """Return what differs from the version `since`; nothing does when the version is still that one."""
-        return await self._store.read(lambda connection: self._find_changes(connection, since))
+        return await self._store.read(
+            lambda connection: self._find_changes(connection, since), silence=ANSWER_SECONDS
+        )
 
     async def _load(self, ids: Sequence[int] | None) -> Loaded:
-        loaded = await self._store.read(lambda connection: self._read(connection, ids))
+        loaded = await self._store.read(
+            lambda connection: self._read(connection, ids), silence=ANSWER_SECONDS
+        )
         if loaded.n_orphans:
             _log.warning(
                 "positions were left out: their portfolios are not there", positions=loaded.n_orphans
             )
-        if loaded.left_out:
-            # What is in the row is of a user, and stays out of the log.
-            portfolio_id, problem = next(iter(loaded.left_out.items()))
-            log_limited(
-                _log,
-                "portfolios-left-out",
-                "portfolios were left out: rows of them cannot be used",
-                portfolios=len(loaded.left_out),
-                first=portfolio_id,
-                problem=problem,
-            )
+        self._tell_of_left_out(loaded.left_out, ids)
         _tell_of_closes(loaded.closes_left_out)
         return loaded
+
+    def _tell_of_left_out(self, left_out: Mapping[int | None, str], ids: Sequence[int] | None) -> None:
+        """Log what was left out of all portfolios, or of `ids`: a new one at once, whatever was logged before it."""
+        known = self._told
+        self._told = set(left_out) if ids is None else known.difference(ids).union(left_out)
+        new = [number for number in left_out if number not in known]
+        if not left_out:
+            return
+        # What is in the row is of a user, and stays out of the log.
+        event = "portfolios were left out: rows of them cannot be used"
+        first = new[0] if new else next(iter(left_out))
+        fields: dict[str, Any] = {"portfolios": len(left_out), "first": first, "problem": left_out[first]}
+        if new:
+            _log.warning(event, **fields)
+        else:
+            log_limited(_log, "portfolios-left-out", event, **fields)
 
     # Jobs.
 
@@ -215,6 +230,7 @@ class PortfolioStore:
     def _go_on(self) -> None:
         if not self._store.is_open:
             raise StoreError(f"database {self._store.shown_url}: was closed")
+        self._store.get_on()
 
     def _read_closes(
         self, connection: sa.Connection, symbols: Sequence[str]
@@ -358,8 +374,13 @@ def _over(queried: Closes, stored: Closes) -> Closes:
 
 
 def _currency_of(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            return currency_code(value)
+        except ValueError as error:
+            raise ValueError(f"currency: {error}") from None
     raise ValueError("currency: expected text")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -16,6 +17,9 @@ import sqlalchemy as sa
 from fastws.errors import FastwsError
 from fastws.market import schema, sqlite
 from fastws.market.jobs import MAX_JOBS, Job, Result, Worker
+
+ANSWER_SECONDS: Final = 10.0
+"""How long who cannot wait for ever waits for a database that does nothing."""
 
 _HAVE_TIMEOUT: Final = ("postgresql", "mysql", "mariadb")
 
@@ -41,6 +45,9 @@ class Store:
     6. While the file of an SQLite database is not at its path, every job fails: what went to a file that was moved
        or deleted would be lost, and in a new one, what there was. Once the same file is back, it goes on. In another
        file are other alerts than this process knows, so that needs a restart.
+
+    7. A database may hang without an error. Whoever names a `silence` waits while it does something, and gives up when
+       it has done nothing for so many seconds; a job that has begun goes on.
 
     `url` is a SQLAlchemy URL of a synchronous driver (``sqlite:///fastws.db``,
     ``postgresql+psycopg://user:password@host/name``); None keeps everything in memory. `shown_url` is the
@@ -69,6 +76,8 @@ class Store:
         self._writer = Worker("fastws-store", partial(self._do, self._engine), self._engine.dispose)
         self._reader = Worker("fastws-store-reader", partial(self._do, snapshots))
         self._is_open = False
+        # When it was last seen that each of them gets on, of the clock that is monotonic.
+        self._got_on = dict.fromkeys((self._writer, self._reader), 0.0)
 
     @property
     def is_open(self) -> bool:
@@ -159,35 +168,57 @@ class Store:
                 "what it has not committed is lost"
             ) from None
 
-    async def run(self, job: Callable[[sa.Connection], Result]) -> Result:
+    async def run(self, job: Callable[[sa.Connection], Result], *, silence: float | None = None) -> Result:
         """Run `job` in a transaction on the store's thread and return what it returns, once it is committed.
 
         Whatever `job` raises undoes it, and comes out here; errors of the database as StoreError.
         """
-        return await self._ask(self._writer, job)
+        return await self._ask(self._writer, job, silence)
 
-    async def read(self, job: Callable[[sa.Connection], Result]) -> Result:
+    async def read(self, job: Callable[[sa.Connection], Result], *, silence: float | None = None) -> Result:
         """Like `run`, beside it: for what takes long and changes nothing; what it tries to change is refused.
 
         It sees the database as it was when it began. What was asked of `run` before may come later. A text in SQLite
-        that is no UTF-8 comes as bytes; `job` may be done a second time for that.
+        that is no UTF-8 comes as bytes; `job` may be done a second time for that. One that takes long calls `get_on`.
         """
         if self._is_sqlite:
             job = sqlite.tolerant(job)
         if self.is_in_memory:  # another connection would see another database
-            return await self.run(sqlite.read_only(job))
+            return await self.run(sqlite.read_only(job), silence=silence)
         if self._is_open and not self._reader.is_started:
             self._reader.start()
-        return await self._ask(self._reader, job)
+        return await self._ask(self._reader, job, silence)
 
-    async def _ask(self, worker: Worker[sa.Connection], job: Callable[[sa.Connection], Result]) -> Result:
+    def get_on(self) -> None:
+        """Note that the database does what a job asks of it, as when rows came. Jobs of `read` call it."""
+        self._got_on[self._writer if self.is_in_memory else self._reader] = time.monotonic()
+
+    async def _ask(
+        self, worker: Worker[sa.Connection], job: Callable[[sa.Connection], Result], silence: float | None
+    ) -> Result:
         if not self._is_open:
             raise StoreError(f"database {self.shown_url}: is not open")
         if worker.is_full:
             raise StoreError(f"database {self.shown_url}: {MAX_JOBS} requests wait for it; try again later")
-        return await asyncio.wrap_future(worker.add(job))
+        began = time.monotonic()
+        answer = asyncio.wrap_future(worker.add(job))
+        if silence is None:
+            return await answer
+        try:
+            while not answer.done():
+                left = max(began, self._got_on[worker]) + silence - time.monotonic()
+                if left <= 0:
+                    raise StoreError(
+                        f"database {self.shown_url}: has not answered within {silence:g} s; see whether it hangs"
+                    )
+                await asyncio.wait({answer}, timeout=left)
+            return answer.result()
+        finally:
+            answer.cancel()  # what nobody waits for is not begun
 
     def _do(self, engine: sa.Engine, job: Job[sa.Connection, Any]) -> None:
+        worker = self._writer if engine is self._engine else self._reader
+        self._got_on[worker] = time.monotonic()
         try:
             if self._file is not None and (problem := self._file.check()):
                 if engine is self._engine:
@@ -203,6 +234,7 @@ class Store:
             job.future.set_exception(error)
         else:
             job.future.set_result(result)
+        self._got_on[worker] = time.monotonic()
 
     def _leave_file(self, file: sqlite.File) -> None:
         """Bring what is in the write-ahead log into `file`, wherever that is by now, and close both."""
@@ -306,6 +338,10 @@ def _parse(url: str) -> sa.URL:
             )
         dialect.import_dbapi()
     except sa.exc.NoSuchModuleError:
+        if parsed.drivername.partition("+")[0] == "postgres":
+            raise StoreError(
+                "database: SQLAlchemy knows no postgres://; write postgresql+psycopg:// for it"
+            ) from None
         raise StoreError(
             f"database: SQLAlchemy knows no {parsed.drivername}; write sqlite:///fastws.db or another URL"
         ) from None

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fastws.market.schema import LAST_VALUES
+from fastws.market.store import ANSWER_SECONDS
 
 if TYPE_CHECKING:
     from fastws.market.store import Store
@@ -24,7 +25,10 @@ class SavedValue(NamedTuple):
 
 
 class ValueStore:
-    """The last values in `store`, one a code and kind. Every method raises StoreError; see :class:`Store`."""
+    """The last values in `store`, one a code and kind. Every method raises StoreError; see :class:`Store`.
+
+    A database that hangs fails after `ANSWER_SECONDS`.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,7 +45,7 @@ class ValueStore:
             )
             return [SavedValue(code, kind, at, body.encode()) for code, kind, at, body in rows]
 
-        return await self._store.run(job)
+        return await self._store.run(job, silence=ANSWER_SECONDS)
 
     async def save(self, values: Sequence[SavedValue]) -> None:
         """Put `values`, of which no two have the same code and kind, in the place of older ones."""
@@ -67,7 +71,7 @@ class ValueStore:
             else:
                 connection.execute(_replacing(insert_or_replace(LAST_VALUES)), rows)
 
-        await self._store.run(job)
+        await self._store.run(job, silence=ANSWER_SECONDS)
 
 
 # How a database inserts or replaces is not part of standard SQL; in others than these, a row is deleted first.

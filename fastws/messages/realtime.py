@@ -77,9 +77,12 @@ SomeSymbols = Annotated[
 
 
 class Portfolio(msgspec.Struct):
-    """The portfolio that is meant."""
+    """The portfolio that is meant. Its id may come as a text, as the screener dialect has it."""
 
-    portfolio_id: PortfolioId
+    portfolio_id: PortfolioId | Annotated[str, Meta(pattern="^-?[0-9]{1,18}$")]
+
+    def __post_init__(self) -> None:
+        self.portfolio_id = int(self.portfolio_id)
 
 
 class AnyData(msgspec.Struct):

@@ -37,6 +37,7 @@ _MAX_ID_DIGITS: Final = 19  # of 2**63 - 1; keeps int() from working on a megaby
 MAX_UPDATES: Final = 5000  # of one request: they are published in one go
 MAX_RELOADED: Final = 10_000  # portfolios that a request names; beyond, reading all of them is as fast
 _SHOWN_MARKETS: Final = 10
+_SHOWN_LEFT_OUT: Final = 10
 _SLICE: Final = 250  # elements read before the loop runs on, which is about a millisecond
 _LISTED_SLICE: Final = 100  # connections, with 50 subscriptions each some 4 ms
 
@@ -242,6 +243,11 @@ class _Routes:
                 "portfolios": done.n_portfolios,
                 "positions": done.n_positions,
                 "owners_changed": done.n_moved,
+                "left_out": len(done.left_out),
+                "first_left_out": [
+                    {"id": number, "problem": problem}
+                    for number, problem in islice(done.left_out.items(), _SHOWN_LEFT_OUT)
+                ],
                 "seconds": round(done.seconds, 3),
             }
         )

@@ -37,10 +37,14 @@ class LastValues:
     3. A value that has come back and was not replaced since is not saved again: it stays as old as it is.
     4. A value that cannot be saved whatever the database does is left out until it is replaced; the others are saved.
     5. In a database in memory nothing is saved.
+
+    `n_failures` is how many times it could not save.
     """
 
     def __init__(self, market: Market, store: Store, *, interval: float) -> None:
         self.interval = interval
+        self.n_failures = 0
+        self._is_failing = False
         self._market = market
         self._is_lasting = not store.is_in_memory
         self._stored = ValueStore(store)
@@ -133,6 +137,7 @@ class LastValues:
                 await self.save()
             except Exception:
                 # A fault of ours, which must not be the last that is saved.
+                self._note_failure()
                 log_limited(_log, "saving-failed", "saving failed", level="error", exc_info=True)
 
     async def save(self) -> bool:
@@ -168,6 +173,7 @@ class LastValues:
         try:
             await self._stored.save([value for value, _ in batch])
         except StoreError as error:
+            self._note_failure()
             log_limited(_log, "values-not-saved", "last values are not saved", error=str(error))
             return False
         except Exception:
@@ -182,7 +188,14 @@ class LastValues:
             return True
         for value, update in batch:
             self._saved[value.code, value.kind] = update
+        if batch and self._is_failing:
+            self._is_failing = False
+            _log.info("last values are saved again", failures=self.n_failures)
         return True
+
+    def _note_failure(self) -> None:
+        self.n_failures += 1
+        self._is_failing = True
 
     def _leave_out(self, code: str, kind: str, update: PriceUpdate | BookUpdate) -> None:
         """Do not try to save a value again, over the exception that is being handled."""

@@ -38,6 +38,7 @@ from fastws.market.market import Market
 from fastws.market.portfolios import Portfolios
 from fastws.server.callers import is_administrator
 from fastws.server.http import Endpoint, add_endpoints
+from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
 from fastws.sessions import Sessions
@@ -68,6 +69,9 @@ class MetricsView(Protocol):
 
     @property
     def market(self) -> Market: ...
+
+    @property
+    def last_values(self) -> LastValues: ...
 
     @property
     def supervisor(self) -> FeedSupervisor | None: ...
@@ -332,6 +336,11 @@ class ServerCollector(Collector):
             "state",
         )
         yield _counter("alerts_fired", "price alerts fired", alerts.n_fired)
+        yield _counter(
+            "last_value_save_failures",
+            "times that last prices and books could not be saved",
+            self._server.last_values.n_failures,
+        )
         yield _counter(
             "auth_failures",
             "tokens not accepted, by why",

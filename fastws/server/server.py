@@ -40,9 +40,10 @@ from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
 from fastws.market.alert_store import number_text
 from fastws.market.alerts import AlertBook
-from fastws.market.instruments import Instruments
+from fastws.market.instruments import Instruments, TableChange
 from fastws.market.interest import Interest, find_interest
 from fastws.market.market import Market
+from fastws.market.portfolio_queries import QueryError
 from fastws.market.portfolio_reader import Reloaded
 from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
@@ -61,7 +62,7 @@ from fastws.server.peers import Peers
 from fastws.server.places import admin_place, main_places
 from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
-from fastws.server.stored import check_stored, find_queries, with_stored
+from fastws.server.stored import check_stored, find_queries, query_error, with_stored
 from fastws.server.tls import make_tls
 from fastws.sessions import Sessions
 from fastws.settings import Settings
@@ -336,17 +337,15 @@ class Server:
 
         Raises:
             SettingsError: naming the setting that turned out to be unusable, such as a port that is taken.
+            StoreError: the database is not there, which may be another time.
         """
         async with AsyncExitStack() as begun:
             begun.callback(self.hub.stop)
             begun.push_async_callback(self._close_store)
-            try:
-                await self.store.open()
-                await check_stored(self.store, self.settings)
-                await self.alerts.load()
-                self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
-            except StoreError as error:
-                raise SettingsError(str(error), setting="database") from None
+            await self.store.open()
+            await check_stored(self.store, self.settings)
+            await self.alerts.load()
+            self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             await self._take_stored_instruments()
             if not self.store.claim():
                 _log.warning(
@@ -370,8 +369,8 @@ class Server:
             # After the last values: the first sums are of those.
             try:
                 await self.portfolios.load()
-            except StoreError as error:
-                raise SettingsError(str(error), setting="database") from None
+            except QueryError as error:
+                raise query_error(self.settings, error) from None
             self.portfolios.start()
             begun.push_async_callback(self.portfolios.stop)
             self.hub.configure(history_size=self.settings.history_bytes)
@@ -417,8 +416,31 @@ class Server:
     async def _take_stored_instruments(self) -> None:
         newer = await with_stored(self.store, self.market.instruments)
         change = self.market.instruments.compare(newer)
+        named = [instrument.code for instrument in self.market.instruments]
         for _ in self.market.update_instruments(newer, change):
             await asyncio.sleep(0)
+        feed = None if self.supervisor is None else self.supervisor.feed
+        # A file of symbols says what is to be played, and that is all.
+        if isinstance(feed, SimulatorFeed) and self.settings.symbols_file is None:
+            await self._simulate(feed, named, change)
+
+    async def _simulate(self, feed: SimulatorFeed, named: Sequence[str], change: TableChange) -> None:
+        """Play the instruments of the database, too; those that it adds need a previous close to begin at."""
+        if not change.added and not change.changed:
+            return
+        get = self.market.instruments.get
+        added = [instrument for code in change.added if (instrument := get(code)) is not None]
+        known = [instrument for code in named if (instrument := get(code)) is not None]
+        played = [instrument for instrument in added if instrument.previous_close is not None]
+        # In a thread: each is opened, and there may be many.
+        refused = await asyncio.to_thread(feed.play, known + played)
+        refused += [instrument.code for instrument in added if instrument.previous_close is None]
+        if refused:
+            _log.warning(
+                "instruments of the database are not simulated: they have no previous_close that a day could begin at",
+                symbols=len(refused),
+                first=refused[:5],
+            )
 
     async def stop(self) -> int:
         """Take everything down, losing no value that was published; see `Drain` for the clients.
@@ -606,6 +628,7 @@ class Server:
             portfolios=done.n_portfolios,
             positions=done.n_positions,
             owners_changed=done.n_moved,
+            left_out=len(done.left_out),
             seconds=round(done.seconds, 3),
         )
         return done

@@ -56,13 +56,18 @@ def test_files_are_imported_and_counted(
 
 
 def test_what_is_wrong_is_said_line_by_line(tmp_path: Path, url: str) -> None:
-    (tmp_path / "positions.csv").write_text("portfolio_id,symbol,quantity\n1,AAPL,ten\n1,MSFT,1\n1,MSFT,2\n")
+    (tmp_path / "positions.csv").write_text(
+        "portfolio_id,symbol,quantity\n1,AAPL,ten\n1,MSFT,1\n1,MSFT,2\n1,A\n"
+    )
     done = run(tmp_path, "import", "positions", "positions.csv", database=url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "fastws: error: positions.csv, line 2, column quantity: "
         "expected a plain number such as 100 or 0.25, got 'ten'",
         "fastws: error: positions.csv, line 4: MSFT of portfolio 1 stands in line 3 already",
+        "fastws: error: positions.csv, line 5: has 2 cells, the header has 3; put a cell that holds a comma in quotes",
+        "fastws: error: positions.csv, line 2, column portfolio_id: there is no portfolio 1 in the database; "
+        "import portfolios first",
         "fastws: error: nothing was imported",
     ]
     assert not (tmp_path / "fastws.db").exists()
@@ -146,3 +151,22 @@ def test_a_query_that_lacks_a_column_keeps_a_server_from_starting(tmp_path: Path
     assert done.returncode == 2
     assert "positions_query: the column symbol is missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_not_there_is_no_mistake_of_the_settings(tmp_path: Path) -> None:
+    done = run(tmp_path, "serve", "--port", "0", database="postgresql+psycopg://fastws@127.0.0.1:1/fastws")
+    assert done.returncode == 1
+    assert "database postgresql+psycopg://fastws@127.0.0.1:1/fastws: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_simulator_plays_instruments_of_the_database(
+    server: StartServer, tmp_path: Path, url: str
+) -> None:
+    (tmp_path / "instruments.csv").write_text(INSTRUMENTS + "NEW2,Without a close,KOSPI,IT,\n")
+    assert run(tmp_path, "import", "instruments", "instruments.csv", database=url).returncode == 0
+    target = server("--feed", "sim", database=url, simulator_rate=2000)
+    until(
+        lambda: target.get_json("/v1/stocks/NEW1").get("price"), "a price of what only the database has", 30
+    )
+    assert "are not simulated: they have no previous_close" in target.log

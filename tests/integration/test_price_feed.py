@@ -202,7 +202,7 @@ def test_without_a_token_it_does_not_begin(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]
     assert (
-        "admin_token: publishing needs the server's admin token (from default); set FASTWS_ADMIN_TOKEN"
+        "admin_token: publishing needs the server's admin token, and there is none; set FASTWS_ADMIN_TOKEN"
         in line
     )
 

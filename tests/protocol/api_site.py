@@ -95,7 +95,7 @@ class View:
         self.reloaded.append(ids)
         if ids == [13]:
             raise StoreError("database sqlite:///x.db: disk I/O error")
-        return Reloaded(100, 2000, 1, 0.25049)
+        return Reloaded(100, 2000, 1, 0.25049, {None: "id"} | {n: f"of {n}" for n in range(1, 12)})
 
     def kick(self, **wanted: str | None) -> int:
         name, value = next((name, value) for name, value in wanted.items() if value is not None)

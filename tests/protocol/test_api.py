@@ -145,8 +145,16 @@ async def test_portfolios_are_read_again_all_or_some() -> None:
             ({"ids": [1, -2, 2**63 - 1]}, [1, -2, 2**63 - 1]),
         ]  # fmt: skip
         for body, ids in asked:
+            named = [{"id": None, "problem": "id"}, *({"id": n, "problem": f"of {n}"} for n in range(1, 10))]
             answer = await server.json("POST", "/v1/portfolios/reload", body, headers=bearer(ADMIN))
-            assert answer == {"portfolios": 100, "positions": 2000, "owners_changed": 1, "seconds": 0.25}
+            assert answer == {
+                "portfolios": 100,
+                "positions": 2000,
+                "owners_changed": 1,
+                "left_out": 12,
+                "first_left_out": named,
+                "seconds": 0.25,
+            }
             assert server.view.reloaded.pop() == ids
         for wrong in (
             {"ids": 1},

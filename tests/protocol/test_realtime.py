@@ -345,6 +345,8 @@ async def test_nothing_of_a_strangers_portfolio_is_said_anywhere(
             for portfolio_id in (77123, 88123):
                 await ask(connection, "subscribe_portfolio", portfolio_id=portfolio_id)
                 answer = await connection.receive()
+                # What was asked for, and nothing else.
+                assert answer["data"].pop("details") == {"portfolio_id": portfolio_id}
                 said.append(json.dumps(answer))
                 answers.append(answer["data"])
             # One that there is and one that there is not cannot be told apart.

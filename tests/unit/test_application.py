@@ -135,6 +135,21 @@ async def test_every_other_answer(answer: Answer, headers: dict[str, str], reaso
     assert "secret-" not in repr(lines)
 
 
+async def test_a_new_cause_is_logged_at_once() -> None:
+    limiter._written.clear()
+    asked = Asked(OSError("refused"))
+    subject, _ = made(asked)
+    with capture_logs() as lines:
+        for answer in (OSError("refused"), OSError("refused"), (500, b""), (500, b""), (200, b"[]")):
+            asked.answer = answer
+            assert await refused(subject, COOKIE) == "application"
+    assert [line["error"].partition(";")[0] for line in lines] == [
+        "refused",
+        "the answer is HTTP status 500",
+        "the answer is not a JSON object",
+    ]
+
+
 async def test_an_answer_counts_for_its_time_and_for_its_headers_only() -> None:
     asked = Asked(user("u"))
     subject, clock = made(asked)

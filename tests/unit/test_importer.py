@@ -188,17 +188,19 @@ async def test_positions_of_portfolios_that_are_not_there(store: Store, write: W
         ),
         (
             "positions",
-            "portfolio_id,symbol,quantity,cost\n1,A,1,much\n01,B,2,\n1,A,2,1\n1,B,0,\n1,C,1",
+            "portfolio_id,symbol,quantity,cost\n1,A,1,much\n01,B,2,\n1,A,2,1\n1,B,0,\n1,C,1\n#1,D,1,\n1,E,x,\n",
             [
                 ", line 2, column cost: expected a plain number such as 1250.50 or nothing, got 'much'",
                 ", line 5: B of portfolio 1 stands in line 3 already",
                 ", line 6: has 3 cells, the header has 4; put a cell that holds a comma in quotes",
+                ", line 7: begins with '#' and has 4 cells",
+                ", line 8, column quantity: expected a plain number such as 100 or 0.25, got 'x'",
             ],
         ),
         (
             "portfolios",
             f"id,owner,name,currency\n1,,A,USD\n2,kim,,USD\n3,kim,A,\n4,kim,{'x' * 256},USD\n5,kim,A\u200b,USD\n"
-            "6,k\u0007m,A,USD\n7,kim,A,USD\n7,lee,A,USD\n",
+            "6,k\u0007m,A,USD\n7,kim,A,USD\n7,lee,A,USD\n8,kim,A,EURO\n9,kim,A,Usd\n10,kim,A,usd\n11,kim,A,GBp\n",
             [
                 ", line 2, column owner: expected 1 to 255 printable characters, got ''",
                 ", line 3, column name: must not be empty",
@@ -207,6 +209,8 @@ async def test_positions_of_portfolios_that_are_not_there(store: Store, write: W
                 ", line 6, column name: holds what cannot be printed: 'A\\u200b'",
                 ", line 7, column owner: expected 1 to 255 printable characters, got 'k\\x07m'",
                 ", line 9: 7 stands in line 8 already",
+                ", line 10, column currency: expected the three letters of a currency such as USD, got 'EURO'",
+                ", line 11, column currency: expected the three letters of a currency such as USD, got 'Usd'",
             ],
         ),
         (
@@ -234,7 +238,7 @@ async def test_positions_of_portfolios_that_are_not_there(store: Store, write: W
             ],
         ),
         ("positions", b"portfolio_id,symbol,quantity\n1,\xff,1\n", [", line 2: is not UTF-8; save the file as UTF-8"]),
-        ("portfolios", 'id,owner,name,currency\n1,"kim,A,USD\n', [", line 2: unexpected end of data"]),
+        ("portfolios", 'id,owner,name,currency\n1,"kim,A,USD\n', [", line 2: a quote begins a cell and none ends it"]),
     ],
 )  # fmt: skip
 def test_every_row_that_is_wrong_is_named(

@@ -139,7 +139,7 @@ def test_the_currency_column_is_optional(write: Write) -> None:
             ", line 2, column previous_close: expected a price above 0",
         ),
         (HEADER + "A,B,C,D,1,\n\n#\nB,B,C,D,1,\nA,x,y,z,2,\n", ", line 6: A stands in line 2 already"),
-        (HEADER + 'A,"Apple,NASDAQ,IT,1,USD\n', ", line 2: unexpected end of data"),
+        (HEADER + 'A,"Apple,NASDAQ,IT,1,USD\n', ", line 2: a quote begins a cell and none ends it"),
         (HEADER + 'A,"App"le,NASDAQ,IT,1,USD\n', ", line 2: ',' expected after '\"'"),
         (HEADER.encode() + "A,삼성,KOSPI,IT,1,KRW\n".encode("cp949"), ", line 2: is not UTF-8"),
     ],

@@ -231,6 +231,7 @@ SANS_IO = {
     "fastws.market.market",
     "fastws.market.alert_messages",
     "fastws.market.csv_tables",
+    "fastws.market.currencies",
     "fastws.market.import_kinds",
     "fastws.market.instruments",
     "fastws.market.portfolio_rows",

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from fastws.market.portfolio_rows import date_of, price_of
+from fastws.market.portfolio_queries import make_queries
+from fastws.market.portfolio_rows import PortfolioRows, date_of, price_of
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,16 @@ def test_days() -> None:
     for value in ("11.11.2025", "", 1, "2025-13-01"):
         with pytest.raises(ValueError, match="date: expected a day such as 2025-11-11, got"):
             date_of(value)
+
+
+def test_currencies_are_three_letters() -> None:
+    rows = PortfolioRows(make_queries().portfolios)
+    found = {1: "usd", 2: "GBp", 3: None, 4: "", 5: "EURO", 6: "Dollars", 7: "US$", 8: "USD"}
+    rows.add([(number, "kim", "A", currency) for number, currency in found.items()])
+    rows.finish()
+    assert dict(zip(rows.ids.tolist(), rows.currencies, strict=True)) == {
+        1: "USD", 2: "GBp", 3: None, 4: None, 8: "USD",
+    }  # fmt: skip
+    assert rows.left_out == dict.fromkeys(
+        (5, 6, 7), "currency: expected the three letters of a currency such as USD"
+    )

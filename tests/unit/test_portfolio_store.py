@@ -123,6 +123,7 @@ async def test_a_quantity_that_is_none_leaves_its_portfolio_out(store: Store) ->
     await fill(store)
     portfolios = PortfolioStore(store)
     whole = await portfolios.load()
+    n_told = 0
     for quantity in ("ten", "1e3", "", "1.000000001", "92233720368.54775808"):
         await execute(
             store, f"UPDATE positions SET quantity = '{quantity}' WHERE portfolio_id = 7 AND symbol = 'AAPL'"
@@ -138,8 +139,22 @@ async def test_a_quantity_that_is_none_leaves_its_portfolio_out(store: Store) ->
         assert merge(whole, [7], part).left_out == loaded.left_out
         told = [(log["portfolios"], log["first"]) for log in logs if "left out: rows" in log["event"]]
         assert told in ([(1, 7)], [])  # not each time
+        n_told += len(told)
         assert "AAPL" not in str(logs)
         assert "got" not in str(logs)
+    assert n_told >= 1
+    # Another one is told of at once.
+    await execute(store, "UPDATE positions SET quantity = 'x' WHERE portfolio_id = 123 AND symbol = 'AAPL'")
+    with capture_logs() as logs:
+        await portfolios.load_portfolios([123])
+        await portfolios.load_portfolios([123])
+    assert [(log["portfolios"], log["first"]) for log in logs if "left out: rows" in log["event"]] == [
+        (1, 123)
+    ]
+    await execute(
+        store, "UPDATE positions SET quantity = '100.50' WHERE portfolio_id = 123 AND symbol = 'AAPL'"
+    )
+    loaded = merge(loaded, [123], await portfolios.load_portfolios([123]))
     await execute(store, "UPDATE positions SET quantity = '-2' WHERE portfolio_id = 7 AND symbol = 'AAPL'")
     mended = merge(loaded, [7], await portfolios.load_portfolios([7]))
     assert (holdings(mended), mended.left_out) == (holdings(whole), {})

@@ -709,3 +709,24 @@ async def test_on_a_real_loop_it_keeps_time_lets_others_run_and_ends_on_cancella
     n_at_stop = len(tape.updates)
     await asyncio.sleep(0)
     assert len(tape.updates) == n_at_stop
+
+
+def test_instruments_of_a_database_are_played_too() -> None:
+    feed = SimulatorFeed([Instrument("AAPL", previous_close="150.10")], seed=7)
+    added = [Instrument("NEW1", previous_close="10.50"), Instrument("TOO", previous_close="0.000000000001")]
+    assert feed.play([Instrument("AAPL", previous_close="200"), *added]) == ["TOO"]
+    again = SimulatorFeed(
+        [Instrument("AAPL", previous_close="200"), Instrument("NEW1", previous_close="10.50")], seed=7
+    )
+    published: list[list[tuple[str, str]]] = []
+    for played in (feed, again):
+        prices: list[tuple[str, str]] = []
+        published.append(prices)
+        played._exchange.advance(
+            lambda update, prices=prices: prices.append((update.instrument.code, str(update.price))),
+            lambda book: None,
+            500,
+            0,
+        )
+    assert published[0] == published[1]
+    assert {code for code, _ in published[0]} == {"AAPL", "NEW1"}

@@ -142,10 +142,13 @@ async def test_a_time_of_zero_is_stale(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("", "is empty"),
-        ("symbol,last\nAAPL,1\n", "neither the column price nor close"),
+        ("symbol,last\nAAPL,1\n", "neither the column price nor close; expected symbol,price"),
         ("symbol,price\nAAPL,150.25\nMSFT,41", ""),
-        ("symbol,price,volume\nAAPL,150.25,1\nMSFT,410", "row 3: has 2 cells, the header has 3"),
-        ('symbol,price\n"AAPL,1\n', "unexpected end of data"),
+        (
+            "symbol;price\nAAPL;1\n",
+            "separated by ';'; separate the columns by commas; expected the header",
+        ),
+        ('symbol,price\n"AAPL,1\n', "a quote begins a cell and none ends it"),
         ("symbol,price\nAAPL,\xff\n", "not UTF-8"),
         ("symbol,price\nAAPL,1\n#MSFT,2\n", "row 3: begins with '#' and has 2 cells"),
     ],
@@ -161,6 +164,18 @@ async def test_a_file_that_is_not_whole_is_not_used(tmp_path: Path, text: str, r
         return
     with pytest.raises(SourceAwayError, match=reason):
         await ask(asker_of(file))
+
+
+async def test_a_row_that_is_too_short_costs_its_symbol_alone(tmp_path: Path) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text("volume,symbol,price\n1,AAPL,150.25\n1,MSFT\n1\n1,005930,72000,5\n2,NVDA\n2,NVDA,9\n")
+    nvidia = Instrument("NVDA", currency="USD")
+    polled = await ask(asker_of(file), APPLE, MICROSOFT, SAMSUNG, nvidia)
+    assert prices(polled) == {"AAPL": "150.25", "NVDA": "9"}
+    assert polled.failed == {
+        "MSFT": f"malformed: {file}, row 3: has 2 cells, the header has 3",
+        "005930": f"malformed: {file}, row 5: has 4 cells, the header has 3",
+    }
 
 
 async def test_a_file_that_goes_away_and_comes_back(tmp_path: Path) -> None:

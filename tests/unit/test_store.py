@@ -311,6 +311,7 @@ async def test_a_database_in_memory_ends_with_its_store() -> None:
         ("fastws.db", "this is no database URL; write sqlite:///fastws.db or another SQLAlchemy URL"),
         ("user:s3cret@host/name", "this is no database URL"),
         ("nosuch://user:s3cret@host/name", "SQLAlchemy knows no nosuch; write"),
+        ("postgres://user:s3cret@host/name", "knows no postgres://; write postgresql+psycopg://"),
         ("oracle+cx_oracle://user:s3cret@host/name", "the driver of oracle+cx_oracle is not installed"),
         ("postgresql+asyncpg://user:s3cret@host/name", "is an asynchronous driver; name a synchronous one"),
     ],

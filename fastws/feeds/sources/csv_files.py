@@ -11,8 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import structlog
+
 from fastws._market import Instrument
+from fastws.errors import TableError
 from fastws.feeds.sources.base import Answer, Day, Quote, Source, SourceError, SourceSetupError
+from fastws.logs import log_limited
+from fastws.market.csv_tables import check_separator, csv_problem
 
 if TYPE_CHECKING:
     from fastws.settings import Settings
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_FILE: Final = "prices.csv"
 _MAX_FILE_SIZE: Final = 64 << 20
 _MAX_TIME_DIGITS: Final = 11
+HEADER: Final = "symbol,price[,previous_close,change,change_percent,volume,open,high,low,currency,time,date]"
+"""As it is shown to people."""
+
+_log = structlog.get_logger("fastws.feeds")
 
 _Cells = dict[str, str]
 _State = tuple[tuple[str, int, int], ...]
@@ -45,7 +54,8 @@ class CSVSource(Source):
     The price of a symbol is that of its newest row: by its time, else its date, else the last one. Where it has no time
     and no date, it is as old as the file. Rows with a date are also the daily prices, once that day is over in UTC.
     Lines that begin with ``#`` are comments above the header, and below it those without a comma. Write a new file
-    beside the old one and rename it, so that none is read half-written; a last line without its end is not used.
+    beside the old one and rename it, so that none is read half-written; a last line without its end is not used. A row
+    with too few or too many cells is left out: its symbol has no price until there is a newer row.
     """
 
     name = "csv"
@@ -123,9 +133,12 @@ def _read_file(path: Path, table: _Table) -> None:
         written_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
         text = file.read()
     rows = list(_rows(path, csv.reader(io.StringIO(text, newline=""), strict=True)))
-    for n, (where, cells) in enumerate(rows, 1):
+    for n, (where, cells, problem) in enumerate(rows, 1):
         code = cells.get("symbol", path.stem)
         if not code:
+            continue
+        if problem:
+            table.wrong[code] = f"malformed: {where}: {problem}"
             continue
         if n == len(rows) and not text.endswith(("\n", "\r")):
             # Of 410 that is being written 41 may be there.
@@ -144,7 +157,8 @@ def _read_file(path: Path, table: _Table) -> None:
             table.wrong.pop(code, None)
 
 
-def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[str, _Cells]]:
+def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[str, _Cells, str]]:
+    """Yield where each row is, its cells, and what is wrong with it as a whole; those have no cell but their symbol."""
     header: list[str] | None = None
     try:
         for number, cells in enumerate(reader, 1):
@@ -155,21 +169,30 @@ def _rows(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[str, _Cells
             if header is None:
                 header = [cell.lower().replace(" ", "_") for cell in cells]
                 if "price" not in header and "close" not in header:
-                    raise SourceError(f"{path}: the header has neither the column price nor close")
+                    try:
+                        check_separator(cells[0].replace(" ", ""), str(path))
+                    except TableError as error:
+                        raise SourceError(f"{error}; expected the header {HEADER}") from None
+                    raise SourceError(
+                        f"{path}: the header has neither the column price nor close; expected {HEADER}"
+                    )
                 continue
             if is_comment:
                 raise SourceError(
                     f"{path}, row {number}: begins with '#' and has {len(cells)} cells; "
                     "delete it if it is a comment, put another column first if it is a row"
                 )
-            # A row that is cut off, as while the file is written, has no price that could be trusted.
-            if len(cells) != len(header):
-                raise SourceError(
-                    f"{path}, row {number}: has {len(cells)} cells, the header has {len(header)}"
-                )
-            yield f"{path}, row {number}", dict(zip(header, cells, strict=True))
+            where = f"{path}, row {number}"
+            if len(cells) == len(header):
+                yield where, dict(zip(header, cells, strict=True)), ""
+                continue
+            # Cut off, as while the file is written: no price of it could be trusted.
+            problem = f"has {len(cells)} cells, the header has {len(header)}"
+            log_limited(_log, "csv-row", "a row of prices was left out", row=where, problem=problem)
+            known = dict(zip(header, cells, strict=False))
+            yield where, {"symbol": known.get("symbol", "")} if "symbol" in header else {}, problem
     except csv.Error as error:
-        raise SourceError(f"{path}: {error}") from None
+        raise SourceError(f"{path}: {csv_problem(error)}") from None
     if header is None:
         raise SourceError(f"{path} is empty")
 

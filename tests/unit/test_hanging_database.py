@@ -1,0 +1,102 @@
+"""A PostgreSQL server that hangs with its connections open: noticed, logged, counted, and used again afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+import structlog
+from alert_desk import until
+
+from fastws import logs
+from fastws._core import Hub
+from fastws._market import Instrument, PriceUpdate
+from fastws.market import portfolio_store, value_store
+from fastws.market.instruments import Instruments
+from fastws.market.market import Market
+from fastws.market.portfolio_store import PortfolioStore
+from fastws.market.portfolios import Portfolios
+from fastws.market.store import Store, StoreError
+from fastws.market.value_store import ValueStore
+from fastws.server.last_values import LastValues
+from tests.postgres import PostgresServer
+
+
+@contextmanager
+def hanging(url: str) -> Iterator[None]:
+    """Stop what serves the open connections to a database."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchall()
+    for (pid,) in rows:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for (pid,) in rows:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "limiter", logs.LogLimiter())
+    for module in (portfolio_store, value_store):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.3)
+
+
+async def test_portfolios_and_last_values(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    store = Store(url)
+    await store.open()
+    hub = Hub(asyncio.get_running_loop(), epoch="test")
+    instrument = Instrument("AAPL", "Apple", "NASDAQ", "IT", None, "USD")
+    market = Market(hub, Instruments([instrument]))
+    portfolios = Portfolios(market, PortfolioStore(store), poll_interval=0.02)
+    values = LastValues(market, store, interval=0.02)
+    await portfolios.load()
+    portfolios.start()
+    values.start()
+    market.publish_price(PriceUpdate(instrument, 100))
+    async with asyncio.timeout(10):
+        while not await ValueStore(store).load():
+            pass
+    with structlog.testing.capture_logs() as logged:
+        with hanging(url):
+            market.publish_price(PriceUpdate(instrument, 101))
+            await until(lambda: portfolios.n_failures and values.n_failures, "both have noticed")
+            with pytest.raises(StoreError, match=r"has not answered within 0\.3 s"):
+                await portfolios.reload()
+        said = "portfolios are read again", "last values are saved again"
+        await until(lambda: {*said} <= {entry["event"] for entry in logged}, "both work again")
+    events = [entry["event"] for entry in logged]
+    assert events.count("portfolios cannot be read again; values go on with the positions of before") == 1
+    assert events.count("last values are not saved") == 1
+    assert all(events.count(text) == 1 for text in said)
+    ((value,),) = [await ValueStore(store).load()]
+    assert b'"price":101' in value.body
+    await portfolios.stop()
+    await values.stop(5.0)
+    await store.close()
+    hub.stop()
+
+
+async def test_who_gets_on_is_waited_for(store: Store) -> None:
+    """What takes longer than the silence and calls `get_on` is no job that hangs."""
+    done = []
+    never = threading.Event()
+
+    def job(connection: object) -> None:
+        for _ in range(40):
+            never.wait(0.01)
+            store.get_on()
+        done.append(True)
+
+    await store.read(job, silence=0.15)
+    assert done == [True]
