@@ -21,6 +21,7 @@ from fastws.market.csv_tables import (
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
+_MAX_NAME: Final = 255
 COLUMNS: Final = Columns(("symbol", "name", "market", "sector", "previous_close"), ("currency",))
 
 CURRENCIES: Final = {
@@ -238,6 +239,14 @@ def parse_instrument(row: TableRow) -> Instrument:
     for column in ("symbol", "name"):
         if not cells[column]:
             raise InstrumentError(f"{where}, column {column}: must not be empty")
+        if not cells[column].isprintable():
+            raise InstrumentError(
+                f"{where}, column {column}: holds what cannot be printed: {cells[column]!a:.60}"
+            )
+    if len(cells["name"]) > _MAX_NAME:
+        raise InstrumentError(
+            f"{where}, column name: has {len(cells['name'])} characters, at most {_MAX_NAME} fit"
+        )
     market = cells["market"] or None
     try:
         instrument = Instrument(
