@@ -310,7 +310,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
             le=60_000,
         ),
-    ] = 75
+    ] = 90
     portfolio_poll_interval: Annotated[
         float,
         _meta(

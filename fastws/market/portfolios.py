@@ -76,7 +76,7 @@ class Portfolios(PortfolioReader):
     """
 
     def __init__(
-        self, market: Market, store: PortfolioStore, *, interval_ms: int = 75, poll_interval: float = 5.0
+        self, market: Market, store: PortfolioStore, *, interval_ms: int = 90, poll_interval: float = 5.0
     ) -> None:
         super().__init__(store, poll_interval=poll_interval)
         self.interval_ms = interval_ms
