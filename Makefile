@@ -9,7 +9,7 @@ BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --benchmark-disable
 
-.PHONY: help serve test lint docs bench bench-compare bench-load figures soak soak-clients soak-dashboard bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients soak-dashboard bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,9 +55,13 @@ system: ## the programs that the tests drive: Chromium, Node, nginx, PostgreSQL,
 serve: $(VENV)/.installed ## the server with the built-in simulator; others: SERVE_FLAGS="--feed none"
 	$(BIN)/fastws serve $(SERVE_FLAGS)
 
-test: $(VENV)/.installed $(VENV)/.dev system ## every test, on real sockets, browsers and programs
+test: $(VENV)/.installed $(VENV)/.dev system ## the tests, on real sockets, browsers and programs
 	@if command -v npm >/dev/null; then $(MAKE) -s tests/node_modules/.ready; fi
 	$(PYTEST)
+
+test-long: $(VENV)/.installed $(VENV)/.dev system ## the few tests that measure for a while, which test leaves out
+	@if command -v npm >/dev/null; then $(MAKE) -s tests/node_modules/.ready; fi
+	$(BIN)/python -m pytest --long
 
 lint: $(VENV)/.installed $(VENV)/.dev ## ruff, mypy, cython-lint, stubtest
 	$(BIN)/ruff check .

@@ -20,15 +20,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="let every server of the tests speak TLS, where they run some in plain only and some both ways; "
         "tests of what TLS cannot have (mark `plain`) are skipped",
     )
+    parser.addoption(
+        "--long", action="store_true", help="run the tests that take long (mark `long`), and only those"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "plain(reason): why a test cannot run over TLS; skipped with --tls")
+    config.addinivalue_line("markers", "long: measures for a while; left out without --long")
     if config.getoption("tls"):
         forced["certfile"] = str(files().certfile)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    is_long = config.getoption("long")
+    others = [item for item in items if (item.get_closest_marker("long") is None) is is_long]
+    items[:] = [item for item in items if (item.get_closest_marker("long") is not None) is is_long]
+    if others:
+        config.hook.pytest_deselected(items=others)
     if not forced:
         return
     for item in items:

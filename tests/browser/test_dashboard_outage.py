@@ -7,6 +7,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.browser.dashboard import PATH, dashboard
 from tests.browser.dashboard_soak import measure, start_server
 from tests.browser.devtools import browsing
@@ -129,6 +131,7 @@ async def test_what_is_not_told_is_not_current(tmp_path: Path, server: StartServ
         assert not any(row["is_fresh"] for row in await shown.rows())
 
 
+@pytest.mark.long
 async def test_it_keeps_up_with_a_thousand_updates_a_second(tmp_path: Path) -> None:
     server = await asyncio.to_thread(start_server, tmp_path)
     try:

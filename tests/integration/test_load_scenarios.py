@@ -134,6 +134,7 @@ def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
     assert out["run"]["published_per_second"] == pytest.approx(2000, rel=0.3)
 
 
+@pytest.mark.long
 def test_the_shipped_clients_lose_nothing_undeclared_when_they_are_killed(tmp_path: Path) -> None:
     """The short form of `make soak-clients`."""
     require_program("node")
@@ -213,6 +214,7 @@ def test_memory_is_looked_at_after_each_cycle(tmp_path: Path) -> None:
     assert out["figures"]["after the last / after the first"] == pytest.approx(1.0, abs=0.3)
 
 
+@pytest.mark.long
 def test_growth_measures_equal_deliveries(tmp_path: Path) -> None:
     out = load(
         tmp_path, "growth", "--connections", "10,40", "--topics", "1,40", "--rate", "20000", "--seconds", "1",
