@@ -265,7 +265,7 @@ async def test_alerts_and_portfolios_are_for_those_who_sign_in(server: StartServ
         # What is wrong is said where it was typed.
         await page.run("document.querySelector('#alert-threshold').value = 'much'")
         await page.click("#alert-form button")
-        await page.until("document.querySelector('#alert-problem').textContent.includes('threshold')")
+        await page.until("document.querySelector('#alert-problem').textContent.includes('Write a number')")
         page.problems[:] = [problem for problem in page.problems if "400" not in problem]
         await page.click("#alert-list button")
         await page.until("document.querySelectorAll('#alert-list li').length === 0")
