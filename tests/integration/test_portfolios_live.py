@@ -215,3 +215,4 @@ async def test_the_realtime_dialect_shows_the_same(server: serving.Server) -> No
                 if message["type"] == "portfolio_update":
                     assert set(message) >= {"type", "data", "timestamp"}
                     shown.append(message["data"])
+                    await screener.until(lambda _: len(seen) > len(shown) + 10)
