@@ -7,7 +7,8 @@
    they were. Both runs count.
 3. That the passes of one benchmark differ is no excuse for it: its best time is one that can be reached, and what
    seems slower is measured more often until it has had its chance.
-4. What had to share its processor in every pass is not called slower: then there was no time that nobody interrupted.
+4. What had to share its processor in every pass is called slower only where the waiting cannot have made it so: waiting
+   for half of the time doubles a time, and makes no tenfold of it. Otherwise it is not judged.
 5. A peer, and what has no yardstick, is never judged.
 """
 
@@ -91,7 +92,8 @@ def _judge(name: str, base: Benchmark | None, now: Benchmark | None, noise: floa
     tolerance = max(FLOOR, noise)
     judgement: Judgement = "ok"
     if ratio > 1 + tolerance:
-        judgement = "slower" if now.waiting <= MAX_WAITING else "shared"
+        has_waited = now.waiting > MAX_WAITING and ratio * (1 - now.waiting) <= 1 + MAX_NOISE
+        judgement = "shared" if has_waited else "slower"
     elif ratio < 1 / (1 + tolerance):
         judgement = "faster"
     return Verdict(name, judgement, base, now, ratio, tolerance)

@@ -48,7 +48,7 @@ def test_a_run_is_written(results: Path) -> None:
 
 def test_a_comparison_names_what_is_slower(results: Path, tmp_path: Path) -> None:
     base = micro_results.read(results)
-    base.benchmarks["limits.come_and_go"].min_ns /= 20
+    base.benchmarks["limits.come_and_go"].min_ns /= 200  # more than waiting for a processor explains
     path = tmp_path / "base.json"
     micro_results.write(base, path)
     result = micro(

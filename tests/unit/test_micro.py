@@ -245,6 +245,11 @@ class TestVerdict:
         fast = document([row("test3", 1e-3, waiting=0.3)])
         assert judgements(steady(), fast)["frames.test3"] == "ok"
 
+    @pytest.mark.parametrize(("seconds", "judgement"), [(2.9e-3, "shared"), (3.1e-3, "slower"), (1e-2, "slower")])
+    def test_waiting_for_half_of_the_time_does_not_excuse_everything(self, seconds: float, judgement: str) -> None:
+        now = document([row("test3", seconds, waiting=0.5)])
+        assert judgements(steady(), now)["frames.test3"] == judgement
+
 
 class TestConclusion:
     def conclude(self, base: Document, now: Document) -> int:
@@ -264,7 +269,7 @@ class TestConclusion:
         assert "NOT JUDGED: noise" in capsys.readouterr().out
 
     def test_a_processor_that_others_had(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.conclude(steady(), document([row("test0", 3e-3, waiting=0.4)])) == 2
+        assert self.conclude(steady(), document([row("test0", 2e-3, waiting=0.4)])) == 2
         assert capsys.readouterr().out.startswith("NOT JUDGED: frames.test0: others had the processors")
 
     def test_nothing_in_common(self, capsys: pytest.CaptureFixture[str]) -> None:
