@@ -245,8 +245,12 @@ class TestVerdict:
         fast = document([row("test3", 1e-3, waiting=0.3)])
         assert judgements(steady(), fast)["frames.test3"] == "ok"
 
-    @pytest.mark.parametrize(("seconds", "judgement"), [(2.9e-3, "shared"), (3.1e-3, "slower"), (1e-2, "slower")])
-    def test_waiting_for_half_of_the_time_does_not_excuse_everything(self, seconds: float, judgement: str) -> None:
+    @pytest.mark.parametrize(
+        ("seconds", "judgement"), [(2.9e-3, "shared"), (3.1e-3, "slower"), (1e-2, "slower")]
+    )
+    def test_waiting_for_half_of_the_time_does_not_excuse_everything(
+        self, seconds: float, judgement: str
+    ) -> None:
         now = document([row("test3", seconds, waiting=0.5)])
         assert judgements(steady(), now)["frames.test3"] == judgement
 
