@@ -44,7 +44,9 @@ updates do: stamps tell which is newer.
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
 `SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 ms to 2 s, drawn by chance.
 
-Modules: `links` the two connections, `address` what the setting `relay` may say, `control` the messages beside
-envelopes, `ring` what was sent, `streams` what is expected of an origin, `interest` which shards are wanted, `peers`
-who is there, `delays` when Redis is tried again, `relay` all of it together.
+Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control` the
+messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what is
+expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits for
+them, `meetings` who is there and `peers` as far as they are heard, `delays` when Redis is tried again, `counts` what
+has passed, `relay` all of it together.
 """

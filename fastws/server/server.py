@@ -299,11 +299,11 @@ class Server:
         self.relay = self._make_relay()
         self.targets.elsewhere = self.relay
         if self.relay is not None:
-            self.relay.figures = self._figures
             self.relay.on_kick = self._on_kick
             self.relay.on_alert = self._on_alert
-            self.relay.on_feed = self._on_feed
-            self.relay.feeds = self._own_feeds
+            self.relay.meetings.on_feed = self._on_feed
+            self.relay.meetings.figures = self._figures
+            self.relay.meetings.feeds = self._own_feeds
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (

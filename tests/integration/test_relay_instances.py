@@ -313,7 +313,7 @@ async def test_an_origin_that_is_silent_delays_for_a_second_and_not_more(
     one.publish(CODES[0], 2)
     await asyncio.sleep(0.01)
     # Nor does it answer what it is asked.
-    monkeypatch.setattr(one.relay, "_repeat", lambda request: None)
+    monkeypatch.setattr(one.relay.sending, "repeat", lambda request: None)
     monkeypatch.setattr(Link, "send", sent)
     at = time.monotonic()
     one.publish(CODES[0], 3)

@@ -113,7 +113,10 @@ HOMES = {
 SANS_IO = {
     "fastws._relay",
     "fastws.relay.address",
+    "fastws.relay.carrier",
+    "fastws.relay.channels",
     "fastws.relay.control",
+    "fastws.relay.counts",
     "fastws.relay.delays",
     "fastws.relay.interest",
     "fastws.relay.peers",

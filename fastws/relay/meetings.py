@@ -1,0 +1,140 @@
+"""Who is there: what instances announce of themselves, and what their coming and going means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from fastws.logs import log_limited
+from fastws.relay.channels import Channels
+from fastws.relay.control import Announcement, FeedState, ValuesRequest, encode
+from fastws.relay.interest import ShardInterest
+from fastws.relay.links import Link
+from fastws.relay.peers import Peer, Peers
+from fastws.relay.receiving import Receiving
+from fastws.relay.sending import Sending
+
+# For how long it is remembered what was heard of an origin that is not heard any more: it may be cut off.
+_GONE_SECONDS: Final = 900.0
+
+_log = structlog.get_logger("fastws.relay")
+
+
+class Meetings:
+    """Announces this instance and hears the others do so. Belongs to the thread of the event loop.
+
+    `on_feed` is called with the name of a feed of another instance and its state, whenever that changes. `figures` and
+    `feeds` are asked for what this instance says of itself.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        channels: Channels,
+        interest: ShardInterest,
+        peers: Peers,
+        sending: Sending,
+        receiving: Receiving,
+        *,
+        origin: int,
+        name: str,
+        n_shards: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.peers = peers
+        self.name = name
+        self.n_shards = n_shards
+        self.on_feed: Callable[[str, str], object] = lambda feed, status: None
+        self.figures: Callable[[], dict[str, int]] = dict
+        self.feeds: Callable[[], dict[str, FeedState]] = dict
+        self._origin = origin
+        self._link = link
+        self._channels = channels
+        self._interest = interest
+        self._sending = sending
+        self._receiving = receiving
+        self._clock = clock
+        # Origins that were not heard any more, and since when.
+        self._gone: dict[int, float] = {}
+
+    def announce(self, *, leaving: bool = False) -> None:
+        # Asked for in any case, so that what it counts is on its way.
+        positions = self._sending.positions()
+        announcement = Announcement(
+            self._origin,
+            self.name[:300],
+            [] if leaving else positions,
+            self.feeds(),
+            self.figures(),
+        )
+        self._link.send(self._channels.control, encode(announcement))
+
+    def hear(self, announcement: Announcement) -> None:
+        peer = self.peers.get(announcement.origin)
+        if not announcement.positions:
+            if peer is not None:
+                self._forget(peer, "it has stopped", is_over=True)
+            else:
+                self._end(announcement.origin)
+            return
+        if len(announcement.positions) != self.n_shards:
+            log_limited(
+                _log,
+                f"relay-shards {announcement.name}",
+                "an instance has another number of shards and is ignored; set relay_shards to the same on all",
+                level="error",
+                instance=announcement.name,
+                shards=len(announcement.positions),
+                here=self.n_shards,
+            )
+            return
+        if peer is None:
+            peer = self._meet(announcement)
+        self.peers.hear(peer)
+        peer.figures = announcement.figures
+        before, peer.feeds = peer.feeds, announcement.feeds
+        for feed, status in announcement.feeds.items():
+            if before.get(feed) != status:
+                self.on_feed(feed, status)
+        self._receiving.announced(peer.origin, announcement.positions)
+
+    def look_after(self, now: float) -> None:
+        """Miss those that are not heard any more."""
+        for peer in self.peers.lost():
+            self._forget(peer, "it is not heard any more", is_over=False)
+        for origin in [each for each, at in self._gone.items() if now - at > _GONE_SECONDS]:
+            self._end(origin)
+
+    def _meet(self, announcement: Announcement) -> Peer:
+        peer = self.peers.add(announcement.origin, announcement.name)
+        self._gone.pop(peer.origin, None)
+        _log.info("an instance has joined", instance=peer.name, instances=len(self.peers) + 1)
+        # So that it knows of this one before it answers its first client.
+        self.announce()
+        self._receiving.ask_soon()
+        return peer
+
+    def _forget(self, peer: Peer, reason: str, *, is_over: bool) -> None:
+        """Count a peer as gone. If it comes back and its run is not over, what was missed of it is still known."""
+        self.peers.remove(peer)
+        for feed in peer.feeds:
+            # Unless another one has it, too.
+            states = [other.feeds[feed] for other in self.peers if feed in other.feeds]
+            self.on_feed(feed, states[0] if states else "stopped")
+        _log.info("an instance has left", instance=peer.name, reason=reason, instances=len(self.peers) + 1)
+        self._receiving.give_up(peer.origin)
+        if is_over:
+            self._end(peer.origin)
+        else:
+            self._gone[peer.origin] = self._clock()
+        # Others may have heard more of it before it went.
+        if self._interest.shards and len(self.peers):
+            request = ValuesRequest(self._origin, sorted(self._interest.shards))
+            self._link.send(self._channels.control, encode(request))
+
+    def _end(self, origin: int) -> None:
+        """Nothing comes of this origin any more."""
+        self._gone.pop(origin, None)
+        self._receiving.end(origin)

@@ -1,0 +1,183 @@
+"""What other instances have published, put in order; and what of it is asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from fastws._core import Hub
+from fastws._relay import REPEATED, EnvelopeError, read_envelope
+from fastws.relay.carrier import Carrier
+from fastws.relay.channels import Channels
+from fastws.relay.control import GapRequest, ValuesRequest, encode
+from fastws.relay.counts import RelayCounts
+from fastws.relay.interest import ShardInterest
+from fastws.relay.links import Link
+from fastws.relay.peers import Peers
+from fastws.relay.streams import Stream
+
+# After how long last values are asked for again that have not come.
+_ASK_AGAIN_SECONDS: Final = 1.0
+
+
+class Receiving:
+    """The streams of all origins in the shards that are listened to. Belongs to the thread of the event loop.
+
+    `on_values` is called whenever an origin's last values of a shard have come that were wanted.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        carrier: Carrier,
+        link: Link,
+        channels: Channels,
+        interest: ShardInterest,
+        peers: Peers,
+        counts: RelayCounts,
+        *,
+        origin: int,
+        n_shards: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hub = hub
+        self.n_shards = n_shards
+        self.on_values: Callable[[], object] = lambda: None
+        self._origin = origin
+        self._carrier = carrier
+        self._link = link
+        self._channels = channels
+        self._interest = interest
+        self._peers = peers
+        self._counts = counts
+        self._clock = clock
+        self._streams: dict[tuple[int, int], Stream] = {}
+        self._asked: dict[tuple[int, int], float] = {}
+        self._asking: asyncio.Handle | None = None
+
+    @property
+    def n_with_gaps(self) -> int:
+        return sum(stream.has_gap for stream in self._streams.values())
+
+    def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def has_values(self, origin: int, shard: int) -> bool:
+        """Whether nothing of what the origin has published last in the shard is missing here."""
+        stream = self._streams.get((origin, shard))
+        return stream is not None and not stream.wants_values
+
+    def take(self, data: bytes) -> None:
+        """Take an envelope of another origin.
+
+        Raises:
+            EnvelopeError: it is none, or none of this cluster.
+        """
+        envelope = read_envelope(data)
+        self._counts.envelopes["received"] += 1
+        self._counts.bytes["received"] += len(data)
+        if envelope.n_shards != self.n_shards:
+            raise EnvelopeError(
+                f"it is of {envelope.n_shards} shards, and there are {self.n_shards} here: "
+                "set relay_shards to the same on all instances"
+            )
+        if envelope.shard not in self._interest.shards:
+            return
+        if envelope.kind == REPEATED:
+            self._counts.envelopes["repeated"] += 1
+        now = self._clock()
+        stream = self._stream(envelope.origin, envelope.shard)
+        wanted_values = stream.wants_values
+        for arrived in stream.receive(envelope, len(data), now):
+            self._carrier.publish(arrived)
+        self._count(stream)
+        if stream.has_gap:
+            self._close_gap(stream, envelope.origin, envelope.shard, now)
+        if wanted_values and not stream.wants_values:
+            self.on_values()
+
+    def announced(self, origin: int, positions: list[int]) -> None:
+        """Hear from an origin which updates it has sent last, per shard."""
+        now = self._clock()
+        for shard in self._interest.shards:
+            stream = self._streams.get((origin, shard))
+            if stream is not None:
+                stream.announced(positions[shard], now)
+                self._count(stream)
+
+    def look_after_gaps(self, now: float) -> None:
+        """Ask for what is missing, or give it up, where it is time for that."""
+        for (origin, shard), stream in list(self._streams.items()):
+            if stream.wants_values and now >= self._asked.get((origin, shard), 0.0):
+                self.ask_soon()
+            self._close_gap(stream, origin, shard, now)
+
+    def ask_soon(self) -> None:
+        """Ask for what is wanted, at the end of this turn of the loop: more may come to be wanted in it."""
+        if self._asking is None:
+            self._asking = self.hub.loop.call_soon(self._ask_for_values)
+
+    def give_up(self, origin: int) -> None:
+        """Wait no longer for what is missing of an origin."""
+        for (one, _), stream in list(self._streams.items()):
+            if one == origin:
+                for arrived in stream.give_up(self._clock()):
+                    self._carrier.publish(arrived)
+                self._count(stream)
+
+    def end(self, origin: int) -> None:
+        """Nothing comes of this origin any more."""
+        for key in [key for key in self._streams if key[0] == origin]:
+            del self._streams[key]
+            self._asked.pop(key, None)
+
+    def leave_out(self, shards: list[int]) -> None:
+        """Nothing comes of these shards any more."""
+        for key in [key for key in self._streams if key[1] in shards]:
+            self._count(self._streams.pop(key))
+
+    def _close_gap(self, stream: Stream, origin: int, shard: int, now: float) -> None:
+        gap = stream.due(now)
+        if gap is None:
+            return
+        if gap.is_given_up:
+            for arrived in stream.give_up(now):
+                self._carrier.publish(arrived)
+            self._count(stream)
+            self.ask_soon()
+        else:
+            request = GapRequest(self._origin, shard, gap.first, gap.last)
+            self._link.send(self._channels.inbox(origin), encode(request))
+
+    def _ask_for_values(self) -> None:
+        self._asking = None
+        now = self._clock()
+        for peer in self._peers:
+            shards = []
+            for shard in self._interest.shards:
+                key = peer.origin, shard
+                if not self._link.is_listening(self._channels.shard(shard)):
+                    continue
+                if self._stream(*key).wants_values and now >= self._asked.get(key, 0.0):
+                    self._asked[key] = now + _ASK_AGAIN_SECONDS
+                    shards.append(shard)
+            if shards:
+                self._counts.values["asked_for"] += len(shards)
+                self._link.send(
+                    self._channels.inbox(peer.origin), encode(ValuesRequest(self._origin, shards))
+                )
+
+    def _stream(self, origin: int, shard: int) -> Stream:
+        try:
+            return self._streams[origin, shard]
+        except KeyError:
+            stream = self._streams[origin, shard] = Stream()
+            return stream
+
+    def _count(self, stream: Stream) -> None:
+        seen, given_up = stream.take_counts()
+        self._counts.gaps["seen"] += seen
+        self._counts.gaps["given_up"] += given_up
