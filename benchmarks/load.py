@@ -16,6 +16,7 @@
     python -m benchmarks.load stop --connections 5000
     python -m benchmarks.load kis --connections 1000 --rate 2000
     python -m benchmarks.load portfolios --watched 5000 --rate 2000
+    python -m benchmarks.load relay --connections 3000 --rate 2000
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
@@ -43,6 +44,7 @@ from benchmarks.scenarios import (
     kis,
     memory,
     portfolios,
+    relay,
     restore,
     rush,
     steady,
@@ -94,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         (growth.growth, "growth"),
         (kis.kis, "kis"),
         (portfolios.portfolios, "portfolios"),
+        (relay.relay, "relay"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -104,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
          "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
          "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
-         "portfolios": _add_portfolios}[name](command)  # fmt: skip
+         "portfolios": _add_portfolios, "relay": _add_relay}[name](command)  # fmt: skip
     return top
 
 
@@ -269,6 +272,13 @@ def _add_kis(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--each", type=count, default=2, metavar="N", help="symbols of a connection (default: %(default)d)"
     )
+
+
+def _add_relay(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 3000)
+    _add_rate(command, 2000.0)
+    _add_seconds(command, 10.0, "measured time, of each part")
+    command.add_argument("--symbols", type=count, default=100, metavar="N", help="(default: %(default)d)")
 
 
 def _add_growth(command: argparse.ArgumentParser) -> None:

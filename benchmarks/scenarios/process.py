@@ -43,7 +43,8 @@ def clean_environment() -> dict[str, str]:
 class Server(Process):
     """`fastws serve` as a process of our own, listening when constructed; a context manager that ends it.
 
-    `symbols` makes its instrument table; `settings` are those of the server by name.
+    `symbols` makes its instrument table; `settings` are those of the server by name. It listens at `host`, and is
+    started by `prefix`, such as a command that leads into a network namespace.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Server(Process):
         symbols: Sequence[str],
         settings: Mapping[str, object],
         cpu: int | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         self._files = contextlib.ExitStack()
         self.directory = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="fastws-load-")))
@@ -61,12 +64,12 @@ class Server(Process):
         table.write_text("symbol,name,market,sector,previous_close\n" + "".join(rows))
         self._log: IO[bytes] = self._files.enter_context((self.directory / "log").open("w+b"))
         self.command = [
-            sys.executable, "-m", "fastws", "serve", "--host", "127.0.0.1", "--port", "0", "--feed", feed,
+            *prefix, sys.executable, "-m", "fastws", "serve", "--host", host, "--port", "0", "--feed", feed,
             "--symbols-file", str(table), "--log-format", "json",
         ]  # fmt: skip
         self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in settings.items()}
         # Whose Python it was is nobody's business in a committed result.
-        self.shown_command = ["python", *self.command[1:]]
+        self.shown_command = ["python" if word == sys.executable else word for word in self.command]
         self._process = subprocess.Popen(
             self.command,
             env=clean_environment() | self.environment,

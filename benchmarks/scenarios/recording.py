@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,8 @@ BEGIN_MS = 1_762_819_200_000
 PRICE = 72_000
 WAIT_S = 60.0
 LOOK_S = 0.1
+# After the last update; whoever has not got it by then will not get it.
+SETTLE_S = 10.0
 # Places of values in a trade record of KIS (H0STCNT0).
 _CODE, _PRICE = 0, 2
 
@@ -76,3 +78,24 @@ def await_flow(server: Server, client: LoadClient) -> None:
     """Let the client, which has connected during the pause, read until the flow has begun."""
     before = server.stats()["sequence"]
     read_until(client, lambda: server.stats()["sequence"] > before, "the flow does not begin")
+
+
+def settled(
+    client: LoadClient, lists: Sequence[Sequence[str]], last: Mapping[str, LastTrade]
+) -> tuple[int, str]:
+    """Read until everybody has the last value of all symbols, or the time for it is over; how many are not there, with
+    an example."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        client.run(2 * LOOK_S)
+        is_over = time.monotonic() > deadline
+        n, example = 0, ""
+        for i, symbols in enumerate(lists):
+            states = client.streams(i)
+            for code in symbols:
+                state = states.get(("price_update", code))
+                if state is None or (state["seq"], state["price"]) != (last[code].seq, last[code].price):
+                    n += 1
+                    example = example or f"connection {i} has {state} of {code}, not {last[code]}"
+        if not n or is_over:
+            return n, example

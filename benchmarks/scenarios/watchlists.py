@@ -8,7 +8,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.recording import LastTrade, await_flow, codes, read_until, write
+from benchmarks.scenarios.recording import await_flow, codes, read_until, settled, write
 from benchmarks.scenarios.report import describe, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
 from fastws.bench.measure import Run, observe
@@ -28,10 +28,6 @@ LEAST_PAUSE_S = 1.0
 WARM_UP_S = 2.0
 # The flow goes on for so long beside warm-up and measurement, for a server or clients that begin late.
 RESERVE_S = 1.0
-# After the last update; whoever has not got it by then will not get it.
-END_TIMEOUT_S = 10.0
-LOOK_S = 0.2
-PRICE = "price_update"
 
 GOALS = {
     # connections, symbols, symbols each, updates/s
@@ -131,7 +127,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 rows = client.latencies()
                 is_whole = server.stats()["sequence"] < n_updates
                 read_until(client, lambda: server.stats()["sequence"] >= n_updates, "the flow does not end")
-                n_behind, example = _settled(client, lists, last)
+                n_behind, example = settled(client, lists, last)
                 ended = client.result()
             finally:
                 client.close(timeout=0)
@@ -191,24 +187,3 @@ def _subscription(symbols: Sequence[str]) -> bytes:
         },
         separators=(",", ":"),
     ).encode()
-
-
-def _settled(
-    client: LoadClient, lists: Sequence[Sequence[str]], last: Mapping[str, LastTrade]
-) -> tuple[int, str]:
-    """Read until everybody has the last value of all symbols, or the time for it is over; how many are not there, with
-    an example."""
-    deadline = time.monotonic() + END_TIMEOUT_S
-    while True:
-        client.run(LOOK_S)
-        is_over = time.monotonic() > deadline
-        n, example = 0, ""
-        for i, symbols in enumerate(lists):
-            states = client.streams(i)
-            for code in symbols:
-                state = states.get((PRICE, code))
-                if state is None or (state["seq"], state["price"]) != (last[code].seq, last[code].price):
-                    n += 1
-                    example = example or f"connection {i} has {state} of {code}, not {last[code]}"
-        if not n or is_over:
-            return n, example

@@ -268,6 +268,23 @@ async def test_a_lossy_server_is_found_out(tmp_path: Path) -> None:
     assert "FAULTS: undeclared_lost" in printed
 
 
+@pytest.mark.long
+def test_relay_holds_what_is_served_elsewhere_against_what_was_published(tmp_path: Path) -> None:
+    require_program("redis-server")
+    out = load(tmp_path, "relay", "--connections", "30", "--rate", "1000", "--seconds", "2")
+    delivery, cost = out["delivery"], out["cost"]
+    assert delivery["final_values"] == {"checked": 150, "behind": 0}
+    assert [row["is_origin"] for row in delivery["instances"]] == [True, False, False]
+    for row in delivery["instances"]:
+        # Each client has 5 of the 100 symbols.
+        assert row["load"]["messages"] == pytest.approx(10 * 50 * 2, rel=0.2)
+        assert row["load"]["lost"] == 0
+    assert cost["relay_us"]["serving"] > 0
+    assert cost["message_each_us"]["publisher"] > 0
+    assert {goal["figure"] for goal in out["goals"]} >= {"added p99"}
+    assert out["faults"] == []
+
+
 def test_no_server_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "fanout", "--url", "ws://127.0.0.1:9/v1/ws"],
