@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.serving import require_program, until
 
@@ -35,6 +36,7 @@ http {{
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Host $http_host;
             proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Prefix "{taken}";
         }}
     }}
 }}
@@ -49,7 +51,13 @@ def proxying(directory: Path, upstream: str, *, prefix: str = "/") -> Iterator[i
         port = free.getsockname()[1]
     configuration = directory / "nginx.conf"
     configuration.write_text(
-        _CONFIGURATION.format(directory=directory, port=port, upstream=upstream, prefix=prefix)
+        _CONFIGURATION.format(
+            directory=directory,
+            port=port,
+            upstream=upstream,
+            prefix=prefix,
+            taken=prefix.rstrip("/") if urlsplit(upstream).path else "",
+        )
     )
     process = subprocess.Popen(
         [program, "-p", str(directory), "-c", str(configuration), "-e", f"{directory}/error.log"]

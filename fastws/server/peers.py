@@ -29,6 +29,7 @@ FORWARDING_HEADERS: Final = (
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-forwarded-prefix",
 )
 
 # Bounds on the work that a header is worth, counted from its right end: proxies in a row, characters, quoted texts in
@@ -40,6 +41,7 @@ _MAX_ESCAPED: Final = 8
 
 _MAX_NODE_SIZE: Final = 64
 _MAX_HOST_SIZE: Final = 255
+_MAX_PREFIX_SIZE: Final = 255
 
 _PARAMETER: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Unquoted values may have more than tokens may: several proxies write [2001:db8::1]:4711 without quotes. Nothing is
@@ -50,6 +52,10 @@ _PAIR: Final = re.compile(
 _ESCAPED: Final = re.compile(r"\\(.)")
 _PORT: Final = re.compile(r":(?:[0-9]{1,5}|_[0-9A-Za-z._-]{1,32})", re.ASCII)
 _HOST: Final = re.compile(r"[0-9A-Za-z._~%\[\]:-]+", re.ASCII)
+# Segments of a path as RFC 3986 has them, of which none is empty and none leads upwards.
+_PREFIX: Final = re.compile(
+    r"(?:/(?!(?:\.|%2e){1,2}(?:/|\Z))(?:[0-9a-z._~!$&'()*+;=:@-]|%[0-9a-f]{2})++)++", re.ASCII | re.IGNORECASE
+)
 # Some proxies tell the scheme of a WebSocket as such.
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
@@ -64,13 +70,15 @@ class Peer(msgspec.Struct, frozen=True):
     `address` is an IPv4 or IPv6 address, ``unix`` or ``unknown``. `key` is what limits count by: the same, but the
     /64 of an IPv6 address, which is the least that a single subscriber has. `scheme` is http or https, as the client
     speaks it to the outermost proxy that is trusted; `host` is what it asked that one for, None where no proxy says
-    so and the Host header counts.
+    so and the Host header counts. `prefix` is what proxies have taken off the path that it asked for, as ``/prices``;
+    empty where none says so.
     """
 
     address: str = UNKNOWN
     key: str = UNKNOWN
     scheme: str = "http"
     host: str | None = None
+    prefix: str = ""
 
 
 class HasExtraInfo(Protocol):
@@ -165,6 +173,7 @@ class Peers:
             direct.key if client is None else key_of(client),
             _SCHEMES.get(proto.lower(), direct.scheme),
             host.lower() if len(host) <= _MAX_HOST_SIZE and _HOST.fullmatch(host) else None,
+            _prefix(headers.get("x-forwarded-prefix", ""), n_hops),
         )
 
     def _walk(
@@ -315,3 +324,13 @@ def _nth_from_right(text: str, n: int) -> str:
     for element in islice(elements(text), n):
         found = element
     return _unquoted(found)
+
+
+def _prefix(text: str, n: int) -> str:
+    """What `n` proxies together have taken off the path: each adds its own on the right of what those before it took.
+
+    Empty where it is no path, or a longer one than anybody has.
+    """
+    parts = [part for element in islice(elements(text), n) if (part := _unquoted(element).rstrip("/"))]
+    found = "".join(reversed(parts))
+    return found if len(found) <= _MAX_PREFIX_SIZE and _PREFIX.fullmatch(found) else ""

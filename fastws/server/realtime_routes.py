@@ -57,13 +57,14 @@ class _Routes:
         protocol = "wss" if peer.scheme == "https" else "ws"
         # An HTTP/1.0 client need not name a host.
         host = peer.host or request.headers.get("Host") or "localhost"
+        path = peer.prefix + REALTIME_PATH
         return json_response(
             {
-                "websocket_url": f"{protocol}://{host}{REALTIME_PATH}",
+                "websocket_url": f"{protocol}://{host}{path}",
                 "connection_info": {
                     "protocol": protocol,
                     "host": host,
-                    "path": REALTIME_PATH,
+                    "path": path,
                     "authentication": "session-based" if self._server.is_session_based else "jwt",
                 },
                 "message_types": self._message_types,

@@ -41,4 +41,18 @@ async def test_pages_work_below_a_prefix(server: StartServer, tmp_path: Path) ->
                 loaded = await page.run("performance.getEntriesByType('resource').map(({ name }) => name)")
                 assert loaded
                 assert all(address.startswith(base + PREFIX) for address in loaded), loaded
+
+            # Where the server says that its other socket is, it is.
+            told = await page.run(
+                f"fetch('{PREFIX}realtime/websocket-info/').then((one) => one.json()).then((one) => one.websocket_url)"
+            )
+            assert told == f"ws://127.0.0.1:{port}{PREFIX}ws/realtime/"
+            greeting = await page.run(
+                f"""new Promise((resolve, reject) => {{
+                  const socket = new WebSocket({json.dumps(told)});
+                  socket.onmessage = ({{ data }}) => resolve(JSON.parse(data).type);
+                  socket.onerror = () => reject(new Error("refused"));
+                }})"""
+            )
+            assert greeting == "connection"
             assert page.problems == []

@@ -424,6 +424,14 @@ async def test_the_status_of_a_user_is_that_of_all_connections(tmp_path: Path) -
             {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "p.example", "X-Forwarded-For": "203.0.113.7"},
             "wss://p.example/ws/realtime/",
         ),
+        (
+            {
+                "X-Forwarded-Host": "p.example",
+                "X-Forwarded-Prefix": "/prices/",
+                "X-Forwarded-For": "203.0.113.7",
+            },
+            "ws://p.example/prices/ws/realtime/",
+        ),
     ],
 )
 async def test_where_the_socket_is_by_the_word_of_trusted_proxies(
@@ -442,3 +450,4 @@ async def test_where_the_socket_is_by_the_word_of_trusted_proxies(
     async with serving(tmp_path) as untrusting:
         body = (await get(untrusting, "/realtime/websocket-info/", **headers))[1]
         assert body["connection_info"]["protocol"] == "ws"
+        assert body["connection_info"]["path"] == "/ws/realtime/"

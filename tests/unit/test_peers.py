@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fastws.errors import SettingsError
 from fastws.server.handshake import MAX_HEAD_SIZE, check_origin, parse_head
 from fastws.server.peers import (
+    FORWARDING_HEADERS,
     MAX_HOPS,
     MAX_SIZE,
     Peer,
@@ -63,6 +64,7 @@ def test_headers_of_strangers_are_not_looked_at(address: str) -> None:
         "forwarded": "for=1.1.1.1;host=other;proto=https",
         "x_forwarded_host": "other",
         "x_forwarded_proto": "https",
+        "x_forwarded_prefix": "/other",
     }
     peers = Peers(["10.0.0.0/8"])
     assert found(address, peers, **headers) == found(address, peers)
@@ -263,6 +265,39 @@ def test_scheme_and_host_are_what_the_outermost_trusted_proxy_says(
 
 
 @pytest.mark.parametrize(
+    ("headers", "prefix"),
+    [
+        ({}, ""),
+        ({"x_forwarded_prefix": "/prices"}, "/prices"),
+        ({"x_forwarded_prefix": "/a/b-c.d/%EC%8B%9C/"}, "/a/b-c.d/%EC%8B%9C"),
+        ({"x_forwarded_prefix": "/"}, ""),
+        ({"x_forwarded_prefix": '"/prices"'}, "/prices"),
+        # What stands left of the proxies' own was sent by the client.
+        ({"x_forwarded_for": CLIENT, "x_forwarded_prefix": "/evil, /prices"}, "/prices"),
+        # Each has taken off what it says, the outermost first; or one of them has taken off nothing.
+        ({"x_forwarded_for": f"{CLIENT}, 10.0.0.2", "x_forwarded_prefix": "/app, /prices/"}, "/app/prices"),
+        ({"x_forwarded_for": f"{CLIENT}, 10.0.0.2", "x_forwarded_prefix": "/app"}, "/app"),
+        ({"x_forwarded_for": f"{CLIENT}, 10.0.0.2", "x_forwarded_prefix": "/, /prices"}, "/prices"),
+        # No path that a client could ask for, or one that leads elsewhere.
+        *(
+            ({"x_forwarded_prefix": text}, "")
+            for text in (
+                *("prices", "//evil.example", "/a//b", "/..", "/a/../b", "/%2e%2E/b", "/./a", "/.%2e"),
+                *("/a b", "/a?b", "/a#b", "/a%", "/a%2", "/a%zz", "/\\evil", "/시세", "/a\r\nb", "/a\n"),
+                "/" + "a" * 255,
+            )
+        ),
+        ({"x_forwarded_prefix": "/" + "a" * 254}, "/" + "a" * 254),
+        ({"x_forwarded_prefix": "/.well-known/..a/..."}, "/.well-known/..a/..."),
+    ],
+)
+def test_the_prefix_is_what_trusted_proxies_have_taken_off(headers: dict[str, str], prefix: str) -> None:
+    assert found(**headers).prefix == prefix
+    assert found(CLIENT, **headers).prefix == ""
+    assert found(peers=Peers(), **headers).prefix == ""
+
+
+@pytest.mark.parametrize(
     ("origin", "headers", "is_allowed"),
     [
         ("https://app.example", {"x-forwarded-host": "app.example"}, True),
@@ -374,6 +409,7 @@ def test_a_stranger_is_where_its_socket_is(one: str, other: str, client: IPv4Add
         "forwarded": other,
         "x-forwarded-host": one,
         "x-forwarded-proto": other,
+        "x-forwarded-prefix": one,
     }
     assert TRUSTED.find(str(client), headers) == TRUSTED.find(str(client), {})
 
@@ -383,7 +419,7 @@ def test_nothing_raises(text: str) -> None:
     for element in elements(text):
         read_node(element)
         read_pairs(element)
-    headers = dict.fromkeys(("x-forwarded-for", "forwarded", "x-forwarded-host", "x-forwarded-proto"), text)
+    headers = dict.fromkeys(FORWARDING_HEADERS, text)
     peer = TRUSTED.find(PROXY, headers)
     assert peer.scheme in ("http", "https")
 
@@ -397,7 +433,7 @@ def test_nothing_raises(text: str) -> None:
 )  # fmt: skip
 def test_a_hostile_header_costs_little(piece: str) -> None:
     text = (piece * MAX_HEAD_SIZE)[:MAX_HEAD_SIZE]
-    headers = dict.fromkeys(("x-forwarded-for", "forwarded", "x-forwarded-host", "x-forwarded-proto"), text)
+    headers = dict.fromkeys(FORWARDING_HEADERS, text)
     times = []
     for _ in range(5):
         began = time.perf_counter()
