@@ -83,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: Annotated[
         tuple[str, ...],
         _meta(
-            "origins of browsers that may connect besides the server's own, as https://app.example; * for all"
+            "origins of pages that may connect and ask besides the server's own, as https://app.example; * for all"
         ),
     ] = ()
     web_pages: Annotated[

@@ -162,13 +162,18 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
             routes.reload_portfolios,
             "read portfolios and positions again, all or those of ids; admin",
         ),
+        # The token that opens everything is not one for pages.
+        is_for_pages=False,
     )
 
 
-def _add(app: web.Application, *endpoints: tuple[str, str, Handler, str]) -> None:
+def _add(app: web.Application, *endpoints: tuple[str, str, Handler, str], is_for_pages: bool = True) -> None:
     add_endpoints(
         app,
-        (Endpoint(method, path, _answering(handler), about) for method, path, handler, about in endpoints),
+        (
+            Endpoint(method, path, _answering(handler), about, is_for_pages)
+            for method, path, handler, about in endpoints
+        ),
     )
 
 

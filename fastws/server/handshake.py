@@ -268,11 +268,18 @@ def check_origin(request: Request, allowed_origins: Collection[str]) -> Refusal 
         is_downgraded = scheme == "http" and peer.scheme == "https"
         if authority.removesuffix(port) == host.removesuffix(port) and not is_downgraded:
             return None
-        if any(
-            origin.removesuffix(port) == allowed.lower().removesuffix(port) for allowed in allowed_origins
-        ):
+        if is_named(origin, allowed_origins):
             return None
-    return _ORIGIN_NOT_ALLOWED
+    return ORIGIN_NOT_ALLOWED
+
+
+def is_named(origin: str, allowed_origins: Collection[str]) -> bool:
+    """Whether `origin` is one of `allowed_origins` by name, so not by ``*``; with or without its scheme's own port."""
+    origin = origin.lower()
+    port = _DEFAULT_PORTS.get(origin.partition("://")[0])
+    return port is not None and any(
+        origin.removesuffix(port) == allowed.lower().removesuffix(port) for allowed in allowed_origins
+    )
 
 
 def select_subprotocol(request: Request) -> str | None:
@@ -362,6 +369,6 @@ UPGRADE_REQUIRED: Final = Refusal(
     "this is a WebSocket endpoint",
     (("Connection", "Upgrade"), ("Upgrade", "websocket")),
 )
-_ORIGIN_NOT_ALLOWED: Final = Refusal(
+ORIGIN_NOT_ALLOWED: Final = Refusal(
     403, "ORIGIN_NOT_ALLOWED", "pages of this origin may not connect; see the setting allowed_origins"
 )

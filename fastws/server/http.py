@@ -76,12 +76,17 @@ class ServerView(Protocol):
 
 
 class Endpoint(NamedTuple):
-    """What answers `method` (GET: HEAD as well) at `path`, with and without a trailing slash, and what for."""
+    """What answers `method` (GET: HEAD as well) at `path`, with and without a trailing slash, and what for.
+
+    `is_for_pages`: whether pages of other origins that are allowed may have its answers; see
+    :mod:`fastws.server.cors`.
+    """
 
     method: str
     path: str
     handler: Handler
     about: str
+    is_for_pages: bool = True
 
 
 class HttpError(FastwsError):
@@ -94,6 +99,7 @@ class HttpError(FastwsError):
 
 
 _LISTED: Final = web.AppKey("listed", list[dict[str, str]])
+_NOT_FOR_PAGES: Final = web.AppKey("not_for_pages", set[str])
 
 
 def bare_app(websocket_paths: Sequence[str] = ()) -> web.Application:
@@ -103,6 +109,7 @@ def bare_app(websocket_paths: Sequence[str] = ()) -> web.Application:
     """
     app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_SIZE)
     app.on_response_prepare.append(_set_headers)
+    app[_NOT_FOR_PAGES] = set()
     app[_LISTED] = [{"path": path, "protocol": "websocket", "about": "prices"} for path in websocket_paths]
 
     async def root(request: web.Request) -> web.Response:
@@ -124,10 +131,17 @@ def add_endpoints(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
             }
         )
         for variant in (endpoint.path, endpoint.path + "/"):
+            if not endpoint.is_for_pages:
+                app[_NOT_FOR_PAGES].add(variant)
             if endpoint.method == "GET":
                 app.router.add_get(variant, endpoint.handler)
             else:
                 app.router.add_route(endpoint.method, variant, endpoint.handler)
+
+
+def is_for_pages(request: web.Request) -> bool:
+    """Whether what is asked for may be had by pages of other origins, as far as the path goes."""
+    return request.path not in request.app[_NOT_FOR_PAGES]
 
 
 def add_probe_routes(app: web.Application, server: ServerView) -> None:

@@ -127,7 +127,7 @@ def add_metrics_routes(app: web.Application, server: MetricsView, *, is_own_plac
             kept[kind, is_whole] = body, time.monotonic()
         return web.Response(body=body, headers={"Content-Type": kind})
 
-    add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus"),))
+    add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus", is_for_pages=False),))
 
 
 def _make_registry(server: MetricsView, *, is_whole: bool) -> CollectorRegistry:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
+from fastws.server.cors import add_cors
 from fastws.server.force_update import ForceView, add_force_routes
 from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
 from fastws.server.instrument_routes import add_instrument_routes
@@ -44,6 +45,7 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
         _add_admin(app, server, is_own_place=False)
+    add_cors(app, server)
     return app
 
 

@@ -46,7 +46,10 @@ def add_web_routes(app: web.Application, *, has_pages: bool) -> None:
     if has_pages:
         add_endpoints(
             app,
-            [Endpoint("GET", path.rstrip("/"), _page_handler(name), about) for path, name, about in _PAGES],
+            [
+                Endpoint("GET", path.rstrip("/"), _page_handler(name), about, is_for_pages=False)
+                for path, name, about in _PAGES
+            ],
         )
     else:
         files = {name: file for name, file in files.items() if "/" not in name}
