@@ -7,7 +7,10 @@ SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fa
 SERVE_FLAGS ?= --feed sim
 BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --benchmark-disable
+# In the order of their directories: what starts servers and browsers comes first, and many small tests fill up the end.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --benchmark-disable
+# Where this is set, each process of the tests would compile all of Python's sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients soak-dashboard bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
@@ -35,7 +38,7 @@ $(VENV)/.build: $(VENV)/.python pyproject.toml
 $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	@rm -f $(VENV)/.debug
 	@echo "compiling the core: about a minute"
-	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python setup.py -q build_ext --inplace -j $(shell getconf _NPROCESSORS_ONLN)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
@@ -146,7 +149,7 @@ bench-peers: peers ## the same load on other servers and on this one, into bench
 debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it
 	@rm -f $(VENV)/.installed
 	@echo "compiling the core: about a minute"
-	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force
+	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force -j $(shell getconf _NPROCESSORS_ONLN)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $(VENV)/.debug
 	$(PYTEST)

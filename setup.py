@@ -51,5 +51,6 @@ setup(
         annotate=annotate,
         force=debug or bool(sanitize),
         quiet="-q" in sys.argv,
+        nthreads=os.cpu_count() or 1,
     )
 )

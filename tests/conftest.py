@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for mark in item.iter_markers("plain"):
             item.add_marker(pytest.mark.skip(reason=f"not over TLS: {mark.args[0]}"))
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests stay to the end: a collector that looked at them each time would take longer than the tests.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
