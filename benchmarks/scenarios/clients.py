@@ -43,8 +43,9 @@ REPLAY_BYTES = 200_000
 N_SYMBOLS = 24
 N_ALL = 16
 N_LATEST = 4
-# A client that has been cut off is back within this, also where the server has to find out first.
-RETURN_S = 15.0
+# A client that has been cut off is back within this, also where the server has to find out first, or has to be started
+# on a machine that has little time for it.
+RETURN_S = 60.0
 AGAIN_SHARE = 0.2
 WANTED_SHARE = 0.99
 LINE_LIMIT = 64 << 20
@@ -75,7 +76,11 @@ class Subject:
             self.kills[kind] += 1
 
     def _is_connected(self) -> bool:
-        return any(not connection.is_deaf for connection in self._proxy.connections)
+        """Through to a server: a kill where there is none would only be counted."""
+        return any(
+            not connection.is_deaf and connection.other is not None and connection.other.transport is not None
+            for connection in self._proxy.connections
+        )
 
     async def _kill(self, kind: str, kick: Kick) -> None:
         proxy = self._proxy
@@ -227,9 +232,13 @@ class House:
         return int(self.server.http_url.rpartition(":")[2])
 
     async def end(self) -> None:
-        """Stop to publish, and let what was published be accepted."""
-        if self._publishing.done() and not self._publishing.cancelled():
-            raise LoadError(f"the server does not accept what is published:\n{self.server.log()[-2000:]}")
+        """Stop to publish once this server has accepted something of every stream: the last value of one that has died
+        may have died with it, and then nobody could have it."""
+        deadline = time.monotonic() + RETURN_S
+        while not self.record.numbers.keys() <= self._publisher.accepted.keys():
+            if self._publishing.done() or time.monotonic() > deadline:
+                raise LoadError(f"the server does not accept what is published:\n{self.server.log()[-2000:]}")
+            await asyncio.sleep(0.02)
         self._publisher.stop()
         await self._publishing
         self.seconds += time.monotonic() - self._began
@@ -275,9 +284,11 @@ async def _run(options: argparse.Namespace) -> dict[str, Any]:
             await house.end()
             ledgers = [subject.ledger for subject in subjects]
             deadline = time.monotonic() + RETURN_S
-            while any(ledger.missing() for ledger in ledgers) and time.monotonic() < deadline:
+            while not all(ledger.is_complete for ledger in ledgers) and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
             for ledger in ledgers:
+                if ledger.is_away:
+                    ledger.fault(f"it has not come back within {RETURN_S:g} s")
                 for key, (last, wanted) in ledger.missing().items():
                     ledger.fault(f"{key} has ended on update {last} in place of {wanted}")
     except TimeoutError:

@@ -45,6 +45,8 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self.errors: Counter[str] = Counter()
+        self.is_away = False
+        """It has said that it is cut off, and not that it is back."""
         self._has_begun = False
         self._record = record
         self._mode_all = frozenset(all_symbols)
@@ -62,6 +64,7 @@ class Ledger:
                 self._take_value((kind, code), number, price, is_snapshot)
             case ["open", is_recovered]:
                 # One that ended before its first value has left nothing to recover.
+                self.is_away = False
                 outcome = "recovered" if is_recovered else "not recovered"
                 self.counts[outcome if self._has_begun else "began"] += 1
                 if not is_recovered:
@@ -69,6 +72,7 @@ class Ledger:
                     for stream in self._streams.values():
                         stream.may_jump = True
             case ["waiting", code]:
+                self.is_away = True
                 self.closes[code] += 1
             case ["lost", channel, code, first, last]:
                 self.counts["declared lost"] += last - first + 1
@@ -124,6 +128,11 @@ class Ledger:
             self.fault(f"{key}: update {place} after {stream.place}, and nothing was said of those between")
         stream.place, stream.may_jump = place, False
         stream.declared = {lost for lost in stream.declared if lost > place}
+
+    @property
+    def is_complete(self) -> bool:
+        """It is connected, and has the last value of everything."""
+        return not self.is_away and not self.missing()
 
     def missing(self) -> dict[Key, tuple[int, int]]:
         """What has not ended on the last update: how far it is, and how far it should be."""
