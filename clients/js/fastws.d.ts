@@ -119,17 +119,21 @@ export interface Batch extends Published {
   type: "batch";
   batch_size: number;
   snapshot?: true;
-  messages: Update[];
+  /** An error is in the place of an update that could not be told. */
+  messages: Array<Update | ServerError>;
 }
 
 // What is answered and announced.
 
-interface Answer {
+interface Told {
   timestamp: Timestamp;
+}
+
+interface Answer extends Told {
   id?: string | number;
 }
 
-export interface Greeting extends Answer {
+export interface Greeting extends Told {
   type: "connection";
   status: "connected";
   connection_id: string;
@@ -192,7 +196,7 @@ export interface Resumed extends Answer {
   type: "resumed";
 }
 
-export interface ServerShutdown extends Answer {
+export interface ServerShutdown extends Told {
   type: "server_shutdown";
   reconnect_after_ms: number;
 }
@@ -211,7 +215,7 @@ export interface ServerError {
 export interface OverflowItem {
   /** The symbol; of a market_status the market. */
   code: string;
-  channel: Channel | "market_status" | "feed_status" | "alert" | "portfolio";
+  channel: Channel | "market_status" | "feed_status" | "alert";
   dropped: number;
   from_seq: number;
   to_seq: number;
@@ -399,7 +403,7 @@ export interface AssetUpdate {
   volume?: number;
   high?: number;
   low?: number;
-  quality?: "realtime" | "polled" | "simulated";
+  quality?: "realtime" | "polled" | "simulated" | (string & {});
   /** From before the last start of the server. */
   stale?: true;
 }
@@ -410,12 +414,13 @@ export interface RealtimeData {
   subscribed: { symbol: string } | { portfolio_id: number };
   unsubscribed: { symbol: string } | { portfolio_id: number };
   authenticated: { user_id: string | number; expires_at: Timestamp | null };
+  overflow: { items: OverflowItem[] };
   server_shutdown: { reconnect_after_ms: number };
   alert: Omit<Alert, "type" | "timestamp" | "sequence">;
   asset_update: AssetUpdate;
   portfolio_update: Portfolio;
   feed_status: Omit<FeedStatus, "type" | "timestamp" | "sequence">;
-  error: { code: ErrorCode; message: string; details?: Record<string, unknown> };
+  error: Pick<ServerError, "code" | "error_code" | "message" | "details">;
 }
 
 export type RealtimeMessage = {
