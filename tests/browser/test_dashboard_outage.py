@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -30,6 +31,20 @@ WATCHER = """
     }
     requestAnimationFrame(look);
   })();
+"""
+FIGURES = "document.querySelector('#server')"
+SAID_OF_FIGURES = "['age', 'note'].map((name) => document.querySelector(`#server-${name}`).textContent)"
+# How many ms after the last figures came they were marked as old, and the server was said not to answer.
+FIGURES_WATCHER = """
+  window.figures_ages = {};
+  new MutationObserver(() => {
+    const came = performance.getEntriesByType("resource").filter(({ name }) => name.endsWith("v1/ws/stats")).at(-1);
+    const age = performance.now() - came.responseEnd;
+    if (document.querySelector("#server").dataset.fresh === "false") window.figures_ages.old ??= age;
+    if (document.querySelector("#server-note").textContent !== "") window.figures_ages.silent ??= age;
+  }).observe(document.querySelector("#server"), {
+    subtree: true, attributes: true, childList: true, characterData: true,
+  });
 """
 
 
@@ -111,15 +126,31 @@ async def test_what_is_not_told_is_not_current(tmp_path: Path, server: StartServ
         await shown.until_price("005930", "73,100")
         await shown.until_price("000660", "606,000")
 
-        # A server that does not answer is not live, though the connection stands.
+        # A server that does not answer is not live, though the connection stands; nor are its own figures.
+        await page.until(f"{FIGURES}.dataset.fresh === 'true'")
+        assert await page.run(SAID_OF_FIGURES) == ["", ""]
+        await page.run(FIGURES_WATCHER)
         target.process.send_signal(signal.SIGSTOP)
         try:
             await page.until(is_old, 15)
             assert await page.run("document.documentElement.dataset.link") != "live"
+            await page.until("document.querySelector('#server-note').textContent !== ''")
+            age, note = await page.run(SAID_OF_FIGURES)
+            assert re.fullmatch(r"[3-9]s old", age)
+            assert note == "The server does not answer."
+            # Counted from when the last figures came.
+            ages = await page.run("window.figures_ages")
+            assert 3000 <= ages["old"] < 4500
+            assert 3000 <= ages["silent"] < 4500
+            # It grows old before the eyes, and is announced once.
+            await page.until(f"{FIGURES}.querySelector('#server-age').textContent !== '{age}'")
+            assert (await page.run(SAID_OF_FIGURES))[1] == note
         finally:
             target.process.send_signal(signal.SIGCONT)
         await shown.until_link("live", 40)
         await shown.until_price("005930", "73,100")
+        await page.until(f"{FIGURES}.dataset.fresh === 'true'")
+        assert await page.run(SAID_OF_FIGURES) == ["", ""]
 
         # Nor is what a feed has said that has ended.
         ended = server("--feed", "replay:sample", "--replay-speed", "max")

@@ -136,6 +136,16 @@ def test_addresses_lead_to_files_and_pages_whatever_the_prefix(name: str, prefix
     assert n > 3
 
 
+def test_every_style_sheet_is_one_of_a_page() -> None:
+    linked = {
+        (attributes["href"] or "").partition("static/")[2]
+        for name in PAGES
+        for tag, attributes in Elements((WEB / "pages" / name).read_text(encoding="utf-8")).found
+        if tag == "link" and attributes["rel"] == "stylesheet"
+    }
+    assert linked == {name for name in static_files() if name.endswith(".css")}
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_fields_and_buttons_have_names(name: str) -> None:
     """What a screen reader says of them: a label, or text inside."""

@@ -14,6 +14,10 @@ const FRAME_MS = 100;
 const LABEL_MS = 5_000;
 const MIN_CANDLES = 30;
 const BAR_S = 60;
+// Room above and below what is drawn: of its span, of the price where that rests, and at least so many of the smallest
+// steps that a price is written with.
+const ROOM = { span: 0.08, price: 0.0002, steps: 2 };
+const AXIS_PX = { least: 56, character: 7, around: 16 };
 
 /** Draws ten times a second at most, also while nothing comes: time goes on. */
 export class Chart {
@@ -170,7 +174,15 @@ export class Chart {
       scales: { x: { time: true, range: () => this.#xRange() }, y: { range: (_, low, high) => this.#yRange(low, high) } },
       axes: [
         { ...axis, space: 70, size: 26, values: (_, splits) => splits.map(clock) },
-        { ...axis, side: 1, size: 76, values: (_, splits) => splits.map(price) },
+        {
+          ...axis,
+          side: 1,
+          // Distances of labels: none is finer than prices are written, or several would say the same.
+          incrs: () => this.#increments(),
+          // A scale of nothing would be one of prices that nobody has paid.
+          values: (_, splits) => (this.#isEmpty ? splits.map(() => "") : splits.map(price)),
+          size: (_, labels) => axisWidth(labels),
+        },
       ],
       series: [
         {},
@@ -197,11 +209,25 @@ export class Chart {
     return [now - RANGES[this.#range], now];
   }
 
-  /** Room above and below, and never a flat nothing. */
+  /** Never a flat nothing, also for a price of 0 or a single one. */
   #yRange(low, high) {
     if (low === null || high === null) return [0, 1];
-    const room = Math.max((high - low) * 0.08, Math.abs(high) * 0.0002, 1e-8);
+    const room = Math.max((high - low) * ROOM.span, Math.abs(high) * ROOM.price, this.#step * ROOM.steps);
     return [low - room, high + room];
+  }
+
+  #increments() {
+    const exponent = -(this.#quote?.decimals ?? 0);
+    return Array.from({ length: 16 }, (_, i) => [1, 2, 5].map((n) => Number(`${n}e${exponent + i}`))).flat();
+  }
+
+  /** The least difference that two labels of prices can show. */
+  get #step() {
+    return 10 ** -(this.#quote?.decimals ?? 0);
+  }
+
+  get #isEmpty() {
+    return (this.#hasCandles ? this.#bars[4] : this.#line[1]).every((value) => value === null);
   }
 
   #drawCandles() {
@@ -260,6 +286,12 @@ export class Chart {
     const text = this.#hasCandles ? values.map((value, i) => `${names[i]} ${value}`).join("  ") : values[0];
     setText(read, `${clock(seconds[idx])}  ${text}`);
   }
+}
+
+/** As wide as the longest label, so that none is cut off. */
+function axisWidth(labels) {
+  const longest = Math.max(0, ...(labels ?? []).map((label) => label.length));
+  return Math.max(AXIS_PX.least, AXIS_PX.around + AXIS_PX.character * longest);
 }
 
 function clock(seconds) {

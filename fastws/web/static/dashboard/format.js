@@ -22,7 +22,11 @@ const byDecimals = [];
 
 /** `value` with so many decimals, e.g. 73,000. */
 export function fixed(value, decimals) {
-  byDecimals[decimals] ??= format({ minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  byDecimals[decimals] ??= format({
+    minimumFractionDigits: decimals,
+    maximumFractionDigits: decimals,
+    signDisplay: "negative", // no sign before what is rounded to 0
+  });
   return byDecimals[decimals].format(value);
 }
 

@@ -27,7 +27,8 @@ class Level {
   show(level, { decimals, base, last, longest }) {
     setText(this.#price, level ? fixed(level.price, decimals) : "");
     setText(this.#quantity, level ? plain(level.quantity) : "");
-    const change = level && base !== null ? level.price - base : null;
+    // Of a close of 0, which a table may have, nothing is so many percent.
+    const change = level && base ? level.price - base : null;
     setText(this.#percent, change === null ? "" : `${signed((100 * change) / base, 2)}%`);
     setData(this.element, "direction", change === null ? "same" : change > 0 ? "up" : change < 0 ? "down" : "same");
     setData(this.element, "last", level && level.price === last ? "" : null);
@@ -48,7 +49,6 @@ export class Ladder {
   #note = byId("ladder-note");
   #asks = [];
   #bids = [];
-  #spread = byId("ladder-spread");
   #totals = { ask: byId("ladder-asks-total"), bid: byId("ladder-bids-total") };
   #balance = byId("ladder-balance");
 
@@ -85,8 +85,7 @@ export class Ladder {
   paint() {
     const quote = this.#quote;
     const book = quote?.book ?? null;
-    setText(this.#note, quote === null ? t("ladder_none") : book === null ? t("ladder_empty") : "");
-    this.#note.hidden = book !== null;
+    setText(this.#note, noteOf(quote));
     setData(this.#panel, "fresh", book === null ? null : String(this.#quotes.isBookCurrent(quote)));
     const asks = book?.asks ?? [];
     const bids = book?.bids ?? [];
@@ -99,18 +98,28 @@ export class Ladder {
     };
     this.#asks.forEach((level, i) => level.show(asks[i], context));
     this.#bids.forEach((level, i) => level.show(bids[i], context));
-    const spread = asks.length > 0 && bids.length > 0 ? asks[0].price - bids[0].price : null;
-    setText(this.#spread, spread === null ? "" : `${t("spread")} ${fixed(spread, context.decimals)}`);
-    this.#showTotals(sumOf(asks), sumOf(bids));
+    this.#showTotals(book !== null, sumOf(asks), sumOf(bids));
   }
 
-  #showTotals(ask, bid) {
-    setText(this.#totals.ask, plain(ask));
-    setText(this.#totals.bid, plain(bid));
-    const share = ask + bid > 0 ? Math.round((100 * ask) / (ask + bid)) / 100 : 0.5;
-    const transform = `scaleX(${share})`;
+  #showTotals(hasBook, ask, bid) {
+    setText(this.#totals.ask, hasBook ? plain(ask) : "");
+    setText(this.#totals.bid, hasBook ? plain(bid) : "");
+    const all = ask + bid;
+    // Halves would say that both sides are as strong, where there is nothing to be weighed.
+    setData(this.#balance.parentElement, "empty", all > 0 ? null : "");
+    if (!(all > 0)) return;
+    const transform = `scaleX(${Math.round((100 * ask) / all) / 100})`;
     if (this.#balance.style.transform !== transform) this.#balance.style.transform = transform;
   }
+}
+
+/** What stands in the heading: the spread, or why there is no book. */
+function noteOf(quote) {
+  if (quote === null) return t("ladder_none");
+  if (quote.book === null) return t("ladder_empty");
+  const { asks, bids } = quote.book;
+  if (asks.length === 0 || bids.length === 0) return "";
+  return `${t("spread")} ${fixed(asks[0].price - bids[0].price, quote.decimals)}`;
 }
 
 function sumOf(levels) {

@@ -149,5 +149,5 @@ export function changeOf(quote) {
   if (price.change !== undefined) return { change: price.change, percent: price.change_percent ?? null };
   if (previousClose === null) return null;
   const change = price.price - previousClose;
-  return { change, percent: (100 * change) / previousClose };
+  return { change, percent: previousClose === 0 ? null : (100 * change) / previousClose };
 }

@@ -85,11 +85,8 @@ const en = {
   chart_note: "Since the page was opened; gaps: no connection",
 
   ladder: "Order book",
-  ask: "Ask",
-  bid: "Bid",
-  quantity: "Quantity",
-  ask_quantity: "Ask quantity",
-  bid_quantity: "Bid quantity",
+  ask_quantity: "Ask qty",
+  bid_quantity: "Bid qty",
   total: "Total",
   spread: "Spread",
   ladder_empty: "No order book yet",
@@ -156,6 +153,8 @@ const en = {
   server_queued_title: "Messages waiting for clients to read",
   server_rate_title: "Messages sent to all clients together",
   server_failed: "No figures: {reason}",
+  server_silent: "The server does not answer.",
+  server_age: "{age} old",
 
   keys: "Keys",
   keys_search: "search",
@@ -256,9 +255,6 @@ const ko = {
   chart_note: "화면을 연 이후의 가격 (끊긴 부분: 연결 없음)",
 
   ladder: "호가",
-  ask: "매도",
-  bid: "매수",
-  quantity: "잔량",
   ask_quantity: "매도 잔량",
   bid_quantity: "매수 잔량",
   total: "총잔량",
@@ -327,6 +323,8 @@ const ko = {
   server_queued_title: "클라이언트가 읽기를 기다리는 메시지",
   server_rate_title: "모든 클라이언트에 보낸 메시지",
   server_failed: "수치 없음: {reason}",
+  server_silent: "서버가 응답하지 않습니다.",
+  server_age: "{age} 전 수치",
 
   keys: "단축키",
   keys_search: "검색",
