@@ -26,6 +26,8 @@ _ABUSE: Final = 4429
 _ABUSE_STEPS: Final = 3
 # A connection that has lived so long was a good one.
 _STABLE_SECONDS: Final = 5.0
+# No server stops for longer; what announces more cannot be meant.
+_MOST_ANNOUNCED: Final = 300.0
 
 
 class Backoff(msgspec.Struct, frozen=True):
@@ -47,6 +49,7 @@ class Reconnection:
         self._chance = chance
         self._n_failures = 0
         self._announced: float | None = None
+        self._has_believed = False
         self._live_at: float | None = None
 
     def note_live(self, now: float) -> None:
@@ -55,7 +58,8 @@ class Reconnection:
 
     def note_shutdown(self, seconds: float) -> None:
         """The server will end the connection and wants to be left alone until then."""
-        self._announced = max(0.0, seconds)
+        if 0 <= seconds <= _MOST_ANNOUNCED:
+            self._announced = seconds
 
     @property
     def is_announced(self) -> bool:
@@ -71,13 +75,16 @@ class Reconnection:
         """Seconds to wait before the next attempt."""
         if self._live_at is not None and now - self._live_at >= _STABLE_SECONDS:
             self._n_failures = 0
+            self._has_believed = False
         self._live_at = None
-        if self._announced is not None:
-            seconds, self._announced = self._announced, None
-            return seconds
+        announced, self._announced = self._announced, None
+        if announced is not None and not self._has_believed:
+            self._has_believed = True
+            return announced
         if code == _ABUSE:
             self._n_failures = max(self._n_failures, _ABUSE_STEPS)
         # Beyond 64 doublings it is at its most anyway.
         most = min(self._backoff.most, self._backoff.first * 2.0 ** min(self._n_failures, 64))
         self._n_failures += 1
-        return most * self._chance()
+        # A server that announces the same again and again must not be asked for it again and again.
+        return max(announced or 0.0, most * self._chance())

@@ -156,7 +156,8 @@ class BaseClient(Generic[M]):
         await self.close()
 
     async def open(self) -> None:
-        """Connect; returns when the server has greeted. Raises ConnectError or EndedError when it cannot be done."""
+        """Connect; returns when the server has greeted. Raises ConnectError or EndedError when it cannot be done, and
+        ClosedError when another task closes the client meanwhile."""
         if self._runner is not None or self._inbox.is_over:
             raise ClosedError("a client is opened once; make another one")
         self._runner = asyncio.create_task(self._run(), name="fastws client")
@@ -168,8 +169,8 @@ class BaseClient(Generic[M]):
             raise
         finally:
             live.cancel()
-        if self._inbox.failure is not None and not self._link.went_live.is_set():
-            raise self._inbox.failure
+        if not self._link.went_live.is_set():
+            raise self._inbox.failure or ClosedError("the client was closed before it was connected")
 
     async def _run(self) -> None:
         try:
@@ -178,11 +179,15 @@ class BaseClient(Generic[M]):
             self._link.fail_requests(self._inbox.failure or ClosedError("the client was closed"))
 
     async def close(self) -> None:
-        """Say goodbye and end everything: tasks, socket, requests that wait, and the iteration at once."""
+        """Say goodbye and end everything: tasks, socket, requests that wait, and the iteration at once.
+
+        Where the loop of the client has been closed before, that has ended it, and nothing is left to do.
+        """
         self._link.is_closing = True
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait((self._runner,))
+        runner = self._runner
+        if runner is not None and not runner.done() and not runner.get_loop().is_closed():
+            runner.cancel()
+            await asyncio.wait((runner,))
         self._inbox.close()
 
     # Messages.

@@ -25,6 +25,10 @@ TokenSource = Callable[[], Awaitable[str]]
 
 # As the server takes them: existing pages send these.
 _NO_TOKEN: Final = ("", "null", "undefined")
+# The machine has slept where its two clocks have run apart by so many seconds, and then the connection may be gone. It
+# is looked at as often as the second says, and given as long to show that it lives.
+_CLOCK_STEP: Final = 2.0
+_LOOK_SECONDS: Final = 5.0
 # Seconds after the server has dropped requests for their rate.
 _ASK_AGAIN_SECONDS: Final = 1.1
 
@@ -231,8 +235,12 @@ class Link:
     async def _watch(self, socket: Socket, greeted_by: float) -> None:
         """Until the socket has ended: see that it lives."""
         pinged_at: float | None = None
+        patience = self._address.ping_timeout
+        apart = time.time() - time.monotonic()
         while not socket.ended.done():
             now = time.monotonic()
+            apart, before = time.time() - now, apart
+            has_slept = abs(apart - before) > _CLOCK_STEP
             if socket.is_paused:
                 # It hears nothing because it does not listen.
                 pinged_at, due = None, now + self._address.ping_interval
@@ -243,16 +251,19 @@ class Link:
                         f"it did not greet within {self._address.connect_timeout:g} s; check the path of url"
                     )
             elif pinged_at is not None and socket.heard_at < pinged_at:
-                due = pinged_at + self._address.ping_timeout
+                due = pinged_at + patience
                 if now >= due:
-                    socket.abort(f"no sign of life within {self._address.ping_timeout:g} s")
+                    socket.abort(f"no sign of life within {patience:g} s")
             else:
                 pinged_at, due = None, socket.heard_at + self._address.ping_interval
-                if now >= due:
+                if now >= due or has_slept:
                     socket.ping()
-                    pinged_at, due = now, now + self._address.ping_timeout
+                    patience = self._address.ping_timeout
+                    if has_slept:
+                        patience = min(patience, _LOOK_SECONDS)
+                    pinged_at, due = now, now + patience
             # While it is not live yet that may change at any time.
-            limit = due - now if self._session.is_live else min(due - now, 0.5)
+            limit = min(due - now, _LOOK_SECONDS if self._session.is_live else 0.5)
             await asyncio.wait((socket.ended,), timeout=max(0.0, limit))
 
     def _on_text(self, text: bytes) -> None:

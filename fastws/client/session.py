@@ -184,12 +184,11 @@ class Session:
                 self._note_modes()
                 self._answered(reply.id, reply)
             case Resumed() as reply:
-                if self.is_paused:
-                    self.is_paused = False
-                    # Answers overtake data: what comes before the snapshot is from before the pause.
-                    everything = frozenset(self.held.wishes)
-                    self._awaited.append((everything, everything))
-                    self._note_modes()
+                everything = frozenset(self.held.wishes)
+                # Answers overtake data: what comes before the snapshot is from before the pause, if there was one.
+                self._awaited.append((everything, everything if self.is_paused else frozenset()))
+                self.is_paused = False
+                self._note_modes()
                 self._answered(reply.id, reply)
             case Pong() | TokenRefreshed() as reply:
                 self._answered(reply.id, reply)
@@ -230,12 +229,7 @@ class Session:
         restored = {
             (kind, target) for kind, targets in reply.restored_subscriptions.items() for target in targets
         }
-        given_up = {
-            (asked.request.subscription_type, target)
-            for asked in self._asked.values()
-            if isinstance(asked.request, Unsubscribe)
-            for target in asked.request.targets
-        }
+        given_up = self._given_up()
         missing = self.held.wishes.keys() - restored - given_up
         if reply.recovered:
             self.greeting = greeting
@@ -263,27 +257,36 @@ class Session:
         recovered = reply.recovered and not missing
         return [Restored(recovered, reply.missed_messages_count, reason)]
 
+    def _given_up(self) -> set[Target]:
+        """What requests that wait for an answer are to end."""
+        return {
+            (asked.request.subscription_type, target)
+            for asked in self._asked.values()
+            if isinstance(asked.request, Unsubscribe)
+            for target in asked.request.targets
+        }
+
     def _drop_strangers(self, restored: set[Target]) -> None:
         """End what is held by an answer that never came and that nobody waits for."""
         wanted = set(self.held.wishes)
         for asked in self._asked.values():
             if isinstance(asked.request, Subscribe):
                 wanted |= {(asked.request.subscription_type, target) for target in asked.request.targets}
+        strangers: dict[str, list[str]] = {}
         for kind, target in sorted(restored - wanted):
-            self.ask(Unsubscribe(subscription_type=kind, targets=[target]), is_own=True)  # type: ignore[arg-type]
+            strangers.setdefault(kind, []).append(target)
+        for kind, targets in strangers.items():
+            for part in parts(targets):
+                self.ask(Unsubscribe(subscription_type=kind, targets=part), is_own=True)  # type: ignore[arg-type]
 
     def _ask_for(self, targets: Iterable[Target]) -> None:
         for request in self.held.requests(targets):
             self.ask(request, self.held.wishes[request.subscription_type, request.targets[0]], is_own=True)
 
     def _ask_waiting(self) -> None:
-        for asked in list(self._asked.values()):
-            if asked.is_own:
-                continue
-            if isinstance(asked.request, Resume):
-                # It may have been done, and its snapshot lost with the answer. Only who is paused gets one.
-                self.ask(Pause(), is_own=True)
-            self.outgoing.append(wire.request_text(asked.request))
+        self.outgoing += [
+            wire.request_text(asked.request) for asked in self._asked.values() if not asked.is_own
+        ]
 
     def _receive_error(self, error: messages.Error, now: float) -> list[Message]:
         if self._new_greeting is not None and error.code == ErrorCode.SESSION_RESTORATION_FAILED:
@@ -291,7 +294,8 @@ class Session:
             if self.is_paused:
                 self.is_paused = False
                 self.ask(Pause(), is_own=True)
-            self._ask_for(list(self.held.wishes))
+            given_up = self._given_up()
+            self._ask_for(target for target in self.held.wishes if target not in given_up)
             self._ask_waiting()
             return [Restored(False, None, error.message)]
         number = error.id if isinstance(error.id, int) else 0

@@ -48,6 +48,9 @@ class SyncClient:
         self._callback_failure: Exception | None = None
         self._has_raised = False
         self._lock = threading.Lock()
+        # What is asked of the loop is asked before it is stopped, or not at all.
+        self._submission = threading.Lock()
+        self._is_stopping = False
         self._loop_thread: threading.Thread | None = None
         self._caller: threading.Thread | None = None
 
@@ -94,14 +97,18 @@ class SyncClient:
         try:
             loop.run_forever()
         finally:
+            # Who waits for one of them, e.g. for a connection that is not to be made any more, is told.
+            loop.run_until_complete(_cancel_all())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
     def close(self) -> None:
-        """Say goodbye and end both threads. Raises what a callback has raised, once."""
+        """Say goodbye and end both threads; an `open` that waits in another one raises ClosedError. Raises what a
+        callback has raised, once."""
+        self._check_thread()
         with self._lock:
-            if self._client is not None and self._loop is not None and self._loop.is_running():
+            if self._client is not None and not self._is_stopping:
                 self._call(self._client.close())
             self._end_loop()
         if self._caller is not None and self._caller is not threading.current_thread():
@@ -112,21 +119,25 @@ class SyncClient:
             raise self._callback_failure
 
     def _end_loop(self) -> None:
-        if self._loop is not None and self._loop_thread is not None and self._loop_thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop_thread.join()
+        if self._loop is None or self._loop_thread is None:
+            return
+        with self._submission:
+            if not self._is_stopping:
+                self._is_stopping = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop_thread.join()
 
     def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        loop, thread = self._loop, self._loop_thread
-        if loop is None or thread is None or not thread.is_alive():
+        try:
+            self._check_thread()
+        except UsageError:
             coroutine.close()
-            raise self._callback_failure or ClosedError("the client is closed")
-        if thread is threading.current_thread():
-            coroutine.close()
-            raise UsageError(
-                "the thread of the loop must not wait for itself; use fastws.client.Client there"
-            )
-        future: Future[_T] = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            raise
+        with self._submission:
+            if self._loop is None or self._is_stopping:
+                coroutine.close()
+                raise self._callback_failure or ClosedError("the client is closed")
+            future: Future[_T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except (ClosedError, CancelledError):
@@ -134,6 +145,12 @@ class SyncClient:
         except BaseException:
             future.cancel()
             raise
+
+    def _check_thread(self) -> None:
+        if self._loop_thread is threading.current_thread():
+            raise UsageError(
+                "the thread of the loop must not wait for itself; use fastws.client.Client there"
+            )
 
     @property
     def _opened(self) -> Client:
@@ -182,9 +199,9 @@ class SyncClient:
             self._end_client(client)
 
     def _end_client(self, client: Client) -> None:
-        loop = self._loop
-        if loop is not None and loop.is_running():
-            asyncio.run_coroutine_threadsafe(client.close(), loop)
+        with self._submission:
+            if self._loop is not None and not self._is_stopping:
+                asyncio.run_coroutine_threadsafe(client.close(), self._loop)
 
     # Requests, as those of `Client`.
 
@@ -245,3 +262,11 @@ class SyncClient:
     def statistics(self) -> Statistics:
         """See `Client.statistics`."""
         return self._opened.statistics
+
+
+async def _cancel_all() -> None:
+    """Cancel every other task of this loop, and those that begin meanwhile, until there is none."""
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

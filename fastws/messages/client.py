@@ -137,7 +137,7 @@ class Pause(Request, tag="pause"):
 
 
 class Resume(Request, tag="resume"):
-    """Receive again. Answered by `resumed`, then, if it was paused, by a snapshot of everything held."""
+    """Receive again. Answered by `resumed`, then, also if it was not paused, by a snapshot of everything held."""
 
 
 class Auth(Request, tag="auth"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -33,11 +36,12 @@ from fastws.client import (
     RequestError,
     Restored,
     TokenError,
+    link,
 )
 from fastws.client.sync import SyncClient
 from tests.certificates import files
 from tests.conftest import StartServer
-from tests.serving import Server, free_port, until
+from tests.serving import ROOT, Server, free_port, until
 
 SECRET = "a secret of more than thirty-two bytes"
 ADMIN = "the administrator"
@@ -473,4 +477,149 @@ def test_callbacks_have_a_thread_of_their_own(shared_server: StartServer) -> Non
         client.close()
     client.close()
     assert seen == [(7, "fastws callbacks"), (8, "fastws callbacks")]
+    assert threading.active_count() == before
+
+
+async def test_a_client_that_is_closed_while_it_connects_says_so() -> None:
+    has_connected = asyncio.Event()
+    async with deaf_server(has_connected) as url:
+        client = Client(url)
+        opening = asyncio.create_task(client.open())
+        await has_connected.wait()
+        await client.close()
+        with pytest.raises(ClosedError, match="before it was connected"):
+            await opening
+        with pytest.raises(ClosedError):
+            await client.subscribe("stock", [CODE])
+
+
+@asynccontextmanager
+async def deaf_server(has_connected: asyncio.Event) -> AsyncIterator[str]:
+    """Takes connections, and answers nothing."""
+    writers = []
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        has_connected.set()
+
+    site = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"ws://127.0.0.1:{site.sockets[0].getsockname()[1]}"
+    finally:
+        for writer in writers:
+            writer.close()
+        site.close()
+        await site.wait_closed()
+
+
+async def test_an_iteration_that_is_cancelled_loses_nothing(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    async with connect(server) as client:
+        await client.subscribe("stock", [CODE], snapshot=False)
+        found: list[Message] = []
+
+        async def take() -> None:
+            async for message in client:
+                found.append(message)
+
+        number = 0
+        async with asyncio.timeout(20):
+            while number < 50:
+                task = asyncio.create_task(take())
+                await asyncio.sleep(0)
+                number += 1
+                await asyncio.to_thread(publish, server, price(number))
+                # Before, at, or after what comes.
+                for _ in range(number % 4):
+                    await asyncio.sleep(0.001)
+                task.cancel()
+                await asyncio.wait((task,))
+            while len(found) < number:
+                found.append(await anext(client))
+        assert [message.price for message in found if isinstance(message, PriceUpdate)] == list(
+            range(1, number + 1)
+        )
+
+
+async def test_a_machine_that_has_slept_looks_at_once(
+    shared_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    monkeypatch.setattr(link, "_LOOK_SECONDS", 0.1)
+    async with FaultProxy.run(server.port) as proxy:
+        url = f"ws://127.0.0.1:{proxy.port}"
+        # Silence alone would be noticed after minutes.
+        async with Client(url, backoff=SOON, ping_interval=100, ping_timeout=100) as client:
+            await client.subscribe("stock", [CODE], snapshot=False)
+            proxy.stall()
+            real = time.time
+            monkeypatch.setattr(link.time, "time", lambda: real() + 8 * 3600)
+            interrupted, _ = await until_one(client, Interrupted)
+            assert "no sign of life within 0.1 s" in interrupted.reason
+            restored, _ = await until_one(client, Restored)
+            assert restored.recovered
+
+
+def test_a_program_that_ends_without_closing_ends_in_silence(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    program = """
+import asyncio, sys, threading
+from fastws.client import Client, ClosedError
+from fastws.client.sync import SyncClient
+
+url = sys.argv[1]
+
+async def main():
+    client = Client(url)
+    await client.open()
+    await client.subscribe("stock", ["005930"])
+    return client
+
+client = asyncio.run(main())
+
+async def use():
+    try:
+        await client.ping()
+    except ClosedError as error:
+        print(error)
+    await client.close()
+
+asyncio.run(use())
+other = SyncClient(url)
+other.open()
+other.subscribe("stock", ["005930"])
+threading.Thread(target=lambda: list(other), daemon=True).start()
+print("over")
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program, server.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("the client is closed\nover\n", "", 0)
+
+
+def test_the_synchronous_client_is_closed_by_another_thread_while_it_connects() -> None:
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as site:
+        client = SyncClient(f"ws://127.0.0.1:{site.getsockname()[1]}", connect_timeout=60)
+        outcome: list[BaseException] = []
+
+        def open_it() -> None:
+            try:
+                client.open()
+            except ClosedError as error:
+                outcome.append(error)
+
+        opening = threading.Thread(target=open_it)
+        opening.start()
+        # It has connected, and waits for an answer that never comes.
+        with site.accept()[0]:
+            client.close()
+        opening.join(10)
+        assert not opening.is_alive()
+    assert [str(error) for error in outcome] == ["the client was closed"]
     assert threading.active_count() == before

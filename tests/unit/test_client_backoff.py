@@ -37,6 +37,24 @@ def test_the_server_says_when() -> None:
     assert reconnection.delay(1) == 1
 
 
+def test_a_server_is_not_believed_for_ever() -> None:
+    reconnection = most(Backoff(0.5, 4))
+    waits = []
+    for now in range(5):
+        reconnection.note_live(now)
+        # As one that is stopped again as soon as it is started, or a proxy before one that is stopping.
+        reconnection.note_shutdown(0)
+        waits.append(reconnection.delay(now, 1012))
+    assert waits == [0, 0.5, 1, 2, 4]
+    reconnection.note_live(10)
+    reconnection.note_shutdown(9)
+    assert reconnection.delay(11) == 9
+    # Nobody waits for a year.
+    reconnection.note_live(20)
+    reconnection.note_shutdown(31e6)
+    assert reconnection.delay(26) == 0.5
+
+
 def test_abuse_waits_longer_at_once() -> None:
     assert most(Backoff()).delay(0, CloseCode.RATE_ABUSE) == 4
 

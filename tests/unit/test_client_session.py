@@ -13,7 +13,7 @@ from fastws.client.backoff import Backoff, Reconnection
 from fastws.client.held import UNSAID, Wish
 from fastws.client.messages import Error, Gap, Message, Overflow, PriceUpdate, Restored, Withdrawn
 from fastws.client.session import Session
-from fastws.messages import Ping, Unsubscribe
+from fastws.messages import Ping, Resume, Unsubscribe
 
 CODES = ["A", "B", "C"]
 TIME = "2025-11-11T09:30:00.123Z"
@@ -350,3 +350,73 @@ def test_what_is_no_longer_accepted_is_told() -> None:
     world.connect()
     world.exchange()
     assert world.session.held.by_kind() == {"stock": ["A"]}
+
+
+def price(code: str, seq: int) -> dict[str, Any]:
+    numbers = {"price": seq, "timestamp": TIME, "sequence": seq, "seq": seq}
+    return {"type": "price_update", "code": code, "name": code, **numbers}
+
+
+def tell(session: Session, **message: Any) -> list[Message]:
+    return session.receive(json.dumps({"timestamp": TIME, **message}).encode(), 0.0)
+
+
+def test_the_snapshot_of_a_resume_is_its_own_also_where_nothing_was_paused() -> None:
+    world = World()
+    session = world.session
+    world.connect()
+    session.subscribe("stock", ["A"], UNSAID, snapshot=True)
+    world.exchange()
+    resume, (subscribe,) = (
+        session.ask(Resume()),
+        session.subscribe("stock", ["B"], UNSAID, snapshot=True),
+    )
+    # Answers overtake data.
+    assert tell(session, type="resumed", id=resume) == []
+    assert tell(session, type="subscribed", subscription_type="stock", targets=["B"], id=subscribe) == []
+    first = {"type": "batch", "snapshot": True, "batch_size": 0, "messages": [], "sequence": 0}
+    assert tell(session, **first) == []
+    second = first | {"messages": [price("B", 7)], "batch_size": 1, "sequence": 7}
+    (update,) = tell(session, **second)
+    assert isinstance(update, PriceUpdate)
+    (live,) = tell(session, **price("B", 8))
+    assert isinstance(live, PriceUpdate)
+
+
+def test_what_is_given_up_while_it_is_away_is_not_asked_for_again() -> None:
+    world = World()
+    world.connect()
+    world.session.subscribe("stock", CODES, UNSAID, snapshot=True)
+    world.exchange()
+    world.cut()
+    world.server.restart()
+    world.session.ask(Unsubscribe(subscription_type="stock", targets=["B"]))
+    world.connect()
+    asked = []
+    receive = world.server.receive
+    world.server.receive = lambda text: (asked.append(json.loads(text)), receive(text))[1]  # type: ignore[method-assign]
+    world.exchange()
+    assert [(request["type"], request["targets"]) for request in asked] == [
+        ("subscribe", ["A", "C"]),
+        ("unsubscribe", ["B"]),
+    ]
+    assert world.session.held.by_kind() == {"stock": ["A", "C"]}
+
+
+def test_what_nobody_waited_for_is_ended_in_few_requests() -> None:
+    """Ten thousand of them, one by one, would be over every limit of their rate."""
+    world = World()
+    world.connect()
+    world.exchange()
+    names = [f"{number:05d}" for number in range(10_000)]
+    numbers = world.session.subscribe("stock", names, UNSAID, snapshot=True)
+    for text in world.session.outgoing:
+        world.server.sessions[world.server.session_id].update(json.loads(text)["targets"])
+    for number in numbers:
+        world.session.abandon(number)
+    world.cut()
+    world.connect()
+    world.exchange(2)
+    assert len(world.session.outgoing) == 0
+    assert world.server.held == set()
+    assert world.session._n_requests == 2 * len(numbers)
