@@ -11,6 +11,7 @@ import msgspec
 from fastws._market import Instrument, PriceUpdate, utc_text
 from fastws.market.alert_store import Rule, number_text
 from fastws.market.schema import MAX_USER_ID
+from fastws.messages.published import MAX_ALERT_MESSAGE, MAX_ALERT_TYPE
 
 _user_id = msgspec.json.Decoder(str | int)
 _text = msgspec.json.Decoder(str)
@@ -50,7 +51,8 @@ class UserAlert(NamedTuple):
 def read_alert(members: Mapping[str, msgspec.Raw]) -> UserAlert:
     """Return the alert that a backend publishes, from the members of its JSON object.
 
-    Those of the alert message are required, and `user_id`, a text or an integer; others are passed through.
+    Those of the alert message are required, and `user_id`, a text or an integer; others are passed through. Texts are
+    bounded: a user's last alerts are kept, and go to every connection of the user.
 
     Raises:
         ValueError: beginning with the name of the member that is missing or wrong.
@@ -59,10 +61,10 @@ def read_alert(members: Mapping[str, msgspec.Raw]) -> UserAlert:
     left.pop("type", None)
     user_key = _take_user(left)
     instrument = Instrument(_take_text(left, "code"))
-    alert_type = _take_text(left, "alert_type")
+    alert_type = _take_text(left, "alert_type", MAX_ALERT_TYPE)
     threshold = _take_number(left, "threshold", instrument)
     current_price = _take_number(left, "current_price", instrument)
-    message = _take_text(left, "message")
+    message = _take_text(left, "message", MAX_ALERT_MESSAGE)
     extra = b",".join(b"%b:%b" % (msgspec.json.encode(name), bytes(raw)) for name, raw in left.items())
     return UserAlert(
         user_key, Alert(instrument.code, alert_type, threshold, current_price, message, extra or None)
@@ -91,13 +93,16 @@ def checked_user(user_key: str) -> str:
     return user_key
 
 
-def _take_text(members: dict[str, msgspec.Raw], name: str) -> str:
+def _take_text(members: dict[str, msgspec.Raw], name: str, limit: int | None = None) -> str:
+    """A text that is not empty; with `limit` one of so many characters at most."""
     try:
         text = _text.decode(_take(members, name))
     except msgspec.DecodeError:
         raise ValueError(f"{name}: expected text") from None
     if not text:
         raise ValueError(f"{name}: must not be empty")
+    if limit is not None and len(text) > limit:
+        raise ValueError(f"{name}: has {len(text)} characters, at most {limit} fit")
     return text
 
 

@@ -7,13 +7,16 @@ of its source that are passed through and stand in no type here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from fastws.messages.fields import FeedState, Sequence, Timestamp
 from fastws.messages.server import Error
+
+MAX_ALERT_TYPE: Final = 64
+MAX_ALERT_MESSAGE: Final = 1000
 
 Code = Annotated[str, Meta(min_length=1, max_length=64, description="The symbol.", examples=["005930"])]
 Price = Annotated[
@@ -149,6 +152,7 @@ class Alert(Update, tag="alert", kw_only=True):
     alert_type: Annotated[
         str,
         Meta(
+            max_length=MAX_ALERT_TYPE,
             description="price_above, price_below, change_percent_above, change_percent_below or volume_above; "
             "backends may publish others.",
             examples=["price_above"],
@@ -159,7 +163,12 @@ class Alert(Update, tag="alert", kw_only=True):
         Price, Meta(description="The price that came with what crossed the threshold.", examples=[75100])
     ]
     message: Annotated[
-        str, Meta(description="For people.", examples=["Samsung Electronics exceeded 75,000 KRW"])
+        str,
+        Meta(
+            max_length=MAX_ALERT_MESSAGE,
+            description="For people.",
+            examples=["Samsung Electronics exceeded 75,000 KRW"],
+        ),
     ]
     timestamp: Timestamp
     sequence: Sequence

@@ -204,7 +204,10 @@ async def test_alerts_are_published_among_the_others() -> None:
         ({"threshold": 1e300}, "threshold"),
         ({"current_price": True}, "current_price"),
         ({"current_price": 2**63}, "current_price"),
+        ({"alert_type": "x" * 65}, "alert_type"),
         ({"message": 1}, "message"),
+        ({"message": ""}, "message"),
+        ({"message": "시" * 1001}, "message"),
         ({"timestamp": "2025-11-11T09:30:00Z"}, "timestamp"),
         ({"sequence": 1}, "sequence"),
     ],
@@ -217,6 +220,15 @@ async def test_a_wrong_alert_is_named_and_nothing_is_published(change: dict[str,
         assert error["details"] == {"index": 1, "field": field}
         assert error["message"].startswith(f"element 1: {field}: ")
         assert server.view.told == []
+
+
+@scenario
+async def test_the_message_of_an_alert_is_bounded() -> None:
+    async with site() as server:
+        await server.publish({**ALERT, "alert_type": "x" * 64, "message": "시" * 1000})
+        assert [alert.message for _, alert in server.view.told] == ["시" * 1000]
+        error = await server.refused({**ALERT, "message": "m" * 5000})
+        assert error["message"].endswith("message: has 5000 characters, at most 1000 fit")
 
 
 @pytest.mark.parametrize(
