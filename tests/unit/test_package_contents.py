@@ -99,8 +99,14 @@ def test_the_licences_of_others_come_with_their_code(wheel: Path) -> None:
             name.split("/")[4] for name in packed.namelist() if name.startswith("fastws/web/static/vendor/")
         }
         assert vendored
-        for name in vendored:
-            assert packed.read(f"fastws/web/static/vendor/{name}/LICENSE")
+        (metadata,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+        said = packed.read(metadata).decode()
+        licences = metadata.removesuffix("METADATA") + "licenses"
+        for path in ("LICENSE", *(f"fastws/web/static/vendor/{name}/LICENSE" for name in vendored)):
+            assert packed.read(f"{licences}/{path}") == (ROOT / path).read_bytes()
+            # Where those look who ask which licences a package has.
+            assert f"\nLicense-File: {path}\n" in said
+            assert path == "LICENSE" or packed.read(path) == (ROOT / path).read_bytes()
 
 
 def test_the_sdist_has_what_the_build_and_the_tests_need(sdist: Path) -> None:
