@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.conftest import Measure
 from benchmarks.scenarios.portfolios import make_portfolios
 from benchmarks.wiring import PUBLISHED_MS, Wiring, instrument, price_of
-from fastws._core import Dialect, Hub
+from fastws._core import CHANNEL_PRICE, Channel, Dialect, Hub
 from fastws._market import Instrument
 from fastws._portfolios import PortfolioTable, encode_realtime, encode_screener
 from fastws.market.instruments import Instruments
@@ -61,18 +61,26 @@ def made(n_portfolios: int = N_PORTFOLIOS, seed: int = 1) -> Loaded:
     )
 
 
-def table_of(n_watched: int, loaded: Loaded | None = None) -> PortfolioTable:
-    table = PortfolioTable(loaded or made(), lambda code: None, BY_CODE.get, lambda: PUBLISHED_MS)
+def channel_of(hub: Hub, index: int) -> Channel:
+    """What a portfolio is published to."""
+    topic = hub.topic("portfolio", str(index))
+    return hub.channel(str(index), "portfolio", (topic,), bit=CHANNEL_PRICE, numbered=False, private=True)
+
+
+def table_of(hub: Hub, n_watched: int) -> PortfolioTable:
+    """A table that has published its watched portfolios."""
+    table = PortfolioTable(made(), lambda code: None, BY_CODE.get, lambda: PUBLISHED_MS)
     for index in range(n_watched):
-        table.watch(index, index)
-    table.take_dirty()
+        table.watch(index, channel_of(hub, index))
+    table.take_due()
+    table.publish_due(hub, 60.0)
     return table
 
 
 @pytest.mark.parametrize("n_watched", [0, 500, N_WATCHED, 50_000])
-def test_prices(measure: Measure, n_watched: int) -> None:
+def test_prices(measure: Measure, wiring: Callable[..., Wiring], n_watched: int) -> None:
     """Prices added to the sums of the watched holders, of 100,000 portfolios with 20 of 2,500 symbols each"""
-    table = table_of(n_watched)
+    table = table_of(wiring().hub, n_watched)
     rounds = [[price_of(item, number) for item in SYMBOLS[:500]] for number in (1, 2)]
     turn = 0
 
@@ -87,9 +95,9 @@ def test_prices(measure: Measure, n_watched: int) -> None:
     assert (table.n_dirty > 0) == (n_watched > 0)
 
 
-def test_values(measure: Measure) -> None:
-    """Values of portfolios as the members of their messages"""
-    table = table_of(1000)
+def test_values(measure: Measure, wiring: Callable[..., Wiring]) -> None:
+    """Values of portfolios, that nobody reads"""
+    table = table_of(wiring().hub, 1000)
     for item in SYMBOLS:
         table.set_price(price_of(item, 7))
     values = measure(lambda: [table.value(index) for index in range(1000)], unit="values", items=1000)
@@ -99,22 +107,24 @@ def test_values(measure: Measure) -> None:
 
 
 @pytest.mark.parametrize("encode", [encode_screener, encode_realtime])
-def test_messages(measure: Measure, encode: Callable[..., bytes]) -> None:
+def test_messages(measure: Measure, wiring: Callable[..., Wiring], encode: Callable[..., bytes]) -> None:
     """Messages of one dialect from values"""
-    table = table_of(1000)
+    table = table_of(wiring().hub, 1000)
     values = [table.value(index) for index in range(1000)]
     texts = measure(lambda: [encode(value, PUBLISHED_MS) for value in values], unit="messages", items=1000)
     assert all(text.startswith(b'{"type":"portfolio_update",') for text in texts)
 
 
-def test_watching(measure: Measure) -> None:
+def test_watching(measure: Measure, wiring: Callable[..., Wiring]) -> None:
     """Portfolios of 20 positions that come to be watched, and go again"""
-    table = table_of(N_WATCHED)
+    hub = wiring().hub
+    table = table_of(hub, N_WATCHED)
+    channels = {index: channel_of(hub, index) for index in range(N_WATCHED, N_WATCHED + 200)}
 
     def come_and_go() -> None:
-        for index in range(N_WATCHED, N_WATCHED + 200):
-            table.watch(index, index)
-        for index in range(N_WATCHED, N_WATCHED + 200):
+        for index, channel in channels.items():
+            table.watch(index, channel)
+        for index in channels:
             table.unwatch(index)
 
     measure(come_and_go, unit="portfolios", items=200)
@@ -126,13 +136,10 @@ def test_updates_to_their_owners(measure: Measure, wiring: Callable[..., Wiring]
     """Portfolio updates from the price to the socket, one portfolio to a connection"""
     wired = wiring()
     wired.dialect = Dialect("screener", encode_screener, 0)
-    table = table_of(n_connections)
-    channels = []
-    connections = wired.connect(n_connections)
-    for number, connection in enumerate(connections):
+    table = table_of(wired.hub, n_connections)
+    for number, connection in enumerate(wired.connect(n_connections)):
         topic = wired.hub.topic("portfolio", str(number))
-        channels.append(wired.hub.channel(str(number), "portfolio", (topic,), bit=1, numbered=False))
-        connection.set_subscriptions({topic: wired.hub.options(latest=True, channels=1)})
+        connection.set_subscriptions({topic: wired.hub.options(latest=True, channels=CHANNEL_PRICE)})
     wired.turn()
     rounds = [[price_of(item, number) for item in SYMBOLS] for number in (1, 2)]
     turn = 0
@@ -146,8 +153,8 @@ def test_updates_to_their_owners(measure: Measure, wiring: Callable[..., Wiring]
         assert table.n_dirty == n_connections
 
     def publish() -> None:
-        for index in table.take_dirty():
-            wired.hub.publish(channels[index], table.value(index))
+        table.take_due()
+        table.publish_due(wired.hub, 60.0)
         wired.turn()
 
     measure(publish, unit="updates", items=n_connections, setup=prepare, like="kernel")
@@ -210,7 +217,7 @@ def test_reloading_some(benchmark: BenchmarkFixture) -> None:
     part = made(2, seed=2)
 
     def reload() -> PortfolioTable:
-        return table_of(0, merge(old, [1, 2], part))
+        return PortfolioTable(merge(old, [1, 2], part), lambda code: None, BY_CODE.get, lambda: PUBLISHED_MS)
 
     table = benchmark.pedantic(reload, rounds=3)  # type: ignore[no-untyped-call]
     assert table.n_positions == N_PORTFOLIOS * N_EACH

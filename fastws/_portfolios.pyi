@@ -6,8 +6,9 @@ Belongs to one thread; only a `PortfolioTable` may be made on another one, befor
 """
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
+from fastws._core import Channel, Hub
 from fastws._market import Instrument, PriceUpdate
 from fastws.market.portfolio_store import Loaded
 
@@ -19,7 +20,7 @@ class PortfolioValue:
     def portfolio_id(self) -> int: ...
     @property
     def members(self) -> bytes:
-        """The members of the message as JSON without braces, from ``"portfolio_id":`` on."""
+        """The members of the message as JSON without braces, from ``"portfolio_id":`` on; made anew at each look."""
 
 def encode_screener(value: PortfolioValue, published_ms: int) -> bytes:
     """Return the `portfolio_update` of the screener dialect without ``sequence`` and the closing brace.
@@ -63,7 +64,10 @@ class PortfolioTable:
     def n_watched(self) -> int: ...
     @property
     def n_dirty(self) -> int:
-        """Watched portfolios with something new since they were taken last."""
+        """Watched portfolios with something new since others were taken, those that are due not among them."""
+    @property
+    def n_due(self) -> int:
+        """Portfolios that were taken and have not left; those are among them that are watched no more."""
     @property
     def n_wide(self) -> int:
         """Values that did not fit 128 bits, or came from too many decimals; they were exact all the same."""
@@ -73,8 +77,8 @@ class PortfolioTable:
         """Return id, owner, name and currency."""
     def codes(self) -> set[str]:
         """Return the symbols that watched portfolios hold, of those positions that count."""
-    def watch(self, index: int, handle: Any) -> None:
-        """Value a portfolio from now on; `handle` stands for it in `take_dirty`. It begins as one with something new.
+    def watch(self, index: int, channel: Channel) -> None:
+        """Value a portfolio from now on; its values go to `channel`. It begins as one with something new.
 
         Raises ValueError when it is watched already.
         """
@@ -85,8 +89,22 @@ class PortfolioTable:
 
         The same price again is nothing new. Costs by the watched holders of the symbol, 5 to 10 ns each.
         """
-    def take_dirty(self) -> list[Any]:
-        """Return the handles of those with something new, in the order in which they got it, and begin anew."""
+    def take_due(self) -> int:
+        """Take those with something new, in the order in which they got it, to leave next; return how many are due.
+
+        While others are due nothing is taken.
+        """
+    def publish_due(self, hub: Hub, seconds: float) -> None:
+        """Publish what is due, and end after about `seconds` with whatever is left.
+
+        Each leaves once, with what it is worth by then, and not where the last value of its channel reads the same. One
+        that raises is done, so that the next call goes on behind it.
+        """
+    def publish(self, hub: Hub, index: int) -> None:
+        """Publish what a watched portfolio is worth now unless the last value of its channel reads the same.
+
+        Raises KeyError for one that is not watched.
+        """
     def value(self, index: int) -> PortfolioValue:
         """Return what a watched portfolio is worth now. Raises KeyError for one that is not watched."""
     def amounts(self, index: int) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,7 +43,7 @@ class Portfolio(NamedTuple):
 class _Watch:
     """A portfolio that somebody has looked at. Topic and channel stay, as their numbers must go on."""
 
-    __slots__ = ("channel", "deserted_at", "id", "index", "is_moved", "last", "next_index", "topic")
+    __slots__ = ("channel", "deserted_at", "id", "index", "is_moved", "next_index", "topic")
 
     def __init__(self, portfolio_id: int, topic: Topic, channel: Channel) -> None:
         self.id = portfolio_id
@@ -53,7 +52,6 @@ class _Watch:
         self.index = -1  # in the table; -1: not watched
         self.next_index = -1  # in the table that is being filled
         self.is_moved = False  # to another owner, or gone: nobody who listens is to hear of it
-        self.last: bytes | None = None  # what was published last
         self.deserted_at: float | None = None  # when it was seen that nobody listens
 
 
@@ -90,7 +88,6 @@ class Portfolios(PortfolioReader):
         self._known: dict[int, _Watch] = {}
         self._order: list[_Watch] = []  # the same, to go round
         self._moved: set[int] = set()  # in the next table
-        self._due: deque[_Watch] = deque()
         self._is_scheduled = False
         self._is_following = False
         self._rests_until = 0.0
@@ -141,9 +138,8 @@ class Portfolios(PortfolioReader):
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
-        self._due.extend(self._table.take_dirty())
-        while self._due:
-            self._publish_one(self._due.popleft())
+        while self._table.take_due():
+            self._table.publish_due(self._hub, _SLICE)
 
     # What dialects ask.
 
@@ -213,7 +209,7 @@ class Portfolios(PortfolioReader):
         if watch.index < 0:
             index = self._table.find(watch.id)
             if index >= 0:
-                self._table.watch(index, watch)
+                self._table.watch(index, watch.channel)
                 watch.index = index
             if self._next is not None:
                 self._carry(watch, self._next)
@@ -259,32 +255,25 @@ class Portfolios(PortfolioReader):
         """Publish what has changed, for a slice of time."""
         self._is_scheduled = False
         began = time.monotonic()
-        if not self._due:
-            self._due.extend(self._table.take_dirty())
+        if not self._table.n_due:
+            self._table.take_due()
             self._rests_until = began + self.interval_ms / 1000
         try:
-            while self._due:
-                self._publish_one(self._due.popleft())
-                if time.monotonic() - began > _SLICE:
-                    break
+            self._table.publish_due(self._hub, _SLICE)
         except Exception:
             log_limited(_log, "not-valued", "a portfolio could not be valued", level="error", exc_info=True)
         # Never more than half of the time.
         now = time.monotonic()
         self._rests_until = max(self._rests_until, 2 * now - began)
-        if self._due:
+        if self._table.n_due:
             self._is_scheduled = True
             self._hub.loop.call_soon(self._publish)
         elif self._table.n_dirty:
             self._schedule()
 
     def _publish_one(self, watch: _Watch) -> None:
-        if watch.index < 0:
-            return
-        value = self._table.value(watch.index)
-        if value.members != watch.last:
-            watch.last = value.members
-            self._hub.publish(watch.channel, value)
+        if watch.index >= 0:
+            self._table.publish(self._hub, watch.index)
 
     # Who listens.
 
@@ -384,5 +373,5 @@ class Portfolios(PortfolioReader):
         if next_index < 0 or table.describe(next_index)[1] != self._table.describe(index)[1]:
             self._moved.add(watch.id)
         elif watch.index >= 0:
-            table.watch(next_index, watch)
+            table.watch(next_index, watch.channel)
             watch.next_index = next_index

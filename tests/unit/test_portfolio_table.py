@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from portfolio_desk import EXACT, INSTRUMENTS, MS, TODAY, Held, loaded, members, read, worth
 
+from fastws._core import CHANNEL_PRICE, Channel, Hub
 from fastws._market import PriceUpdate
 from fastws._portfolios import PortfolioTable, PortfolioValue, encode_realtime, encode_screener
 from fastws.market.portfolio_store import Close, Closes
@@ -20,13 +23,25 @@ from fastws.market.portfolio_store import Close, Closes
 YESTERDAY = TODAY - datetime.timedelta(days=1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hub() -> Iterator[Hub]:
+    loop = asyncio.new_event_loop()
+    Desk.hub = hub = Hub(loop, epoch="test")
+    yield hub
+    hub.stop()
+    loop.close()
+
+
 class Desk:
     """A table with the prices that it has been given, and what portfolios are to be worth by them."""
+
+    hub: Hub
 
     def __init__(self, portfolios: dict[int, Held], closes: dict[str, Closes] | None = None) -> None:
         self.portfolios = portfolios
         self.closes = closes or {}
         self.prices: dict[str, PriceUpdate] = {}
+        self.channels: dict[int, Channel] = {}
         self.now_ms = MS
         self.table = PortfolioTable(
             loaded(portfolios, self.closes), self.prices.get, INSTRUMENTS.get, lambda: self.now_ms
@@ -34,7 +49,28 @@ class Desk:
 
     def watch(self, *numbers: int) -> None:
         for number in numbers:
-            self.table.watch(self.table.find(number), number)
+            self.table.watch(self.table.find(number), self.channel(number))
+
+    def channel(self, number: int) -> Channel:
+        if number not in self.channels:
+            self.channels[number] = self.hub.channel(
+                str(number), "portfolio", (self.hub.topic("portfolio", str(number)),),
+                bit=CHANNEL_PRICE, numbered=False, private=True,
+            )  # fmt: skip
+        return self.channels[number]
+
+    def left(self, seconds: float = 60.0) -> set[int]:
+        """Have what is due leave; which portfolios something was published of, each of them once."""
+        before = {number: channel.seq for number, channel in self.channels.items()}
+        self.table.take_due()
+        self.table.publish_due(self.hub, seconds)
+        more = {number: channel.seq - before[number] for number, channel in self.channels.items()}
+        assert set(more.values()) <= {0, 1}
+        return {number for number, n in more.items() if n}
+
+    def shown(self, number: int) -> dict[str, Any]:
+        """What was published last."""
+        return members(self.channels[number].last_payload.members)
 
     def price(self, code: str, price: Any, **fields: Any) -> bool:
         update = PriceUpdate(INSTRUMENTS[code], price, **fields)
@@ -189,20 +225,20 @@ def test_only_watched_holders_hear_of_a_price() -> None:
     assert desk.price("AAPL", 1) is False
     desk.watch(1, 2, 3, 4)
     assert desk.table.n_watched == 4
-    assert desk.table.take_dirty() == [1, 2, 3, 4]
+    assert desk.left() == {1, 2, 3, 4}
     assert desk.table.codes() == {"AAPL", "MSFT"}
     assert desk.price("AAPL", 2) is True
     assert desk.price("AAPL", 3) is True
-    assert desk.table.take_dirty() == [1, 2]
+    assert desk.left() == {1, 2}
     assert desk.price("AAPL", 3) is False  # the same again
     assert desk.price("NEW", 3) is False
     desk.table.unwatch(1)
     desk.table.unwatch(1)
     assert desk.price("MSFT", 4) is True
-    assert desk.table.take_dirty() == [3]
+    assert desk.left() == {3}
     desk.price("AAPL", 9)
     desk.table.unwatch(0)
-    assert (desk.table.take_dirty(), desk.table.n_watched, desk.table.codes()) == ([], 2, {"MSFT"})
+    assert (desk.left(), desk.table.n_watched, desk.table.codes()) == (set(), 2, {"MSFT"})
     assert desk.value(4)["total_value"] == "0.00"
     with pytest.raises(ValueError, match="watched already"):
         desk.watch(3)
@@ -211,7 +247,9 @@ def test_only_watched_holders_hear_of_a_price() -> None:
     with pytest.raises(IndexError):
         desk.table.value(4)
     with pytest.raises(IndexError):
-        desk.table.watch(-1, None)
+        desk.table.watch(-1, desk.channels[1])
+    with pytest.raises(KeyError):
+        desk.table.publish(desk.hub, 1)
 
 
 def test_what_does_not_fit_is_exact_all_the_same() -> None:
@@ -236,19 +274,91 @@ def test_what_does_not_fit_is_exact_all_the_same() -> None:
 
 def test_a_wrong_sum_is_found_and_corrected() -> None:
     """Another quantity behind the table's back, of which it has counted the one before: as if it had slipped."""
+    desk = Desk({1: Held({"AAPL": 3})})
     data = loaded({1: Held({"AAPL": 3})})
-    table = PortfolioTable(data, lambda code: None, INSTRUMENTS.get, lambda: MS)
-    table.watch(0, "one")
-    table.set_price(PriceUpdate(INSTRUMENTS["AAPL"], 100))
+    desk.table = table = PortfolioTable(data, lambda code: None, INSTRUMENTS.get, lambda: MS)
+    desk.watch(1)
+    desk.price("AAPL", 100)
     assert table.check(0)
-    assert table.take_dirty() == ["one"]
+    assert desk.left() == {1}
     assert table.check(0)
     assert table.n_dirty == 0
-    data.quantities[0] += 1
+    data.quantities[0] += 10**8
     assert not table.check(0)
-    assert table.take_dirty() == ["one"]
+    assert table.n_dirty == 1
+    assert desk.left() == {1}
     assert table.check(0)
-    assert members(table.value(0).members)["total_value"] == "300.00"
+    assert desk.shown(1)["total_value"] == "400.00"
+
+
+def test_what_is_due_leaves_in_slices() -> None:
+    """Each once, with what it is worth by then, whatever is watched, left and priced in between."""
+    desk = Desk({number: Held({"AAPL": 1 if number % 2 else 2}) for number in range(1, 101)})
+    desk.watch(*range(1, 101))
+    desk.left()
+    desk.price("AAPL", 10, change=0)
+    first = desk.left(seconds=-1.0)
+    assert first == set(range(1, len(first) + 1)), "in the order in which they got something new"
+    assert (desk.table.n_due, desk.table.n_dirty) == (100 - len(first), 0)
+    assert desk.table.take_due() == desk.table.n_due, "nothing is taken before all have left"
+    desk.price("AAPL", 11, change=0)
+    assert desk.table.n_dirty == len(first), "the others show it when it is their turn"
+    # The next one takes the place of what was to leave, and has its turn with what is new.
+    desk.table.unwatch(98)
+    desk.watch(99)
+    second = set()
+    while desk.table.n_due:
+        second |= desk.left(seconds=-1.0)
+    assert second == set(range(len(first) + 1, 101)) - {99}
+    assert all(desk.shown(number) == desk.expected(number) for number in second)
+    assert desk.left() == first | {99}
+    assert all(desk.shown(number) == desk.expected(number) for number in desk.channels)
+    assert desk.left() == set()
+
+
+def test_one_that_cannot_be_valued_holds_nobody_up() -> None:
+    desk = Desk({1: Held({"AAPL": 1}), 2: Held({"AAPL": 1, "\ud800": 1}), 3: Held({"AAPL": 1})})
+    desk.watch(1, 2, 3)
+    with pytest.raises(UnicodeEncodeError):
+        desk.left()
+    assert (desk.table.n_due, desk.channels[1].seq, desk.channels[3].seq) == (1, 1, 0)
+    assert desk.left() == {3}
+    desk.price("AAPL", 5)
+    desk.table.unwatch(1)
+    assert desk.left() == {1, 3}
+
+
+def test_what_reads_the_same_is_not_published_again() -> None:
+    """Neither where a number is made another way, nor in another table."""
+    held = {1: Held({"AAPL": 1, "NEW": 1})}
+    desk = Desk(held)
+    desk.watch(1)
+    desk.price("AAPL", "1.001", change=0)
+    assert desk.left() == {1}
+    desk.price("AAPL", "1.0010000000001", change=0)
+    assert (desk.left(), desk.table.n_wide) == (set(), 1)
+    desk.price("AAPL", "1.0020000000001", change=0)
+    desk.price("AAPL", "1.002", change=0)
+    assert (desk.left(), desk.table.n_wide) == (set(), 1)
+    desk.price("AAPL", "1.005", change=0)
+    assert desk.left() == {1}
+    desk.price("NEW", 0)
+    assert desk.left() == {1}, "it has a price now"
+    other = Desk(held)
+    other.prices, other.channels = desk.prices, desk.channels
+    for code in ("AAPL", "NEW"):
+        other.price(code, desk.prices[code].price, change=0)
+    other.table = PortfolioTable(loaded(held), other.prices.get, INSTRUMENTS.get, lambda: MS)
+    other.watch(1)
+    assert other.left() == set()
+    for changed in (
+        Held({"AAPL": 1, "NEW": 1}, name="Renamed"),
+        Held({"NEW": 1}, name="Renamed"),
+        Held({"NEW": 1}, name="Renamed", currency="KRW"),  # 0 and no longer 0.00
+    ):
+        other.table = PortfolioTable(loaded({1: changed}), other.prices.get, INSTRUMENTS.get, lambda: MS)
+        other.watch(1)
+        assert other.left() == {1}, changed
 
 
 def test_columns_that_do_not_fit_together_are_refused() -> None:
@@ -321,6 +431,7 @@ def test_every_value_is_that_of_decimal(
 ) -> None:
     desk = Desk(portfolios, known)
     watched: set[int] = set()
+    texts: dict[int, bytes] = {}
     for step in happening:
         if step[0] == "price":
             desk.price(step[1], step[2], change=step[3])
@@ -339,3 +450,8 @@ def test_every_value_is_that_of_decimal(
             assert desk.value(number) == desk.expected(number)
             assert desk.table.check(index)
         assert desk.table.n_watched == len(watched)
+        now = texts | {number: desk.table.value(desk.table.find(number)).members for number in watched}
+        assert desk.left() == {number for number in watched if now[number] != texts.get(number)}
+        texts = now
+        for number in watched:
+            assert desk.shown(number) == desk.expected(number)
