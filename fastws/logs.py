@@ -75,6 +75,21 @@ _SECRETS: Final = (
 
 _python: Final = logging.getLogger("python")
 
+# In every line of this process.
+_labels: Final[dict[str, object]] = {}
+
+
+def label(**fields: object) -> None:
+    """Let every line of this process from now on have `fields`."""
+    _labels.update(fields)
+
+
+def _add_labels(logger: object, method: str, event: EventDict) -> EventDict:
+    """structlog processor."""
+    for name, value in _labels.items():
+        event.setdefault(name, value)
+    return event
+
 
 def redact_text(text: str) -> str:
     """Return `text` without tokens, session ids and credentials."""
@@ -136,6 +151,7 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        _add_labels,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers: list[Processor] = (

@@ -48,6 +48,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[
         int, _meta("port to listen on; 0 picks a free one and prints it", ge=0, le=65535, restart=True)
     ] = 8000
+    workers: Annotated[
+        int,
+        _meta(
+            "processes that serve the port together; what one can do on one processor is enough for most",
+            "processes",
+            ge=1,
+            le=128,
+            restart=True,
+        ),
+    ] = 1
     unix_socket: Annotated[
         _TEXT | None,
         _meta(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from importlib import resources
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -74,6 +75,7 @@ def check(settings: Settings) -> None:
             "write one such as 127.0.0.1:9000 or [::1]:9000",
         )
     _check_admin_bind(settings)
+    _check_workers(settings)
 
 
 class FeedSpec(NamedTuple):
@@ -151,6 +153,21 @@ def _check_admin_bind(settings: Settings) -> None:
         )
         error.opposes = "port"
         raise error
+
+
+def _check_workers(settings: Settings) -> None:
+    if settings.workers > 1 and settings.unix_socket is not None:
+        error = settings.error(
+            "unix_socket",
+            f"{settings.workers} workers share a port, and cannot share a Unix socket",
+            "leave it out and let the proxy connect to host and port, or set workers to 1",
+        )
+        error.opposes = "workers"
+        raise error
+    if settings.workers > 1 and sys.platform != "linux":
+        raise settings.error(
+            "workers", f"{settings.workers} processes share a port on Linux only", "leave it out"
+        )
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -20,6 +20,7 @@ from fastws.settings_checks import suggest
 SERVE_FLAGS: Final = (
     "host",
     "port",
+    "workers",
     "unix_socket",
     "certfile",
     "keyfile",

@@ -26,7 +26,7 @@ from fastws.cli.options import (
 from fastws.cli.parsers import FAILED, USAGE
 from fastws.configuration import read
 from fastws.errors import FastwsError, SettingsError
-from fastws.server import lifecycle
+from fastws.server import lifecycle, supervisor
 from fastws.server.advice import warnings
 from fastws.server.preflight import start_problems
 
@@ -36,6 +36,8 @@ examples:
       made-up prices at ws://127.0.0.1:8000/v1/ws
   fastws serve --host 0.0.0.0 --port 9000 --feed replay:day.txt --replay-speed 10
       a recording, ten times as fast
+  fastws serve --host 0.0.0.0 --workers 4 --feed kis
+      four processes behind one port
   FASTWS_RATE_LIMIT=500 fastws serve --config fastws.toml
       settings from a file, one of them replaced by the environment
 """
@@ -67,8 +69,9 @@ def fill_check_config(checking: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = begin(options)
+    run = supervisor.serve if settings.workers > 1 else lifecycle.serve
     try:
-        return lifecycle.serve(settings, partial(load_settings, options))
+        return run(settings, partial(load_settings, options))
     except FastwsError as error:
         if settings.log_format == "console":
             raise

@@ -105,6 +105,9 @@ class AlertBook:
         self._requests: set[asyncio.Task[Any]] = set()
         self._is_stopped = False
         self.n_fired = 0
+        # For processes that have the same database: what was made and deleted here, and has to be known there.
+        self.on_added: Callable[[Rule], object] = lambda rule: None
+        self.on_deleted: Callable[[int], object] = lambda rule_id: None
 
     @property
     def n_waiting(self) -> int:
@@ -201,6 +204,7 @@ class AlertBook:
         if rule is None:
             raise AlertLimitError(self.alerts_per_user)
         self.admit(rule)
+        self.on_added(rule)
         return rule
 
     async def list(self, user_id: str) -> tuple[Rule, ...]:
@@ -227,6 +231,7 @@ class AlertBook:
         is_deleted = await self._stored.delete_rule(user_id, rule_id)
         if is_deleted:
             self.forget(rule_id)
+            self.on_deleted(rule_id)
         return is_deleted
 
     async def _finish(self, request: Coroutine[Any, Any, Result]) -> Result:

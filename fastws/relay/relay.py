@@ -31,7 +31,7 @@ from fastws.relay.control import (
 from fastws.relay.counts import RelayCounts
 from fastws.relay.delays import Delays
 from fastws.relay.interest import ShardInterest
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink, Link
 from fastws.relay.meetings import Meetings
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
@@ -49,6 +49,7 @@ class Relay:
     """Joins this instance to the others. Belongs to the thread of the event loop.
 
     `wanted` says which codes are looked at here, for whatever reason, and is asked every second. `name` is for people.
+    `link` makes what messages go over.
 
     1. Local publishing and local clients wait for nothing that happens here.
     2. What comes from other instances is input: what cannot be read is counted and left out.
@@ -69,6 +70,7 @@ class Relay:
         history_bytes: int,
         wanted: Callable[[], Iterable[str]],
         clock: Callable[[], float] = time.monotonic,
+        link: Callable[..., AnyLink] = Link,
     ) -> None:
         self.hub = hub
         self.name = name
@@ -84,7 +86,7 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
         self._channels = Channels(prefix, address.database, n_shards)
         self._interest = ShardInterest(n_shards, clock)
-        self.link = Link(
+        self.link = link(
             address,
             on_message=self._on_message,
             on_change=self._on_change,

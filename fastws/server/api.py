@@ -185,11 +185,33 @@ def _answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except _ApiError as problem:
-            response = json_response(problem.body, status=problem.status)
-            response.headers.update(problem.headers)
-            return response
+            return _error_response(problem)
 
     return answer
+
+
+def _error_response(problem: _ApiError) -> web.Response:
+    response = json_response(problem.body, status=problem.status)
+    response.headers.update(problem.headers)
+    return response
+
+
+async def publish(server: ApiView, body: bytes) -> web.Response:
+    """Publish what the body of a request wants to be published, and return its answer."""
+    try:
+        updates = await _read_updates(body, server.market)
+        if not server.takes_updates:
+            raise _ApiError(503, "SHUTTING_DOWN", "the server is stopping", headers={"Retry-After": "5"})
+        # Here, as other requests may have added codes while this one was read.
+        _check_room(server.market, updates)
+    except _ApiError as problem:
+        return _error_response(problem)
+    # In one go: the sequences of a request have no gaps.
+    sequences = [_publish(server, update) for update in updates]
+    return json_response(
+        {"accepted": len(sequences), "first_sequence": sequences[0], "last_sequence": sequences[-1]},
+        status=202,
+    )
 
 
 class _Routes:
@@ -235,7 +257,7 @@ class _Routes:
 
     async def reload_portfolios(self, request: web.Request) -> web.Response:
         self._check_admin(request)
-        ids = _read_ids(await request.read())
+        ids = read_ids(await request.read())
         try:
             done = await self._server.reload_portfolios(ids)
         except StoreError as error:
@@ -259,17 +281,7 @@ class _Routes:
 
     async def publish(self, request: web.Request) -> web.Response:
         self._check_admin(request)
-        updates = await _read_updates(await request.read(), self._server.market)
-        if not self._server.takes_updates:
-            raise _ApiError(503, "SHUTTING_DOWN", "the server is stopping", headers={"Retry-After": "5"})
-        # Here, as other requests may have added codes while this one was read.
-        _check_room(self._server.market, updates)
-        # In one go: the sequences of a request have no gaps.
-        sequences = [_publish(self._server, update) for update in updates]
-        return json_response(
-            {"accepted": len(sequences), "first_sequence": sequences[0], "last_sequence": sequences[-1]},
-            status=202,
-        )
+        return await publish(self._server, await request.read())
 
     def _check_admin(self, request: web.Request) -> None:
         token = self._server.admin_token
@@ -368,7 +380,7 @@ async def _read_object(request: web.Request) -> dict[str, Any]:
         raise _invalid(None, "expected a JSON object in UTF-8") from None
 
 
-def _read_ids(body: bytes) -> list[int] | None:
+def read_ids(body: bytes) -> list[int] | None:
     """The `ids` of a request whose body may be missing, as they may be; None for all."""
     if not body.strip():
         return None

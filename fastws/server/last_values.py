@@ -36,17 +36,18 @@ class LastValues:
        was not saved is saved then.
     3. A value that has come back and was not replaced since is not saved again: it stays as old as it is.
     4. A value that cannot be saved whatever the database does is left out until it is replaced; the others are saved.
-    5. In a database in memory nothing is saved.
+    5. In a database in memory nothing is saved, and of several processes with one database only one `is_saving`.
 
     `n_failures` is how many times it could not save.
     """
 
-    def __init__(self, market: Market, store: Store, *, interval: float) -> None:
+    def __init__(self, market: Market, store: Store, *, interval: float, is_saving: bool = True) -> None:
         self.interval = interval
         self.n_failures = 0
         self._is_failing = False
         self._market = market
         self._is_lasting = not store.is_in_memory
+        self._is_saving = self._is_lasting and is_saving
         self._stored = ValueStore(store)
         self._saved: dict[tuple[str, str], PriceUpdate | BookUpdate] = {}
         self._saving: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class LastValues:
 
     def start(self) -> None:
         """Begin to save."""
-        if self._is_lasting and self.interval > 0:
+        if self._is_saving and self.interval > 0:
             self._saving = asyncio.get_running_loop().create_task(self._run())
 
     def configure(self, *, interval: float) -> None:
@@ -142,7 +143,7 @@ class LastValues:
 
     async def save(self) -> bool:
         """Save what has changed; return whether all of it was saved. Not to be called while it runs."""
-        if not self._is_lasting:
+        if not self._is_saving:
             return True
         batch: list[tuple[SavedValue, PriceUpdate | BookUpdate]] = []
         for i, (kind, update, published_ms) in enumerate(self._market.live_values()):

@@ -16,13 +16,14 @@ import structlog
 import uvloop
 
 from fastws import logs
-from fastws.errors import SettingsError
+from fastws.errors import FastwsError, SettingsError
 from fastws.server import advice
 from fastws.server.acceptor import capacity
 from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
+from fastws.server.workers import Failure, Outcome, Ready, Worker
 from fastws.settings import SETTINGS, Settings
 from fastws.web.routes import DASHBOARD_PATH, TEST_PATH
 
@@ -41,17 +42,24 @@ _INSTRUMENT_FIELDS: Final = {
 _log = structlog.get_logger("fastws")
 
 
-def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+USAGE: Final = 2
+"""Exit status of a worker: a setting cannot be used."""
+
+
+def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker | None = None) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit status, 0 when the stop was complete.
 
     SIGHUP lets it go on with what `read_again` returns, which raises SettingsError where that is unusable. A second
     SIGTERM or SIGINT ends the process at once, and so does a stop that takes longer than it may. Logging is the
     caller's to configure.
 
+    A `worker` is asked to stop and to reload by its parent; of signals it knows SIGTERM only, however often that comes.
+    What keeps it from starting it tells its parent, and does not raise.
+
     Raises:
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
     """
-    run = _Run(settings, read_again)
+    run = _Run(settings, read_again, worker)
     try:
         return uvloop.run(run.main())
     finally:
@@ -66,17 +74,21 @@ class _Run:
     2. Reloads are done one after the other; of those that are asked for during one, one is done.
     """
 
-    def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Settings, read_again: Callable[[], Settings], worker: Worker | None) -> None:
         self._settings = settings
         self._read_again = read_again
-        self._notifier = Notifier()
+        self._worker = worker
+        # Of several processes, the parent is the one that a service manager knows.
+        self._notifier = Notifier() if worker is None else Notifier({})
         self._is_stopping = asyncio.Event()
         self._is_to_reload = asyncio.Event()
-        self._has_terminal = _has_terminal()
+        self._has_terminal = has_terminal()
         self._watchdog: threading.Timer | None = None
 
     async def main(self) -> int:
         loop = asyncio.get_running_loop()
+        if self._worker is not None:
+            return await self._main_of_worker(self._worker)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
@@ -84,15 +96,45 @@ class _Run:
         if not await self._start(server):
             _log.info("stopped before the start was done")
             return 0
-        # What is here now stays: the collector need not look at it again, which would cost every client a pause.
-        gc.collect()
-        gc.freeze()
-        _print_welcome(server)
+        _freeze()
+        print_welcome(self._settings, _ready(server))
         _log.info("room", connections=capacity(), **_database_of(server))
         for line in advice.warnings(self._settings):
             _log.warning(line)
+        await self._go_on(server)
+        return 0
+
+    async def _main_of_worker(self, worker: Worker) -> int:
+        worker.on_stop = self._is_stopping.set
+        worker.on_reload = self._is_to_reload.set
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._is_stopping.set)
+        await worker.open()
+        try:
+            try:
+                server = Server(self._settings, worker)
+                has_started = await self._start(server)
+            except (FastwsError, OSError) as error:
+                blamed = isinstance(error, SettingsError)
+                worker.tell_failed(
+                    Failure(
+                        str(error),
+                        error.setting if isinstance(error, SettingsError) else None,
+                        error.source if isinstance(error, SettingsError) else "",
+                    )
+                )
+                return USAGE if blamed else FAILED
+            if has_started:
+                _freeze()
+                worker.tell_ready(_ready(server))
+                await self._go_on(server)
+            return 0
+        finally:
+            await worker.close()
+
+    async def _go_on(self, server: Server) -> None:
+        """Serve until a signal ends it, and stop."""
         self._notifier.ready(_status(server))
-        reloading = loop.create_task(self._reload_when_asked(server))
+        reloading = asyncio.get_running_loop().create_task(self._reload_when_asked(server))
         await self._is_stopping.wait()
         reloading.cancel()
         self._notifier.stopping()
@@ -101,7 +143,6 @@ class _Run:
         n_cut = await server.stop()
         logs.limiter.flush(_log)
         _log.info("stopped", cut=n_cut)
-        return 0
 
     def end(self) -> None:
         if self._watchdog is not None:
@@ -132,7 +173,7 @@ class _Run:
         self._is_stopping.set()
 
     def _on_hangup(self) -> None:
-        if self._has_terminal and not _has_terminal():
+        if self._has_terminal and not has_terminal():
             # Nobody asks for a reload: the terminal was closed, and with it goes what ran in it.
             self._is_stopping.set()
         else:
@@ -152,13 +193,24 @@ class _Run:
                 done = await reload(server, await asyncio.to_thread(self._read_again))
             except SettingsError as error:
                 _log.error("the settings cannot be reloaded, and all stay as they were", error=str(error))
-                self._notifier.ready(f"the last reload failed: {logs.redact_text(str(error))}")
-            except Exception:
+                self._tell_reloaded(f"the last reload failed: {logs.redact_text(str(error))}", str(error))
+            except Exception as error:
                 _log.exception("the reload failed")
-                self._notifier.ready("the last reload failed")
+                self._tell_reloaded("the last reload failed", type(error).__name__)
             else:
                 _log_reloaded(done)
-                self._notifier.ready(_status(server))
+                self._tell_reloaded(_status(server), None)
+
+    def _tell_reloaded(self, status: str, error: str | None) -> None:
+        self._notifier.ready(status)
+        if self._worker is not None:
+            self._worker.tell_reloaded(Outcome(status, error))
+
+
+def _freeze() -> None:
+    """What is here now stays: the collector need not look at it again, which would cost every client a pause."""
+    gc.collect()
+    gc.freeze()
 
 
 def _give_up() -> None:
@@ -166,7 +218,8 @@ def _give_up() -> None:
     os._exit(FAILED)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Whether this process has one."""
     # It is none any more once it was closed. Descriptor 2 may be closed.
     return os.isatty(2)
 
@@ -199,13 +252,20 @@ def _database_of(server: Server) -> dict[str, str]:
     return {} if store.is_in_memory else {"database": store.path or store.shown_url}
 
 
-def _print_welcome(server: Server) -> None:
-    """For people as lines to click on; for programs as one log line."""
-    settings = server.settings
+def _ready(server: Server) -> Ready:
     instruments = server.market.instruments
-    n = len(instruments)
-    base = _base_url(server.listener)
-    admin = None if server.admin_listener is None else _base_url(server.admin_listener)
+    first = next(iter(instruments), None)
+    return Ready(
+        len(instruments),
+        None if first is None else first.code,
+        _base_url(server.listener),
+        None if server.admin_listener is None else _base_url(server.admin_listener),
+    )
+
+
+def print_welcome(settings: Settings, ready: Ready, *, n_workers: int = 1) -> None:
+    """For people as lines to click on; for programs as one log line."""
+    n, base, admin = ready.n_instruments, ready.url, ready.admin_url
     websocket = None if base is None else f"ws{base.removeprefix('http')}/v1/ws"
     realtime = None if base is None else f"ws{base.removeprefix('http')}/ws/realtime/"
     if settings.log_format == "json":
@@ -216,10 +276,13 @@ def _print_welcome(server: Server) -> None:
             "admin": admin,
             "dashboard": f"{base}{DASHBOARD_PATH}" if base is not None and settings.web_pages else None,
         }
-        given = {name: place for name, place in places.items() if place is not None}
+        given: dict[str, object] = {name: place for name, place in places.items() if place is not None}
+        if n_workers > 1:
+            given["workers"] = n_workers
         _log.info("ready", **given, instruments=n, feed=settings.feed)
         return
-    lines = [f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}"]
+    several = f", {n_workers} workers" if n_workers > 1 else ""
+    lines = [f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}{several}"]
     if base is not None:
         lines += [
             f"  WebSocket  {websocket}",
@@ -229,8 +292,8 @@ def _print_welcome(server: Server) -> None:
         ]
         if settings.web_pages:
             lines[1:1] = [f"  dashboard  {base}{DASHBOARD_PATH}", f"  test page  {base}{TEST_PATH}"]
-        if n and settings.feed != "none":
-            lines.append(f"  a stock    {base}/v1/stocks/{next(iter(instruments)).code}")
+        if ready.first_code is not None and settings.feed != "none":
+            lines.append(f"  a stock    {base}/v1/stocks/{ready.first_code}")
     if settings.unix_socket is not None:
         lines.append(f"  socket     {settings.unix_socket}, for proxies")
     if admin is not None:

@@ -10,9 +10,10 @@ Labels have values from fixed sets only, never anything that a client has sent.
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from aiohttp import web
@@ -41,10 +42,15 @@ from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
 from fastws.server.tls import TlsContext
+from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 
 if TYPE_CHECKING:
     from fastws.relay.relay import Relay
+    from fastws.server.shared import Shared
+
+PARENT: Final = "parent"
+"""The value of the label `worker` of the process that has started the workers."""
 
 # What is no code of ours: the client's own end without one (RFC 6455 §7.4.1), and whatever else clients send.
 _FOREIGN_CLOSES: Final = {1005: "no_status", 1006: "abnormal"}
@@ -107,13 +113,21 @@ class MetricsView(Protocol):
     def relay(self) -> Relay | None: ...
 
 
-def add_metrics_routes(app: web.Application, server: MetricsView, *, is_own_place: bool) -> None:
+def add_metrics_routes(
+    app: web.Application, server: MetricsView, *, is_own_place: bool, shared: Shared | None = None
+) -> None:
     """Answer ``/metrics`` from `server`, in the Prometheus text format or as OpenMetrics, whichever is asked for.
 
     Everybody is shown all of it where `is_own_place`, which is the administrator's; elsewhere who has the
-    administrator's token is.
+    administrator's token is. Where workers share a port, all of them are shown, each with its label.
     """
     registries = {whole: _make_registry(server, is_whole=whole) for whole in (False, True)}
+
+    def exposition(is_open: bool, is_whole: bool) -> bytes:
+        return _encode(registries[is_whole], is_open=is_open)
+
+    if shared is not None:
+        shared.give_metrics(exposition)
     kept: dict[tuple[str, bool], tuple[bytes, float]] = {}
 
     async def metrics(request: web.Request) -> web.Response:
@@ -122,12 +136,58 @@ def add_metrics_routes(app: web.Application, server: MetricsView, *, is_own_plac
         kind = OPENMETRICS if is_open else _TEXT
         body, made_at = kept.get((kind, is_whole), (b"", -math.inf))
         if time.monotonic() - made_at >= KEPT_SECONDS:
-            registry = registries[is_whole]
-            body = encode_openmetrics(registry) if is_open else encode_text(registry)  # type: ignore[no-untyped-call]
+            body = (
+                exposition(is_open, is_whole) if shared is None else await shared.metrics(is_open, is_whole)
+            )
             kept[kind, is_whole] = body, time.monotonic()
         return web.Response(body=body, headers={"Content-Type": kind})
 
     add_endpoints(app, (Endpoint("GET", "/metrics", metrics, "figures for Prometheus", is_for_pages=False),))
+
+
+def workers_exposition(worker: Worker, answering: Collection[int], *, is_open: bool) -> bytes:
+    """What the workers have in common: who of them answers, how often each was started anew, and their parent."""
+    registry = CollectorRegistry()
+    numbers = range(1, worker.n_workers + 1)
+    registry.register(
+        _Given(
+            [
+                _gauge(
+                    "worker_up",
+                    "1 for a worker that has answered for this",
+                    {str(number): int(number in answering) for number in numbers},
+                    "worker",
+                ),
+                _counter(
+                    "worker_restarts",
+                    "times that a worker was started anew, because it had ended",
+                    {str(number): n for number, n in zip(numbers, worker.crew.n_restarts, strict=True)},
+                    "worker",
+                ),
+            ]
+        )
+    )
+    return _encode(registry, is_open=is_open)
+
+
+def parent_exposition(*, is_open: bool) -> bytes:
+    """What the parent of this process takes."""
+    registry = CollectorRegistry()
+    ProcessCollector(pid=os.getppid, registry=registry)
+    return _encode(registry, is_open=is_open)
+
+
+class _Given(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+def _encode(registry: CollectorRegistry, *, is_open: bool) -> bytes:
+    text: bytes = encode_openmetrics(registry) if is_open else encode_text(registry)  # type: ignore[no-untyped-call]
+    return text
 
 
 def _make_registry(server: MetricsView, *, is_whole: bool) -> CollectorRegistry:

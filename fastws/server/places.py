@@ -37,44 +37,75 @@ class Place(Protocol):
         """Take away what outlives the sockets; called when they are closed."""
 
 
+def main_place(settings: Settings) -> TcpPlace | None:
+    """The TCP address that the settings let a server listen on; one that nobody has asked for gives way to a Unix
+    socket."""
+    if not serves_tcp(settings):
+        return None
+    return TcpPlace(settings.host, settings.port, is_shared=settings.workers > 1)
+
+
 def main_places(settings: Settings) -> list[Place]:
-    """Where the settings let a server listen; an address that nobody has asked for gives way to a Unix socket."""
+    """Where the settings let a server listen."""
     places: list[Place] = []
-    if serves_tcp(settings):
-        places.append(TcpPlace(settings.host, settings.port))
+    if (place := main_place(settings)) is not None:
+        places.append(place)
     if settings.unix_socket is not None:
         places.append(UnixPlace(settings.unix_socket, int(settings.unix_socket_mode, 8)))
     return places
 
 
-def admin_place(settings: Settings) -> Place | None:
+def admin_place(settings: Settings) -> TcpPlace | None:
     """The administrator's own place, if the settings name one."""
     bind = None if settings.admin_bind is None else parse_bind(settings.admin_bind)
     if bind is None:
         return None
-    return TcpPlace(*bind, host_setting="admin_bind", port_setting="admin_bind")
+    is_shared = settings.workers > 1
+    return TcpPlace(*bind, host_setting="admin_bind", port_setting="admin_bind", is_shared=is_shared)
 
 
 class TcpPlace:
     """A host, which may have several addresses, and a port.
 
-    `host_setting` and `port_setting` are the settings that errors name.
+    `host_setting` and `port_setting` are the settings that errors name. One that `is_shared` other processes of this
+    user may listen on, too: the kernel gives each connection to one of them.
     """
 
     is_local = False
 
     def __init__(
-        self, host: str, port: int, *, host_setting: str = "host", port_setting: str = "port"
+        self,
+        host: str,
+        port: int,
+        *,
+        host_setting: str = "host",
+        port_setting: str = "port",
+        is_shared: bool = False,
     ) -> None:
         self._host = host
         self._port = port
         self._host_setting = host_setting
         self._port_setting = port_setting
+        self._is_shared = is_shared
 
     async def bind(self) -> list[socket.socket]:
         """One socket for each address; with port 0 they share one free port."""
+        return await self._bind(self._port, is_shared=self._is_shared, listens=True)
+
+    async def reserve(self) -> list[socket.socket]:
+        """Like `bind`, but what it returns accepts nothing: it holds a shared port for those who listen there.
+
+        A program that listens there already is an error, although it may share the port, too.
+        """
+        alone = await self._bind(self._port, is_shared=False, listens=True)
+        port = alone[0].getsockname()[1]
+        for sock in alone:
+            sock.close()
+        return await self._bind(port, is_shared=True, listens=False)
+
+    async def _bind(self, port: int, *, is_shared: bool, listens: bool) -> list[socket.socket]:
         loop = asyncio.get_running_loop()
-        host, port = self._host, self._port
+        host = self._host
         try:
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
@@ -94,10 +125,13 @@ class TcpPlace:
                 if family == socket.AF_INET6:
                     # Otherwise the IPv4 socket of the same host could not be bound.
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if is_shared:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 _bound_queues(sock)
-                shared_port = sockets[0].getsockname()[1] if sockets else port
-                sock.bind((address[0], shared_port, *address[2:]))
-                sock.listen(BACKLOG)
+                same_port = sockets[0].getsockname()[1] if sockets else port
+                sock.bind((address[0], same_port, *address[2:]))
+                if listens:
+                    sock.listen(BACKLOG)
             except OSError as error:
                 sock.close()
                 failure = error

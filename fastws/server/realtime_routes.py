@@ -78,5 +78,7 @@ class _Routes:
             "global_stats": self._server.realtime_totals(),
         }
         if identity is not None:
+            # For whoever adds what other workers have.
+            request["user_key"] = identity.user_key
             body["user_stats"] = self._server.user_stats(identity.user_key)
         return json_response(body)

@@ -40,8 +40,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
         SettingsError: something in them cannot be used, and nothing has changed.
     """
     old = server.settings
-    kept = [name for name in SETTINGS if _is_fixed(name, old, settings)]
-    settings = _with(settings, old, kept)
+    settings, kept = carry_over(old, settings)
     # In a thread: a large table takes longer than clients should wait for their prices.
     named = await asyncio.to_thread(load_instruments, settings)
     instruments = await with_stored(server.store, named)
@@ -69,6 +68,12 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
         certificate=certificate,
         instruments=table_change,
     )
+
+
+def carry_over(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
+    """Return `new` with what only a restart changes as in `old`, and the names of what is kept so."""
+    kept = [name for name in SETTINGS if _is_fixed(name, old, new)]
+    return _with(new, old, kept), kept
 
 
 def _is_fixed(name: str, old: Settings, new: Settings) -> bool:

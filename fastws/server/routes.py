@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -17,7 +17,11 @@ from fastws.server.metrics import MetricsView, add_metrics_routes
 from fastws.server.portfolio_routes import PortfoliosView, add_portfolio_routes
 from fastws.server.realtime_routes import RealtimeView, add_realtime_routes
 from fastws.server.stocks import StocksView, add_stock_routes
+from fastws.server.together import together
 from fastws.web.routes import add_web_routes
+
+if TYPE_CHECKING:
+    from fastws.server.shared import Shared
 
 
 class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, PortfoliosView, Protocol):
@@ -31,9 +35,20 @@ class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView
         """Whether the dashboard and the test page are served."""
 
 
-def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bool = True) -> web.Application:
-    """Return the application of the main places; without `has_admin` :func:`make_admin_app` makes the rest."""
+def make_app(
+    server: View,
+    *,
+    websocket_paths: Sequence[str] = (),
+    has_admin: bool = True,
+    shared: Shared | None = None,
+) -> web.Application:
+    """Return the application of the main places; without `has_admin` :func:`make_admin_app` makes the rest.
+
+    Where workers share a port, it answers for all of them.
+    """
     app = bare_app(websocket_paths)
+    if shared is not None:
+        app.middlewares.append(together(shared))
     add_probe_routes(app, server)
     add_public_routes(app, server)
     add_stock_routes(app, server)
@@ -44,20 +59,22 @@ def make_app(server: View, *, websocket_paths: Sequence[str] = (), has_admin: bo
     add_realtime_routes(app, server)
     add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
-        _add_admin(app, server, is_own_place=False)
+        _add_admin(app, server, is_own_place=False, shared=shared)
     add_cors(app, server)
     return app
 
 
-def make_admin_app(server: View) -> web.Application:
+def make_admin_app(server: View, *, shared: Shared | None = None) -> web.Application:
     """Return the application of the administrator's own place."""
     app = bare_app()
+    if shared is not None:
+        app.middlewares.append(together(shared))
     add_probe_routes(app, server)
-    _add_admin(app, server, is_own_place=True)
+    _add_admin(app, server, is_own_place=True, shared=shared)
     return app
 
 
-def _add_admin(app: web.Application, server: View, *, is_own_place: bool) -> None:
+def _add_admin(app: web.Application, server: View, *, is_own_place: bool, shared: Shared | None) -> None:
     """Add what moves to `admin_bind` where that is set, and is nowhere else then."""
     add_admin_routes(app, server)
-    add_metrics_routes(app, server, is_own_place=is_own_place)
+    add_metrics_routes(app, server, is_own_place=is_own_place, shared=shared)

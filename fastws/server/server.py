@@ -50,6 +50,8 @@ from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.relay.address import parse_address
 from fastws.relay.control import Kick, UserAlert
+from fastws.relay.worker_links import ADDRESS as WORKERS
+from fastws.relay.worker_links import WorkerLink
 from fastws.server import stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
@@ -62,8 +64,10 @@ from fastws.server.peers import Peers
 from fastws.server.places import admin_place, main_places
 from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
+from fastws.server.shared import Shared
 from fastws.server.stored import check_stored, find_queries, query_error, with_stored
 from fastws.server.tls import make_tls
+from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
@@ -218,10 +222,14 @@ class Server:
 
     `start` and `stop` are called once each; `stop` drains: nothing new is accepted, the feed ends, what was
     published leaves, every client is told when to come back, and is closed with 1012.
+
+    With a `worker` it is one of several that serve the same port, and whichever is asked answers for all; see
+    `fastws.server.shared`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
         self.settings = settings
+        self.worker = worker
         self.is_draining = False
         self.takes_updates = True
         self._made_at = time.monotonic()
@@ -251,7 +259,10 @@ class Server:
             poll_interval=settings.portfolio_poll_interval,
         )
         self.market.on_price.append(self.alerts.on_price)
-        self.last_values = LastValues(self.market, self.store, interval=settings.save_interval)
+        is_owner = worker is None or worker.is_owner
+        self.last_values = LastValues(
+            self.market, self.store, interval=settings.save_interval, is_saving=is_owner
+        )
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
         feed = make_feed(settings, self.market.instruments, self._interest)
@@ -304,13 +315,14 @@ class Server:
             self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
             self.relay.meetings.feeds = self._own_feeds
+        self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
         admin = admin_place(settings)
         self.admin_listener = (
             None
             if admin is None
             else Listener(
-                make_admin_app(self),
+                make_admin_app(self, shared=self.shared),
                 {},
                 [admin],
                 tls=self.tls,
@@ -318,7 +330,9 @@ class Server:
             )
         )
         self.listener = Listener(
-            make_app(self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=admin is None),
+            make_app(
+                self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=admin is None, shared=self.shared
+            ),
             {
                 "/v1/ws": partial(self._open, self.screener),
                 REALTIME_PATH: partial(self._open, self.realtime),
@@ -347,13 +361,15 @@ class Server:
             await self.alerts.load()
             self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             await self._take_stored_instruments()
-            if not self.store.claim():
+            if (self.worker is None or self.worker.is_owner) and not self.store.claim():
                 _log.warning(
                     "another server uses this database: an alert made at one of them does not fire at the other, and "
                     "each saves its last values over the other's; give each a database of its own",
                     database=self.store.shown_url,
                 )
-            if self.store.is_in_memory:
+            if self.store.is_in_memory or (
+                self.worker is not None and self.worker.is_database_private and self.worker.is_owner
+            ):
                 _log.info(
                     "alerts and last values are kept in memory and end with this process; --database keeps them"
                 )
@@ -380,6 +396,9 @@ class Server:
             begun.callback(self.admission.credentials.close)
             self.authenticator.start()
             begun.push_async_callback(self.authenticator.close)
+            if self.shared is not None:
+                self.shared.start()
+                begun.push_async_callback(self.shared.stop)
             if self.relay is not None:
                 # After what is of before the start, which is for nobody else.
                 self.relay.start()
@@ -395,22 +414,27 @@ class Server:
             self._begun = begun.pop_all()
 
     def _make_relay(self) -> Relay | None:
-        settings = self.settings
-        if settings.relay is None:
+        settings, worker = self.settings, self.worker
+        if settings.relay is None and worker is None:
             return None
         from fastws.relay.relay import Relay  # noqa: PLC0415 - it takes 60 ms, for those who are not alone
 
+        link: dict[str, Any] = {}
+        if settings.relay is None and worker is not None:
+            link = {"link": partial(WorkerLink, worker.end)}
+        of = "" if worker is None else f" worker {worker.number}"
         return Relay(
             self.hub,
             self.market,
             self.screener.dialect,
-            parse_address(settings.relay),
-            name=f"{socket.gethostname()}/{os.getpid()}",
+            WORKERS if settings.relay is None else parse_address(settings.relay),
+            name=f"{socket.gethostname()}/{os.getpid()}{of}",
             prefix=settings.relay_prefix,
             n_shards=settings.relay_shards,
             interval_ms=settings.relay_interval_ms,
             history_bytes=settings.relay_history_bytes,
-            wanted=self._interest,
+            wanted=self.own_interest,
+            **link,
         )
 
     async def _take_stored_instruments(self) -> None:
@@ -508,12 +532,19 @@ class Server:
 
     async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Poll symbols now; see `PollFeed.force`. Without a poll feed none can be."""
+        if self.shared is not None and not self.shared.is_owner:
+            return await self.shared.force_update(codes)
         feed = None if self.supervisor is None else self.supervisor.feed
         if not isinstance(feed, PollFeed):
             return [], dict.fromkeys(codes, NO_SOURCE)
         return await feed.force(codes)
 
     def _interest(self) -> Mapping[str, Interest]:
+        """What clients look at, those of other workers included."""
+        own = self.own_interest()
+        return own if self.shared is None else self.shared.with_others(own)
+
+    def own_interest(self) -> Mapping[str, Interest]:
         """What clients look at, watched portfolios hold and alerts wait for; the latter two may be many, so they are
         gone through every few seconds."""
         now = time.monotonic()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -17,7 +18,14 @@ _UPTIME: Final = "fastws_uptime_seconds"
 _START: Final = "fastws_start_time_seconds"
 _CPU: Final = "process_cpu_seconds_total"
 _MEMORY: Final = "process_resident_memory_bytes"
-_FIGURES: Final = (_UPTIME, _START, _CPU, _MEMORY)
+# What several processes have of them: the youngest tells whether they are those of before.
+_COMBINED: Final[dict[str, Callable[[float, float], float]]] = {
+    _UPTIME: min,
+    _START: max,
+    _CPU: operator.add,
+    _MEMORY: operator.add,
+}
+_FIGURES: Final = tuple(_COMBINED)
 _HISTOGRAMS: Final = {
     "fastws_flush_delay_seconds_bucket": FLUSH_DELAY,
     "fastws_loop_lag_seconds_bucket": LOOP_LAG,
@@ -62,7 +70,8 @@ class Histogram(NamedTuple):
 
 class Metrics(NamedTuple):
     """Of one answer. `start` and `uptime` tell of which process it is, and when it was made, which is up to a second
-    before it is given; None is what a server does not tell."""
+    before it is given; None is what a server does not tell. Where several processes are told of, it is all they take
+    together, and they are those of the youngest."""
 
     start: float | None
     uptime: float | None
@@ -74,20 +83,25 @@ class Metrics(NamedTuple):
 def read_metrics(body: str) -> Metrics:
     """Read an answer of ``/metrics``; raises ValueError for what is none."""
     figures: dict[str, float] = {}
-    buckets: dict[str, list[tuple[float, float]]] = {}
+    buckets: dict[str, dict[float, float]] = {}
     for family in parse("\n".join(_wanted(body.splitlines()))):
         for sample in family.samples:
             if sample.name in _FIGURES:
-                figures[sample.name] = sample.value
+                before = figures.get(sample.name)
+                figures[sample.name] = (
+                    sample.value if before is None else _COMBINED[sample.name](before, sample.value)
+                )
                 continue
             name = sample.labels.get("stage", "") if sample.name == _STAGED else _HISTOGRAMS[sample.name]
-            buckets.setdefault(name, []).append((float(sample.labels["le"]), sample.value))
+            counts = buckets.setdefault(name, {})
+            bound = float(sample.labels["le"])
+            counts[bound] = counts.get(bound, 0.0) + sample.value
     return Metrics(
         figures.get(_START),
         figures.get(_UPTIME),
         figures.get(_CPU),
         figures.get(_MEMORY),
-        {name: _histogram(pairs) for name, pairs in buckets.items()},
+        {name: _histogram(sorted(counts.items())) for name, counts in buckets.items()},
     )
 
 
@@ -99,5 +113,4 @@ def _wanted(lines: Iterable[str]) -> Iterable[str]:
 
 
 def _histogram(pairs: list[tuple[float, float]]) -> Histogram:
-    pairs.sort()
     return Histogram(tuple(bound for bound, _ in pairs), tuple(count for _, count in pairs))

@@ -146,7 +146,9 @@ def _traffic(stats: Stats, history: History) -> Iterator[Row]:
 
 
 def _times(stats: Stats, history: History) -> Iterator[Row]:
-    busy = history.rates["flush_seconds"]
+    flushing = history.rates["flush_seconds"]
+    # Each worker has a loop of its own, and is the busier the more of its time goes into flushes.
+    busy = None if flushing is None else flushing / max(1, stats.workers)
     asked = (
         f"of {milliseconds(stats.batch_interval_ms)} asked" if stats.batch_interval_ms else "batching is off"
     )

@@ -62,6 +62,7 @@ class Stats(msgspec.Struct, frozen=True):
     bytes_received: int | None = None
     messages_rate_limited: int | None = None
     last_update_age_ms: int | None = None
+    workers: int = 1
 
 
 class Health(msgspec.Struct, frozen=True):

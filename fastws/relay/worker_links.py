@@ -1,0 +1,261 @@
+"""A worker's end of the exchange, and the relay's link over it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, cast
+
+from fastws.relay.address import RedisAddress
+from fastws.relay.exchange_frames import (
+    IGNORE,
+    LISTEN,
+    LISTENING,
+    MESSAGE,
+    Frame,
+    Splitter,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from fastws.relay.links import Delays
+
+SILENCE_SECONDS: Final = 3.0
+"""After how long without a word of the parent, who says one every second, it counts as away."""
+
+_LOOK_SECONDS: Final = 0.5
+
+ADDRESS: Final = RedisAddress("", "the parent of the workers", 0)
+"""Where the relay of workers is that have no other."""
+
+
+class ExchangeEnd(asyncio.Protocol):
+    """A worker's end of its pair of sockets; see `fastws.relay.exchange`. Belongs to the thread of the event loop.
+
+    1. Sending never waits. What is over `queue_limit` while the parent does not read is dropped and counted.
+    2. What the parent says to this worker goes to `on_frame`, and `on_lost` is called once when the parent is gone.
+    3. While the parent is not heard, `is_up` is false; `on_change` is told whenever that changes.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        on_frame: Callable[[Frame], object],
+        on_lost: Callable[[], object],
+        queue_limit: int = 16 << 20,
+    ) -> None:
+        self.is_up = False
+        self.n_dropped = 0
+        self.on_change: list[Callable[[bool], object]] = []
+        self._sock = sock
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._queue_limit = queue_limit
+        self._splitter = Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._channels: dict[bytes, tuple[Callable[[bytes], object], Callable[[], object]]] = {}
+        self._listening: set[bytes] = set()
+        self._heard_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._is_closing = False
+        self._is_drained = asyncio.Event()
+        self._is_drained.set()
+
+    async def open(self) -> None:
+        """Begin to hear. What was listened to before is told to the parent now."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=self._sock)
+
+    def close(self) -> None:
+        self._is_closing = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def queue_size(self) -> int:
+        """Bytes that the parent has not read yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, channel: str, data: bytes) -> None:
+        """Say something to all others who listen to a channel."""
+        if self.queue_size + len(data) > self._queue_limit:
+            self.n_dropped += 1
+        else:
+            self.tell(MESSAGE, channel.encode(), data)
+
+    def tell(self, kind: int, channel: bytes = b"", data: bytes = b"") -> None:
+        """Say something to the parent."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(kind, channel, data))
+
+    def listen(
+        self,
+        channel: str,
+        on_message: Callable[[bytes], object],
+        on_listening: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Hear what others say on a channel; `on_listening` is called once nothing of it is missed any more."""
+        name = channel.encode()
+        if name not in self._channels:
+            self._channels[name] = on_message, on_listening
+            self.tell(LISTEN, name)
+
+    def ignore(self, channel: str) -> None:
+        name = channel.encode()
+        if self._channels.pop(name, None) is not None:
+            self._listening.discard(name)
+            self.tell(IGNORE, name)
+
+    def is_listening(self, channel: str) -> bool:
+        return channel.encode() in self._listening
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the parent has read everything, for `seconds` at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_drained.wait()
+        except TimeoutError:
+            pass  # it is not there, and nobody else would hear it
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=0)
+        for name in self._channels:
+            self.tell(LISTEN, name)
+        self._heard()
+        self._look()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard()
+        for frame in self._splitter.feed(data):
+            if frame.kind == MESSAGE:
+                if (known := self._channels.get(frame.channel)) is not None:
+                    known[0](frame.data)
+            elif frame.kind == LISTENING:
+                if (known := self._channels.get(frame.channel)) is not None:
+                    self._listening.add(frame.channel)
+                    known[1]()
+            else:
+                self._on_frame(frame)
+
+    def pause_writing(self) -> None:
+        self._is_drained.clear()
+
+    def resume_writing(self) -> None:
+        self._is_drained.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_drained.set()
+        self._set_up(False)
+        if not self._is_closing:
+            self.close()
+            self._on_lost()
+
+    # Silence.
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+        if not self.is_up and not self._is_closing:
+            self._set_up(True)
+
+    def _look(self) -> None:
+        if self.is_up and time.monotonic() - self._heard_at > SILENCE_SECONDS:
+            self._set_up(False)
+        self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _set_up(self, is_up: bool) -> None:
+        if self.is_up != is_up:
+            self.is_up = is_up
+            for tell in list(self.on_change):
+                tell(is_up)
+
+
+class WorkerLink:
+    """Sends messages to channels of the exchange and hears those of channels that are listened to.
+
+    It does what `fastws.relay.links.Link` does over Redis, except that nobody hears what it has said itself.
+    """
+
+    def __init__(
+        self,
+        end: ExchangeEnd,
+        address: RedisAddress,
+        *,
+        on_message: Callable[[bytes], None],
+        on_change: Callable[[str | None], None],
+        on_listening: Callable[[str], None],
+        delays: Callable[[], Delays],
+        queue_limit: int,
+    ) -> None:
+        self.n_connects = 0
+        self._end = end
+        self._on_message = on_message
+        self._on_change = on_change
+        self._on_listening = on_listening
+        self._channels: dict[str, None] = {}
+        self._is_started = False
+
+    @property
+    def is_up(self) -> bool:
+        return self._is_started and self._end.is_up
+
+    @property
+    def n_dropped(self) -> int:
+        return self._end.n_dropped
+
+    @property
+    def queue_size(self) -> int:
+        return self._end.queue_size
+
+    def start(self) -> None:
+        self._is_started = True
+        self._end.on_change.append(self._note)
+        for channel in self._channels:
+            self._listen(channel)
+        if self._end.is_up:
+            self._note(True)
+
+    async def stop(self, seconds: float) -> None:
+        """Bring away what waits, within `seconds`, and hear no more; the end stays open."""
+        if not self._is_started:
+            return
+        self._is_started = False
+        self._end.on_change.remove(self._note)
+        await self._end.drain(seconds)
+        for channel in self._channels:
+            self._end.ignore(channel)
+
+    def send(self, channel: str, data: bytes) -> None:
+        self._end.send(channel, data)
+
+    def listen(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            if channel not in self._channels:
+                self._channels[channel] = None
+                if self._is_started:
+                    self._listen(channel)
+
+    def ignore(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            if channel in self._channels:
+                del self._channels[channel]
+                self._end.ignore(channel)
+
+    def is_listening(self, channel: str) -> bool:
+        return self._end.is_listening(channel)
+
+    def _listen(self, channel: str) -> None:
+        self._end.listen(channel, self._on_message, lambda: self._on_listening(channel))
+
+    def _note(self, is_up: bool) -> None:
+        if is_up:
+            self.n_connects += 1
+            self._on_change(None)
+        else:
+            self._on_change(f"the parent has said nothing for {SILENCE_SECONDS:g} s")

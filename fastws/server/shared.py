@@ -1,0 +1,230 @@
+"""What a worker does for the others that serve the same port, and asks of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from fastws.logs import log_limited
+from fastws.market.alert_store import Rule
+from fastws.market.interest import NO_INTEREST, Interest
+from fastws.server import api, together
+from fastws.server.http import json_response
+from fastws.server.metrics import PARENT, parent_exposition, workers_exposition
+from fastws.server.siblings import SiblingError
+from fastws.server.workers import OWNER, Worker
+
+if TYPE_CHECKING:
+    from fastws.server.server import Server
+
+_INTEREST_SECONDS: Final = 1.0
+# What a worker has said of its clients' interest counts for so long: it may have ended.
+_INTEREST_LASTS: Final = 5.0
+_FORCE_SECONDS: Final = 20.0
+_PUBLISH_SECONDS: Final = 5.0
+_LISTED_SLICE: Final = 100
+
+_log = structlog.get_logger("fastws.workers")
+
+
+class _Kick(msgspec.Struct):
+    """The body of a kick, which was found in order by who has asked."""
+
+    user_id: str | int | None = None
+    jti: str | None = None
+    connection_id: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+_kicks: Final = msgspec.json.Decoder(_Kick)
+_answers: Final = msgspec.msgpack.Decoder(_Answer)
+_rules: Final = msgspec.msgpack.Decoder(Rule)
+_interests: Final = msgspec.msgpack.Decoder(tuple[int, dict[str, tuple[int, int]]])
+_ids: Final = msgspec.msgpack.Decoder(list[int] | None)
+_codes: Final = msgspec.msgpack.Decoder(list[str])
+_forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str]])
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Shared:
+    """Joins `server`, which is a worker's, to the others. Belongs to the thread of the event loop.
+
+    1. What there is to be one of is the owner's: it runs the feed, publishes what comes over HTTP, so that the order of
+       requests is the order of updates, and saves last values. While it is not there, others publish themselves.
+    2. All have the same database. A rule for alerts that one of them makes waits at all of them, and fires once.
+    3. The feed brings what clients of all of them look at.
+    """
+
+    def __init__(self, server: Server, worker: Worker) -> None:
+        self.worker = worker
+        self._server = server
+        self._siblings = worker.siblings
+        self._metrics: Callable[[bool, bool], bytes] = lambda is_open, is_whole: b""
+        self._others: dict[int, tuple[float, dict[str, Interest]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._siblings.answers |= {
+            "stats": self._answer_stats,
+            "n_connections": self._answer_n_connections,
+            "connections": self._answer_connections,
+            "kick": self._answer_kick,
+            "realtime": self._answer_realtime,
+            "reload_portfolios": self._answer_reload_portfolios,
+            "metrics": self._answer_metrics,
+            "publish": self._answer_publish,
+            "force_update": self._answer_force_update,
+            "rule added": self._take_rule,
+            "rule deleted": self._drop_rule,
+            "interest": self._take_interest,
+        }
+        server.alerts.on_added = lambda rule: self._siblings.tell("rule added", _encode(rule))
+        server.alerts.on_deleted = lambda rule_id: self._siblings.tell("rule deleted", b"%d" % rule_id)
+
+    @property
+    def is_owner(self) -> bool:
+        return self.worker.is_owner
+
+    @property
+    def admin_token(self) -> str | None:
+        return self._server.admin_token
+
+    def start(self) -> None:
+        self._siblings.start()
+        if not self.is_owner and self.worker.has_choosy_feed:
+            self._task = asyncio.get_running_loop().create_task(self._tell_interest())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        await self._siblings.stop()
+
+    # Figures.
+
+    def give_metrics(self, exposition: Callable[[bool, bool], bytes]) -> None:
+        """Know what makes this worker's own figures: as OpenMetrics or not, and all of them or not."""
+        self._metrics = exposition
+
+    async def metrics(self, is_open: bool, is_whole: bool) -> bytes:
+        """The figures of all workers and of their parent."""
+        answers = await self._siblings.ask_all("metrics", b"%d%d" % (is_open, is_whole))
+        texts = {self.worker.number: self._metrics(is_open, is_whole)} | answers.found
+        labelled = [together.label(text.decode(), str(number)) for number, text in sorted(texts.items())]
+        labelled.append(together.label(parent_exposition(is_open=is_open).decode(), PARENT))
+        common = workers_exposition(self.worker, texts.keys(), is_open=is_open).decode()
+        return together.join([*labelled, common]).encode()
+
+    async def _answer_metrics(self, data: bytes) -> bytes:
+        return self._metrics(data[:1] == b"1", data[1:] == b"1")
+
+    async def _answer_stats(self, data: bytes) -> bytes:
+        return msgspec.json.encode(self._server.stats())
+
+    async def _answer_n_connections(self, data: bytes) -> bytes:
+        return b"%d" % self._server.n_connections
+
+    async def _answer_connections(self, data: bytes) -> bytes:
+        elements = []
+        for n, connection in enumerate(self._server.connections(has_subscriptions=data == b"true"), 1):
+            elements.append(msgspec.json.encode(connection))
+            if n % _LISTED_SLICE == 0:
+                await asyncio.sleep(0)
+        return b"[%b]" % b",".join(elements)
+
+    async def _answer_realtime(self, data: bytes) -> bytes:
+        body: dict[str, Any] = {"global_stats": self._server.realtime_totals()}
+        if data:
+            body["user_stats"] = self._server.user_stats(data.decode())
+        return msgspec.json.encode(body)
+
+    # What is done everywhere.
+
+    async def _answer_kick(self, data: bytes) -> bytes:
+        kick = _kicks.decode(data)
+        n = self._server.admission.kick(
+            user_id=None if kick.user_id is None else str(kick.user_id),
+            jti=kick.jti,
+            connection_id=kick.connection_id,
+        )
+        return b"%d" % n
+
+    async def _answer_reload_portfolios(self, data: bytes) -> bytes:
+        await self._server.reload_portfolios(_ids.decode(data))
+        return b""
+
+    async def _take_rule(self, data: bytes) -> bytes:
+        self._server.alerts.admit(_rules.decode(data))
+        return b""
+
+    async def _drop_rule(self, data: bytes) -> bytes:
+        self._server.alerts.forget(int(data))
+        return b""
+
+    # What only the owner does.
+
+    async def publish(self, body: bytes) -> web.Response | None:
+        """Let the owner publish the body of a request; None where it is not there."""
+        if not self.worker.has_owner:
+            return None
+        answer = _answers.decode(await self._siblings.ask(OWNER, "publish", body, seconds=_PUBLISH_SECONDS))
+        response = json_response(answer.body, status=answer.status)
+        response.headers.update(answer.headers)
+        return response
+
+    async def _answer_publish(self, data: bytes) -> bytes:
+        response = await api.publish(self._server, data)
+        headers = {name: text for name, text in response.headers.items() if name == "Retry-After"}
+        return _encode(_Answer(response.status, headers, cast(bytes, response.body)))
+
+    async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Let the owner poll symbols now."""
+        try:
+            answer = await self._siblings.ask(OWNER, "force_update", _encode(codes), seconds=_FORCE_SECONDS)
+        except SiblingError:
+            return [], dict.fromkeys(codes, "the feed is being started anew; try again")
+        return _forced.decode(answer)
+
+    async def _answer_force_update(self, data: bytes) -> bytes:
+        return _encode(await self._server.force_update(_codes.decode(data)))
+
+    # Interest.
+
+    def with_others(self, own: Mapping[str, Interest]) -> Mapping[str, Interest]:
+        """Add what clients of other workers look at to what those of this one do."""
+        if not self._others:
+            return own
+        now = asyncio.get_running_loop().time()
+        merged = dict(own)
+        for worker, (told_at, interest) in list(self._others.items()):
+            if now - told_at > _INTEREST_LASTS:
+                del self._others[worker]
+                continue
+            for code, (n_viewers, n_others) in interest.items():
+                known = merged.get(code, NO_INTEREST)
+                merged[code] = Interest(known.n_viewers + n_viewers, known.n_others + n_others)
+        return merged
+
+    async def _tell_interest(self) -> None:
+        while True:
+            try:
+                own = {code: tuple(wanted) for code, wanted in self._server.own_interest().items()}
+                self._siblings.tell("interest", _encode((self.worker.number, own)), worker=OWNER)
+            except Exception:
+                # A fault of ours, after which the feed would know nothing of these clients.
+                log_limited(_log, "interest-untold", "interest was not told", level="error", exc_info=True)
+            await asyncio.sleep(_INTEREST_SECONDS)
+
+    async def _take_interest(self, data: bytes) -> bytes:
+        number, told = _interests.decode(data)
+        interest = {code: Interest(*wanted) for code, wanted in told.items()}
+        self._others[number] = asyncio.get_running_loop().time(), interest
+        return b""

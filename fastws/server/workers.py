@@ -1,0 +1,135 @@
+"""One of several processes that serve one port together: what it knows of itself and of the others."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
+from fastws.relay.worker_links import ExchangeEnd
+from fastws.server.siblings import Siblings
+from fastws.settings import Settings
+
+OWNER: Final = 1
+"""The worker that has what there is to be one of: the feed, what is published over HTTP, and saving last values."""
+
+
+class Crew(msgspec.Struct, frozen=True):
+    """What the parent tells all workers: who serves, and how often each was started anew, the first one first."""
+
+    present: tuple[int, ...]
+    n_restarts: tuple[int, ...]
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What a worker tells of itself once it serves. `urls` are its base URLs, of the port and of the admin's."""
+
+    n_instruments: int
+    first_code: str | None
+    url: str | None
+    admin_url: str | None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a worker cannot start; `setting` is the one to blame, if one is."""
+
+    text: str
+    setting: str | None
+    source: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a reload: `error` says why all stays as it was."""
+
+    status: str
+    error: str | None
+
+
+_crews: Final = msgspec.msgpack.Decoder(Crew)
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Worker:
+    """This process as number `number` of `n_workers`, which count from 1. Belongs to the thread of the event loop.
+
+    `on_stop` and `on_reload` are called when the parent asks for it, `on_stop` also when the parent is gone: a worker
+    does not outlive it. `is_database_private`: the database ends with the parent. `has_choosy_feed`: the feed brings
+    what clients look at.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        n_workers: int,
+        *,
+        is_database_private: bool = False,
+        has_choosy_feed: bool = False,
+    ) -> None:
+        self.number = number
+        self.n_workers = n_workers
+        self.is_database_private = is_database_private
+        self.has_choosy_feed = has_choosy_feed
+        self.crew = Crew((), (0,) * n_workers)
+        self.on_stop: Callable[[], object] = lambda: None
+        self.on_reload: Callable[[], object] = lambda: None
+        self.end = ExchangeEnd(sock, on_frame=self._on_frame, on_lost=lambda: self.on_stop())
+        self.siblings = Siblings(self.end, number)
+
+    @property
+    def is_owner(self) -> bool:
+        return self.number == OWNER
+
+    @property
+    def has_owner(self) -> bool:
+        """Whether another worker is there that is the owner."""
+        return OWNER in self.siblings.present
+
+    async def open(self) -> None:
+        await self.end.open()
+
+    def tell_ready(self, ready: Ready) -> None:
+        self.end.tell(READY, data=encode(ready))
+
+    def tell_failed(self, failure: Failure) -> None:
+        self.end.tell(FAILED, data=encode(failure))
+
+    def tell_reloaded(self, outcome: Outcome) -> None:
+        self.end.tell(RELOADED, data=encode(outcome))
+
+    async def close(self) -> None:
+        """Let the parent hear what was told last."""
+        await self.end.drain(1.0)
+        self.end.close()
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind == PRESENT:
+            self.crew = _crews.decode(frame.data)
+            self.siblings.note_present(self.crew.present)
+        elif frame.kind == STOP:
+            self.on_stop()
+        elif frame.kind == RELOAD:
+            self.on_reload()
+
+
+def settings_of(
+    settings: Settings, number: int, *, port: int, admin_bind: str | None, database: str | None
+) -> Settings:
+    """The settings of a worker: what there is one of is with the owner, and what is counted is divided.
+
+    `port` and `admin_bind` are those that all have, `database` theirs where the settings name none.
+    """
+    changed: dict[str, object] = {
+        "port": port,
+        "admin_bind": settings.admin_bind and admin_bind,
+        "database": settings.database or database,
+    }
+    if number != OWNER:
+        changed["feed"] = "none"
+    if settings.connection_limit:
+        changed["connection_limit"] = math.ceil(settings.connection_limit / settings.workers)
+    return msgspec.structs.replace(settings, **changed)
