@@ -10,7 +10,7 @@ from fastws._relay import shard_of
 from fastws.market.market import Market
 from fastws.relay.channels import Channels
 from fastws.relay.interest import ShardInterest
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 
@@ -31,7 +31,7 @@ class Awaiting:
         self,
         hub: Hub,
         market: Market,
-        link: Link,
+        link: AnyLink,
         channels: Channels,
         interest: ShardInterest,
         peers: Peers,

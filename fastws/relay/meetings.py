@@ -11,7 +11,7 @@ from fastws.logs import log_limited
 from fastws.relay.channels import Channels
 from fastws.relay.control import Announcement, FeedState, ValuesRequest, encode
 from fastws.relay.interest import ShardInterest
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
@@ -31,7 +31,7 @@ class Meetings:
 
     def __init__(
         self,
-        link: Link,
+        link: AnyLink,
         channels: Channels,
         interest: ShardInterest,
         peers: Peers,

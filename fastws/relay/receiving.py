@@ -13,7 +13,7 @@ from fastws.relay.channels import Channels
 from fastws.relay.control import GapRequest, ValuesRequest, encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.interest import ShardInterest
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peers
 from fastws.relay.streams import Stream
 
@@ -31,7 +31,7 @@ class Receiving:
         self,
         hub: Hub,
         carrier: Carrier,
-        link: Link,
+        link: AnyLink,
         channels: Channels,
         interest: ShardInterest,
         peers: Peers,

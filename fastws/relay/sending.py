@@ -12,7 +12,7 @@ from fastws._relay import INSTEAD, REPEATED, Outgoing, relabel
 from fastws.relay.channels import Channels
 from fastws.relay.control import ControlError, GapRequest, ValuesRequest
 from fastws.relay.counts import RelayCounts
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink
 from fastws.relay.ring import SentRing
 
 # Nobody needs the same last values twice within this.
@@ -28,7 +28,7 @@ class Sending:
         self,
         hub: Hub,
         dialect: Dialect,
-        link: Link,
+        link: AnyLink,
         channels: Channels,
         counts: RelayCounts,
         *,

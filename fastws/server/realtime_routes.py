@@ -13,6 +13,9 @@ from fastws.server.http import Endpoint, add_endpoints, json_response
 
 REALTIME_PATH: Final = "/ws/realtime/"
 
+USER_KEY: Final = web.RequestKey("user_key", str)
+"""Whose statistics an answer has, for whoever adds what other workers know."""
+
 
 class RealtimeView(CallersView, Protocol):
     """What the routes need of the server."""
@@ -78,7 +81,6 @@ class _Routes:
             "global_stats": self._server.realtime_totals(),
         }
         if identity is not None:
-            # For whoever adds what other workers have.
-            request["user_key"] = identity.user_key
+            request[USER_KEY] = identity.user_key
             body["user_stats"] = self._server.user_stats(identity.user_key)
         return json_response(body)

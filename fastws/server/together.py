@@ -17,6 +17,7 @@ from fastws.server import api
 from fastws.server.callers import is_administrator
 from fastws.server.handshake import Refusal
 from fastws.server.http import HttpError, json_response
+from fastws.server.realtime_routes import USER_KEY
 from fastws.server.siblings import Answers, SiblingError, Siblings
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def together(shared: Shared) -> Any:
         return own
 
     async def realtime(request: web.Request, own: bytes) -> bytes:
-        answers = await siblings.ask_all("realtime", request.get("user_key", "").encode())
+        answers = await siblings.ask_all("realtime", request.get(USER_KEY, "").encode())
         body = _read(own)
         for data in answers.found.values():
             _add_realtime(body, _read(data))

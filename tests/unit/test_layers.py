@@ -118,6 +118,8 @@ SANS_IO = {
     "fastws.relay.control",
     "fastws.relay.counts",
     "fastws.relay.delays",
+    "fastws.relay.exchange",
+    "fastws.relay.exchange_frames",
     "fastws.relay.interest",
     "fastws.relay.peers",
     "fastws.relay.ring",
