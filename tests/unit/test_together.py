@@ -32,7 +32,7 @@ fastws_sends_total {0}.0
 
 def test_figures_are_labelled_and_each_family_is_there_once() -> None:
     text = join([label(PLAIN.format(n), str(n)) for n in (1, 2)])
-    families = {family.name: family for family in read_text(text)}  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in read_text(text)}
     assert len(text.splitlines()) == 6 + 2 * 4
     assert {
         sample.labels["worker"]: sample.value for sample in families["fastws_uptime_seconds"].samples
