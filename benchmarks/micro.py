@@ -3,13 +3,16 @@
     python -m benchmarks.micro run --json bench_results/micro.json --page bench_results/README.md
     python -m benchmarks.micro run -k frames
     python -m benchmarks.micro compare --base bench_results/micro.json
-    python -m benchmarks.micro compare --base bench_results/micro.json -k "hub or fanout"
+    python -m benchmarks.micro compare --base bench_results/micro.json -k hub,fanout.one_cohort
     python -m benchmarks.micro page --json bench_results/micro.json --page bench_results/README.md
 
 Each pass runs every suite in a process of its own; of each benchmark the shortest time counts. A comparison is judged
 by yardsticks, fixed work that is measured before and after each benchmark, and what seems slower is measured again
 before it is called so. The exit status is 1 when a target was missed or something is slower, and 2 when nothing can be
 said.
+
+What -k chooses is named as in the output, with commas between: a suite (frames), a benchmark with all its parameters
+(limits.take) or with some (limits.take[1]). * and ? stand for any characters and for one: kis*, *.come_and_go.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for command in (run, compare):
         add = command.add_argument
-        add("-k", dest="select", metavar="EXPRESSION", help="only what it matches, as for pytest")
+        add("-k", dest="select", metavar="NAME,…", help="only these suites and benchmarks; see below")
         add("--passes", type=_count, default=PASSES, metavar="N", help="(default: %(default)d)")
         add(
             "--seconds",
@@ -116,7 +120,9 @@ class Runner:
 
     def __init__(self, seconds: float, select: str | None, directory: Path) -> None:
         self.seconds = seconds
-        self.select = ["-k", select] if select else []
+        self.select = [part.strip() for part in select.split(",")] if select else []
+        # What `select` leaves of a suite, as pytest names it; of one that is not in it, all.
+        self._tests: dict[str, list[str]] = {}
         self.report = directory / "report.json"
         self._is_first = True
 
@@ -124,15 +130,21 @@ class Runner:
         """The files in which there is something to run.
 
         Raises:
-            ResultsError: there are none.
+            ResultsError: what is to be selected is not there.
         """
         if not self.select:
             return [f"benchmarks/{path.name}" for path in sorted(ROOT.glob("benchmarks/test_bench_*.py"))]
-        output = self._pytest("benchmarks", "--collect-only", may_find_none=True)
-        files = re.findall(r"^(benchmarks/\w+\.py):", output, re.MULTILINE)
-        if not files:
-            raise ResultsError(f"there is no benchmark {' '.join(self.select)}")
-        return list(dict.fromkeys(files))
+        output = self._pytest("benchmarks", "--collect-only", "-v", may_find_none=False)
+        tests = re.findall(r"^benchmarks/\w+\.py::.+$", output, re.MULTILINE)
+        for pattern in self.select:
+            if not any(is_meant(micro_results.name_of(test), pattern) for test in tests):
+                raise ResultsError(
+                    f"there is no benchmark {pattern}: name one as frames, limits.take or kis*"
+                )
+        for test in tests:
+            if any(is_meant(micro_results.name_of(test), pattern) for pattern in self.select):
+                self._tests.setdefault(test.partition("::")[0], []).append(test)
+        return list(self._tests)
 
     def measure(self, suites: Sequence[str], n: int, title: str) -> Document:
         """Return what `n` passes of `suites` have found.
@@ -148,7 +160,8 @@ class Runner:
             rows: list[Any] = []
             for suite in suites:
                 self._pytest(
-                    suite, *marks, "--benchmark-only", "--benchmark-disable-gc", "--benchmark-min-rounds=5",
+                    *self._tests.get(suite, [suite]), *marks,
+                    "--benchmark-only", "--benchmark-disable-gc", "--benchmark-min-rounds=5",
                     f"--benchmark-max-time={self.seconds}", f"--benchmark-json={self.report}",
                     # Else it is an error and not an exit status.
                     "-W", "ignore:Not saving anything", may_find_none=bool(marks),
@@ -159,7 +172,7 @@ class Runner:
         return micro_results.merge(passes, machine())
 
     def _pytest(self, *arguments: str, may_find_none: bool) -> str:
-        command = [sys.executable, "-m", "pytest", *arguments, *self.select, "-q", "--tb=short", *_PYTEST]
+        command = [sys.executable, "-m", "pytest", *arguments, "-q", "--tb=short", *_PYTEST]
         # Hashes decide how long a dict's collisions are: the same ones in every pass and every run.
         # Options for pytest that the caller has set are for other tests, as are marks of a run this is a part of.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -226,6 +239,14 @@ def conclude(comparison: Comparison, base: Path) -> int:
         return 2
     print("nothing is slower beyond noise")
     return 0
+
+
+def is_meant(name: str, pattern: str) -> bool:
+    """Whether `pattern` names a benchmark, its suite, or it without its parameters."""
+    suite, _, _ = name.partition(".")
+    without, _, _ = name.partition("[")
+    # A bracket begins parameters, and no set of characters.
+    return any(fnmatchcase(text, pattern.replace("[", "[[]")) for text in (name, without, suite))
 
 
 def suite_of(name: str) -> str:

@@ -52,7 +52,17 @@ def test_a_comparison_names_what_is_slower(results: Path, tmp_path: Path) -> Non
     path = tmp_path / "base.json"
     micro_results.write(base, path)
     result = micro(
-        "compare", "--base", path, "-k", "come_and_go", "--passes", "1", "--seconds", "0.01", "--retries", "1"
+        "compare",
+        "--base",
+        path,
+        "-k",
+        "limits.come*",
+        "--passes",
+        "1",
+        "--seconds",
+        "0.01",
+        "--retries",
+        "1",
     )
     assert "1 benchmark may be slower, again, 1 of at most 1" in result.stderr
     assert re.search(r"^limits\.come_and_go .* SLOWER \(noise", result.stdout, re.MULTILINE), result.stdout
@@ -72,7 +82,6 @@ def test_without_a_base_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_an_unknown_benchmark_is_told() -> None:
-    result = micro("run", "-k", "no_such_benchmark", "--passes", "1")
+    result = micro("run", "-k", "limits,no_such_benchmark", "--passes", "1")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "there is no benchmark" in result.stderr
-    assert "no_such_benchmark" in result.stderr
+    assert "there is no benchmark no_such_benchmark:" in result.stderr

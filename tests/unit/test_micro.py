@@ -53,6 +53,23 @@ def judgements(base: Document, now: Document) -> dict[str, str]:
     return {verdict.name: verdict.judgement for verdict in micro_verdict.compare(base, now).verdicts}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("kis", ["kis.books", "kis.trades[20]"]),
+        ("kis*", ["kis.books", "kis.trades[20]", "kis_records.trades[20]"]),
+        ("kis.trades", ["kis.trades[20]"]),
+        ("kis.trades[20]", ["kis.trades[20]"]),
+        ("kis.trades[2]", []),
+        ("*.trades", ["kis.trades[20]", "kis_records.trades[20]"]),
+        ("kis.b", []),
+    ],
+)
+def test_what_a_name_on_the_command_line_means(pattern: str, meant: list[str]) -> None:
+    names = ["kis.books", "kis.trades[20]", "kis_records.trades[20]"]
+    assert [name for name in names if micro.is_meant(name, pattern)] == meant
+
+
 class TestResults:
     def test_the_shortest_time_of_all_passes_counts(self) -> None:
         found = document([row("parse", 3e-3, pace=1.2)], [row("parse", 2e-3, pace=1.1)], [row("parse", 4e-3)])
