@@ -33,6 +33,7 @@ class LoadClient:
         keep_sessions: bool = False,
         nap_us: int = 0,
         wanted: Callable[[int], Collection[tuple[str, str]] | None] | None = None,
+        wanted_by_all: Collection[tuple[str, str]] = (),
     ) -> None: ...
     @property
     def url(self) -> str: ...

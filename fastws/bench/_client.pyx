@@ -50,10 +50,10 @@ cdef class LoadClient:
                          may come compressed.
     nap_us               after a wake-up, let events gather for so long; saves processor time on both sides
                          at high connection counts and is added to latencies. 0: none.
-
     wanted               what a connection subscribes to, by its index: pairs of message type and code. Numbered
                          messages of anything else are counted as `unwanted`; in the edge check a batch is
                          judged by its first one. None, for all or for one: not known.
+    wanted_by_all        what every connection subscribes to, beside its own `wanted`.
 
     Figures are of what came since `connect` or the last `reset`, those of slow connections apart.
     """
@@ -72,13 +72,13 @@ cdef class LoadClient:
         str check not None="edges", bint conflated=False, int n_slow=0, int slow_receive_buffer=0,
         int n_ping=0, double ping_interval_ms=100.0, bytes ping_message not None=b'{"type":"ping"}',
         headers=None, bint deflate=False, bint keep_sessions=False, int nap_us=0, wanted=None,
+        wanted_by_all=(),
     ):
         cdef Client* c = &self.c
         cdef int i
         cdef Py_ssize_t largest = MAX_CONTROL
         cdef bytes payload
         cdef int n_requests
-        cdef bytes hashes
         c.epoll_fd = -1
         if connections < 1:
             raise ValueError(f"connections must be 1 or more, not {connections}")
@@ -126,6 +126,7 @@ cdef class LoadClient:
             c.wait_size = len(self._wait_type)
         c.ping = PyBytes_AS_STRING(ping_message)
         c.ping_size = len(ping_message)
+        c.wanted = self._keys_of(frozenset(wanted_by_all))
         c.mask_state = int.from_bytes(os.urandom(4), "little") | 1
         largest = max(largest, len(ping_message), len(self._request) + QUERY_SIZE) + MAX_HEADER
         c.receive_buffer = <char*>malloc(RECEIVE_SIZE)
@@ -148,9 +149,7 @@ cdef class LoadClient:
                 c.conns[i].n_answers = n_answers if n_answers else n_requests
             pairs = wanted(i) if wanted is not None else None
             if pairs is not None:
-                hashes = self._hashes_of(frozenset(pairs))
-                c.conns[i].wanted = <const uint64_t*>PyBytes_AS_STRING(hashes)
-                c.conns[i].n_wanted = <uint32_t>(len(hashes) // 8)
+                c.conns[i].wanted = self._keys_of(frozenset(pairs))
         histogram_clear(&c.stats[0].latency, 100)
         histogram_clear(&c.stats[1].latency, 100)
         histogram_clear(&c.ping_time, 10)
@@ -185,16 +184,20 @@ cdef class LoadClient:
         free(c.frame_buffer)
         free(c.events)
 
-    cdef bytes _hashes_of(self, pairs):
+    cdef Keys _keys_of(self, pairs) except *:
         """The keys of streams as `find_stream` makes them, kept for as long as this client."""
-        cdef bytes key
-        if pairs not in self._wanted:
+        cdef Keys keys
+        cdef bytes key, joined = self._wanted.get(pairs)
+        if joined is None:
             made = []
             for kind, code in pairs:
                 key = kind.encode()[:127] + b"\0" + code.encode()[:127]
-                made.append(int(digest_of(PyBytes_AS_STRING(key), len(key))).to_bytes(8, sys.byteorder))
-            self._wanted[pairs] = b"".join(made)
-        return self._wanted[pairs]
+                made.append(int(digest_of(PyBytes_AS_STRING(key), len(key))))
+            joined = b"".join([digest.to_bytes(8, sys.byteorder) for digest in sorted(made)])
+            self._wanted[pairs] = joined
+        keys.items = <const uint64_t*>PyBytes_AS_STRING(joined)
+        keys.n = len(joined) // 8
+        return keys
 
     cdef bytes _resolve(self, str url, bytes key, headers):
         """Fill in the address; returns the upgrade request."""

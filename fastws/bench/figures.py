@@ -83,7 +83,7 @@ class Group(TypedDict):
     """Messages without a `timestamp`: in no latency figure."""
     protocol_violations: int
     bad_texts: int
-    """Text messages that were no UTF-8. The edge check reads those of 1.5 KB at most."""
+    """Text messages that were no UTF-8; without a check they are not looked at."""
     numbered: int
     """Published messages whose `seq` was checked, those between the edges of a batch included."""
     unnumbered: int

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import signal
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any, Final, Literal
 
 from fastws.bench._client import LoadClient, LoadError
 from fastws.bench.figures import LoadResult
+from fastws.bench.listing import stocks
 from fastws.bench.measure import Run, observe
 from fastws.bench.process import Process, StallProbe, machine
 from fastws.bench.progress import Progress
 from fastws.bench.report import bottlenecks, oddities, problems
-from fastws.bench.subscriptions import RandomStocks, Subscription, requests, streams
+from fastws.bench.subscriptions import RandomStocks, Stock, Subscription, own_streams, requests
 from fastws.logs import redact_text
 
 WARM_UP_S: Final = 1.0
@@ -29,9 +27,7 @@ AFTER_STORM_S: Final = 3.0
 _CONNECT_S: Final = 30.0
 _CONNECTS_PER_S: Final = 100
 """Slower than that, a server does not accept: opening has so long beside the ramp-up."""
-_LISTING_S: Final = 10.0
 _PING: Final = b'{"type":"ping"}'
-_NAME_THEM: Final = "name what to subscribe to with --subscribe"
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,11 @@ class Plan:
             options.append(self.random_stocks.options.is_conflated)
         return all(options)
 
+    @property
+    def names_groups(self) -> bool:
+        """Whether only the server knows which stocks are subscribed to."""
+        return any(subscription.kind != "stock" for subscription in self.subscriptions)
+
     def facts(self) -> dict[str, Any]:
         """The plan as the report tells it, without the token."""
         told = {name: value for name, value in asdict(self).items() if name != "token"}
@@ -85,10 +86,12 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
     facts = machine()
     process = _process(plan.pid) if plan.pid is not None else None
     try:
-        codes = _codes(plan)
-        asked = (plan.subscriptions, plan.random_stocks, codes, plan.seed)
-        payloads = requests(*asked)
-        client = _client(plan, payloads, streams(*asked))
+        listed = _listed(plan)
+        codes = [stock.code for stock in listed or ()]
+        payloads = requests(plan.subscriptions, plan.random_stocks, codes, plan.seed)
+        # A token may keep stocks from the list that come with their market.
+        is_complete = not plan.names_groups or (listed is not None and plan.token is None)
+        client = _client(plan, payloads, _wanted(plan, listed or ()) if is_complete else {})
         if plan.deflate:
             _try_plain(plan, payloads)
         with StallProbe() as probe:
@@ -98,6 +101,10 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
                 client.close(timeout=1.0)
     finally:
         progress.clear()
+    if not is_complete and plan.check != "none":
+        document["notes"].append(
+            "which stocks the markets and sectors have is not known: what came of others was not looked for"
+        )
     load = document["run"]["load"]
     document["stalls"] = probe.report()
     at, latency = load["slowest_at"], load["latency"]
@@ -237,7 +244,7 @@ def _notes(plan: Plan, measured: Run, *, is_whole: bool) -> tuple[list[str], lis
 def _client(
     plan: Plan,
     payloads: Callable[[int], tuple[bytes, ...]],
-    wanted: Callable[[int], frozenset[tuple[str, str]] | None],
+    wanted: Mapping[str, Any],
 ) -> LoadClient:
     def with_ping(index: int) -> tuple[bytes, ...]:
         return (*payloads(index), _PING)
@@ -257,8 +264,18 @@ def _client(
         headers=_headers(plan),
         deflate=plan.deflate,
         keep_sessions=plan.has_storm,
-        wanted=wanted,
+        **wanted,
     )
+
+
+def _wanted(plan: Plan, listed: Sequence[Stock]) -> dict[str, Any]:
+    """What the connections subscribe to, for their client."""
+    by_all = [subscription.streams(listed) for subscription in plan.subscriptions]
+    codes = [stock.code for stock in listed]
+    return {
+        "wanted": own_streams(plan.random_stocks, codes, plan.seed),
+        "wanted_by_all": frozenset().union(*by_all),
+    }
 
 
 def _try_plain(plan: Plan, payloads: Callable[[int], tuple[bytes, ...]]) -> None:
@@ -283,38 +300,22 @@ def _process(pid: int) -> Process:
     return process
 
 
-def _codes(plan: Plan) -> list[str]:
-    """The stocks that random ones are of, as the server lists them."""
+def _listed(plan: Plan) -> list[Stock] | None:
+    """The stocks that the server lists; None where they are not needed, or for a check only and not to be had."""
     if plan.random_stocks is None:
-        return []
-    parts = urllib.parse.urlsplit(plan.url)
-    where = f"http://{parts.netloc}/v1/stocks"
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=_LISTING_S)
-    try:
-        connection.request("GET", "/v1/stocks", headers=_headers(plan))
-        response = connection.getresponse()
-        body = response.read()
-        if response.status == 401:
-            raise LoadError(f"{where} answered 401 {response.reason}: the token is wrong or has expired")
-        if response.status != 200:
-            raise LoadError(f"{where} answered {response.status} {response.reason}; {_NAME_THEM}")
-        codes = [stock["code"] for stock in json.loads(body)["stocks"]]
-    except ConnectionRefusedError:
-        raise LoadError(f"cannot connect to {where}: is the server running there?") from None
-    except OSError as error:
-        raise LoadError(f"cannot read {where}: {error.strerror or error}") from None
-    except (http.client.HTTPException, ValueError, KeyError, TypeError):
-        raise LoadError(f"{where} answered no list of stocks; {_NAME_THEM}") from None
-    finally:
-        connection.close()
-    if not codes:
-        raise LoadError(f"{where} lists no stocks; {_NAME_THEM}")
-    if len(codes) < plan.random_stocks.n and not plan.random_stocks.is_at_most:
+        if not plan.names_groups or plan.check == "none":
+            return None
+        try:
+            return stocks(plan.url, _headers(plan))
+        except LoadError:
+            return None
+    listed = stocks(plan.url, _headers(plan))
+    if len(listed) < plan.random_stocks.n and not plan.random_stocks.is_at_most:
         raise LoadError(
-            f"{where} lists {len(codes)} stocks, and each connection is to get {plan.random_stocks.n} of them:"
-            f" give --random {len(codes)} or fewer"
+            f"the server lists {len(listed)} stocks, and each connection is to get {plan.random_stocks.n} of them:"
+            f" give --random {len(listed)} or fewer"
         )
-    return codes
+    return listed
 
 
 class Interrupted(KeyboardInterrupt):

@@ -15,6 +15,19 @@ MESSAGE_TYPES: Final = {"price": "price_update", "orderbook": "orderbook_update"
 SYNTAX: Final = "KIND:TARGET[,TARGET...][,mode=all|latest][,max_rate=N][,channels=price+orderbook]"
 
 
+Stream = tuple[str, str]
+"""Type and code of numbered messages."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A stock as the server lists it; it may be of no market and of no sector."""
+
+    code: str
+    market: str | None
+    sector: str | None
+
+
 @dataclass(frozen=True)
 class Subscription:
     """A `subscribe` request; None leaves an option to the server."""
@@ -54,12 +67,16 @@ class Subscription:
                 members[name] = value
         return json.dumps(members, separators=(",", ":")).encode()
 
-    def streams(self) -> frozenset[tuple[str, str]] | None:
-        """Type and code of the numbered messages that answer it; None where only the server knows the codes."""
-        if self.kind != "stock":
-            return None
-        types = [MESSAGE_TYPES[channel] for channel in self.channels or CHANNELS]
-        return frozenset((kind, code) for kind in types for code in self.targets)
+    def streams(self, listed: Iterable[Stock]) -> frozenset[Stream]:
+        """What answers it from a server that has the stocks `listed`, which count for markets and sectors only."""
+        channels = self.channels or CHANNELS
+        if self.kind == "stock":
+            return frozenset((MESSAGE_TYPES[name], code) for name in channels for code in self.targets)
+        # Of their members there are prices only.
+        if "price" not in channels:
+            return frozenset()
+        members = (stock.code for stock in listed if getattr(stock, self.kind) in self.targets)
+        return frozenset((MESSAGE_TYPES["price"], code) for code in members)
 
     def __str__(self) -> str:
         parts = [*self.targets] if len(self.targets) <= 3 else [f"{len(self.targets)} targets"]
@@ -137,19 +154,14 @@ def requests(
     return lambda index: (*same, _drawn(stocks, codes, seed, index).request())
 
 
-def streams(
-    fixed: Sequence[Subscription], drawn: RandomStocks | None, codes: Sequence[str], seed: int
-) -> Callable[[int], frozenset[tuple[str, str]] | None]:
-    """Return what gives the type and code of every numbered message that the requests of a connection ask for, by its
-    index; None where only the server knows them."""
-    parts = [subscription.streams() for subscription in fixed]
-    if None in parts:
-        return lambda index: None
-    same = frozenset(pair for part in parts if part is not None for pair in part)
+def own_streams(
+    drawn: RandomStocks | None, codes: Sequence[str], seed: int
+) -> Callable[[int], frozenset[Stream]]:
+    """Return what gives, by its index, what only this connection's requests ask for."""
     if drawn is None:
-        return lambda index: same
+        return lambda index: frozenset()
     stocks = drawn
-    return lambda index: same | (_drawn(stocks, codes, seed, index).streams() or frozenset())
+    return lambda index: _drawn(stocks, codes, seed, index).streams(())
 
 
 def _drawn(drawn: RandomStocks, codes: Sequence[str], seed: int, index: int) -> Subscription:

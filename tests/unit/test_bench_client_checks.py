@@ -357,6 +357,51 @@ def test_characters_of_every_length_are_text(connected: Callable[..., Connected]
     assert faults(result) == {"unparsed": 1}
 
 
+LONG = ("a" * 2000 + "é삼성😀\ud7ff\ue000\U0010ffff" + "b" * 2000).encode()
+
+
+def in_frames(text: bytes, cut: int) -> bytes:
+    return frame(text[:cut], final=False) + frame(text[cut:], opcode=0)
+
+
+def test_long_texts_may_be_cut_anywhere(connected: Callable[..., Connected], check: str) -> None:
+    made = connected(check=check)
+    head = b'{"type":"feed_status","name":"'
+    text = head + LONG + b'"}'
+    cuts = range(len(head) + 1999, len(text) - 2000)
+    for cut in cuts:
+        made.deliver(in_frames(text, cut))
+        whole = frame(text)
+        made.deliver(whole[:cut])
+        made.deliver(whole[cut:])
+    result = made.client.result()
+    assert faults(result) == {}
+    assert result["control_messages"] == 1 + 2 * len(cuts)
+
+
+@pytest.mark.parametrize("end", ["b" * 2000, ""])
+def test_long_texts_must_be_utf8(connected: Callable[..., Connected], check: str, end: str) -> None:
+    ill_formed = [LONG[2000:2000 + n] for n in (1, 3, 4, 6, 7, 9, 10, 11, 14, 20)]  # fmt: skip
+    ill_formed += [
+        b"\xff",
+        b"\xc1\xbf",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\x80",
+        b"\xe0\x9f\x80",
+        b"\xf0\x8f",
+    ]
+    cases = [(bad, cut) for bad in ill_formed for cut in range(len(bad) + 1)]
+    made = connected(len(cases), check=check)
+    for i, (bad, cut) in enumerate(cases):
+        head = b'{"type":"feed_status","name":"' + b"a" * 2000
+        made.deliver(in_frames(head + bad + end.encode(), len(head) + cut), i)
+        assert read_frame(made.ends[i]) == (8, b"\x03\xef"), bad
+    result = made.client.result()
+    assert result["bad_texts"] == len(cases)
+    assert (result["open"], result["closes"]) == (0, {})
+
+
 def test_what_was_not_subscribed_to_is_counted(connected: Callable[..., Connected], check: str) -> None:
     made = connected(check=check, wanted=lambda index: {("price_update", "005930")})
     result = made.deliver_texts(run_of(1, 3), message(4))
@@ -364,3 +409,20 @@ def test_what_was_not_subscribed_to_is_counted(connected: Callable[..., Connecte
     made = connected(check=check, wanted=lambda index: {("price_update", "005930")})
     result = made.deliver_texts(run_of(1, 3, code="000660"), book(4, sequence=40))
     assert faults(result) == {"unwanted": 4}
+
+
+def test_what_all_subscribe_to_counts_for_each(connected: Callable[..., Connected], check: str) -> None:
+    """What a connection is not known to subscribe to may be anything; one that subscribes to nothing gets nothing."""
+    members = {("price_update", f"{code:06d}") for code in range(1000)}
+    own: list[set[tuple[str, str]] | None] = [{("price_update", "005930")}, set(), None]
+    made = connected(3, check=check, wanted=own.__getitem__, wanted_by_all=members)
+    for code in ("000000", "000500", "000999"):
+        for i in range(3):
+            made.deliver(frame(message(1, code=code, sequence=int(code) + 1)), i)
+    assert "unwanted" not in faults(made.client.result())
+    for i in range(3):
+        made.deliver(frame(message(1, code="005930", sequence=6000)), i)
+    assert made.client.result()["unwanted"] == 1
+    for i in range(3):
+        made.deliver(frame(message(1, code="001000", sequence=7000)), i)
+    assert made.client.result()["unwanted"] == 3

@@ -104,13 +104,20 @@ cdef inline void check_sequence(Client* c, Conn* conn, int64_t sequence, bint ma
         conn.last_sequence = sequence
 
 
-cdef inline bint is_wanted(Conn* conn, uint64_t key) noexcept nogil:
+cdef bint has_key(const Keys* keys, uint64_t key) noexcept nogil:
+    cdef Py_ssize_t low = 0, high = keys.n, middle
+    while low < high:
+        middle = (low + high) // 2
+        if keys.items[middle] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low < keys.n and keys.items[low] == key
+
+
+cdef inline bint is_wanted(const Client* c, const Conn* conn, uint64_t key) noexcept nogil:
     """Whether a stream was subscribed to; true where that is not known."""
-    cdef uint32_t i
-    for i in range(conn.n_wanted):
-        if conn.wanted[i] == key:
-            return True
-    return conn.n_wanted == 0
+    return conn.wanted.items is NULL or has_key(&conn.wanted, key) or has_key(&c.wanted, key)
 
 
 cdef inline Py_ssize_t stream_key(char* key, const Message* message) noexcept nogil:
@@ -132,7 +139,7 @@ cdef void check_wanted(Client* c, Conn* conn, const char* p, const char* end, in
     cdef Message message
     cdef char key[256]
     cdef const char* quote
-    if conn.n_wanted == 0 or not starts_with(p, end, b'{"type":"', 9):
+    if conn.wanted.items is NULL or not starts_with(p, end, b'{"type":"', 9):
         return
     message.type = p + 9
     quote = <const char*>memchr(message.type, c'"', end - message.type)
@@ -144,7 +151,7 @@ cdef void check_wanted(Client* c, Conn* conn, const char* p, const char* end, in
     if quote is NULL:
         return
     message.code_size = quote - message.code
-    if not is_wanted(conn, digest_of(key, stream_key(key, &message))):
+    if not is_wanted(c, conn, digest_of(key, stream_key(key, &message))):
         c.stats[conn.group].n_unwanted += n
 
 
@@ -199,7 +206,7 @@ cdef Entry* find_stream(Client* c, Conn* conn, const Message* message) noexcept 
         slot = (slot + 1) & mask
     if entries[slot].symbol < 0:
         entries[slot].symbol = symbol
-        entries[slot].is_unwanted = not is_wanted(conn, h)
+        entries[slot].is_unwanted = not is_wanted(c, conn, h)
         # What a snapshot did not show has not been published yet and starts with 1.
         entries[slot].stream.last_seq = 0 if conn.has_snapshot and not c.is_conflated else NO_SEQ
         conn.n_streams += 1
@@ -571,12 +578,6 @@ cdef void on_message(
     cdef const char* quote
     cdef Py_ssize_t n
     cdef bint was_read = True
-    # Where only the edges of a frame are read, what is small enough to be at hand is looked at.
-    if is_whole and (c.check == CHECK_FULL or (c.check == CHECK_EDGES and head_size <= HEAD_SIZE)):
-        if not is_utf8(head, head + head_size):
-            stats.n_bad_text += 1
-            end_for_fault(c, conn, 1007)
-            return
     if starts_with(head, head + head_size, b'{"type":"batch","batch_size":', 29):
         was_read = on_batch(c, conn, head, head_size, tail, tail_end, is_whole)
     elif not starts_with(head, head + head_size, b'{"type":"', 9):

@@ -281,6 +281,7 @@ cdef Hold* acquire_hold(Client* c, Conn* conn) noexcept nogil:
         hold.whole = NULL
         hold.capacity = 0
     hold.next = NULL
+    memset(&hold.text, 0, sizeof(Text))
     hold.size = 0
     hold.tail_size = 0
     conn.hold = hold
@@ -346,12 +347,21 @@ cdef void violate(Client* c, Conn* conn) noexcept nogil:
 cdef void on_payload(Client* c, Conn* conn, const char* p, Py_ssize_t n, bint is_end) noexcept nogil:
     """A part of a data message."""
     cdef Hold* hold = conn.hold
+    cdef Text text
     if conn.is_compressed:
         # Only counted: expanding it thousands of times would measure zlib.
         if is_end:
             c.stats[conn.group].n_compressed += 1
             conn.message_opcode = 0
         return
+    memset(&text, 0, sizeof(Text))
+    if conn.message_opcode == 1 and c.check != CHECK_NONE:
+        if hold is not NULL:
+            text = hold.text
+        if not scan_text(&text, p, p + n) or (is_end and text.n_left):
+            c.stats[conn.group].n_bad_text += 1
+            end_for_fault(c, conn, 1007)
+            return
     if hold is NULL:
         if is_end:
             if conn.message_opcode == 1:
@@ -361,6 +371,8 @@ cdef void on_payload(Client* c, Conn* conn, const char* p, Py_ssize_t n, bint is
             conn.message_opcode = 0
             return
         hold = acquire_hold(c, conn)
+    if hold is not NULL:
+        hold.text = text
     if hold is NULL or not hold_more(c, hold, p, n):
         fail(c, conn, FAILED_SYSTEM, ENOMEM, NULL, 0)
         return

@@ -88,12 +88,17 @@ cdef struct Hold:                           # what is kept of a message while it
     int64_t size
     Py_ssize_t tail_size, capacity
     char* whole                             # owned; all of the message, when the full check needs it
+    Text text
     char head[HEAD_SIZE]
     char tail[TAIL_SIZE]
 
 cdef struct Outgoing:                       # what the socket did not take
     Py_ssize_t size
     char data[0]
+
+cdef struct Keys:                           # hashes of (type, code), sorted
+    const uint64_t* items                   # borrowed from LoadClient._wanted
+    Py_ssize_t n
 
 cdef struct Conn:
     int fd                                  # -1: none
@@ -114,8 +119,7 @@ cdef struct Conn:
     char session[SESSION_SIZE]              # id from the greeting, NUL-terminated; empty: none kept
     int64_t n_messages, n_lost, n_declared, last_sequence
     int64_t ping_us, n_pings_due            # when the open ping was due, 0: none; pings that fell due since
-    const uint64_t* wanted                  # borrowed from LoadClient._wanted: hashes of (type, code)
-    uint32_t n_wanted                       # 0: not known
+    Keys wanted                             # its own, beside those of all; items NULL: not known
     Stream stream                           # of the edge check
     Entry* streams                          # owned; of the full check
     uint32_t n_streams, stream_slots
@@ -125,6 +129,7 @@ cdef struct Client:
     Conn* conns                             # owned
     int check
     bint is_conflated, wants_deflate
+    Keys wanted                             # by every connection
     bint keeps_sessions, is_restoring       # is_restoring: what connects now asks for its session
     sockaddr_storage address
     uint32_t address_size

@@ -22,6 +22,7 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <stdint.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
     #include <string.h>
@@ -34,6 +35,14 @@ cdef extern from *:
         clock_gettime(id, &ts);
         return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
     }
+    /* Which of the eight bytes of a word comes first in memory of those with their highest bit set. */
+    static inline int fastws_first_byte(uint64_t high_bits) {
+    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        return __builtin_clzll(high_bits) >> 3;
+    #else
+        return __builtin_ctzll(high_bits) >> 3;
+    #endif
+    }
     typedef volatile int volatile_int;
     """
     ctypedef int volatile_int
@@ -41,6 +50,7 @@ cdef extern from *:
     ctypedef int clockid_t
     const clockid_t CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_THREAD_CPUTIME_ID
     int64_t fastws_clock_us(clockid_t id) noexcept nogil
+    int fastws_first_byte(uint64_t high_bits) noexcept nogil
     int __builtin_clzll(unsigned long long value) noexcept nogil
     void* memmem(const void* haystack, size_t size, const void* needle, size_t needle_size) noexcept nogil
     struct timespec:

@@ -7,6 +7,10 @@ cdef struct MessageEnd:
     int64_t time_ms             # -1: has none
     const char* start           # the comma before "timestamp"; what follows it was read
 
+cdef struct Text:               # how far the bytes of a text have been checked; zeros before the first one
+    uint8_t n_left              # bytes that its last character still needs; 0: it is whole
+    uint8_t low, high           # what the next of them may be
+
 cdef struct Message:            # members of a JSON object; spans without their quotes, NULL when absent
     const char* type
     const char* code
@@ -253,45 +257,75 @@ cdef inline uint64_t digest_of(const char* p, Py_ssize_t n) noexcept nogil:
     return h ^ (h >> 32)
 
 
-cdef bint is_utf8(const char* p, const char* end) noexcept nogil:
-    """Whether bytes are well-formed UTF-8: no overlong forms, no surrogates, nothing over U+10FFFF (RFC 3629)."""
-    cdef uint64_t word
-    cdef uint8_t first, low, high
-    cdef int n
-    while p < end:
-        if end - p >= 8:
-            memcpy(&word, p, 8)
-            if not word & 0x8080808080808080ULL:
-                p += 8
-                continue
-        first = <uint8_t>p[0]
+cdef inline uint64_t beyond_ascii(uint64_t bytes_of_text) noexcept nogil:
+    """The highest bit of each of eight bytes that is not ASCII."""
+    return bytes_of_text & 0x8080808080808080ULL
+
+
+cdef inline bint is_asian(const uint8_t* p) noexcept nogil:
+    """Whether a character of three bytes is at `p`, such as those of Korean; not where the second byte is special."""
+    return (
+        p[0] & 0xF0 == 0xE0 and p[1] & 0xC0 == 0x80 and p[2] & 0xC0 == 0x80
+        and p[0] != 0xE0 and (p[0] != 0xED or p[1] < 0xA0)
+    )
+
+
+cdef inline const char* skip_plain(const char* p, const char* end) noexcept nogil:
+    """Pass over ASCII, and over what else is common; returns the first byte that is neither, or the end."""
+    cdef uint64_t[4] words
+    while True:
+        while end - p >= 32:
+            memcpy(words, p, 32)
+            if beyond_ascii(words[0] | words[1] | words[2] | words[3]):
+                break
+            p += 32
+        while end - p >= 8:
+            memcpy(words, p, 8)
+            if beyond_ascii(words[0]):
+                p += fastws_first_byte(beyond_ascii(words[0]))
+                break
+            p += 8
+        else:
+            while p < end and <uint8_t>p[0] < 0x80:
+                p += 1
+        if end - p < 3 or not is_asian(<const uint8_t*>p):
+            return p
+        p += 3
+        while end - p >= 3 and is_asian(<const uint8_t*>p):
+            p += 3
+
+
+cdef bint scan_text(Text* text, const char* p, const char* end) noexcept nogil:
+    """Whether these bytes go on with well-formed UTF-8: no overlong forms, no surrogates, nothing over U+10FFFF
+    (RFC 3629)."""
+    cdef uint8_t byte
+    # Not in memory: there, a store per byte keeps the next byte waiting.
+    cdef uint8_t n_left = text.n_left, low = text.low, high = text.high
+    while True:
+        if n_left == 0:
+            p = skip_plain(p, end)
+        if p == end:
+            break
+        byte = <uint8_t>p[0]
         p += 1
-        if first < 0x80:
+        if n_left:
+            if not low <= byte <= high:
+                return False
+            n_left -= 1
+            low = 0x80
+            high = 0xBF
             continue
-        low, high = 0x80, 0xBF
-        if 0xC2 <= first <= 0xDF:
-            n = 1
-        elif 0xE0 <= first <= 0xEF:
-            n = 2
-            if first == 0xE0:
-                low = 0xA0
-            elif first == 0xED:
-                high = 0x9F
-        elif 0xF0 <= first <= 0xF4:
-            n = 3
-            if first == 0xF0:
-                low = 0x90
-            elif first == 0xF4:
-                high = 0x8F
+        low = 0xA0 if byte == 0xE0 else 0x90 if byte == 0xF0 else 0x80
+        high = 0x9F if byte == 0xED else 0x8F if byte == 0xF4 else 0xBF
+        if 0xE0 <= byte <= 0xEF:
+            n_left = 2
+        elif 0xC2 <= byte <= 0xDF:
+            n_left = 1
+        elif 0xF0 <= byte <= 0xF4:
+            n_left = 3
         else:
             return False
-        if end - p < n or not low <= <uint8_t>p[0] <= high:
-            return False
-        p += 1
-        n -= 1
-        while n:
-            if <uint8_t>p[0] & 0xC0 != 0x80:
-                return False
-            p += 1
-            n -= 1
+    text.n_left = n_left
+    text.low = low
+    text.high = high
     return True
