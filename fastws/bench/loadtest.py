@@ -27,6 +27,7 @@ AFTER_STORM_S: Final = 3.0
 _CONNECT_S: Final = 30.0
 _CONNECTS_PER_S: Final = 100
 """Slower than that, a server does not accept: opening has so long beside the ramp-up."""
+_CLOSE_S: Final = 1.0
 _PING: Final = b'{"type":"ping"}'
 
 
@@ -78,14 +79,17 @@ class Plan:
 def run(plan: Plan, progress: Progress) -> dict[str, Any]:
     """Put the load on the server; returns everything that was measured, as JSON has it.
 
-    The first SIGINT or SIGTERM during the measurement ends it early; one that comes later only ends what follows it.
+    SIGINT and SIGTERM during the measurement end it early, and the storm where they come in it. What there is to report
+    by then is reported.
 
     :raises LoadError: the load could not be set up.
     :raises Interrupted: by a signal before there was anything to report.
     """
     facts = machine()
     process = _process(plan.pid) if plan.pid is not None else None
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(progress.clear)
+        interrupts = stack.enter_context(_Interrupts("preparing"))
         listed = _listed(plan)
         codes = [stock.code for stock in listed or ()]
         payloads = requests(plan.subscriptions, plan.random_stocks, codes, plan.seed)
@@ -96,11 +100,9 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
             _try_plain(plan, payloads)
         with StallProbe() as probe:
             try:
-                document = _measure(plan, client, process, progress)
+                document = _measure(plan, client, process, progress, interrupts)
             finally:
-                client.close(timeout=1.0)
-    finally:
-        progress.clear()
+                client.close(timeout=_CLOSE_S)
     if not is_complete and plan.check != "none":
         document["notes"].append(
             "which stocks the markets and sectors have is not known: what came of others was not looked for"
@@ -113,7 +115,9 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {"plan": plan.facts(), "machine": facts} | document
 
 
-def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: Progress) -> dict[str, Any]:
+def _measure(
+    plan: Plan, client: LoadClient, process: Process | None, progress: Progress, interrupts: _Interrupts
+) -> dict[str, Any]:
     n = plan.connections
     n_before = 0
     last_at = 0.0
@@ -131,56 +135,56 @@ def _measure(plan: Plan, client: LoadClient, process: Process | None, progress: 
         text += "" if p99 is None else f"  p99 {p99:.1f} ms"
         progress.show("measuring", at / plan.duration, f"{text}  {client.n_open:,} open")
 
-    with _Interrupts(client) as interrupts:
-        interrupts.phase = "connecting"
-        began = time.monotonic()
-        timeout = plan.ramp_up + _CONNECT_S + n / _CONNECTS_PER_S
-        client.connect(
-            timeout=timeout,
-            max_in_flight=plan.batch_size,
-            ramp_up=plan.ramp_up,
-            # Ten steps at least: in one, a ramp-up would have no effect.
-            step=min(plan.batch_size, max(1, n // 10)) if plan.ramp_up else plan.batch_size,
-            on_progress=opened,
-        )
-        connect_s = time.monotonic() - began
-        with interrupts.ending():
-            interrupts.phase = "warming up"
-            client.run(min(WARM_UP_S, plan.duration))
-            if interrupts.n:
-                raise interrupts.interrupted()
-            interrupts.phase = "measuring"
-            before = client.result()
-            client.reset()
-            measured = observe(
-                client,
-                process,
-                seconds=plan.duration,
-                connect_s=connect_s,
-                is_stopped=lambda: interrupts.n > 0,
-                on_second=second,
-            )
-            histogram = client.latencies()
-        # Closes are not reset, and are told once.
-        before["closes"] = {}
-        faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
-        faults += problems(measured.load, declared=True)
-        interrupted = "measuring" if interrupts.n else None
-        silent, notes = _notes(plan, measured, is_whole=interrupted is None)
-        faults += silent
-        storm = None
-        if plan.has_storm and interrupted:
-            notes.append("no connection was cut: the run was interrupted before that")
-        elif plan.has_storm and client.n_open < n:
-            notes.append(f"no connection was cut: only {client.n_open:,} of {n:,} were open by then")
-        elif plan.has_storm:
-            try:
+    interrupts.phase = "connecting"
+    began = time.monotonic()
+    timeout = plan.ramp_up + _CONNECT_S + n / _CONNECTS_PER_S
+    client.connect(
+        timeout=timeout,
+        max_in_flight=plan.batch_size,
+        ramp_up=plan.ramp_up,
+        # Ten steps at least: in one, a ramp-up would have no effect.
+        step=min(plan.batch_size, max(1, n // 10)) if plan.ramp_up else plan.batch_size,
+        on_progress=opened,
+    )
+    connect_s = time.monotonic() - began
+    interrupts.client = client
+    interrupts.phase = "warming up"
+    client.run(min(WARM_UP_S, plan.duration))
+    if interrupts.n:
+        raise interrupts.interrupted()
+    interrupts.phase = "measuring"
+    before = client.result()
+    client.reset()
+    measured = observe(
+        client,
+        process,
+        seconds=plan.duration,
+        connect_s=connect_s,
+        is_stopped=lambda: interrupts.n > 0,
+        on_second=second,
+    )
+    histogram = client.latencies()
+    # Closes are not reset, and are told once.
+    before["closes"] = {}
+    faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
+    faults += problems(measured.load, declared=True)
+    interrupted = "measuring" if interrupts.n else None
+    silent, notes = _notes(plan, measured, is_whole=interrupted is None)
+    faults += silent
+    storm = None
+    if plan.has_storm and interrupted:
+        notes.append("no connection was cut: the run was interrupted before that")
+    elif plan.has_storm and client.n_open < n:
+        notes.append(f"no connection was cut: only {client.n_open:,} of {n:,} were open by then")
+    elif plan.has_storm:
+        try:
+            with interrupts.raising("bringing all connections back after the cut"):
                 storm, storm_faults = _storm(plan, client, progress, interrupts)
-            except Interrupted as error:
-                interrupted = "storm"
-                notes.append(str(error))
-            else:
-                faults += storm_faults
+        except Interrupted as error:
+            interrupted = "storm"
+            notes.append(str(error))
+        else:
+            faults += storm_faults
     return {
         "run": asdict(measured),
         "latency_histogram": histogram,
@@ -196,7 +200,6 @@ def _storm(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Cut every connection, bring all back with their sessions, and look whether anything is missing."""
     n = plan.connections
-    interrupts.phase = "bringing all connections back after the cut"
     client.reset()
     try:
         client.cut()
@@ -323,14 +326,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Interrupts:
-    """Takes SIGINT and SIGTERM while it is entered, and counts them in `n`. `phase` is what is being done."""
+    """Takes SIGINT and SIGTERM while it is entered, and counts them in `n`.
 
-    phase = ""
+    1. Without a `client` they raise `Interrupted`, which names the `phase`.
+    2. With one there are figures to report: they only end its run.
+    3. While it is `raising` they raise again.
+    """
 
-    def __init__(self, client: LoadClient) -> None:
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        self.client: LoadClient | None = None
         self.n = 0
-        self._client = client
-        self._is_ending = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupts:
@@ -343,19 +349,19 @@ class _Interrupts:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
-        """Let the first signal only end the client's run."""
-        self._is_ending = True
+    def raising(self, phase: str) -> Iterator[None]:
+        client, self.client = self.client, None
+        self.phase = phase
         try:
             yield
         finally:
-            self._is_ending = False
+            self.client = client
 
     def interrupted(self) -> Interrupted:
         return Interrupted(f"interrupted while {self.phase}")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.n += 1
-        if not self._is_ending or self.n > 1:
+        if self.client is None:
             raise self.interrupted()
-        self._client.stop()
+        self.client.stop()

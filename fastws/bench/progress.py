@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from typing import Final, TextIO
@@ -14,7 +15,8 @@ _BAR_WIDTH: Final = 16
 
 
 class Progress:
-    """Writes to `stream`; nothing of it stays on a terminal once it was cleared."""
+    """Writes to `stream`; nothing of it stays on a terminal once it was cleared. What nobody reads any more ends no
+    run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -30,15 +32,18 @@ class Progress:
             line = f"{phase:<10} [{filled:<{_BAR_WIDTH}}] {text}"
             # One column stays free: a full line would wrap.
             columns = shutil.get_terminal_size().columns
-            self._stream.write(f"\r{line[: columns - 1]}\x1b[K")
+            self._write(f"\r{line[: columns - 1]}\x1b[K")
         elif phase != self._phase or time.monotonic() - self._written_at >= LINE_INTERVAL_S:
             self._phase = phase
             self._written_at = time.monotonic()
-            self._stream.write(f"{phase}: {text}\n")
-        self._stream.flush()
+            self._write(f"{phase}: {text}\n")
 
     def clear(self) -> None:
         """Take the bar away, so that something else can be written."""
         if self._is_terminal:
-            self._stream.write("\r\x1b[K")
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is closed, or a pipe's reader has ended
+            self._stream.write(text)
             self._stream.flush()

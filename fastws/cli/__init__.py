@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastws._version import __version__
-from fastws.cli.parsers import FAILED, INTERRUPTED, USAGE, Command, make_parser
+from fastws.cli.parsers import FAILED, INTERRUPTED, UNREAD, USAGE, Command, make_parser
 from fastws.errors import FastwsError, SettingsError
 
 COMMANDS: Final = (
@@ -55,6 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; `arguments` default to those of the process."""
     _open_standard_streams()
     try:
+        status = _run(arguments)
+    except BrokenPipeError:
+        status = UNREAD
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            # Python flushes once more at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            status = UNREAD
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         parser = make_parser(
             "Market-data push server: one feed in, tens of thousands of WebSocket clients out.",
             __version__,
@@ -68,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), USAGE)
     except FastwsError as error:
         return _fail(str(error), FAILED)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
     except KeyboardInterrupt:

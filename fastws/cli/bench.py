@@ -7,9 +7,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fastws._version import __version__
@@ -38,10 +38,11 @@ counted and timed. The server sets the rate: one with a feed, as fastws serve
 its receipt, so both have to run on one machine, or on exact clocks. This is for
 ws:// only, without TLS.
 
-Ctrl-C ends the measurement early, with its report. The exit status is 0; 1 when
-messages were lost or came twice, none came at all, the server closed
+Ctrl-C and SIGTERM end the measurement early, with its report. The exit status is
+0; 1 when messages were lost or came twice, none came at all, the server closed
 connections, or the load could not be set up; 2 when a flag is wrong; 130 when
-it was interrupted before there was anything to report.
+it was interrupted before there was anything to report; 141 when nobody reads
+the report (--json is written).
 
 examples:
   fastws bench --subscribe stock:005930,channels=price --duration 10 --pid "$PID"
@@ -125,14 +126,20 @@ def _bench(options: argparse.Namespace) -> int:
         return INTERRUPTED
     document = {"format": FORMAT, "version": __version__} | measured
     width = min(WIDEST, shutil.get_terminal_size().columns) - 1
-    # First: what was measured is not to be lost with a file that cannot be written.
-    print(show(document, width=width, has_blocks=can_draw_blocks(sys.stdout.encoding)), flush=True)
-    if options.json:
-        try:
-            options.json.write_text(json.dumps(document, indent=2) + "\n")
-        except OSError as error:
-            raise FastwsError(f"--json: {options.json} cannot be written: {error.strerror}") from None
+    # What was measured is lost neither with a file that cannot be written nor with a report that nobody reads.
+    try:
+        print(show(document, width=width, has_blocks=can_draw_blocks(sys.stdout.encoding)), flush=True)
+    finally:
+        if options.json:
+            _write(options.json, document)
     return FAILED if document["faults"] else 0
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise FastwsError(f"--json: {path} cannot be written: {error.strerror}") from None
 
 
 def _plan(options: argparse.Namespace) -> loadtest.Plan:

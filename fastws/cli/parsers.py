@@ -15,6 +15,8 @@ FAILED: Final = 1
 USAGE: Final = 2
 """Exit status: a flag or a setting is wrong, and nothing was begun."""
 INTERRUPTED: Final = 130
+UNREAD: Final = 141
+"""Nobody reads the output any more, as behind ``| head``."""
 
 
 class Command(NamedTuple):
