@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi) setup.py
+SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi fastws/*/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
 BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.

@@ -21,8 +21,8 @@
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
 a bound of the scenario was not kept, 2 when the load could not be set up or an argument is wrong, 3 when it broke off
-(a server that ended under it, a result that could not be written), 130 after Ctrl-C, and 141 when nobody reads what it
-prints.
+(a server that ended under it, a result that could not be written), 130 after Ctrl-C, 143 after SIGTERM, and 141 when
+nobody reads what it prints.
 """
 
 from __future__ import annotations

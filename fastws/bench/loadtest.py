@@ -168,7 +168,9 @@ def _measure(
     before["closes"] = {}
     faults = [f"while connecting, {fault}" for fault in problems(before, declared=True)]
     faults += problems(measured.load, declared=True)
-    interrupted = "measuring" if interrupts.n else None
+    # One that came with the last message has cut nothing short.
+    is_short = measured.load["seconds"] < plan.duration - 0.01
+    interrupted = "measuring" if interrupts.n and is_short else None
     silent, notes = _notes(plan, measured, is_whole=interrupted is None)
     faults += silent
     storm = None

@@ -100,9 +100,11 @@ def test_children_end_with_a_program_that_is_killed() -> None:
         pass
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, BROKEN_OFF), (signal.SIGINT, INTERRUPTED)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, BROKEN_OFF), (signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)]
+)
 def test_a_storm_without_its_server(number: signal.Signals, status: int) -> None:
-    """The server is killed under it, or it is interrupted itself."""
+    """The server is killed under it, or it is interrupted itself, and takes its server with it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.load", "storm", "--connections", "50", "--outage", "2"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -128,5 +130,6 @@ def test_a_storm_without_its_server(number: signal.Signals, status: int) -> None
         process.kill()
         process.wait()
     assert process.returncode == status, out + error
-    assert error.startswith("load: ")
+    assert error.startswith("" if status == 143 else "load: ")
     assert "Traceback" not in error
+    assert not psutil.wait_procs([found], TIMEOUT_S)[1]
