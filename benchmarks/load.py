@@ -17,6 +17,7 @@
     python -m benchmarks.load kis --connections 1000 --rate 2000
     python -m benchmarks.load portfolios --watched 5000 --rate 2000
     python -m benchmarks.load relay --connections 3000 --rate 2000
+    python -m benchmarks.load chaos --kills 5 --partition 20
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
@@ -45,6 +46,7 @@ from benchmarks.scenarios import (
     memory,
     portfolios,
     relay,
+    relay_chaos,
     restore,
     rush,
     steady,
@@ -97,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
         (kis.kis, "kis"),
         (portfolios.portfolios, "portfolios"),
         (relay.relay, "relay"),
+        (relay_chaos.chaos, "chaos"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -107,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
          "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
          "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
-         "portfolios": _add_portfolios, "relay": _add_relay}[name](command)  # fmt: skip
+         "portfolios": _add_portfolios, "relay": _add_relay, "chaos": _add_chaos}[name](command)  # fmt: skip
     return top
 
 
@@ -279,6 +282,13 @@ def _add_relay(command: argparse.ArgumentParser) -> None:
     _add_rate(command, 2000.0)
     _add_seconds(command, 10.0, "measured time, of each part")
     command.add_argument("--symbols", type=count, default=100, metavar="N", help="(default: %(default)d)")
+
+
+def _add_chaos(command: argparse.ArgumentParser) -> None:
+    _add_rate(command, 500.0)
+    add = command.add_argument
+    add("--kills", type=int, default=5, metavar="N", help="of Redis (default: %(default)d)")
+    add("--partition", type=positive, default=20.0, metavar="S", help="(default: %(default)g)")
 
 
 def _add_growth(command: argparse.ArgumentParser) -> None:
