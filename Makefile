@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients soak-dashboard bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -123,6 +123,11 @@ soak: $(VENV)/.installed ## 200 outages at 2,000 updates/s, no update missing or
 soak-clients: $(VENV)/.installed tests/node_modules/.ready ## fastws.js and fastws.client, 500 connections of each killed at 1,500 updates/s
 	@mkdir -p bench_results
 	$(BIN)/python -m benchmarks.load clients --kills 500 --seed $$(date +%s) --json bench_results/load_clients.json
+
+# About a minute, as root: it takes a network namespace.
+chaos-relay: $(VENV)/.installed ## three servers whose Redis is killed five times, and one cut off for 20 s: nothing lost unsaid; into bench_results/load_chaos.json
+	@mkdir -p bench_results
+	$(BIN)/python -m benchmarks.load chaos --kills 5 --partition 20 --json bench_results/load_chaos.json
 
 # About a minute and a half, on a machine that does nothing else: it measures what keeps a reader waiting.
 soak-dashboard: $(VENV)/.installed $(VENV)/.dev system ## the dashboard in Chromium at 1,000 updates/s for a minute: no task over 200 ms, memory flat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import contextlib
 import http
 import json
@@ -112,9 +113,10 @@ def _ip(*arguments: str) -> None:
 class Account:
     """What a client of one server has got of all symbols in mode all, held against what all servers published.
 
-    1. Numbers of the server that it is connected to are those of the one that publishes: each update comes once, in
-       order, and has been published.
-    2. What is left out was declared before, by its numbers, and does not come later.
+    1. Each update comes once, in the order in which it was published.
+    2. What is left out is declared: no number of a symbol is missing that was not told before. In the end there are as
+       many numbers as updates were published. Until then a newer value may be ahead of the numbers of those that it
+       has overtaken.
     3. `own_pause_s` is the longest time between two updates of the server's own symbols.
     """
 
@@ -125,6 +127,8 @@ class Account:
         self.counts: Counter[str] = Counter()
         self.own_pause_s = 0.0
         self.seqs: dict[Key, int] = {(kind, code): 0 for kind in UPDATE_TYPES for code in records}
+        self.places: dict[Key, int] = dict.fromkeys(self.seqs, 0)
+        """How many had been published of a symbol when the value was that was shown last."""
         self.answers: asyncio.Queue[str] = asyncio.Queue()
         self._own = frozenset(own)
         self._own_at = 0.0
@@ -153,8 +157,12 @@ class Account:
             self._fault(f"{key}: seq {seq} after {last}")
         elif missing := set(range(last + 1, seq)) - self._declared[key]:
             self._fault(f"{key}: seq {seq} after {last}, and nothing was said of {len(missing)} between")
-        if seq > len(numbers) or numbers[seq - 1] != update["n"]:
-            self._fault(f"{key} seq {seq}: number {update['n']}, which is not what was published")
+        place = bisect.bisect_left(numbers, update["n"]) + 1
+        if place > len(numbers) or numbers[place - 1] != update["n"]:
+            self._fault(f"{key} seq {seq}: number {update['n']} was never published")
+        elif not seq <= place or place <= self.places[key]:
+            self._fault(f"{key} seq {seq}: update {place} after {self.places[key]}")
+        self.places[key] = place
         self._declared[key] = {number for number in self._declared[key] if number > seq}
         self.seqs[key] = max(last, seq)
         self.counts["updates"] += 1
@@ -170,10 +178,14 @@ class Account:
             self.faults.append(f"{self.name}: {text}")
 
     def is_at(self, wanted: Mapping[Key, int]) -> bool:
-        return all(self.seqs[key] >= n for key, n in wanted.items())
+        return all(self.places[key] >= n for key, n in wanted.items())
+
+    def undeclared(self, wanted: Mapping[Key, int]) -> int:
+        """How many are missing in the end of which nothing was said."""
+        return sum(abs(n - self.seqs[key]) for key, n in wanted.items())
 
     def behind(self, wanted: Mapping[Key, int]) -> str:
-        found = {key: (self.seqs[key], n) for key, n in wanted.items() if self.seqs[key] < n}
+        found = {key: (self.places[key], n) for key, n in wanted.items() if self.places[key] < n}
         key = next(iter(found))
         return f"{self.name} is behind in {len(found)} of {len(wanted)}, {key} is at {found[key][0]} of {found[key][1]}"
 
@@ -276,7 +288,12 @@ async def _run(house: House, options: argparse.Namespace) -> dict[str, Any]:
         "final_converge_ms": final_ms,
         "published": sum(house.published().values()),
         "accounts": [
-            {"own_pause_ms": 1000 * account.own_pause_s, "counts": account.counts, "faults": account.faults}
+            {
+                "own_pause_ms": 1000 * account.own_pause_s,
+                "counts": account.counts,
+                "undeclared": account.undeclared(house.published()),
+                "faults": account.faults,
+            }
             for account in house.accounts
         ],
         "last_values_differ": sum(len({*map(str, each)}) > 1 for each in zip(*values, strict=True)),
@@ -357,6 +374,11 @@ def chaos(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _faults(result: Mapping[str, Any], logs: Sequence[str]) -> list[str]:
     partition = result["partition"]
     faults = [fault for account in result["accounts"] for fault in account["faults"]]
+    faults += [
+        f"client {i}: the numbers of {account['undeclared']} updates are missing, or too many"
+        for i, account in enumerate(result["accounts"])
+        if account["undeclared"]
+    ]
     checks: list[tuple[bool, str]] = [
         (partition["up"] == [1, 1, 0], f"relays that were up in the partition: {partition['up']}"),
         (partition["instances"][:2] == [1, 1], f"instances heard in the partition: {partition['instances']}"),

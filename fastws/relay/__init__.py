@@ -42,7 +42,7 @@ updates do: stamps tell which is newer.
 
 **When Redis is away,** local clients get what is published locally as ever. Envelopes wait in a bounded queue; what
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
-`SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 ms to 2 s, drawn by chance.
+`SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by chance.
 
 Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control` the
 messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what is

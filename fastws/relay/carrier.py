@@ -6,27 +6,37 @@ from typing import Final
 
 import structlog
 
-from fastws._core import Hub
+from fastws._core import Channel, Hub
 from fastws._market import BookUpdate, MarketStatus, PriceUpdate
 from fastws._relay import KIND_BOOK, KIND_PRICE, KIND_STATUS
 from fastws.logs import log_limited
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.relay.counts import RelayCounts
-from fastws.relay.streams import Arrived
+from fastws.relay.streams import AUTHOR_MASK, Arrived
 
 _MESSAGES: Final = {KIND_PRICE: "price_update", KIND_BOOK: "orderbook_update", KIND_STATUS: "market_status"}
 
 _log = structlog.get_logger("fastws.relay")
 
 
+# So many are remembered; of those before, one may be counted as missed.
+_MAX_EARLY: Final = 100_000
+
+
 class Carrier:
-    """Brings updates of other instances to the market, each over no newer value; see the package for stamps."""
+    """Brings updates of other instances to the market, each over no newer value; see the package for stamps.
+
+    Last values of an instance are also those that it has of others. One that is shown before what its author has sent
+    of it was shown *early*: it is not among those that are missed, whatever the author's numbers say then.
+    """
 
     def __init__(self, hub: Hub, market: Market, counts: RelayCounts) -> None:
         self.hub = hub
         self.market = market
         self.counts = counts
+        # Stamps of what was shown early, by channel and author.
+        self._early: dict[tuple[Channel, int], list[int]] = {}
 
     def publish(self, arrived: Arrived) -> None:
         """Publish an update whose turn it is, or count what is wrong with it."""
@@ -41,12 +51,17 @@ class Carrier:
                 raise ValueError("there are too many symbols")
             channel = self.market.channel_of(_MESSAGES[update.kind], update.code)
             is_late = update.stamp < channel.stamp
-            if n_missed := arrived.n_missed + (is_late and arrived.is_counted):
+            n_missed = arrived.n_missed + (is_late and arrived.is_counted)
+            if self._early:
+                n_missed -= min(arrived.n_missed, self._take_early(channel, arrived))
+            if n_missed:
                 self.counts.updates["missed"] += n_missed
                 self.hub.note_missed(channel, n_missed)
             if update.stamp <= channel.stamp:
                 self.counts.updates["outdated"] += is_late
                 return
+            if not arrived.is_own:
+                self._note_early(channel, update.stamp)
             value: PriceUpdate | BookUpdate | MarketStatus
             if update.kind == KIND_STATUS:
                 value = update.status()
@@ -63,3 +78,23 @@ class Carrier:
                 code=update.code[:64],
                 error=str(error),
             )
+
+    def forget(self, origin: int) -> None:
+        """Nothing comes of this origin any more."""
+        author = origin & AUTHOR_MASK
+        self._early = {key: stamps for key, stamps in self._early.items() if key[1] != author}
+
+    def _note_early(self, channel: Channel, stamp: int) -> None:
+        if len(self._early) >= _MAX_EARLY:
+            del self._early[next(iter(self._early))]
+        self._early.setdefault((channel, stamp & AUTHOR_MASK), []).append(stamp)
+
+    def _take_early(self, channel: Channel, arrived: Arrived) -> int:
+        """How many updates that its origin has published before this one were shown early, since the last one."""
+        key, stamp = (channel, arrived.origin & AUTHOR_MASK), arrived.update.stamp
+        stamps = self._early.pop(key, None)
+        if stamps is None:
+            return 0
+        if later := [each for each in stamps if each > stamp]:
+            self._early[key] = later
+        return sum(each < stamp for each in stamps)

@@ -6,7 +6,8 @@ import random
 from typing import Final
 
 FIRST_SECONDS: Final = 0.05
-LAST_SECONDS: Final = 2.0
+LAST_SECONDS: Final = 0.5
+"""Instances are few and an attempt is cheap; what heals is to be noticed soon."""
 
 
 class Delays:

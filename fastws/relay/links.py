@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
@@ -21,7 +22,7 @@ from fastws.relay.address import RedisAddress
 SILENCE_SECONDS: Final = 3.0
 """After how long without a message, where at least one's own come every second, the connection is given up."""
 
-CONNECT_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 _WATCH_SECONDS: Final = 2.0
 _BATCH: Final = 256
@@ -29,6 +30,8 @@ _BATCH_SIZE: Final = 1 << 20
 # Between two turns of the loop, while messages are there already.
 _SLICE_SECONDS: Final = 0.002
 _MOVED: Final = re.compile(r"(?:MOVED )?\d+ (\S+):(\d+)\Z")
+
+_log: Final = logging.getLogger("fastws.relay")
 
 
 class RelayLostError(FastwsError):
@@ -181,7 +184,11 @@ class Link:
                 finally:
                     if time.monotonic() >= delays_are_over:
                         delays.reset()
-            except (RedisError, RelayLostError, OSError, TimeoutError, ValueError) as error:
+            except (RedisError, RelayLostError, OSError, TimeoutError) as error:
+                self._note_lost(which, error)
+            except Exception as error:
+                # Of what is no Redis any answer may come, and this task is the only one that tries again.
+                _log.debug("a connection to Redis ended in an unexpected way", exc_info=True)
                 self._note_lost(which, error)
             finally:
                 if connection is not None:
@@ -197,7 +204,7 @@ class Link:
     def _note_lost(self, which: int, error: Exception) -> None:
         self._is_open[which] = False
         # A server that is away fails in many words, which are all the same to whoever reads them.
-        refuses = isinstance(error, (AuthenticationError, ResponseError))
+        refuses = isinstance(error, (AuthenticationError, ResponseError)) or _is_refused_by_sentinel(error)
         self._tell("refused" if refuses else "away", reason_of(error))
 
     def _tell(self, state: str, reason: str | None) -> None:
@@ -264,8 +271,14 @@ class Link:
     # Sending.
 
     async def _send(self, connection: AbstractConnection) -> None:
-        self._note_open(1)
         command = "SPUBLISH" if self._is_cluster else "PUBLISH"
+        try:
+            # Nothing, to whom everything is: a user that may not publish is not to count as being there.
+            await _ask(connection, command, next(iter(self._wanted), ""), "")
+        except ResponseError as error:
+            self._follow(error)
+            raise
+        self._note_open(1)
         while True:
             await self._filled.wait()
             if not self._can_hear.is_set():
@@ -279,17 +292,19 @@ class Link:
                 self._filled.clear()
                 self._empty.set()
                 continue
+            n_arrived = 0
             try:
                 await connection.send_packed_command(
                     connection.pack_commands((command, channel, data) for channel, data in batch)
                 )
-                for _ in batch:
+                for _, data in batch:
                     await connection.read_response()
+                    n_arrived += 1
+                    self.queue_size -= len(data)
             except BaseException as error:
-                self._queue.extendleft(reversed(batch))
+                self._queue.extendleft(reversed(batch[n_arrived:]))
                 self._follow(error)
                 raise
-            self.queue_size -= sum(len(data) for _, data in batch)
 
     def _take_batch(self) -> list[tuple[str, bytes]]:
         batch: list[tuple[str, bytes]] = []
@@ -319,7 +334,8 @@ class Link:
                     raise RelayLostError("the sentinels name another master")
                 kind = reply[0]
                 if kind in (b"message", b"smessage"):
-                    self._on_message(reply[2])
+                    if reply[2]:
+                        self._on_message(reply[2])
                 elif kind in (b"subscribe", b"ssubscribe"):
                     self._note_listening(reply[1].decode())
                 if time.monotonic() >= turn_ends:
@@ -362,7 +378,8 @@ class Link:
                 # In the order in which they were asked for: the first ones are those that instances talk by.
                 if added := [channel for channel in self._wanted if channel not in told]:
                     await connection.send_command(f"{prefix}SUBSCRIBE", *added)
-                if gone := told - wanted:
+                # One that has ended meanwhile would be opened again, for nobody.
+                if (gone := told - wanted) and connection is self._hearing:
                     await connection.send_command(f"{prefix}UNSUBSCRIBE", *gone)
                 told = wanted
             except (RedisError, OSError, TimeoutError):
@@ -372,10 +389,18 @@ class Link:
 def reason_of(error: BaseException) -> str:
     """Why a connection could not be had or was lost, for people; never with a password."""
     if isinstance(error, AuthenticationError):
-        return "Redis refuses the user or the password"
+        return "Redis refuses the user or the password of the setting relay"
+    if _is_refused_by_sentinel(error):
+        return "a sentinel refuses the sentinel_password of the setting relay"
+    if isinstance(error, MasterNotFoundError):
+        return "no sentinel can be reached that knows a master of that name"
     if isinstance(error, TimeoutError) and not str(error):
         return "it takes too long"
     return str(error)[:200] or type(error).__name__
+
+
+def _is_refused_by_sentinel(error: BaseException) -> bool:
+    return isinstance(error, MasterNotFoundError) and "AuthenticationError" in str(error)
 
 
 def _new_connection(url: str, options: Mapping[str, Any]) -> AbstractConnection:

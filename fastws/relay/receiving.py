@@ -130,6 +130,7 @@ class Receiving:
 
     def end(self, origin: int) -> None:
         """Nothing comes of this origin any more."""
+        self._carrier.forget(origin)
         for key in [key for key in self._streams if key[0] == origin]:
             del self._streams[key]
             self._asked.pop(key, None)

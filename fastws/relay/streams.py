@@ -16,20 +16,33 @@ ASK_AGAIN_SECONDS: Final = 0.4
 GRACE_SECONDS: Final = 0.1
 """How long an announced position may be ahead: what it counts may be on its way."""
 
+AUTHOR_MASK: Final = 0xFFF
+"""The bits of a stamp that are its origin's."""
+
 # Of what is held back; beyond, the gap is given up early.
 _MAX_HELD_SIZE: Final = 8 << 20
 
 
 class Arrived(NamedTuple):
-    """An update whose turn it is.
+    """An update whose turn it is, as `origin` has handed it on.
 
     `n_missed` others of the same channel will not come. `is_counted`: where there is a newer value already, this one
     is missed as well.
     """
 
     update: Carried
+    origin: int
     n_missed: int
     is_counted: bool
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one that the origin itself has published; see `Outgoing` for stamps.
+
+        Two instances have the same number in their stamps once in 4096 times, so what the origin has never published
+        is not its own either way.
+        """
+        return self.update.number > 0 and (self.update.stamp ^ self.origin) & AUTHOR_MASK == 0
 
 
 class Gap(NamedTuple):
@@ -88,8 +101,9 @@ class Stream:
             yield from self._take_values(envelope)
         elif envelope.kind == LAST_VALUES:
             for update in envelope.updates:
-                if not _is_own(update, envelope):
-                    yield Arrived(update, 0, False)
+                arrived = Arrived(update, envelope.origin, 0, False)
+                if not arrived.is_own:
+                    yield arrived
         else:
             self.next = self.next or envelope.first
             if envelope.first > self.next:
@@ -161,21 +175,21 @@ class Stream:
             last = self._numbers.get(key, 0 if self.has_values else update.number - 1)
             if update.number > last:
                 self._numbers[key] = update.number
-                yield Arrived(update, update.number - last - 1, True)
+                yield Arrived(update, envelope.origin, update.number - last - 1, True)
 
     def _take_values(self, envelope: Envelope) -> Iterator[Arrived]:
         for update in envelope.updates:
             key = update.kind, update.code
             last = self._numbers.get(key, 0)
             n_new = max(0, update.number - last)
-            is_own = _is_own(update, envelope)
+            is_own = Arrived(update, envelope.origin, 0, False).is_own
             if n_new:
                 self._numbers[key] = update.number
             elif is_own:
                 continue  # it was here, or a newer one
             # The value itself is one of them where it is the origin's own.
             is_counted = n_new > 0 and self.has_values and is_own
-            yield Arrived(update, n_new - is_counted if self.has_values else 0, is_counted)
+            yield Arrived(update, envelope.origin, n_new - is_counted if self.has_values else 0, is_counted)
         if envelope.is_last:
             self.has_values = True
             self._has_given_up = False
@@ -199,12 +213,3 @@ class Stream:
         elif self._gap_since is not None and self.next != before:
             # Another one, behind the one that was closed.
             self._gap_since = now
-
-
-def _is_own(update: Carried, envelope: Envelope) -> bool:
-    """Whether a value is one that the origin itself has published; see `Outgoing` for stamps.
-
-    Two instances have the same number in their stamps once in 4096 times, so what the origin has never published is not
-    its own either way.
-    """
-    return update.number > 0 and (update.stamp ^ envelope.origin) & 0xFFF == 0

@@ -24,7 +24,7 @@ from benchmarks.scenarios.clients import House
 from benchmarks.scenarios.publishing import Record
 from fastws.bench.process import StallProbe
 from tests.clients_js.node import require_package
-from tests.serving import require_program
+from tests.serving import missing, require_program
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -307,6 +307,27 @@ def test_relay_holds_what_is_served_elsewhere_against_what_was_published(tmp_pat
     assert cost["relay_us"]["serving"] > 0
     assert cost["message_each_us"]["publisher"] > 0
     assert {goal["figure"] for goal in out["goals"]} >= {"added p99"}
+    assert out["faults"] == []
+
+
+@pytest.mark.long
+def test_chaos_accounts_for_what_is_lost_while_redis_is_away(tmp_path: Path) -> None:
+    require_program("redis-server")
+    if os.geteuid() != 0:
+        missing("a network namespace is made by root only")
+    out = load(tmp_path, "chaos", "--kills", "2", "--partition", "8", "--rate", "300")
+    assert [kill["outage_s"] for kill in out["kills"]] == [0.3, 1.0]
+    partition = out["partition"]
+    assert partition["up"] == [1, 1, 0]
+    assert partition["instances"] == [1, 1, 2]
+    # More than is kept of what the others published meanwhile.
+    assert partition["declared"][2] > 0
+    assert out["last_values_differ"] == 0
+    assert out["last_values"] == 3 * 18
+    for account in out["accounts"]:
+        counts = account["counts"]
+        assert counts["updates"] + counts.get("declared", 0) == out["published"]
+        assert account["own_pause_ms"] < 5000
     assert out["faults"] == []
 
 

@@ -126,7 +126,7 @@ async def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--requirepass", "right one") as redis:
         async with end(f"redis://:wr0ng@127.0.0.1:{redis.port}", "{a}:1") as made:
             await made.until("self.changes")
-            assert made.changes == ["Redis refuses the user or the password"]
+            assert made.changes == ["Redis refuses the user or the password of the setting relay"]
         async with end(f"redis://:right%20one@127.0.0.1:{redis.port}", "{a}:1") as made:
             await made.until("self.link.is_up")
         async with end(redis.url, "{a}:1") as made:
