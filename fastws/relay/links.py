@@ -25,6 +25,7 @@ SILENCE_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 _WATCH_SECONDS: Final = 2.0
+_LEAST_DELAY_SECONDS: Final = 0.02
 _BATCH: Final = 256
 _BATCH_SIZE: Final = 1 << 20
 # Between two turns of the loop, while messages are there already.
@@ -176,6 +177,7 @@ class Link:
         delays = self._make_delays()
         while True:
             connection = None
+            began = time.monotonic()
             try:
                 connection = await self._connect()
                 delays_are_over = time.monotonic() + SILENCE_SECONDS
@@ -193,7 +195,9 @@ class Link:
             finally:
                 if connection is not None:
                     await _disconnect(connection)
-            await asyncio.sleep(delays.next_delay())
+            # Where nothing answers, an attempt takes its time itself, and what heals meanwhile is not seen by it.
+            tried = time.monotonic() - began if connection is None else 0.0
+            await asyncio.sleep(max(_LEAST_DELAY_SECONDS, delays.next_delay() - tried))
 
     def _note_open(self, which: int) -> None:
         self._is_open[which] = True

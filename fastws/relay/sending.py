@@ -15,13 +15,16 @@ from fastws.relay.counts import RelayCounts
 from fastws.relay.links import AnyLink
 from fastws.relay.ring import SentRing
 
+# While Redis is away nothing is in a hurry, and what has waited is over sooner as few and full envelopes. When it is
+# there, an announcement brings along what is left.
+_AWAY_SECONDS: Final = 0.2
 # Nobody needs the same last values twice within this.
 _ANSWER_AGAIN_SECONDS: Final = 0.2
 
 
 class Sending:
     """Sends what the hub publishes: the first after a quiet moment at the end of that turn of the loop, and then one
-    envelope every `interval` seconds and shard. Belongs to the thread of the event loop.
+    envelope every `interval` seconds and shard, fewer while Redis is away. Belongs to the thread of the event loop.
     """
 
     def __init__(
@@ -117,7 +120,8 @@ class Sending:
 
     def _on_filled(self) -> None:
         loop = self.hub.loop
-        wait = self._flushed_at + self._interval - loop.time()
+        interval = self._interval if self._link.is_up else max(self._interval, _AWAY_SECONDS)
+        wait = self._flushed_at + interval - loop.time()
         if wait <= 0:
             # The first after a quiet moment: with all else that this turn of the loop publishes.
             self._timer = loop.call_soon(self.flush)
