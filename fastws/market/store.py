@@ -21,6 +21,9 @@ from fastws.market.jobs import MAX_JOBS, Job, Result, Worker
 ANSWER_SECONDS: Final = 10.0
 """How long who cannot wait for ever waits for a database that does nothing."""
 
+_MIGRATION_SECONDS: Final = 60.0  # that a server may take to bring the tables to this version
+_PROBE_SECONDS: Final = 5
+
 _HAVE_TIMEOUT: Final = ("postgresql", "mysql", "mariadb")
 
 
@@ -88,22 +91,22 @@ class Store:
         """Connect and bring the tables to the version of this program.
 
         Raises:
-            StoreError: also when the database was written by a newer version. The store is closed then.
+            StoreError: also when the database was written by a newer version, or has not answered within
+                `ANSWER_SECONDS`. The store is closed then.
         """
         self._make_file()
-        self._is_open = True
-        self._writer.start()
+        await self._begin()
+        silence = None if self._is_sqlite else _MIGRATION_SECONDS
         try:
             try:
-                await self.run(_migrate)
+                await self.run(_migrate, silence=silence)
             except StoreError as error:
                 # Another instance creates the same tables at this moment; what it made is there by now.
                 if not isinstance(error.__cause__, (sa.exc.IntegrityError, sa.exc.ProgrammingError)):
                     raise
-                await self.run(_migrate)
+                await self.run(_migrate, silence=silence)
         except BaseException:
-            self._is_open = False
-            self._writer.end()
+            self._leave()
             raise
 
     async def rehearse(self, job: Callable[[sa.Connection], Result]) -> Result:
@@ -123,14 +126,33 @@ class Store:
             results.append(job(connection))
             raise _Undone
 
-        self._is_open = True
-        self._writer.start()
+        await self._begin()
         try:
             with contextlib.suppress(_Undone):  # that is how it ends when nothing is wrong
                 await self.run(trial)
         finally:
             await self.close()
         return results[0]
+
+    async def _begin(self) -> None:
+        """Start the thread and connect. What listens and never answers is not waited for: it hangs, or is no database.
+
+        SQLite has no need of that, and a limit of its own for a file that another program has locked.
+        """
+        self._is_open = True
+        self._writer.start()
+        if self._is_sqlite:
+            return
+        try:
+            await self.run(lambda connection: None, silence=ANSWER_SECONDS)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Close without waiting for a thread that may never end."""
+        self._is_open = False
+        self._writer.end()
 
     def _make_file(self) -> None:
         """Make a new SQLite file readable to its owner only; its log and its index get the permissions that it has."""
@@ -264,12 +286,10 @@ def file_of(url: str | None) -> str | None:
     return os.path.abspath(path)
 
 
-def probe(
-    url: str, look: Callable[[sa.Connection], None] = lambda connection: None, seconds: int = 5
-) -> None:
+def probe(url: str, look: Callable[[sa.Connection], None] = lambda connection: None) -> None:
     """See that a server could open the database of `url`, without making or changing anything, and `look` into it.
 
-    Blocks; a server that does not answer is given up after `seconds` where its driver can do that. A SQLite file
+    Blocks; a server that does not answer is given up after `_PROBE_SECONDS` where its driver can do that. A SQLite file
     that is not there yet is fine, and empty.
 
     Raises:
@@ -279,7 +299,7 @@ def probe(
     if parsed.get_backend_name() == "sqlite":
         _probe_file(file_of(url), look)
         return
-    arguments = {"connect_timeout": seconds} if parsed.get_backend_name() in _HAVE_TIMEOUT else {}
+    arguments = {"connect_timeout": _PROBE_SECONDS} if parsed.get_backend_name() in _HAVE_TIMEOUT else {}
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=arguments, hide_parameters=True)
     reads = _SNAPSHOTS.get(parsed.get_backend_name(), {})
     try:
