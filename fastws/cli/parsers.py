@@ -6,8 +6,10 @@ What a command needs is imported with its flags: ``fastws --help`` does not wait
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 FAILED: Final = 1
@@ -46,12 +48,27 @@ class CommandParser(Parser):
     ) -> Any:
         if self._place is not None:
             module, _, name = self._place.partition(":")
-            add_flags: Callable[[argparse.ArgumentParser], None] = getattr(
-                importlib.import_module(module), name
-            )
+            with _without_rich():
+                add_flags: Callable[[argparse.ArgumentParser], None] = getattr(
+                    importlib.import_module(module), name
+                )
             add_flags(self)
             self._place = None
         return super().parse_known_args(args, namespace)
+
+
+@contextlib.contextmanager
+def _without_rich() -> Iterator[None]:
+    """Keep structlog from importing rich where that is installed: it is for tracebacks that our log does not show, and
+    3 MiB of every server."""
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what Python takes for a module that is not there
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
 
 
 def make_parser(description: str, version: str, commands: Iterable[Command]) -> argparse.ArgumentParser:

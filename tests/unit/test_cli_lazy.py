@@ -21,6 +21,9 @@ with contextlib.suppress(SystemExit):
 print(json.dumps(sorted(set(sys.modules) - before)), file=sys.stderr)
 """
 
+# Of optional dependencies, which are all installed here.
+HEAVY = {"rich", "pandas", "matplotlib", "yaml", "yfinance", "psycopg"}
+
 
 def imported(*arguments: str) -> set[str]:
     result = subprocess.run(
@@ -46,9 +49,14 @@ def test_a_command_needs_no_server(command: str) -> None:
         pytest.skip("the load client is built on epoll")
     modules = imported(command, "--help")
     assert not any(name.startswith(("fastws.server", "fastws.feeds.kis", "fastws._core")) for name in modules)
-    assert not {"aiohttp", "uvloop", "pandas"} & modules
+    assert not {"aiohttp", "uvloop", *HEAVY} & modules
     if command == "top":
-        assert not {"rich", "structlog"} & modules
+        assert "structlog" not in modules
+
+
+@pytest.mark.parametrize("command", ["serve", "feed"])
+def test_what_runs_for_months_holds_nothing_of_extras(command: str) -> None:
+    assert not HEAVY & imported(command, "--help")
 
 
 def test_every_command_is_where_it_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
