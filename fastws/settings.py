@@ -114,6 +114,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             restart=True,
         ),
     ] = "none"
+    feed_standby: Annotated[
+        int,
+        _meta(
+            "place in the row of servers with this feed and relay, of which one runs it; 0 is the first, 1 stands by",
+            ge=0,
+            le=1000,
+            restart=True,
+        ),
+    ] = 0
+    feed_takeover: Annotated[
+        float,
+        _meta(
+            "how long the server that runs the feed is not heard over the relay before another one runs it",
+            "s",
+            ge=2,
+            le=3600,
+            restart=True,
+        ),
+    ] = 10.0
     symbols_file: Annotated[
         str | None,
         _meta(

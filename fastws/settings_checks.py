@@ -58,6 +58,12 @@ def check(settings: Settings) -> None:
         except AddressError as error:
             # Not shown, because what is wrong with it may be the password in it.
             raise settings.error("relay", str(error), f"write such as {EXAMPLES}") from None
+    elif settings.feed_standby:
+        raise settings.error(
+            "feed_standby",
+            "without a relay there is no other server to stand by for",
+            "set relay, or leave feed_standby out",
+        )
     if not _PREFIX.fullmatch(settings.relay_prefix):
         raise settings.error(
             "relay_prefix",

@@ -8,7 +8,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TextIO
 
 import structlog
@@ -20,9 +20,10 @@ from fastws.cli.options import add_config, add_settings, begin
 from fastws.cli.symbols import choose_instruments
 from fastws.errors import SettingsError
 from fastws.feeds.asker import Asker
+from fastws.feeds.base import FeedState
 from fastws.feeds.poller import SourcePoller
 from fastws.feeds.publisher import HttpPublisher, Publisher
-from fastws.feeds.service import PriceFeedService, Progress
+from fastws.feeds.service import Keep, PriceFeedService, Progress
 from fastws.feeds.sources import SourceSetupError
 from fastws.relay.address import parse_address
 from fastws.server.server import find_source
@@ -32,6 +33,7 @@ FEED_FLAGS: Final = (
     "source",
     "publish_url",
     "relay",
+    "feed_standby",
     "admin_token",
     "database",
     "symbols_file",
@@ -46,6 +48,8 @@ examples:
       to two servers, twice as often
   fastws feed --source yahoo --relay redis://10.0.0.7/0
       to all servers that this Redis joins
+  fastws feed --source yahoo --relay redis://10.0.0.7/0 --feed-standby 1
+      on another machine: polls once the first one is gone
   REALTIME_UPDATE_INTERVAL=60 fastws start_price_feed --source csv:/data/prices.csv
       with the name and the variables that it has elsewhere
 
@@ -120,7 +124,12 @@ def _feed(options: argparse.Namespace) -> int:
         )
         publishers = make_publishers(settings, urls, chosen)
         service = PriceFeedService(
-            poller, chosen, publishers, is_verbose=options.verbose, on_progress=line.show
+            poller,
+            chosen,
+            publishers,
+            is_verbose=options.verbose,
+            on_progress=line.show,
+            keep=make_keep(settings, source.name, publishers, lambda: service.status),
         )
         if not poller.wanted:
             raise SettingsError(
@@ -174,6 +183,20 @@ def make_publishers(
             )
         )
     return publishers
+
+
+def make_keep(
+    settings: Settings, feed: str, publishers: Iterable[Publisher], status: Callable[[], FeedState]
+) -> Keep | None:
+    """What has one of several processes poll, where a relay lets them know of each other; `status` is this one's."""
+    if settings.relay is None:
+        return None
+    from fastws.relay.publisher import RelayPublisher  # noqa: PLC0415 - see make_publishers
+
+    (publisher,) = (each for each in publishers if isinstance(each, RelayPublisher))
+    return publisher.make_keeper(
+        feed, rank=settings.feed_standby, patience=settings.feed_takeover, status=status
+    ).keep
 
 
 def publish_urls(settings: Settings) -> list[str]:

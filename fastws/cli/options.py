@@ -27,6 +27,7 @@ SERVE_FLAGS: Final = (
     "admin_bind",
     "allowed_origins",
     "feed",
+    "feed_standby",
     "symbols_file",
     "replay_speed",
     "replay_loop",

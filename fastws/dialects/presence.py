@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from fastws.auth import Identity
 from fastws.dialects.clients import Client
 from fastws.errors import CloseCode, ErrorCode
 from fastws.limits import Limits
+
+
+class Elsewhere(Protocol):
+    """The connections that users have at other instances, as far as they are known."""
+
+    def n_connections(self, user_key: str, /) -> int: ...
+
+    def oldest_ms(self, user_key: str, /) -> int | None:
+        """When a user's oldest was opened, Unix ms; None where there is none."""
+
+    def evict_oldest(self, user_key: str, /) -> None:
+        """Have a user's oldest one closed."""
 
 
 class Presence:
@@ -20,7 +33,9 @@ class Presence:
        :meth:`take_place` on in full; one that is evicted is a guest again until it ends.
     4. A client is in `arriving` until :meth:`enter`, and is not there before: it may wait for keys, or for a session.
     5. `by_user` holds each user who is there with the clients in the order in which they became the user's.
-       `on_entered` is called whenever one has.
+       `on_entered` is called whenever one has, and `on_changed` whenever a user's clients are others than before.
+    6. Connections at other instances count, too, as far as they are known. So two that come to different instances in
+       one moment may both get in.
     """
 
     def __init__(
@@ -37,6 +52,9 @@ class Presence:
         self.by_id: dict[str, Client] = {}
         self.by_user: dict[str, dict[Client, None]] = {}
         self.on_entered: Callable[[Client], object] = lambda client: None
+        self.on_changed: Callable[[str], object] = lambda user_key: None
+        # None where this instance is alone.
+        self.elsewhere: Elsewhere | None = None
 
     def arrive(self, client: Client) -> None:
         """Note a connection of which it is not known yet who it is."""
@@ -55,7 +73,8 @@ class Presence:
         if not self._has_room(client):
             return False
         key = client.arrival.address_key
-        oldest = self._outnumbered(client)
+        is_full = self._is_full(client)
+        oldest = self._oldest(client) if is_full else None
         is_freed = oldest is not None and oldest.is_counted
         is_of_key = oldest is not None and is_freed and oldest.arrival.address_key == key
         excess = self.limits.admit(key, n_leaving=is_freed, n_leaving_of_key=is_of_key)
@@ -63,8 +82,8 @@ class Presence:
             self._refuse(client, excess.message, excess.limit, excess.current)
             return False
         client.is_counted = True
-        if oldest is not None:
-            self._evict(oldest)
+        if is_full:
+            self._make_room(client, oldest)
         return True
 
     def enter(self, client: Client) -> None:
@@ -86,8 +105,8 @@ class Presence:
             client.identity = identity
             if not self._has_room(client):
                 return False
-            if (oldest := self._outnumbered(client)) is not None:
-                self._evict(oldest)
+            if self._is_full(client):
+                self._make_room(client, self._oldest(client))
         client.identity = identity
         self._note_user(client)
         return True
@@ -102,15 +121,45 @@ class Presence:
         self._refuse(client, text, self.connections_per_user, n_others)
         return False
 
-    def _outnumbered(self, client: Client) -> Client | None:
-        """The user's oldest other connection, when it has to go for this one."""
-        if not self.connections_per_user or self._n_others(client) < self.connections_per_user:
-            return None
-        return next(other for other in self.by_user[client.user_key or ""] if other is not client)
+    def connections_of(self, user_key: str) -> tuple[int, int]:
+        """How many connections a user has here, and when the oldest was opened, Unix ms."""
+        clients = self.by_user.get(user_key)
+        if not clients:
+            return 0, 0
+        return len(clients), next(iter(clients)).connection.opened_at_ms
+
+    def evict_oldest(self, user_key: str, opened_ms: int) -> None:
+        """Let the user's oldest connection go for one at another instance, if it was opened by `opened_ms`."""
+        oldest = next(iter(self.by_user.get(user_key, ())), None)
+        if oldest is not None and oldest.connection.opened_at_ms <= opened_ms:
+            self._evict(oldest)
+
+    def _is_full(self, client: Client) -> bool:
+        """Whether another connection of the user has to go for this one."""
+        return 0 < self.connections_per_user <= self._n_others(client)
+
+    def _oldest(self, client: Client) -> Client | None:
+        """The user's oldest other connection; None when that is at another instance."""
+        key = client.user_key or ""
+        oldest = next((other for other in self.by_user.get(key, ()) if other is not client), None)
+        if oldest is None or self.elsewhere is None:
+            return oldest
+        opened_ms = self.elsewhere.oldest_ms(key)
+        return None if opened_ms is not None and opened_ms < oldest.connection.opened_at_ms else oldest
+
+    def _make_room(self, client: Client, oldest: Client | None) -> None:
+        if oldest is not None:
+            self._evict(oldest)
+        elif self.elsewhere is not None:
+            self.elsewhere.evict_oldest(client.user_key or "")
 
     def _n_others(self, client: Client) -> int:
-        others = self.by_user.get(client.user_key or "", {})
-        return len(others) - (client in others)
+        key = client.user_key
+        if key is None:
+            return 0
+        others = self.by_user.get(key, {})
+        n_elsewhere = 0 if self.elsewhere is None else self.elsewhere.n_connections(key)
+        return len(others) - (client in others) + n_elsewhere
 
     def _evict(self, client: Client) -> None:
         if client.is_counted:
@@ -134,6 +183,7 @@ class Presence:
         if client not in clients:
             clients[client] = None
             self.on_entered(client)
+            self.on_changed(client.user_key)
 
     def _forget_user(self, client: Client) -> None:
         key = client.user_key
@@ -141,6 +191,7 @@ class Presence:
             self.by_user[key].pop(client, None)
             if not self.by_user[key]:
                 del self.by_user[key]
+            self.on_changed(key)
 
     def _forget_id(self, client: Client) -> None:
         if self.by_id.get(client.connection_id) is client:

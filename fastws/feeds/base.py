@@ -7,7 +7,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -20,6 +20,7 @@ LIVE: Final = "live"
 STALE: Final = "stale"
 RECONNECTING: Final = "reconnecting"
 STOPPED: Final = "stopped"
+FeedState: TypeAlias = Literal["live", "stale", "reconnecting", "stopped"]
 
 _RUN_IS_OVER: Final = "this run of the feed is over; its market takes no more updates"
 
@@ -199,7 +200,7 @@ class _Gate:
 
 
 class FeedSupervisor:
-    """Keeps one feed running and announces its state through `market.set_feed_status`.
+    """Keeps one feed running and announces its state through `market.set_feed_status`, or `tell` in its place.
 
     1. At most one run of the feed is under way, and each run gets a sink of its own that refuses updates
        once the run is over.
@@ -235,6 +236,7 @@ class FeedSupervisor:
         max_delay: float = 30.0,
         healthy_after: float = 10.0,
         stop_timeout: float = 5.0,
+        tell: Callable[[str, FeedState], object] | None = None,
     ) -> None:
         if not 0.0 < min_delay <= max_delay:
             raise ValueError(
@@ -250,8 +252,10 @@ class FeedSupervisor:
         self._max_delay = max_delay
         self._healthy_after = healthy_after
         self._stop_timeout = stop_timeout
+        self._tell = market.set_feed_status if tell is None else tell
         self._task: asyncio.Task[None] | None = None
-        self._status = STOPPED
+        self._status: FeedState = STOPPED
+        self._has_given_up = False
         self._n_failures = 0
         self._has_delivered = False  # in this run
         self._is_connected = True  # as far as the feed says
@@ -261,7 +265,7 @@ class FeedSupervisor:
         self._silent_since = 0.0  # rounded up to a watch, so that no silence is overrated
 
     @property
-    def status(self) -> str:
+    def status(self) -> FeedState:
         """`live`, `stale`, `reconnecting` or `stopped`."""
         return self._status
 
@@ -269,6 +273,11 @@ class FeedSupervisor:
     def is_running(self) -> bool:
         """True while the feed is kept running, also while it waits for a restart."""
         return self._status != STOPPED
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the last :meth:`run` has ended with a :class:`FeedOverError`."""
+        return self._has_given_up
 
     @property
     def n_failures(self) -> int:
@@ -295,6 +304,7 @@ class FeedSupervisor:
     async def run(self) -> None:
         """Keep the feed running until it is exhausted or over, or this coroutine is cancelled."""
         self._n_failures = 0
+        self._has_given_up = False
         try:
             while True:
                 self._set_status(RECONNECTING)
@@ -302,6 +312,7 @@ class FeedSupervisor:
                 if failure is None:
                     return
                 if isinstance(failure, FeedOverError):
+                    self._has_given_up = True
                     _log.error("feed failed for good", feed=self.feed.name, error=_describe(failure))
                     return
                 self._forgive_if_healthy()
@@ -408,10 +419,10 @@ class FeedSupervisor:
         # Places in the source are for those who look for a mistake in it.
         _log.debug("traceback of the failed feed", feed=self.feed.name, exc_info=error)
 
-    def _set_status(self, status: str) -> None:
+    def _set_status(self, status: FeedState) -> None:
         if status != self._status:
             self._status = status
-            self._market.set_feed_status(self.feed.name, status)
+            self._tell(self.feed.name, status)
 
 
 def _describe(error: BaseException) -> str:

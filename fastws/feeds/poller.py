@@ -87,6 +87,12 @@ class SourcePoller:
         self._wanted_at = {code: self._wanted_at.get(code, now) for code in wanted}
         self._told = {code: told for code, told in self._told.items() if code in wanted}
 
+    def excuse(self) -> None:
+        """Give all symbols time again to get a price: nobody has polled for a while."""
+        self._wanted_at = dict.fromkeys(self._wanted_at, self._clock())
+        self._polled_at.clear()
+        self.last_answer_at = None
+
     def stale(self) -> list[str]:
         """The symbols without a fresh price; one that is wanted only now is given time to get one."""
         oldest = self._clock() - self._fresh

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import structlog
 
+from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedState
 from fastws.feeds.poller import SourcePoller
 from fastws.feeds.together import run_together
 
@@ -21,11 +22,14 @@ FLUSH_SECONDS: Final = 3.0
 _PROGRESS_INTERVAL: Final = 0.5
 _SHOWN: Final = 10
 
+Keep: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], Coroutine[Any, Any, None]]
+
 _log = structlog.get_logger("fastws.feeds")
 
 
 class Progress(NamedTuple):
-    """How a service is doing. `state` is ``live``, ``away`` (the source is), or ``starting``."""
+    """How a service is doing. `state` is ``live``, ``away`` (the source is), ``starting``, or ``standby`` while another
+    process polls."""
 
     state: str
     n_symbols: int
@@ -44,7 +48,8 @@ class PriceFeedService:
     3. An unchanged price is published as well: it says that it still holds, also to a server that has just started.
     4. A line tells how it is doing after the first answer, then once a minute; what goes stale is told when it does.
 
-    With `is_verbose` every answer gets a line. `on_progress` is called twice a second.
+    With `is_verbose` every answer gets a line. `on_progress` is called twice a second. `keep` runs the polling whenever
+    it is this process's turn, where there are several of which one polls.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class PriceFeedService:
         *,
         is_verbose: bool = False,
         on_progress: Callable[[Progress], object] = lambda progress: None,
+        keep: Keep | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -63,6 +69,8 @@ class PriceFeedService:
         self._publishers = publishers
         self._is_verbose = is_verbose
         self._on_progress = on_progress
+        self._keep = keep
+        self._is_polling = False
         self._clock = clock
         self._summary_at = -float("inf")
         self._stale: set[str] = set()
@@ -72,6 +80,8 @@ class PriceFeedService:
     def progress(self) -> Progress:
         poller = self._poller
         state = "away" if poller.is_away else "starting" if poller.last_answer_at is None else "live"
+        if self._keep is not None and not self._is_polling:
+            state = "standby"
         return Progress(
             state,
             len(poller.wanted),
@@ -79,6 +89,15 @@ class PriceFeedService:
             sum(publisher.counts["published"] for publisher in self._publishers),
             sum(publisher.n_waiting for publisher in self._publishers),
         )
+
+    @property
+    def status(self) -> FeedState:
+        """The same, as the state of a feed."""
+        if not self._is_polling:
+            return STOPPED
+        if self._poller.is_away or self._poller.last_answer_at is None:
+            return RECONNECTING
+        return LIVE if self._poller.n_fresh() else STALE
 
     async def run(self) -> None:
         """Run until cancelled.
@@ -89,13 +108,21 @@ class PriceFeedService:
         """
         try:
             await run_together(
-                self._poller.run(self._offer, on_batch=self._on_batch),
+                self._poll() if self._keep is None else self._keep(self._poll),
                 *(publisher.run() for publisher in self._publishers),
                 self._watch(),
             )
         finally:
             await self._poller.asker.source.close()
             await asyncio.gather(*(publisher.flush(FLUSH_SECONDS) for publisher in self._publishers))
+
+    async def _poll(self) -> None:
+        self._poller.excuse()
+        self._is_polling = True
+        try:
+            await self._poller.run(self._offer, on_batch=self._on_batch)
+        finally:
+            self._is_polling = False
 
     def _offer(self, updates: Sequence[PriceUpdate]) -> None:
         for publisher in self._publishers:
@@ -140,7 +167,9 @@ class PriceFeedService:
         )
 
     def _watch_stale(self) -> None:
-        stale = set(self._poller.stale())
+        stale = set(self._poller.stale()) if self._is_polling else set()
+        if not self._is_polling:
+            self._stale = stale
         if gone := stale - self._stale:
             _log.warning("prices are stale", symbols=len(gone), first=sorted(gone)[:_SHOWN])
         if back := self._stale - stale:

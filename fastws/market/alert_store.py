@@ -100,6 +100,16 @@ class AlertStore:
             lambda connection: _read_rules(connection, ALERT_RULES.c.fired_at.is_(None))
         )
 
+    async def rules_with(self, ids: Sequence[int]) -> list[Rule]:
+        """Return the rules with these ids, as far as there are any, oldest first."""
+
+        def job(connection: sa.Connection) -> list[Rule]:
+            return [
+                rule for part in _chunks(ids) for rule in _read_rules(connection, ALERT_RULES.c.id.in_(part))
+            ]
+
+        return await self._store.run(job)
+
     async def rules_of(self, user_id: str) -> list[Rule]:
         """Return the rules of a user, fired ones too, oldest first."""
         rules = await self._store.run(

@@ -106,8 +106,8 @@ class AlertBook:
         self._is_stopped = False
         self.n_fired = 0
         # For processes that have the same database: what was made and deleted here, and has to be known there.
-        self.on_added: Callable[[Rule], object] = lambda rule: None
-        self.on_deleted: Callable[[int], object] = lambda rule_id: None
+        self.on_added: list[Callable[[Rule], object]] = []
+        self.on_deleted: list[Callable[[int], object]] = []
 
     @property
     def n_waiting(self) -> int:
@@ -204,7 +204,8 @@ class AlertBook:
         if rule is None:
             raise AlertLimitError(self.alerts_per_user)
         self.admit(rule)
-        self.on_added(rule)
+        for tell in self.on_added:
+            tell(rule)
         return rule
 
     async def list(self, user_id: str) -> tuple[Rule, ...]:
@@ -231,7 +232,8 @@ class AlertBook:
         is_deleted = await self._stored.delete_rule(user_id, rule_id)
         if is_deleted:
             self.forget(rule_id)
-            self.on_deleted(rule_id)
+            for tell in self.on_deleted:
+                tell(rule_id)
         return is_deleted
 
     async def _finish(self, request: Coroutine[Any, Any, Result]) -> Result:
@@ -264,6 +266,27 @@ class AlertBook:
         rule = self._rules.pop(rule_id, None)
         if rule is not None:
             self._index.remove(rule.code, rule.alert_type, rule_id)
+
+    async def refresh(self, ids: Sequence[int] | None) -> None:
+        """Take over what other instances have made of the rules in the database: of `ids`, or new ones of all.
+
+        It is asked for the rules, so that instances with databases of their own may tell each other what they like.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        if not self._is_lasting or self._is_stopped:
+            return
+        rules = await (self._stored.waiting_rules() if ids is None else self._stored.rules_with(ids))
+        waiting = {rule.id: rule for rule in rules if rule.fired_ms is None}
+        for rule in waiting.values():
+            try:
+                self.admit(rule)
+            except ValueError as error:
+                _log.warning("an alert of another instance is left out", rule=rule.id, error=str(error))
+        for rule_id in ids or ():
+            if rule_id not in waiting:
+                self.forget(rule_id)
 
     # Prices.
 

@@ -24,7 +24,8 @@ _MEETING_SECONDS: Final = 0.15
 class Awaiting:
     """Listens to what clients want, and lets them wait for it. Belongs to the thread of the event loop.
 
-    `wanted` says which codes are looked at here, for whatever reason.
+    `wanted` says which codes are looked at here, for whatever reason. `up_since` is when Redis came to be there, None
+    while it is away.
     """
 
     def __init__(
@@ -51,20 +52,20 @@ class Awaiting:
         self._wanted = wanted
         self._clock = clock
         self._waiters: list[tuple[float, frozenset[int], Callable[[], None]]] = []
-        self._up_since: float | None = None
+        self.up_since: float | None = None
         self._down_since: float | None = None
 
     def note_down(self) -> None:
         """Redis is away."""
         if self._down_since is None:
             self._down_since = self._clock()
-            self._up_since = None
+            self.up_since = None
 
     def note_up(self) -> float:
         """Redis is there; returns for how many seconds it was not."""
         now = self._clock()
         away = 0.0 if self._down_since is None else now - self._down_since
-        self._down_since, self._up_since = None, now
+        self._down_since, self.up_since = None, now
         return away
 
     def missing(self, kind: str, names: Iterable[str]) -> frozenset[int]:
@@ -116,7 +117,7 @@ class Awaiting:
             # At the start it is to be there soon; later, its absence delays nobody.
             is_starting = self._down_since is not None and now - self._down_since < WAIT_SECONDS
             return frozenset(shards) if is_starting else frozenset()
-        if self._up_since is not None and now - self._up_since < _MEETING_SECONDS:
+        if self.up_since is not None and now - self.up_since < _MEETING_SECONDS:
             return frozenset(shards)
         return frozenset(shard for shard in shards if not self._is_heard(shard))
 

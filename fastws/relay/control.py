@@ -22,17 +22,40 @@ _Number = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 
 
 FeedState = Literal["live", "stale", "reconnecting", "stopped"]
+TableName = Literal["users", "interest"]
+
+MAX_KEY_SIZE: Final = 1024
+"""Characters of a key of a table."""
+
+MAX_RANK: Final = 1000
+
+Pair: TypeAlias = tuple[
+    Annotated[int, Meta(ge=0, le=2**62)],
+    Annotated[int, Meta(ge=0, le=2**62)],
+]
+Entries: TypeAlias = dict[Annotated[str, Meta(min_length=1, max_length=MAX_KEY_SIZE)], Pair]
+
+NOTHING: Final[Pair] = (0, 0)
+"""What a key that is not in a table has."""
 
 
 class ControlError(FastwsError):
     """A message that is none of these."""
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """An instance can run a feed, or `is_owner` of it and does. `rank` is its place in the row; see `Post`."""
+
+    rank: Annotated[int, Meta(ge=0, le=MAX_RANK)]
+    is_owner: bool
+
+
 class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     """An instance is there. `positions` are those of its last update of each shard; empty when it is leaving.
 
-    `name` is for people. `feeds` are the states of its own feeds. `figures` are what statistics of all instances
-    together add up.
+    `name` is for people. `feeds` are the states of the feeds that it runs, `claims` are of those that it can run.
+    `figures` are what statistics of all instances together add up. `tables` are the numbers of the last changes that it
+    has told of its tables.
     """
 
     origin: Origin
@@ -40,6 +63,8 @@ class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     positions: Annotated[list[_Position], Meta(max_length=MAX_SHARDS)]
     feeds: Annotated[dict[_FeedName, FeedState], Meta(max_length=16)] = {}
     figures: Annotated[dict[Annotated[str, Meta(max_length=64)], _Figure], Meta(max_length=64)] = {}
+    claims: Annotated[dict[_FeedName, Claim], Meta(max_length=16)] = {}
+    tables: dict[TableName, _Position] = {}
 
 
 class ValuesRequest(msgspec.Struct, frozen=True, tag="values"):
@@ -80,7 +105,53 @@ class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
     extra: bytes | None = None
 
 
-Message: TypeAlias = Announcement | ValuesRequest | GapRequest | Kick | UserAlert
+class TablePart(msgspec.Struct, frozen=True, tag="table"):
+    """What has changed in a table of an instance: the change with the number `serial`.
+
+    Or, with `n_left` more to come, a part of the whole table as it was after that change; `is_first` the first.
+    """
+
+    origin: Origin
+    table: TableName
+    serial: _Position
+    entries: Entries
+    n_left: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    is_first: bool = False
+
+
+class TablesRequest(msgspec.Struct, frozen=True, tag="tables"):
+    """Somebody wants the whole of these tables."""
+
+    origin: Origin
+    tables: Annotated[list[TableName], Meta(max_length=2)]
+
+
+class Eviction(msgspec.Struct, frozen=True, tag="evict"):
+    """The user's oldest connection is to make room for a newer one elsewhere, if it was opened by `opened_ms`."""
+
+    origin: Origin
+    user_key: Annotated[str, Meta(min_length=1)]
+    opened_ms: Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class RulesChanged(msgspec.Struct, frozen=True, tag="rules"):
+    """Alert rules were made or deleted; their rows in the database, if it is the same one, say what is."""
+
+    origin: Origin
+    ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(max_length=10_000)]
+
+
+Message: TypeAlias = (
+    Announcement
+    | ValuesRequest
+    | GapRequest
+    | Kick
+    | UserAlert
+    | TablePart
+    | TablesRequest
+    | Eviction
+    | RulesChanged
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Message)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from fastws.logs import log_limited
 from fastws.relay.channels import Channels
-from fastws.relay.control import Announcement, FeedState, ValuesRequest, encode
+from fastws.relay.control import Announcement, Claim, FeedState, ValuesRequest, encode
 from fastws.relay.interest import ShardInterest
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
+from fastws.relay.sharing import Sharing
 
 # For how long it is remembered what was heard of an origin that is not heard any more: it may be cut off.
 _GONE_SECONDS: Final = 900.0
@@ -25,8 +26,8 @@ _log = structlog.get_logger("fastws.relay")
 class Meetings:
     """Announces this instance and hears the others do so. Belongs to the thread of the event loop.
 
-    `on_feed` is called with the name of a feed of another instance and its state, whenever that changes. `figures` and
-    `feeds` are asked for what this instance says of itself.
+    `on_feed` is called with the name of a feed of other instances and its state, whenever that changes, and `on_left`
+    with one that has said good-bye. `figures`, `feeds` and `claims` are asked for what this instance says of itself.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Meetings:
         peers: Peers,
         sending: Sending,
         receiving: Receiving,
+        sharing: Sharing,
         *,
         origin: int,
         name: str,
@@ -49,12 +51,15 @@ class Meetings:
         self.on_feed: Callable[[str, str], object] = lambda feed, status: None
         self.figures: Callable[[], dict[str, int]] = dict
         self.feeds: Callable[[], dict[str, FeedState]] = dict
+        self.claims: Callable[[], dict[str, Claim]] = dict
+        self.on_left: Callable[[Peer], object] = lambda peer: None
         self._origin = origin
         self._link = link
         self._channels = channels
         self._interest = interest
         self._sending = sending
         self._receiving = receiving
+        self._sharing = sharing
         self._clock = clock
         # Origins that were not heard any more, and since when.
         self._gone: dict[int, float] = {}
@@ -68,6 +73,8 @@ class Meetings:
             [] if leaving else positions,
             self.feeds(),
             self.figures(),
+            self.claims(),
+            self._sharing.serials,
         )
         self._link.send(self._channels.control, encode(announcement))
 
@@ -94,10 +101,11 @@ class Meetings:
             peer = self._meet(announcement)
         self.peers.hear(peer)
         peer.figures = announcement.figures
+        peer.claims = announcement.claims
         before, peer.feeds = peer.feeds, announcement.feeds
-        for feed, status in announcement.feeds.items():
-            if before.get(feed) != status:
-                self.on_feed(feed, status)
+        if before != peer.feeds:
+            self._tell_feeds((*before, *peer.feeds))
+        self._sharing.announced(peer, announcement.tables)
         self._receiving.announced(peer.origin, announcement.positions)
 
     def look_after(self, now: float) -> None:
@@ -119,10 +127,9 @@ class Meetings:
     def _forget(self, peer: Peer, reason: str, *, is_over: bool) -> None:
         """Count a peer as gone. If it comes back and its run is not over, what was missed of it is still known."""
         self.peers.remove(peer)
-        for feed in peer.feeds:
-            # Unless another one has it, too.
-            states = [other.feeds[feed] for other in self.peers if feed in other.feeds]
-            self.on_feed(feed, states[0] if states else "stopped")
+        if is_over:
+            self.on_left(peer)
+        self._tell_feeds(peer.feeds)
         _log.info("an instance has left", instance=peer.name, reason=reason, instances=len(self.peers) + 1)
         self._receiving.give_up(peer.origin)
         if is_over:
@@ -133,6 +140,29 @@ class Meetings:
         if self._interest.shards and len(self.peers):
             request = ValuesRequest(self._origin, sorted(self._interest.shards))
             self._link.send(self._channels.control, encode(request))
+
+    def state_of(self, feed: str) -> FeedState:
+        """The state of a feed at the instance that runs it; of several, see `Post`, the one that is to go on."""
+        found = [
+            (
+                peer.feeds[feed] != "live",
+                claim.rank if claim is not None else 0,
+                peer.origin,
+                peer.feeds[feed],
+            )
+            for peer in self.peers
+            for claim in (peer.claims.get(feed),)
+            if feed in peer.feeds
+        ]
+        return min(found)[3] if found else "stopped"
+
+    def is_anyone_feeding(self) -> bool:
+        """Whether another instance can run a feed, and may want to know what is looked at here."""
+        return any(peer.claims for peer in self.peers)
+
+    def _tell_feeds(self, names: Iterable[str]) -> None:
+        for feed in dict.fromkeys(names):
+            self.on_feed(feed, self.state_of(feed))
 
     def _end(self, origin: int) -> None:
         """Nothing comes of this origin any more."""

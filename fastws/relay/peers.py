@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from fastws.relay.control import Claim, FeedState
+    from fastws.relay.tables import PeerTable
 
 SILENCE_SECONDS: Final = 5.0
 """After how long an instance that announces itself every second counts as gone."""
 
 
 class Peer:
-    """Another instance. `name` is for people; `feeds` and `figures` are those that it announced last."""
+    """Another instance. `name` is for people; `claims`, `feeds` and `figures` are those that it announced last.
 
-    __slots__ = ("feeds", "figures", "heard_at", "name", "origin")
+    `announced_at` is when that was, `heard_at` also when it was excused. `tables` are what it has told of its own.
+    """
+
+    __slots__ = (
+        "announced_at",
+        "claims",
+        "feeds",
+        "figures",
+        "heard_at",
+        "name",
+        "origin",
+        "tables",
+        "tables_asked_at",
+    )
 
     def __init__(self, origin: int, name: str, heard_at: float) -> None:
         self.origin = origin
         self.name = name
-        self.heard_at = heard_at
-        self.feeds: Mapping[str, str] = {}
+        self.heard_at = self.announced_at = heard_at
+        self.claims: Mapping[str, Claim] = {}
+        self.feeds: Mapping[str, FeedState] = {}
         self.figures: Mapping[str, int] = {}
+        self.tables: dict[str, PeerTable] = {}
+        self.tables_asked_at: dict[str, float] = {}
 
 
 class Peers:
@@ -43,15 +63,16 @@ class Peers:
         return peer
 
     def hear(self, peer: Peer) -> None:
-        peer.heard_at = self._clock()
+        peer.heard_at = peer.announced_at = self._clock()
 
     def remove(self, peer: Peer) -> None:
         del self._peers[peer.origin]
 
     def excuse(self) -> None:
         """Give all of them time again: for a while nobody could be heard."""
+        now = self._clock()
         for peer in self._peers.values():
-            self.hear(peer)
+            peer.heard_at = now
 
     def lost(self) -> list[Peer]:
         """Those that were not heard for too long."""

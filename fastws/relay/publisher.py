@@ -18,6 +18,8 @@ from fastws.feeds.waiting import Waiting, take_expired
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
+from fastws.relay.control import FeedState
+from fastws.relay.keeper import FeedKeeper
 from fastws.relay.relay import Relay
 
 _LOOK_SECONDS: Final = 0.1
@@ -69,6 +71,12 @@ class RelayPublisher:
     @property
     def n_waiting(self) -> int:
         return len(self._waiting)
+
+    def make_keeper(
+        self, feed: str, *, rank: int, patience: float, status: Callable[[], FeedState]
+    ) -> FeedKeeper:
+        """What decides whether this process brings the prices; see `FeedKeeper`."""
+        return FeedKeeper(self._relay, feed, rank=rank, patience=patience, status=status, clock=self._clock)
 
     def offer(self, updates: Iterable[PriceUpdate]) -> None:
         now = self._clock()

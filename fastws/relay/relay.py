@@ -21,8 +21,12 @@ from fastws.relay.channels import Channels
 from fastws.relay.control import (
     Announcement,
     ControlError,
+    Eviction,
     GapRequest,
     Kick,
+    RulesChanged,
+    TablePart,
+    TablesRequest,
     UserAlert,
     ValuesRequest,
     decode,
@@ -36,6 +40,7 @@ from fastws.relay.meetings import Meetings
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
+from fastws.relay.sharing import Sharing
 
 _TICK_SECONDS: Final = 0.05
 _ANNOUNCE_SECONDS: Final = 1.0
@@ -78,9 +83,10 @@ class Relay:
         self.counts = RelayCounts()
         self.origin = secrets.randbits(62) + 1
         self.peers = Peers(clock)
-        # What others say that is no market's matter.
+        # What others say that is no market's matter; of rules also None, when something may not have been heard.
         self.on_kick: Callable[[Kick], object] = lambda kick: None
         self.on_alert: Callable[[UserAlert], object] = lambda alert: None
+        self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
@@ -118,6 +124,7 @@ class Relay:
             n_shards=n_shards,
             clock=clock,
         )
+        self.sharing = Sharing(hub, self.link, self._channels, self.peers, origin=self.origin, clock=clock)
         self.meetings = Meetings(
             self.link,
             self._channels,
@@ -125,6 +132,7 @@ class Relay:
             self.peers,
             self.sending,
             self.receiving,
+            self.sharing,
             origin=self.origin,
             name=name,
             n_shards=n_shards,
@@ -175,6 +183,7 @@ class Relay:
                 if self.link.is_up:
                     self.receiving.look_after_gaps(now)
                 self._awaiting.release()
+                self.sharing.tell()
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
                 log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
@@ -183,6 +192,9 @@ class Relay:
     def _every_second(self, now: float) -> None:
         self._awaiting.refresh()
         if self.link.is_up:
+            self.sharing.look(is_anyone_feeding=self.meetings.is_anyone_feeding())
+            # Before the numbers of what was told are announced.
+            self.sharing.tell()
             self.meetings.announce()
             self.meetings.look_after(now)
         self.sending.forget_answers(now)
@@ -193,6 +205,11 @@ class Relay:
     def is_up(self) -> bool:
         """Whether Redis is there."""
         return self.link.is_up
+
+    @property
+    def up_since(self) -> float | None:
+        """When Redis came to be there, by the clock; None while it is away."""
+        return self._awaiting.up_since
 
     @property
     def n_streams_with_gaps(self) -> int:
@@ -215,7 +232,7 @@ class Relay:
         """See `Awaiting.when_heard`."""
         self._awaiting.when_heard(missing, then)
 
-    def say(self, message: Kick | UserAlert) -> None:
+    def say(self, message: Kick | UserAlert | RulesChanged) -> None:
         """Tell all instances that are there; one that is away does not hear of it later."""
         self.link.send(self._channels.control, encode(message))
 
@@ -247,8 +264,16 @@ class Relay:
             self.sending.repeat(message)
         elif isinstance(message, Kick):
             self.on_kick(message)
-        else:
+        elif isinstance(message, UserAlert):
             self.on_alert(message)
+        elif isinstance(message, TablePart):
+            self.sharing.receive(message)
+        elif isinstance(message, TablesRequest):
+            self.sharing.hand_out(message)
+        elif isinstance(message, Eviction):
+            self.sharing.on_eviction(message)
+        else:
+            self.on_rules(message)
 
     # Redis.
 
@@ -263,6 +288,7 @@ class Relay:
         self.peers.excuse()
         self.meetings.announce()
         self.receiving.ask_soon()
+        self.on_rules(None)
 
     def _on_listening(self, channel: str) -> None:
         if self._channels.is_of_shard(channel):

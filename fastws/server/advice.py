@@ -25,6 +25,10 @@ def warnings(settings: Settings) -> list[str]:
         )
     elif n < FEW_CONNECTIONS and not settings.connection_limit:
         lines.append(f"only {n} connections fit; {raise_limit}")
+    if settings.feed_standby and settings.feed == "none":
+        lines.append(
+            "feed_standby is set and there is no feed to run; name it with feed as the first server does"
+        )
     token = settings.admin_token
     if token is not None and len(token) < MIN_TOKEN_SIZE:
         lines.append(

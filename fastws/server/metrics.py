@@ -46,6 +46,7 @@ from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 
 if TYPE_CHECKING:
+    from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
     from fastws.server.shared import Shared
 
@@ -111,6 +112,9 @@ class MetricsView(Protocol):
 
     @property
     def relay(self) -> Relay | None: ...
+
+    @property
+    def keeper(self) -> FeedKeeper | None: ...
 
 
 def add_metrics_routes(
@@ -383,6 +387,19 @@ class ServerCollector(Collector):
                 {supervisor.feed.name: supervisor.n_failures},
                 "feed",
             )
+            keeper = self._server.keeper
+            yield _gauge(
+                "feed_owner",
+                "1 where this server runs the feed, 0 where it stands by",
+                {supervisor.feed.name: int(keeper is None or keeper.is_owner)},
+                "feed",
+            )
+            yield _counter(
+                "feed_takeovers",
+                "times that this server has taken a feed over from another one",
+                {supervisor.feed.name: 0 if keeper is None else keeper.post.n_takeovers},
+                "feed",
+            )
             for figure in supervisor.feed.figures():
                 make = _counter if figure.kind == "counter" else _gauge
                 yield make(figure.name, figure.about, figure.values, *figure.labels)
@@ -448,6 +465,12 @@ class ServerCollector(Collector):
         yield _gauge("relay_up", "1 while the relay is there", int(relay.is_up))
         yield _counter("relay_connects", "times that the relay was reached", link.n_connects)
         yield _gauge("relay_instances", "other instances that are heard", len(relay.peers))
+        yield _gauge(
+            "relay_entries",
+            "entries of tables that this server tells others: users with connections, and codes looked at",
+            relay.sharing.sizes,
+            "table",
+        )
         yield _gauge("relay_shards", "channels listened to", len(relay.shards))
         yield _counter("relay_envelopes", "envelopes of updates, by what happened", counts.envelopes, "what")
         yield _counter(

@@ -28,7 +28,7 @@ from fastws.dialects.realtime import RealtimeDialect
 from fastws.dialects.screener import ScreenerDialect
 from fastws.dialects.targets import Targets
 from fastws.errors import InstrumentError, SettingsError
-from fastws.feeds.base import Feed, FeedSupervisor
+from fastws.feeds.base import RECONNECTING, STOPPED, Feed, FeedState, FeedSupervisor
 from fastws.feeds.kis import KISFeed, KISOptions, find_keys, has_servable
 from fastws.feeds.poll import NO_SOURCE, PollFeed
 from fastws.feeds.replay import ReplayFeed
@@ -37,11 +37,12 @@ from fastws.feeds.sources import Source, SourceSetupError, open_source
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
+from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert
-from fastws.market.alert_store import number_text
+from fastws.market.alert_store import Rule, number_text
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments, TableChange
-from fastws.market.interest import Interest, find_interest
+from fastws.market.interest import NO_INTEREST, Interest, find_interest
 from fastws.market.market import Market
 from fastws.market.portfolio_queries import QueryError
 from fastws.market.portfolio_reader import Reloaded
@@ -49,7 +50,7 @@ from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.relay.address import parse_address
-from fastws.relay.control import Kick, UserAlert
+from fastws.relay.control import Eviction, Kick, RulesChanged, UserAlert
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
 from fastws.server import stats
@@ -73,6 +74,7 @@ from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
 
 if TYPE_CHECKING:
+    from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
 
 _AWAITED_SECONDS: Final = 3.0
@@ -263,10 +265,13 @@ class Server:
         self.last_values = LastValues(
             self.market, self.store, interval=settings.save_interval, is_saving=is_owner
         )
+        self._refreshing: set[asyncio.Task[None]] = set()
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
-        feed = make_feed(settings, self.market.instruments, self._interest)
-        self.supervisor = None if feed is None else FeedSupervisor(feed, self.market)
+        feed = make_feed(settings, self.market.instruments, self._wanted)
+        self.supervisor = (
+            None if feed is None else FeedSupervisor(feed, self.market, tell=self._on_feed_status)
+        )
         self._application = ApplicationClient()
         self.authenticator = Authenticator(settings, fetch=fetch, ask=self._application.ask)
         self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
@@ -309,12 +314,23 @@ class Server:
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
         self.relay = self._make_relay()
         self.targets.elsewhere = self.relay
+        # None where there is no feed, or nobody else who could run it.
+        self.keeper: FeedKeeper | None = None
         if self.relay is not None:
             self.relay.on_kick = self._on_kick
             self.relay.on_alert = self._on_alert
             self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
-            self.relay.meetings.feeds = self._own_feeds
+            self.relay.sharing.interest = self.own_interest
+            self.relay.sharing.user = self.admission.presence.connections_of
+            self.relay.sharing.on_eviction = self._on_eviction
+            self.admission.presence.elsewhere = self.relay.sharing
+            self.admission.presence.on_changed = self.relay.sharing.note_user
+            self.keeper = self._make_keeper(self.relay)
+        if self.relay is not None and settings.relay is not None:
+            self.relay.on_rules = self._on_rules
+            self.alerts.on_added.append(self._on_rule_added)
+            self.alerts.on_deleted.append(self._on_rule_changed)
         self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
         admin = admin_place(settings)
@@ -361,10 +377,12 @@ class Server:
             await self.alerts.load()
             self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             await self._take_stored_instruments()
-            if (self.worker is None or self.worker.is_owner) and not self.store.claim():
+            is_first = self.worker is None or self.worker.is_owner
+            if is_first and not self.store.claim() and self.settings.relay is None:
                 _log.warning(
                     "another server uses this database: an alert made at one of them does not fire at the other, and "
-                    "each saves its last values over the other's; give each a database of its own",
+                    "each saves its last values over the other's; join them with a relay, or give each a database "
+                    "of its own",
                     database=self.store.shown_url,
                 )
             if self.store.is_in_memory or (
@@ -410,7 +428,7 @@ class Server:
             await self.listener.start()
             begun.push_async_callback(self.listener.close)
             if self.supervisor is not None:
-                self.supervisor.start()
+                self._start_feed(self.supervisor)
             self._begun = begun.pop_all()
 
     def _make_relay(self) -> Relay | None:
@@ -436,6 +454,29 @@ class Server:
             wanted=self.own_interest,
             **link,
         )
+
+    def _make_keeper(self, relay: Relay) -> FeedKeeper | None:
+        supervisor = self.supervisor
+        if supervisor is None:
+            return None
+        from fastws.relay.keeper import FeedKeeper  # noqa: PLC0415 - for those who are not alone
+
+        return FeedKeeper(
+            relay,
+            supervisor.feed.name,
+            rank=self.settings.feed_standby,
+            patience=self.settings.feed_takeover,
+            status=lambda: supervisor.status,
+            on_change=self._show_feed,
+            clock=time.monotonic,
+        )
+
+    def _start_feed(self, supervisor: FeedSupervisor) -> None:
+        if self.keeper is None:
+            supervisor.start()
+        else:
+            self._show_feed()
+            self.keeper.start(supervisor.run, has_given_up=lambda: supervisor.has_given_up)
 
     async def _take_stored_instruments(self) -> None:
         newer = await with_stored(self.store, self.market.instruments)
@@ -505,7 +546,7 @@ class Server:
             return
         try:
             async with asyncio.timeout(seconds):
-                await self.supervisor.stop()
+                await (self.supervisor if self.keeper is None else self.keeper).stop()
         except TimeoutError:
             _log.warning("the feed did not end and was left behind", seconds=seconds)
         except Exception:
@@ -539,11 +580,6 @@ class Server:
             return [], dict.fromkeys(codes, NO_SOURCE)
         return await feed.force(codes)
 
-    def _interest(self) -> Mapping[str, Interest]:
-        """What clients look at, those of other workers included."""
-        own = self.own_interest()
-        return own if self.shared is None else self.shared.with_others(own)
-
     def own_interest(self) -> Mapping[str, Interest]:
         """What clients look at, watched portfolios hold and alerts wait for; the latter two may be many, so they are
         gone through every few seconds."""
@@ -551,6 +587,15 @@ class Server:
         if now - self._awaited_at >= _AWAITED_SECONDS:
             self._awaited, self._awaited_at = self.alerts.codes() | self.portfolios.codes(), now
         return find_interest(self.hub, self.market.instruments, self._awaited)
+
+    def _wanted(self) -> Mapping[str, Interest]:
+        """What is to be brought: what is looked at here, and at all instances that this one brings prices to."""
+        wanted = dict(self.own_interest())
+        if self.relay is not None:
+            for code, (n_viewers, n_others) in self.relay.sharing.wanted_elsewhere().items():
+                here = wanted.get(code, NO_INTEREST)
+                wanted[code] = Interest(here.n_viewers + n_viewers, here.n_others + n_others)
+        return wanted
 
     async def hear(self, code: str) -> None:
         """Wait until what other instances have published of `code` is here; see `Relay.missing`."""
@@ -586,6 +631,7 @@ class Server:
             self.sessions,
             self.listener,
             self.limits,
+            feed_roles=self._feed_roles,
             uptime=time.monotonic() - self._made_at,
             is_draining=self.is_draining,
         )
@@ -594,9 +640,19 @@ class Server:
         """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
         own = self.stats()
         if self.relay is None:
-            return stats.together(own, {"this one": stats.summable(own)})
-        peers = {peer.name: peer.figures for peer in self.relay.peers}
-        return stats.together(own, {self.relay.name: stats.summable(own), **peers})
+            return stats.together(own, [stats.Instance("this one", stats.summable(own), self._feed_roles)])
+        instances = [stats.Instance(self.relay.name, stats.summable(own), self._feed_roles)]
+        for peer in self.relay.peers:
+            roles = {feed: "owner" if claim.is_owner else "standby" for feed, claim in peer.claims.items()}
+            instances.append(stats.Instance(peer.name, peer.figures, roles))
+        return stats.together(own, instances)
+
+    @property
+    def _feed_roles(self) -> dict[str, str]:
+        """Which part this instance has in its feed; alone it is always the owner."""
+        if self.supervisor is None:
+            return {}
+        return {self.supervisor.feed.name: "owner" if self.keeper is None else self.keeper.role}
 
     @property
     def allow_anonymous(self) -> bool:
@@ -628,7 +684,10 @@ class Server:
 
     def user_stats(self, user_key: str) -> dict[str, Any]:
         """The member `user_stats` of ``/realtime/status/``."""
-        return stats.user_stats(self.admission, user_key)
+        found = stats.user_stats(self.admission, user_key)
+        if self.relay is not None:
+            found["connections_elsewhere"] = self.relay.sharing.n_connections(user_key)
+        return found
 
     def connections(self, *, has_subscriptions: bool = True) -> Iterator[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``."""
@@ -694,13 +753,57 @@ class Server:
             self.admission.mail.tell(told.user_key, alert)
 
     def _on_feed(self, feed: str, status: str) -> None:
-        # Of one that runs here as well, this server knows better.
-        if feed not in self._own_feeds():
+        if self.keeper is not None and feed == self.keeper.feed:
+            self._show_feed()
+        else:
             self.market.set_feed_status(feed, status)
 
-    def _own_feeds(self) -> dict[str, Any]:
-        name = None if self.supervisor is None else self.supervisor.feed.name
-        return {feed: status for feed, status in self.market.feeds.items() if feed == name}
+    def _on_eviction(self, eviction: Eviction) -> None:
+        self.admission.presence.evict_oldest(eviction.user_key, eviction.opened_ms)
+
+    def _on_rules(self, changed: RulesChanged | None) -> None:
+        task = self.hub.loop.create_task(
+            self._refresh_rules(None if changed is None else changed.ids), name="alerts of other instances"
+        )
+        self._refreshing.add(task)
+        task.add_done_callback(self._refreshing.discard)
+
+    async def _refresh_rules(self, ids: Sequence[int] | None) -> None:
+        try:
+            await self.alerts.refresh(ids)
+        except StoreError as error:
+            log_limited(
+                _log, "alerts-not-refreshed", "alerts of other instances are not known here", error=str(error)
+            )
+
+    # What happens to alerts and to the feed here.
+
+    def _on_rule_added(self, rule: Rule) -> None:
+        if self.relay is not None:
+            # Its price may come from another instance before anybody has looked at it here.
+            self.relay.missing("stock", (rule.code,))
+        self._on_rule_changed(rule.id)
+
+    def _on_rule_changed(self, rule_id: int) -> None:
+        if self.relay is not None:
+            self.relay.say(RulesChanged(self.relay.origin, [rule_id]))
+
+    def _on_feed_status(self, feed: str, status: FeedState) -> None:
+        if self.keeper is None:
+            self.market.set_feed_status(feed, status)
+        else:
+            self._show_feed()
+            self.keeper.tell()
+
+    def _show_feed(self) -> None:
+        """Tell the state of the feed that this instance can run, wherever it is run."""
+        keeper, supervisor, relay = self.keeper, self.supervisor, self.relay
+        if keeper is None or supervisor is None or relay is None:
+            return
+        status = supervisor.status if keeper.post.is_owner else relay.meetings.state_of(keeper.feed)
+        if status == STOPPED and keeper.post.is_settling:
+            status = RECONNECTING
+        self.market.set_feed_status(keeper.feed, status)
 
     def _figures(self) -> dict[str, int]:
         return stats.summable(self.stats())

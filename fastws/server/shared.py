@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from fastws.logs import log_limited
 from fastws.market.alert_store import Rule
-from fastws.market.interest import NO_INTEREST, Interest
 from fastws.server import api, together
 from fastws.server.http import json_response
 from fastws.server.metrics import PARENT, parent_exposition, workers_exposition
@@ -22,9 +20,6 @@ from fastws.server.workers import OWNER, Worker
 if TYPE_CHECKING:
     from fastws.server.server import Server
 
-_INTEREST_SECONDS: Final = 1.0
-# What a worker has said of its clients' interest counts for so long: it may have ended.
-_INTEREST_LASTS: Final = 5.0
 _FORCE_SECONDS: Final = 20.0
 _PUBLISH_SECONDS: Final = 5.0
 _LISTED_SLICE: Final = 100
@@ -49,7 +44,6 @@ class _Answer(msgspec.Struct):
 _kicks: Final = msgspec.json.Decoder(_Kick)
 _answers: Final = msgspec.msgpack.Decoder(_Answer)
 _rules: Final = msgspec.msgpack.Decoder(Rule)
-_interests: Final = msgspec.msgpack.Decoder(tuple[int, dict[str, tuple[int, int]]])
 _ids: Final = msgspec.msgpack.Decoder(list[int] | None)
 _codes: Final = msgspec.msgpack.Decoder(list[str])
 _forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str]])
@@ -62,7 +56,6 @@ class Shared:
     1. What there is to be one of is the owner's: it runs the feed, publishes what comes over HTTP, so that the order of
        requests is the order of updates, and saves last values. While it is not there, others publish themselves.
     2. All have the same database. A rule for alerts that one of them makes waits at all of them, and fires once.
-    3. The feed brings what clients of all of them look at.
     """
 
     def __init__(self, server: Server, worker: Worker) -> None:
@@ -70,8 +63,6 @@ class Shared:
         self._server = server
         self._siblings = worker.siblings
         self._metrics: Callable[[bool, bool], bytes] = lambda is_open, is_whole: b""
-        self._others: dict[int, tuple[float, dict[str, Interest]]] = {}
-        self._task: asyncio.Task[None] | None = None
         self._siblings.answers |= {
             "stats": self._answer_stats,
             "n_connections": self._answer_n_connections,
@@ -84,10 +75,9 @@ class Shared:
             "force_update": self._answer_force_update,
             "rule added": self._take_rule,
             "rule deleted": self._drop_rule,
-            "interest": self._take_interest,
         }
-        server.alerts.on_added = lambda rule: self._siblings.tell("rule added", _encode(rule))
-        server.alerts.on_deleted = lambda rule_id: self._siblings.tell("rule deleted", b"%d" % rule_id)
+        server.alerts.on_added.append(lambda rule: self._siblings.tell("rule added", _encode(rule)))
+        server.alerts.on_deleted.append(lambda rule_id: self._siblings.tell("rule deleted", b"%d" % rule_id))
 
     @property
     def is_owner(self) -> bool:
@@ -99,13 +89,8 @@ class Shared:
 
     def start(self) -> None:
         self._siblings.start()
-        if not self.is_owner and self.worker.has_choosy_feed:
-            self._task = asyncio.get_running_loop().create_task(self._tell_interest())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
         await self._siblings.stop()
 
     # Figures.
@@ -195,36 +180,3 @@ class Shared:
 
     async def _answer_force_update(self, data: bytes) -> bytes:
         return _encode(await self._server.force_update(_codes.decode(data)))
-
-    # Interest.
-
-    def with_others(self, own: Mapping[str, Interest]) -> Mapping[str, Interest]:
-        """Add what clients of other workers look at to what those of this one do."""
-        if not self._others:
-            return own
-        now = asyncio.get_running_loop().time()
-        merged = dict(own)
-        for worker, (told_at, interest) in list(self._others.items()):
-            if now - told_at > _INTEREST_LASTS:
-                del self._others[worker]
-                continue
-            for code, (n_viewers, n_others) in interest.items():
-                known = merged.get(code, NO_INTEREST)
-                merged[code] = Interest(known.n_viewers + n_viewers, known.n_others + n_others)
-        return merged
-
-    async def _tell_interest(self) -> None:
-        while True:
-            try:
-                own = {code: tuple(wanted) for code, wanted in self._server.own_interest().items()}
-                self._siblings.tell("interest", _encode((self.worker.number, own)), worker=OWNER)
-            except Exception:
-                # A fault of ours, after which the feed would know nothing of these clients.
-                log_limited(_log, "interest-untold", "interest was not told", level="error", exc_info=True)
-            await asyncio.sleep(_INTEREST_SECONDS)
-
-    async def _take_interest(self, data: bytes) -> bytes:
-        number, told = _interests.decode(data)
-        interest = {code: Interest(*wanted) for code, wanted in told.items()}
-        self._others[number] = asyncio.get_running_loop().time(), interest
-        return b""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from fastws._core import Hub
 from fastws._market import utc_text
@@ -36,10 +36,11 @@ def totals(
     listener: Listener,
     limits: Limits,
     *,
+    feed_roles: Mapping[str, str],
     uptime: float,
     is_draining: bool,
 ) -> dict[str, Any]:
-    """The body of ``/v1/ws/stats``."""
+    """The body of ``/v1/ws/stats``. `feed_roles`: see :class:`Instance`."""
     by_type = {"stock": 0, "market": 0, "sector": 0}
     counts = hub.subscription_counts()
     by_type |= {kind: n for kind, n in counts.items() if kind in by_type or (kind == "portfolio" and n)}
@@ -67,6 +68,7 @@ def totals(
         "sequence": hub.sequence,
         "epoch": hub.epoch,
         "feeds": market.feeds,
+        "feed_roles": dict(feed_roles),
         "connections_accepted": hub.n_accepted,
         "closes": {str(code): n for code, n in sorted(hub.closes.items())},
         "accept_pauses": listener.accept_pauses,
@@ -94,19 +96,29 @@ def summable(body: Mapping[str, Any]) -> dict[str, int]:
     return figures | {f"{_BY_TYPE}.{kind}": n for kind, n in body[_BY_TYPE].items()}
 
 
-def together(body: Mapping[str, Any], instances: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """The body of :func:`totals` with the sums of all `instances`, and what each of them has by its name."""
+class Instance(NamedTuple):
+    """What one instance has: the figures of :func:`summable`, and which part it has in each feed, ``owner`` or
+    ``standby``."""
+
+    name: str
+    figures: Mapping[str, int]
+    feed_roles: Mapping[str, str] = {}
+
+
+def together(body: Mapping[str, Any], instances: Sequence[Instance]) -> dict[str, Any]:
+    """The body of :func:`totals` with the sums of all `instances`, and what each of them has."""
     sums: dict[str, int] = {}
-    for figures in instances.values():
-        for name, n in figures.items():
+    for instance in instances:
+        for name, n in instance.figures.items():
             sums[name] = sums.get(name, 0) + n
     by_type = {kind: sums.get(f"{_BY_TYPE}.{kind}", 0) for kind in body[_BY_TYPE]}
     by_type |= {
         name.removeprefix(f"{_BY_TYPE}."): n for name, n in sums.items() if name.startswith(f"{_BY_TYPE}.")
     }
     shown = [
-        {"name": name} | {each: figures.get(each, 0) for each in _SUMMABLE}
-        for name, figures in instances.items()
+        {"name": instance.name, "feed_roles": dict(instance.feed_roles)}
+        | {each: instance.figures.get(each, 0) for each in _SUMMABLE}
+        for instance in instances
     ]
     return {
         **body,

@@ -33,7 +33,6 @@ from fastws.server.places import TcpPlace, admin_place
 from fastws.server.reload import carry_over
 from fastws.server.workers import Crew, Failure, Outcome, Ready, Worker, encode, settings_of
 from fastws.settings import Settings
-from fastws.settings_checks import parse_feed
 
 _BEAT_SECONDS: Final = 1.0
 # A worker that has lived so long has not died of how it starts.
@@ -242,7 +241,6 @@ class Supervisor:
             number,
             len(self._slots),
             is_database_private=self._directory is not None,
-            has_choosy_feed=parse_feed(self._settings.feed).kind in ("kis", "poll"),
         )
         return lifecycle.serve(adapt(self._settings), lambda: adapt(self._read_again()), worker)
 

@@ -57,8 +57,7 @@ class Worker:
     """This process as number `number` of `n_workers`, which count from 1. Belongs to the thread of the event loop.
 
     `on_stop` and `on_reload` are called when the parent asks for it, `on_stop` also when the parent is gone: a worker
-    does not outlive it. `is_database_private`: the database ends with the parent. `has_choosy_feed`: the feed brings
-    what clients look at.
+    does not outlive it. `is_database_private`: the database ends with the parent.
     """
 
     def __init__(
@@ -68,12 +67,10 @@ class Worker:
         n_workers: int,
         *,
         is_database_private: bool = False,
-        has_choosy_feed: bool = False,
     ) -> None:
         self.number = number
         self.n_workers = n_workers
         self.is_database_private = is_database_private
-        self.has_choosy_feed = has_choosy_feed
         self.crew = Crew((), (0,) * n_workers)
         self.on_stop: Callable[[], object] = lambda: None
         self.on_reload: Callable[[], object] = lambda: None
@@ -129,7 +126,7 @@ def settings_of(
         "database": settings.database or database,
     }
     if number != OWNER:
-        changed["feed"] = "none"
+        changed |= {"feed": "none", "feed_standby": 0}
     if settings.connection_limit:
         changed["connection_limit"] = math.ceil(settings.connection_limit / settings.workers)
     return msgspec.structs.replace(settings, **changed)

@@ -84,7 +84,7 @@ async def prices(one: Client, n: int) -> list[dict[str, Any]]:
     """The next `n` live prices of a client."""
     found: list[dict[str, Any]] = []
     while len(found) < n:
-        found += updates(await one.receive())
+        found += [update for update in updates(await one.receive()) if update["type"] == "price_update"]
     return found
 
 

@@ -122,6 +122,8 @@ SANS_IO = {
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",
     "fastws.relay.peers",
+    "fastws.relay.posts",
+    "fastws.relay.tables",
     "fastws.relay.ring",
     "fastws.relay.streams",
     "fastws._alerts",

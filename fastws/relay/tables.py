@@ -1,0 +1,139 @@
+"""Tables that every instance has of its own and knows of all others: texts with two numbers each. Sans-IO.
+
+What is in them is absolute, so that repeating it changes nothing; changes are numbered, so that a missing one shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final
+
+from fastws.relay.control import MAX_KEY_SIZE, NOTHING, Entries, Pair, TableName, TablePart
+
+PART_ENTRIES: Final = 2000
+"""Entries of one message: some 100 KB."""
+
+
+class OwnTable:
+    """A table of this instance, told to the others.
+
+    1. `put` is cheap and tells nothing; `changes` tells what differs from what was told.
+    2. Every message of changes has the next number. What is put and taken back in between is never told.
+    3. Keys of more than `MAX_KEY_SIZE` characters are not told.
+    """
+
+    def __init__(self, origin: int, name: TableName) -> None:
+        self.name = name
+        self.serial = 0
+        self._origin = origin
+        self._told: dict[str, Pair] = {}
+        self._changed: dict[str, Pair] = {}
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def put(self, key: str, pair: Pair) -> None:
+        """Set an entry; `NOTHING` removes it."""
+        if len(key) <= MAX_KEY_SIZE:
+            self._changed[key] = pair
+
+    def replace(self, entries: Mapping[str, Pair]) -> None:
+        """Make `entries` all that the table holds."""
+        for key in self._told:
+            if key not in entries:
+                self.put(key, NOTHING)
+        for key, pair in entries.items():
+            if self._told.get(key) != pair:
+                self.put(key, pair)
+
+    def changes(self) -> Iterator[TablePart]:
+        """Yield what is to be told. To be exhausted."""
+        if not self._changed:
+            return
+        changed, self._changed = self._changed, {}
+        told = self._told
+        news = {key: pair for key, pair in changed.items() if told.get(key, NOTHING) != pair}
+        for key, pair in news.items():
+            if pair == NOTHING:
+                del told[key]
+            else:
+                told[key] = pair
+        for part in _parts(news):
+            self.serial += 1
+            yield TablePart(self._origin, self.name, self.serial, part)
+
+    def whole(self) -> list[TablePart]:
+        """Return all that was told, in parts; changes that are told between two of them do no harm."""
+        parts = list(_parts(self._told)) or [{}]
+        return [
+            TablePart(self._origin, self.name, self.serial, part, n_left=len(parts) - 1 - i, is_first=i == 0)
+            for i, part in enumerate(parts)
+        ]
+
+
+class PeerTable:
+    """A table of another instance, as far as it is known.
+
+    1. Before the whole table has come it is empty, unless nothing was ever told.
+    2. A change whose number is not the next one shows that others are missing: then, and until the whole table has
+       come again, what is known stays, and changes that do come count.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Pair] = {}
+        self.is_whole = False
+        self._serial = 0
+        # The whole table, while it comes in parts, and the changes that came between them.
+        self._coming: dict[str, Pair] | None = None
+        self._between: list[TablePart] = []
+
+    def get(self, key: str) -> Pair:
+        return self.entries.get(key, NOTHING)
+
+    def announced(self, serial: int) -> None:
+        """Hear from the instance that `serial` is the number of its last change."""
+        if serial == 0 and not self._serial:
+            self.is_whole = True
+        elif serial > self._serial:
+            # Each tick tells changes before an announcement does, and both come in this order.
+            self.is_whole = False
+
+    def receive(self, part: TablePart) -> None:
+        if part.n_left is not None:
+            self._receive_whole(part, part.n_left)
+            return
+        if self._coming is not None:
+            self._between.append(part)
+        if part.serial > self._serial:
+            if part.serial > self._serial + 1:
+                self.is_whole = False
+            self._serial = part.serial
+            self._apply(part.entries)
+
+    def _receive_whole(self, part: TablePart, n_left: int) -> None:
+        if part.is_first:
+            self._coming, self._between = {}, []
+        if self._coming is None:
+            return  # its beginning was lost
+        self._coming.update(part.entries)
+        if n_left:
+            return
+        between, self._between = self._between, []
+        self.entries, self._coming = self._coming, None
+        self.is_whole, self._serial = True, part.serial
+        for change in between:
+            self.receive(change)
+
+    def _apply(self, entries: Entries) -> None:
+        for key, pair in entries.items():
+            if pair == NOTHING:
+                self.entries.pop(key, None)
+            else:
+                self.entries[key] = pair
+
+
+def _parts(entries: Entries) -> Iterator[Entries]:
+    items = iter(entries.items())
+    while part := dict(islice(items, PART_ENTRIES)):
+        yield part
