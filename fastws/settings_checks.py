@@ -58,12 +58,6 @@ def check(settings: Settings) -> None:
         except AddressError as error:
             # Not shown, because what is wrong with it may be the password in it.
             raise settings.error("relay", str(error), f"write such as {EXAMPLES}") from None
-    elif settings.feed_standby:
-        raise settings.error(
-            "feed_standby",
-            "without a relay there is no other server to stand by for",
-            "set relay, or leave feed_standby out",
-        )
     if not _PREFIX.fullmatch(settings.relay_prefix):
         raise settings.error(
             "relay_prefix",
@@ -82,6 +76,17 @@ def check(settings: Settings) -> None:
         )
     _check_admin_bind(settings)
     _check_workers(settings)
+
+
+def check_standby(settings: Settings) -> None:
+    """Raise SettingsError where nobody could be stood by for. A server and the price-feed service ask; with neither,
+    the setting is as good as any other."""
+    if settings.feed_standby and settings.relay is None:
+        raise settings.error(
+            "feed_standby",
+            "without a relay there is no other server to stand by for",
+            "set relay, or leave feed_standby out",
+        )
 
 
 class FeedSpec(NamedTuple):

@@ -28,6 +28,7 @@ from fastws.feeds.sources import SourceSetupError
 from fastws.relay.address import parse_address
 from fastws.server.server import find_source
 from fastws.settings import Settings
+from fastws.settings_checks import check_standby
 
 FEED_FLAGS: Final = (
     "source",
@@ -104,6 +105,7 @@ def _add_polling_flags(command: argparse.ArgumentParser) -> None:
 
 def _feed(options: argparse.Namespace) -> int:
     settings = begin(options)
+    check_standby(settings)
     urls = [] if settings.relay is not None and not settings.publish_url else publish_urls(settings)
     if urls and not settings.admin_token:
         # Not by `settings.error`: that would say that it comes from the default.

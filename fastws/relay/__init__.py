@@ -40,6 +40,22 @@ nothing. Who is not heard for 5 s counts as gone, and goes on where it was when 
 **Joining.** Whoever begins to listen to a shard asks all peers for their last values of it. They may come while live
 updates do: stamps tell which is newer.
 
+**Feeds.** Of the instances that can run a feed, one does: its owner. `posts` says which, and what the others wait for:
+`feed_standby` is the place of an instance in the row, and `feed_takeover` how long an owner may be silent. Whoever has
+the feed keeps it. Redis being away changes nothing; an owner that only Redis cannot reach goes on and is replaced, so
+that there are two until they hear of each other. KIS refuses the second session of an app key or ends the first, and
+its feed tries again only after a minute. Owners know what the clients of all instances look at, a second later.
+
+**Users.** Instances tell each other how many connections each user has, within 50 ms, as a table of which only changes
+are sent. So `connections_per_user` holds for all of them together, but for those that come to different instances
+within about 0.1 s: of these each instance may let in as many as it sees room for. The connections of an instance that
+has died count for 5 s more. Limits of addresses and in all are each instance's own. While Redis is away, every
+instance counts its own users only.
+
+**Kicks and alerts** are told to the instances that are there. A token that was kicked is refused by those, and not by
+one that was away. Alert rules are the database's: whoever makes or deletes one tells the others its number, and those
+that have the same database look it up there. Each holds prices against them, and the database decides who fires.
+
 **When Redis is away,** local clients get what is published locally as ever. Envelopes wait in a bounded queue; what
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
 `SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by chance.
@@ -47,6 +63,7 @@ falls out of it is a gap, which is repaired or declared. Both connections are gi
 Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control` the
 messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what is
 expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits for
-them, `meetings` who is there and `peers` as far as they are heard, `delays` when Redis is tried again, `counts` what
-has passed, `relay` all of it together.
+them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
+`sharing` what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `delays`
+when Redis is tried again, `counts` what has passed, `relay` all of it together.
 """

@@ -26,7 +26,7 @@ from fastws.server.server import (
 from fastws.server.stored import find_queries, query_error
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings
-from fastws.settings_checks import parse_bind, parse_feed
+from fastws.settings_checks import check_standby, parse_bind, parse_feed
 
 # sun_path has 108 bytes on Linux and 104 on macOS, the last of which ends the path.
 _MAX_SOCKET_PATH: Final = 103
@@ -161,6 +161,7 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("symbols_file",): _check_symbols_file,
     ("feed", "kis_keys"): _check_feed,
     ("feed", "symbols_file"): _check_kis_symbols,
+    ("feed_standby", "relay"): check_standby,
     ("database", "portfolios_query", "positions_query", "closes_query", "changes_query"): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

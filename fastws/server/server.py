@@ -71,7 +71,7 @@ from fastws.server.tls import make_tls
 from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 from fastws.settings import Settings
-from fastws.settings_checks import parse_feed
+from fastws.settings_checks import check_standby, parse_feed
 
 if TYPE_CHECKING:
     from fastws.relay.keeper import FeedKeeper
@@ -236,6 +236,7 @@ class Server:
         self.takes_updates = True
         self._made_at = time.monotonic()
         self._stopped_by = math.inf
+        check_standby(settings)
         self.hub = Hub(
             asyncio.get_running_loop(),
             epoch=secrets.token_hex(4),

@@ -174,7 +174,11 @@ def test_a_password_is_never_shown(tmp_path: Path, redis: RedisServer) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value", "problem"),
-    [("relay_shards", "6", "no power of two"), ("relay_prefix", "a b", "other characters")],
+    [
+        ("relay_shards", "6", "no power of two"),
+        ("relay_prefix", "a b", "other characters"),
+        ("feed_standby", "1", "feed_standby: without a relay there is no other server"),
+    ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, setting: str, value: str, problem: str) -> None:
     found = run(tmp_path, "check-config", **{setting: value})

@@ -17,7 +17,7 @@ from fastws.auth.tokens import sign
 from fastws.kis.testing import FakeKIS
 from tests.clients import Client, client, updates
 from tests.redis_server import RedisServer
-from tests.serving import Server, run, until
+from tests.serving import Server, until
 
 ADMIN = "an admin token"
 SECRET = "a secret of at least thirty-two bytes"
@@ -260,6 +260,7 @@ def whole(server: Server) -> dict[str, Any] | None:
     return body if is_whole else None
 
 
+@pytest.mark.long
 async def test_what_a_dead_server_had_goes_to_others(servers: list[Server]) -> None:
     """Its feed to the next in the row, and the room that its users had back to them; then a stopped one's."""
     one, two, three = servers
@@ -308,6 +309,7 @@ async def serving(
             await asyncio.to_thread(server.end)
 
 
+@pytest.mark.long
 async def test_kis_has_one_session_for_what_all_look_at(
     tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,9 +337,3 @@ async def test_kis_has_one_session_for_what_all_look_at(
 
 def is_status(message: dict[str, Any], status: str) -> bool:
     return any(update["type"] == "feed_status" and update["status"] == status for update in updates(message))
-
-
-def test_a_standby_needs_others(tmp_path: Path) -> None:
-    found = run(tmp_path, "check-config", feed="sim", feed_standby=1)
-    assert found.returncode == 2
-    assert "feed_standby: without a relay there is no other server" in found.stderr

@@ -16,11 +16,13 @@ from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws._core import Dialect, Hub
 from fastws._market import Instrument, MarketStatus, PriceUpdate, encode_screener
 from fastws._relay import shard_of
+from fastws.feeds.base import FeedState
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.relay import links, peers
+from fastws.relay import links, peers, posts
 from fastws.relay import relay as relays
 from fastws.relay.address import parse_address
+from fastws.relay.keeper import FeedKeeper
 from fastws.relay.links import Link
 from fastws.relay.relay import Relay
 from tests.redis_server import RedisServer
@@ -395,3 +397,152 @@ async def test_a_partition_heals(start: Start, redis: RedisServer, monkeypatch: 
             assert all(values == sorted(values) for values in each.seen.values())
             await until(partial(has_counted, each, 2 * n))
         proxy.kill()
+
+
+class Runner:
+    """What can run a feed at an instance, and how often and when it did."""
+
+    def __init__(self, instance: Instance, rank: int) -> None:
+        self.instance = instance
+        self.status: FeedState = "stopped"
+        self.n_runs = 0
+        self.keeper = FeedKeeper(
+            instance.relay,
+            "feed",
+            rank=rank,
+            patience=1.0,
+            status=lambda: self.status,
+            clock=time.monotonic,
+        )
+        self.keeper.start(self.run)
+
+    async def run(self) -> None:
+        self.n_runs += 1
+        self.status = "live"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.status = "stopped"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes faster for everything that waits to hear of others."""
+    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(relays, "_ANNOUNCE_SECONDS", 0.2)
+    for name in ("SETTLE_SECONDS", "HANDOVER_SECONDS"):
+        monkeypatch.setattr(posts, name, 0.4)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_feed_changes_hands_with_its_owner_and_not_with_redis(
+    start: Start, redis: RedisServer
+) -> None:
+    async with FaultProxy.run(redis.port) as proxy, AsyncExitStack() as stack:
+        runners = []
+        for rank, url in enumerate((f"redis://127.0.0.1:{proxy.port}/0", redis.url, redis.url)):
+            runner = Runner(await start(url=url), rank)
+            stack.push_async_callback(runner.keeper.stop)
+            runners.append(runner)
+
+        def run_it(*wanted: Runner) -> Callable[[], bool]:
+            return lambda: [each for each in runners if each.status == "live"] == list(wanted)
+
+        one, two, three = runners
+        await until(run_it(one))
+        await until(lambda: two.keeper.owner == three.keeper.owner == one.instance.relay.name)
+
+        # Redis away, for longer than anybody waits for an owner: nothing happens.
+        redis.kill()
+        await until(lambda: not any(each.instance.relay.is_up for each in runners))
+        lost_at = time.monotonic()
+        await until(lambda: time.monotonic() - lost_at > 1.2)
+        await asyncio.to_thread(redis.start)
+        await meeting(*(each.instance for each in runners))
+        assert run_it(one)()
+        assert (one.n_runs, two.n_runs, three.n_runs) == (1, 0, 0)
+
+        # Redis cannot reach the owner, which goes on; the next in the row takes over; then they hear of each other.
+        proxy.is_open = False
+        proxy.stall()
+        await until(run_it(one, two))
+        proxy.is_open = True
+        await until(run_it(one))
+        assert (one.n_runs, two.n_runs, three.n_runs) == (1, 1, 0)
+        assert two.keeper.owner == three.keeper.owner == one.instance.relay.name
+
+        # It stops, and says so.
+        await one.keeper.stop()
+        await until(run_it(two))
+        assert two.keeper.post.n_takeovers == 2
+        proxy.kill()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_users_of_others_count_while_they_are_heard(start: Start, redis: RedisServer) -> None:
+    async with FaultProxy.run(redis.port) as proxy:
+        one, two = await start(), await start()
+        three = await start(url=f"redis://127.0.0.1:{proxy.port}/0")
+        held: dict[Instance, dict[str, tuple[int, int]]] = {one: {}, two: {}, three: {}}
+        for instance, users in held.items():
+            instance.relay.sharing.user = lambda key, users=users: users.get(key, (0, 0))  # type: ignore[misc]
+
+        def set_user(instance: Instance, key: str, n: int) -> None:
+            held[instance][key] = (n, 10) if n else (0, 0)
+            instance.relay.sharing.note_user(key)
+
+        def counts(instance: Instance, *keys: str) -> list[int]:
+            return [instance.relay.sharing.n_connections(key) for key in keys]
+
+        for i in range(5000):
+            set_user(two, f"u{i}", 1)
+        await meeting(one, two, three)
+        set_user(three, "u7", 2)
+        await until(lambda: counts(one, "u0", "u7", "u4999", "other") == [1, 3, 1, 0])
+
+        # One that comes later asks for all there is.
+        four = await start()
+        await until(lambda: counts(four, "u0", "u7", "u4999") == [1, 3, 1])
+
+        # One that is not heard any more gives back what it had, and has it again when it is back.
+        proxy.is_open = False
+        proxy.stall()
+        await until(lambda: counts(one, "u7") == [1])
+        await until(lambda: not three.relay.is_up)
+        assert counts(three, "u7") == [0]
+        set_user(three, "u7", 1)
+        proxy.is_open = True
+        await until(lambda: counts(one, "u7") == [2] and counts(three, "u7") == [1])
+
+        # Without Redis everybody is alone; what was lost meanwhile is found out.
+        redis.kill()
+        await until(lambda: not one.relay.is_up)
+        assert counts(one, "u0", "u7") == [0, 0]
+        set_user(two, "u0", 0)
+        await asyncio.to_thread(redis.start)
+        await until(lambda: counts(one, "u0", "u7", "u1") == [0, 2, 1])
+        proxy.kill()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_lost_change_of_a_table_is_found_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = await start(), await start()
+    await meeting(one, two)
+    two.relay.sharing.user = lambda key: (1, 5)
+    sent = Link.send
+
+    n_lost = 0
+
+    def lossy(link: Link, channel: str, data: bytes) -> None:
+        nonlocal n_lost
+        # Changes, and not the whole table.
+        if link is two.relay.link and b"n_left\xc0" in data:
+            n_lost += 1
+        else:
+            sent(link, channel, data)
+
+    monkeypatch.setattr(Link, "send", lossy)
+    two.relay.sharing.note_user("kim")
+    await until(lambda: one.relay.sharing.n_connections("kim") == 1)
+    assert n_lost == 1
