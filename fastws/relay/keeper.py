@@ -89,6 +89,9 @@ class FeedKeeper:
                         work = None
                 elif work is None:
                     work = asyncio.create_task(run(), name=f"feed {self.feed}")
+                    # Once it has begun: before, its state is that of one that is stopped.
+                    await asyncio.sleep(0)
+                    self._tell_all()
                 elif work.done():
                     work.result()
                     if has_given_up():
@@ -152,9 +155,7 @@ class FeedKeeper:
             # Whoever loses it says so once it has ended; see `_end`.
             self._is_ending = is_running and not change.is_owner
             self._log_change(change)
-            if change.is_owner:
-                self._tell_all()
-            else:
+            if not change.is_owner:
                 self._on_change()
 
     async def _end(self, work: asyncio.Task[None]) -> None:

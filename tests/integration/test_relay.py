@@ -284,8 +284,9 @@ async def test_the_state_of_a_feed_is_known_at_all(
     async with client(one.url) as each:
         owner = Server(tmp_path, "--relay", redis.url, "--feed", "sim")
         try:
-            status = await each.until_type("feed_status")
-            assert (status["feed"], status["status"]) == ("simulator", "live")
+            states = [await each.until_type("feed_status") for _ in range(2)]
+            assert [state["feed"] for state in states] == ["simulator"] * 2
+            assert [state["status"] for state in states] == ["reconnecting", "live"]
             assert one.get_json("/health")["price_feed_running"]
         finally:
             owner.end()
