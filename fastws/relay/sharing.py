@@ -17,7 +17,7 @@ from fastws.relay.control import (
     TablesRequest,
     encode,
 )
-from fastws.relay.links import Link
+from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
 from fastws.relay.tables import OwnTable, PeerTable
 
@@ -43,7 +43,7 @@ class Sharing:
     def __init__(
         self,
         hub: Hub,
-        link: Link,
+        link: AnyLink,
         channels: Channels,
         peers: Peers,
         *,
