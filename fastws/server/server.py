@@ -686,7 +686,7 @@ class Server:
     def user_stats(self, user_key: str) -> dict[str, Any]:
         """The member `user_stats` of ``/realtime/status/``."""
         found = stats.user_stats(self.admission, user_key)
-        if self.relay is not None:
+        if self.relay is not None and self.settings.relay is not None:
             found["connections_elsewhere"] = self.relay.sharing.n_connections(user_key)
         return found
 

@@ -187,8 +187,9 @@ def _add_realtime(body: dict[str, Any], other: Mapping[str, Any]) -> None:
     if "user_stats" in body and "user_stats" in other:
         mine, theirs = body["user_stats"], other["user_stats"]
         mine["connection_count"] += theirs["connection_count"]
-        # To this worker, those of the others are elsewhere.
-        mine["connections_elsewhere"] = max(0, mine["connections_elsewhere"] - theirs["connection_count"])
+        if "connections_elsewhere" in mine:
+            # To this worker, those of the others are elsewhere.
+            mine["connections_elsewhere"] = max(0, mine["connections_elsewhere"] - theirs["connection_count"])
         for kind, names in theirs["subscriptions"].items():
             held = mine["subscriptions"][kind]
             mine["subscriptions"][kind] = list(dict.fromkeys((*held, *names)))
