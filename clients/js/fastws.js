@@ -21,6 +21,10 @@ const REFRESH_MARGIN_MS = 30_000;
 const TARGETS_PER_MESSAGE = 500;
 // The server says at most once a second that it drops requests.
 const RESEND_MS = 1_100;
+// Of the time for a sign of life so much is given to a connection that may have been cut off, e.g. by a laptop's sleep.
+const PROBE_SHARE = 1 / 3;
+// Two clocks that run apart by so much were stepped, or have slept.
+const CLOCK_STEP_MS = 2_000;
 
 const JWT = /^[\w.-]+$/;
 
@@ -53,11 +57,20 @@ class Link {
   #token = null;
   #mayHaveToken;
   #clockSkewMs = 0;
+  #clocksApartMs = 0;
   #heardAt = 0;
   #pingedAt = 0;
+  #pingedDate = 0;
   #timers = new Map();
-  #onVisibility = () => this.#options.pauseHidden && this._onHidden(this.isHidden);
-  #onOnline = () => this.#state === "waiting" && this.#announcedMs === null && this.#open();
+  #onVisibility = () => {
+    if (this.#options.pauseHidden) {
+      this._onHidden(this.isHidden);
+    }
+    if (globalThis.document?.visibilityState !== "hidden") {
+      this.#hurry();
+    }
+  };
+  #onOnline = () => this.#hurry();
 
   constructor(url, options = {}) {
     const base = globalThis.location?.href;
@@ -156,8 +169,13 @@ class Link {
   }
 
   _greeted(timestamp) {
-    this.#clockSkewMs = (Date.parse(timestamp) || Date.now()) - Date.now();
+    this.#setClock(timestamp);
     this.#scheduleRefresh();
+  }
+
+  #setClock(timestamp) {
+    this.#clockSkewMs = (Date.parse(timestamp) || this.now()) - Date.now();
+    this.#clocksApartMs = clocksApartMs();
   }
 
   _announced(delayMs) {
@@ -180,7 +198,8 @@ class Link {
     this.#become("connecting");
     try {
       if (this.#mayHaveToken && (this.#token === null || this.#isDue())) {
-        this.#token = (await this.#askToken()) ?? null;
+        // Of somebody who is not logged in it may be empty.
+        this.#token = (await this.#askToken()) || null;
       }
       if (turn !== this.#turn) {
         return;
@@ -225,6 +244,9 @@ class Link {
     }
     if (message?.type === "connection") {
       this.#beat();
+    } else if (message?.type === "pong" && Math.abs(Date.now() - this.#pingedDate) < CLOCK_STEP_MS) {
+      // It comes ahead of all that waits, so that it is as new as a greeting, if nobody has slept meanwhile.
+      this.#setClock(message.timestamp);
     }
     try {
       this._receive(message);
@@ -241,19 +263,47 @@ class Link {
       // In hidden tabs timers come late, so it is not enough that nothing was heard for long.
       if (this.#pingedAt > this.#heardAt) {
         this.#drop("no sign of life");
-        return;
+      } else if (Math.abs(clocksApartMs() - this.#clocksApartMs) > CLOCK_STEP_MS) {
+        this.#probe();
+      } else if (performance.now() - this.#heardAt >= 0.9 * heartbeatMs) {
+        this.#askForLife();
+      } else {
+        this.#beat();
       }
-      if (performance.now() - this.#heardAt >= 0.9 * heartbeatMs) {
-        this.#pingedAt = performance.now();
-        this.send(this._ping);
+    });
+  }
+
+  #askForLife() {
+    this.#pingedAt = performance.now();
+    this.#pingedDate = Date.now();
+    this.send(this._ping);
+    this.#beat();
+  }
+
+  /** The user looks, or there is a network again: what would come sooner or later is done now. */
+  #hurry() {
+    if (this.#state === "waiting" && this.#announcedMs === null) {
+      this.#open();
+    } else if (this.#state === "open") {
+      this.#probe();
+    }
+  }
+
+  /** The connection may be gone, and values older than they look: see, without waiting for the silence to be long. */
+  #probe() {
+    this.#askForLife();
+    this._after("probe", PROBE_SHARE * this.#options.heartbeatMs, () => {
+      if (this.#pingedAt > this.#heardAt) {
+        this.#drop("no sign of life");
       }
-      this.#beat();
     });
   }
 
   /** Give a connection up without waiting for the other side, which may be gone. */
   #drop(reason) {
-    this.#release();
+    const socket = this.#release();
+    // Those of `ws` would wait for the other side for half a minute, and keep a program from ending.
+    socket?.terminate?.();
     this.#onClose(ABNORMAL, reason);
   }
 
@@ -265,6 +315,7 @@ class Link {
       socket.onmessage = socket.onclose = socket.onerror = () => {};
       socket.close(1000);
     }
+    return socket;
   }
 
   #onClose(code, reason) {
@@ -355,7 +406,7 @@ class Link {
     const turn = this.#turn;
     try {
       const token = isDue ? await this.#askToken() : null;
-      const isNew = turn === this.#turn && token != null && token !== this.#token;
+      const isNew = turn === this.#turn && token && token !== this.#token;
       if (isNew && this.send(this._tokenMessage(token))) {
         this.#token = token;
       }
@@ -512,21 +563,31 @@ export class Fastws extends Link {
   /** Ask for all that is held, ahead of what was not answered. */
   #askAgain() {
     this.#forgetPauses();
+    const wanted = this.#wanted();
     const waiting = this.#requests.filter((one) => !one.isOwn);
     this.#requests = [];
     this.#isPaused = false;
     if (this.isHidden) {
       this.#request({ type: "pause" });
     }
-    this.#askFor(() => true);
+    this.#askFor(wanted);
     this.#requests.push(...waiting);
     waiting.forEach(({ message }) => this.send(message));
   }
 
-  /** Ask for what is held and wanted; `isWanted` is called with type and target. */
-  #askFor(isWanted) {
-    for (const [subscription_type, held] of this.#held) {
-      const wanted = new Map([...held].filter(([target]) => isWanted(subscription_type, target)));
+  /** What is held and wanted still: not what a request that waits gives up. Pairs as `#held` has them. */
+  #wanted(isWanted = () => true) {
+    const givenUp = new Set(
+      this.#requests
+        .filter(({ message }) => message.type === "unsubscribe")
+        .flatMap(({ message }) => message.targets.map((target) => `${message.subscription_type}:${target}`)),
+    );
+    const isLeft = (type, target) => !givenUp.has(`${type}:${target}`) && isWanted(type, target);
+    return [...this.#held].map(([type, held]) => [type, new Map([...held].filter(([target]) => isLeft(type, target)))]);
+  }
+
+  #askFor(pairs) {
+    for (const [subscription_type, wanted] of pairs) {
       for (const [options, alike] of byOptions(wanted)) {
         for (const targets of chunks(alike, TARGETS_PER_MESSAGE)) {
           const message = { type: "subscribe", subscription_type, targets, ...JSON.parse(options) };
@@ -676,8 +737,9 @@ export class Fastws extends Link {
       return;
     }
     this.#isRestoring = false;
-    const isMissing = (type, target) => !restored_subscriptions[type]?.includes(target);
-    const isWhole = [...this.#held].every(([type, held]) => [...held.keys()].every((one) => !isMissing(type, one)));
+    const restored = new Map(Object.entries(restored_subscriptions).map(([type, targets]) => [type, new Set(targets)]));
+    const missing = this.#wanted((type, target) => !restored.get(type)?.has(target));
+    const isWhole = missing.every(([, targets]) => targets.size === 0);
     this.#enter(recovered && isWhole);
     const waiting = this.#requests;
     this.#requests = [];
@@ -685,7 +747,7 @@ export class Fastws extends Link {
       this.#requests.push({ message: { type: "snapshot" }, resolve: () => {}, isAnswered: true });
     }
     this._opened(recovered && isWhole, () => {
-      this.#askFor(isMissing);
+      this.#askFor(missing);
       this.#requests.push(...waiting);
       waiting.forEach(({ message }) => this.send(message));
     });
@@ -908,6 +970,11 @@ function refused({ targets = [] }, reason) {
   return { targets: [], rejected: targets.map((target) => ({ target, reason })) };
 }
 
+/** How far the clock of the day is ahead of the one that is never set: it changes when one of them stands still. */
+function clocksApartMs() {
+  return Date.now() - performance.now();
+}
+
 /** When a JWT ends, in milliseconds since 1970; Infinity for one that does not, or cannot be read. */
 function expiryOf(token) {
   try {
@@ -941,7 +1008,10 @@ function byOptions(held) {
   const groups = new Map();
   for (const [target, options] of held) {
     const text = JSON.stringify(options);
-    groups.set(text, [...(groups.get(text) ?? []), target]);
+    if (!groups.has(text)) {
+      groups.set(text, []);
+    }
+    groups.get(text).push(target);
   }
   return groups;
 }

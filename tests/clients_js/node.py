@@ -202,6 +202,11 @@ class Proxy:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
+    @property
+    def n_open(self) -> int:
+        """How many connections there are."""
+        return len(self._pairs)
+
     def stall(self) -> None:
         """Let nothing pass any more on the connections that there are, as when a cable is pulled."""
         self._may_pass.clear()

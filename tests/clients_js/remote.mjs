@@ -5,6 +5,9 @@
 //      {"client": name, "call": method, "arguments": […], "n": number}   answered by {"n": number, "value": …}
 //      {"client": name, "token": text | null | {"throw": text}}          what the token hook is to give
 //      {"client": name, "report": true, "n": number}                     what a recording client has got until now
+//      {"client": name, "throws": type}                                  a handler of this type fails from now on
+//      {"page": "hidden" | "visible" | "online"}                         what a browser would say to all clients
+//      {"clock": milliseconds}                                           the clock of the day is set forward
 // Out: {"client": name, "type": …, "event": …} for every event but, where it records, updates and batches.
 import { createInterface } from "node:readline";
 
@@ -20,6 +23,23 @@ const TYPES = [
   "asset_update",
 ];
 
+// What of a browser the client heeds; whether a hidden tab is one is for Chromium to say (test_a_hidden_tab_pauses).
+const page = new EventTarget();
+globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+globalThis.addEventListener = page.addEventListener.bind(page);
+globalThis.removeEventListener = page.removeEventListener.bind(page);
+globalThis.reportError = ({ message }) => tell({ client: message, type: "reported" });
+
+function change(what) {
+  if (what === "online") {
+    page.dispatchEvent(new Event(what));
+  } else {
+    document.visibilityState = what;
+    document.dispatchEvent(new Event("visibilitychange"));
+  }
+}
+
+const realNow = Date.now;
 const clients = new Map();
 const tell = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -72,8 +92,20 @@ for await (const line of createInterface({ input: process.stdin })) {
     make(order);
     continue;
   }
+  if (order.page) {
+    change(order.page);
+    continue;
+  }
+  if (order.clock) {
+    Date.now = () => realNow() + order.clock;
+    continue;
+  }
   const entry = clients.get(order.client);
-  if ("token" in order) {
+  if (order.throws) {
+    entry.client.on(order.throws, () => {
+      throw new Error(order.client);
+    });
+  } else if ("token" in order) {
     entry.tokens.push(order.token);
     entry.wake();
   } else if (order.report) {

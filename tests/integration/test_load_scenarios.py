@@ -139,6 +139,7 @@ def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
     assert out["run"]["published_per_second"] == pytest.approx(2000, rel=0.3)
 
 
+@pytest.mark.long
 async def test_a_run_ends_on_values_that_the_last_server_has() -> None:
     """Also when its clients are through before the server that dies under them has a successor: what was published to
     the dead one at last may have died with it, and no client could end on that."""
