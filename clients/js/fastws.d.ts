@@ -328,7 +328,7 @@ export type ClientMessage = { id?: string | number } & (
 export interface Options {
   /**
    * A JWT; or what is called for one before the first connection, before the last one ends, and after the server has
-   * refused it. It may return null to go on without. Where it throws or rejects, an `error` event tells, and it is
+   * refused it. It may return null, or nothing, to go on without. Where it throws or rejects, an `error` event tells, and it is
    * called again later.
    */
   token?: string | (() => string | null | undefined | Promise<string | null | undefined>);
@@ -338,7 +338,10 @@ export interface Options {
   pauseHidden?: boolean;
   /** Milliseconds for an attempt, up to the restored session; default 15,000. */
   handshakeMs?: number;
-  /** Milliseconds of silence after which the server is asked for a sign of life, and then given up; default 15,000. */
+  /**
+   * Milliseconds of silence after which the server is asked for a sign of life, and after as many again given up; after
+   * a third of them where the tab has just been shown, the network is back, or the machine has slept. Default 15,000.
+   */
   heartbeatMs?: number;
   /** Milliseconds: reconnecting waits for a random part of a range that doubles from `min` (500) to `max` (30,000). */
   backoff?: { min?: number; max?: number };

@@ -45,7 +45,8 @@ class Client(BaseClient[Message]):
         connect_attempts: how often to try at first, before the first connection; 0: for ever. Later there is no end.
         request_timeout: seconds for the answer to a request, over all interruptions.
         ping_interval: seconds of silence after which the server is asked for a sign of life; without one within
-            `ping_timeout` seconds the connection counts as lost.
+            `ping_timeout` seconds the connection counts as lost. When the machine has slept it is asked within 5 s, and
+            given no more than that.
         compression: whether to offer permessage-deflate, which saves three quarters of the bytes and costs the client
             some processor time. The server compresses what is long enough.
         proxy: the URL of a proxy to go through, ``http://``, ``https://`` or ``socks5://``, with a name and a password
