@@ -9,74 +9,12 @@ from pathlib import Path
 
 import jwt
 
+from tests.browser.access import check_that_it_is_found, contrast, focus, unnamed
 from tests.browser.dashboard import PATH, dashboard
 from tests.browser.test_js_client import ADMIN, book, price, publish
 from tests.conftest import StartServer
 
 SECRET = "a secret of more than thirty-two bytes"
-
-# Every text that is seen, with its contrast to what is painted below it, as WCAG 2 has it; those under the limit.
-LOW_CONTRAST = """
-(() => {
-  const canvas = new OffscreenCanvas(1, 1);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  const paint = (colors) => {
-    context.clearRect(0, 0, 1, 1);
-    for (const color of colors) { context.fillStyle = color; context.fillRect(0, 0, 1, 1); }
-    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let n = 0;
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const element = node.parentElement;
-    if (!node.data.trim() || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-    if (element.closest(".spoken, .skip, option")) continue;
-    const below = [];
-    for (let up = element; up; up = up.parentElement) below.unshift(getComputedStyle(up).backgroundColor);
-    const style = getComputedStyle(element);
-    const back = paint(["white", ...below]);
-    const front = paint(["white", ...below, style.color]);
-    const [light, dark] = [luminance(back), luminance(front)].sort((a, b) => b - a);
-    const ratio = (light + 0.05) / (dark + 0.05);
-    const size = parseFloat(style.fontSize);
-    const isLarge = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    n += 1;
-    const name = element.id || element.className;
-    if (ratio < (isLarge ? 3 : 4.5)) found.push(`${name} "${node.data}" ${ratio.toFixed(2)}`);
-  }
-  return { n, found };
-})()
-"""
-FOCUSED = """
-(() => {
-  const element = document.activeElement;
-  const { outlineStyle, outlineWidth } = getComputedStyle(element);
-  const { top, bottom } = element.getBoundingClientRect();
-  return {
-    name: element.id || element.dataset.code || element.dataset.scheme || element.dataset.range || element.textContent,
-    is_seen: outlineStyle !== "none" && parseFloat(outlineWidth) >= 1 && bottom > 0 && top < innerHeight,
-  };
-})()
-"""
-CONTROLS = {
-    "button",
-    "textbox",
-    "combobox",
-    "row",
-    "gridcell",
-    "link",
-    "dialog",
-    "grid",
-    "listbox",
-    "table",
-    "img",
-}
-NAMED = CONTROLS - {"row", "gridcell"}
 
 
 async def test_it_can_be_read_and_used_by_everybody(server: StartServer, tmp_path: Path) -> None:
@@ -98,12 +36,13 @@ async def test_it_can_be_read_and_used_by_everybody(server: StartServer, tmp_pat
         way = []
         for _ in range(30):
             await page.press("Tab")
-            focused = await page.run(FOCUSED)
-            assert focused["is_seen"], focused
-            if focused["name"] in way:
+            focused = await focus(page)
+            assert focused.is_seen, focused
+            assert focused.contrast >= 3, focused
+            if focused.name in way:
                 break
-            way.append(focused["name"])
-            if focused["name"] == "candles":
+            way.append(focused.name)
+            if focused.name == "candles":
                 break
         assert way == [
             *("Skip to the watch-list", "kr", "western", "한국어"),
@@ -121,15 +60,9 @@ async def test_it_can_be_read_and_used_by_everybody(server: StartServer, tmp_pat
         # What a screen reader is told: no control without a name. Prices are not announced.
         await shown.sign_in(token)
         await page.until("!document.querySelector('#alerts-body').hidden")
-        tree = (await page.call("Accessibility.getFullAXTree"))["nodes"]
-        controls = [node for node in tree if not node["ignored"] and node["role"]["value"] in NAMED]
-        assert len(controls) > 20
-        unnamed = [node for node in controls if not node.get("name", {}).get("value", "").strip()]
-        assert unnamed == []
-        # What stands in an empty field is no name of it: it is gone when something is typed.
-        assert await page.run(
-            "[...document.querySelectorAll('input, select')].every((one) => one.labels.length === 1)"
-        )
+        n_controls, nameless = await unnamed(page)
+        assert n_controls > 20
+        assert nameless == []
         live = await page.run(
             "[...document.querySelectorAll('[aria-live], [role=status], [role=alert]')].map((one) => one.id)"
         )
@@ -150,13 +83,16 @@ async def test_it_can_be_read_and_used_by_everybody(server: StartServer, tmp_pat
             await page.prefer(prefers_color_scheme=theme, prefers_reduced_motion="reduce")
             for scheme in ("western", "kr"):
                 await page.click(f"#colours [data-scheme={scheme}]")
-                contrast = await page.run(LOW_CONTRAST)
-                assert contrast["found"] == [], (theme, scheme)
-                assert contrast["n"] > 80
+                measured = await contrast(page)
+                assert measured.too_little == [], (theme, scheme)
+                assert measured.n_texts > 80
+                assert measured.n_fields >= 3
+            await check_that_it_is_found(page)
         await page.run(
             "for (const one of document.querySelectorAll('[data-fresh]')) one.dataset.fresh = 'false'"
         )
-        assert (await page.run(LOW_CONTRAST))["found"] == []
+        await page.run("document.querySelector('#server-age').textContent = '5s old'")
+        assert (await contrast(page)).too_little == []
 
         # Nothing sticks out on the smallest phones, in either language.
         for width in (360, 390, 800, 1180):

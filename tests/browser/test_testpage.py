@@ -16,6 +16,7 @@ from typing import Any
 import jwt
 import pytest
 
+from tests.browser.access import contrast, unnamed
 from tests.browser.devtools import Page, browsing
 from tests.browser.test_js_client import ADMIN, price, publish
 from tests.certificates import files
@@ -468,6 +469,13 @@ async def test_by_keyboard_on_a_phone_and_in_both_languages(
         for theme in ("dark", "light"):
             await tab.click("#choices button:last-of-type")
             assert await tab.run("document.documentElement.dataset.theme") == theme
+            measured = await contrast(tab)
+            assert measured.too_little == [], theme
+            assert measured.n_texts > 40
+            assert measured.n_fields >= 5
+        n_controls, nameless = await unnamed(tab)
+        assert n_controls > 15
+        assert nameless == []
         # The next visit remembers.
         await tab.click("#choices button:first-of-type")
         await tab.open(target.http_url + "/realtime/test/")

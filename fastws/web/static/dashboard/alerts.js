@@ -132,9 +132,9 @@ export class Alerts {
   }
 
   #onFired({ code, alert_type, threshold, current_price, message }) {
-    const rule = this.#ruleText({ code, alert_type, threshold });
+    const rule = this.#ruleText({ alert_type, threshold });
     // In Korean what the rule says; the server's own sentence is English, or a backend's, which is shown as it is.
-    const isKnown = this.#type.querySelector(`option[value="${CSS.escape(alert_type)}"]`) !== null;
+    const isKnown = this.#isKnown(alert_type);
     const title = `${t("alert_fired")}: ${this.#nameOf(code)}`;
     const text = texts.lang === "ko" && isKnown ? `${rule} (${this.#priceText(code, current_price)})` : message;
     this.#notices.alert(title, text);
@@ -150,9 +150,14 @@ export class Alerts {
     return quote === null ? plain(price) : fixed(price, quote.decimals);
   }
 
+  /** Whether it is one of the form's; backends may have others. */
+  #isKnown(alert_type) {
+    return this.#type.querySelector(`option[value="${CSS.escape(alert_type)}"]`) !== null;
+  }
+
   #ruleText({ alert_type, threshold }) {
-    const isKnown = this.#type.querySelector(`option[value="${CSS.escape(alert_type)}"]`) !== null;
-    return `${isKnown ? t(alert_type) : alert_type} ${plain(threshold)}`;
+    const value = plain(threshold);
+    return this.#isKnown(alert_type) ? t(`rule_${alert_type}`, { value }) : `${alert_type} ${value}`;
   }
 
   #showList() {
@@ -181,8 +186,8 @@ export class Alerts {
     return el(
       "li",
       { class: "rule", data: { id: rule.id, fired: String(fired_at !== null) } },
-      el("span", {}, el("span", { class: "rule-name" }, name), " ", text),
-      el("span", { class: "rule-state" }, state),
+      el("span", { class: "rule-name" }, name),
+      el("span", {}, text, " · ", el("span", { class: "rule-state" }, state)),
       remove,
     );
   }

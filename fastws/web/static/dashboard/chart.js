@@ -17,6 +17,8 @@ const BAR_S = 60;
 // Room above and below what is drawn: of its span, of the price where that rests, and at least so many of the smallest
 // steps that a price is written with.
 const ROOM = { span: 0.08, price: 0.0002, steps: 2 };
+const LEFT_PX = 8;
+const CLOCK_PX = 56;
 const AXIS_PX = { least: 56, character: 7, around: 16 };
 
 /** Draws ten times a second at most, also while nothing comes: time goes on. */
@@ -168,12 +170,12 @@ export class Chart {
     return {
       width: this.#host.clientWidth || 300,
       height: this.#host.clientHeight || 200,
-      padding: [8, 0, 0, 8],
+      padding: [8, 0, 0, LEFT_PX],
       legend: { show: false },
       cursor: { drag: { x: false, y: false, setScale: false }, points: { show: () => !this.#hasCandles } },
       scales: { x: { time: true, range: () => this.#xRange() }, y: { range: (_, low, high) => this.#yRange(low, high) } },
       axes: [
-        { ...axis, space: 70, size: 26, values: (_, splits) => splits.map(clock) },
+        { ...axis, space: 70, size: 26, values: (plot, splits) => splits.map((at) => clockWithin(plot, at)) },
         {
           ...axis,
           side: 1,
@@ -292,6 +294,11 @@ export class Chart {
 function axisWidth(labels) {
   const longest = Math.max(0, ...(labels ?? []).map((label) => label.length));
   return Math.max(AXIS_PX.least, AXIS_PX.around + AXIS_PX.character * longest);
+}
+
+/** The time of a label, unless that would begin left of the canvas. */
+function clockWithin(plot, seconds) {
+  return plot.valToPos(seconds, "x") < CLOCK_PX / 2 - LEFT_PX ? "" : clock(seconds);
 }
 
 function clock(seconds) {

@@ -82,7 +82,8 @@ const en = {
   range_15: "15 min",
   range_candles: "Candles",
   range_candles_title: "Candles of one minute, up to 24 hours",
-  chart_note: "Since the page was opened; gaps: no connection",
+  chart_note: "Since the page was opened",
+  chart_note_title: "Where the line has gaps, there was no connection",
 
   ladder: "Order book",
   ask_quantity: "Ask qty",
@@ -113,6 +114,11 @@ const en = {
   change_percent_above: "Change above %",
   change_percent_below: "Change below %",
   volume_above: "Volume above",
+  rule_price_above: "Price above {value}",
+  rule_price_below: "Price below {value}",
+  rule_change_percent_above: "Change above {value}%",
+  rule_change_percent_below: "Change below {value}%",
+  rule_volume_above: "Volume above {value}",
   dismiss: "Dismiss",
   notices: "Notices",
 
@@ -252,7 +258,8 @@ const ko = {
   range_15: "15분",
   range_candles: "캔들",
   range_candles_title: "1분 캔들, 최대 24시간",
-  chart_note: "화면을 연 이후의 가격 (끊긴 부분: 연결 없음)",
+  chart_note: "화면을 연 이후의 가격",
+  chart_note_title: "선이 끊긴 부분은 연결이 없던 구간입니다",
 
   ladder: "호가",
   ask_quantity: "매도 잔량",
@@ -283,6 +290,11 @@ const ko = {
   change_percent_above: "등락률(%) 초과",
   change_percent_below: "등락률(%) 미만",
   volume_above: "거래량 초과",
+  rule_price_above: "가격 {value} 초과",
+  rule_price_below: "가격 {value} 미만",
+  rule_change_percent_above: "등락률 {value}% 초과",
+  rule_change_percent_below: "등락률 {value}% 미만",
+  rule_volume_above: "거래량 {value} 초과",
   dismiss: "닫기",
   notices: "알림 메시지",
 
@@ -310,7 +322,7 @@ const ko = {
   close: "닫기",
 
   server: "서버",
-  test_page: "시험 페이지",
+  test_page: "테스트 페이지",
   server_connections: "연결 수",
   server_rate: "초당 메시지",
   server_interval: "배치 간격",
