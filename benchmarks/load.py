@@ -7,7 +7,7 @@
     python -m benchmarks.load alerts --rules 10000
     python -m benchmarks.load restore --cycles 200
     python -m benchmarks.load clients --kills 500
-    python -m benchmarks.load watchlists --connections 10000
+    python -m benchmarks.load watchlists --connections 10000 --workers 2
     python -m benchmarks.load rush --connections 10000
     python -m benchmarks.load sessions --connections 9000
     python -m benchmarks.load cycles --connections 5000
@@ -246,6 +246,7 @@ def _add_watchlists(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--symbols", type=count, default=2000, metavar="N", help="(default: %(default)d)")
     add("--each", type=count, default=50, metavar="N", help="symbols of a connection (default: %(default)d)")
+    add("--workers", type=count, default=1, metavar="N", help="of the server (default: %(default)d)")
     add("--seed", type=int, default=1, help="of what they subscribe to (default: %(default)d)")
 
 

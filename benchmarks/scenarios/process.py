@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from urllib.request import urlopen
 
 from benchmarks.program import ended_with_us
 from fastws.bench import LoadError
-from fastws.bench.process import Process
+from fastws.bench.process import Process, Sample
 
 # A machine that is busy with other things takes its time.
 START_TIMEOUT_S = 60.0
@@ -34,6 +35,12 @@ def tcp_memory() -> int:
             words = line.split()
             return int(words[words.index("mem") + 1]) * _PAGE
     return 0
+
+
+def _children(pid: int) -> list[Process]:
+    """The processes that a process has started, the first one first."""
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [Process(child) for child in sorted(map(int, words))]
 
 
 def clean_environment() -> dict[str, str]:
@@ -69,6 +76,8 @@ class Server(Process):
             "--symbols-file", str(table), "--log-format", "json",
         ]  # fmt: skip
         self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in settings.items()}
+        n_workers = int(str(settings.get("workers", 1)))
+        self._workers: list[Process] = []
         # Whose Python it was is nobody's business in a committed result.
         self.shown_command = ["python" if word == sys.executable else word for word in self.command]
         self._process = subprocess.Popen(
@@ -81,10 +90,12 @@ class Server(Process):
         )
         super().__init__(self._process.pid)
         try:
-            self.http_url = self._wait_for_url()
+            self.http_url = self._wait_for_url("listening" if n_workers == 1 else "ready")
+            self._workers = _children(self.pid) if n_workers > 1 else []
             self.url = self.http_url.replace("http://", "ws://") + "/v1/ws"
             if cpu is not None:
-                os.sched_setaffinity(self.pid, {cpu})
+                for process in (self, *self._workers):
+                    os.sched_setaffinity(process.pid, {cpu})
         except BaseException:
             self.stop()
             raise
@@ -97,12 +108,31 @@ class Server(Process):
     ) -> None:
         self.stop()
 
-    def _wait_for_url(self) -> str:
+    def sample(self) -> Sample:
+        """That of all its processes together."""
+        sample = super().sample()
+        others = [worker.sample() for worker in self._workers]
+        return dataclasses.replace(
+            sample,
+            cpu_s=sample.cpu_s + sum(other.cpu_s for other in others),
+            rss=sample.rss + sum(other.rss for other in others),
+            waited_s=sample.waited_s + sum(other.waited_s for other in others),
+        )
+
+    def cpu_by_process(self) -> dict[str, float]:
+        """Processor time of the server, in s, or of its parent process and each worker."""
+        if not self._workers:
+            return {"server": self.cpu_seconds()}
+        workers = {f"worker {n}": worker.cpu_seconds() for n, worker in enumerate(self._workers, 1)}
+        return {"parent": self.cpu_seconds(), **workers}
+
+    def _wait_for_url(self, event: str) -> str:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
-            found = self.logged("listening")
+            found = self.logged(event)
             if found is not None:
-                return str(found["url"])
+                url = str(found.get("url") or found["websocket"])
+                return url.replace("ws://", "http://").removesuffix("/v1/ws")
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise LoadError(f"{' '.join(self.command)} did not start:\n{self.log()}")
             time.sleep(0.05)

@@ -74,7 +74,9 @@ class Looks:
         first, last = self.rows[0], self.rows[-1]
         elapsed = last["at"] - first["at"]
         return {
-            "flush_share": (last["flush_seconds"] - first["flush_seconds"]) / elapsed,
+            "flush_share": (last["flush_seconds"] - first["flush_seconds"])
+            / elapsed
+            / last.get("workers", 1),
             "flushes_per_second": (last["flushes"] - first["flushes"]) / elapsed,
             "effective_interval_ms": sorted(row["effective_interval_ms"] for row in self.rows)[
                 len(self.rows) // 2
@@ -98,6 +100,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "batch_interval_ms": options.batch_interval_ms,
         "rate_limit": 1000,
         "subscription_limit": max(50, options.each),
+        "workers": options.workers,
     }
     with tempfile.TemporaryDirectory(prefix="fastws-load-") as directory:
         recording = Path(directory) / "trades.txt"
@@ -122,8 +125,10 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 await_flow(server, client)
                 client.run(WARM_UP_S)
                 client.reset()
+                before = server.cpu_by_process()
                 with Looks(server) as looks:
                     run = observe(client, server, seconds=options.seconds, connect_s=connect_s)
+                cpu = {name: seconds - before[name] for name, seconds in server.cpu_by_process().items()}
                 rows = client.latencies()
                 is_whole = server.stats()["sequence"] < n_updates
                 read_until(client, lambda: server.stats()["sequence"] >= n_updates, "the flow does not end")
@@ -146,13 +151,25 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "delivered": load["messages_per_second"],
         "server": run.server["cpu_cores"],
     }
-    goals = judge(GOALS.get((n, options.symbols, options.each, options.rate), ()), figures)
+    # What one process is to be capable of.
+    load_of = (n, options.symbols, options.each, options.rate)
+    goals = judge(GOALS.get(load_of, ()) if options.workers == 1 else (), figures)
+    costs = {
+        "us_per_message": 1e6 * run.server["cpu_cores"] / load["messages_per_second"],
+        "us_per_send": 1e6 * run.server["cpu_cores"] / (load["frames"] / load["seconds"]),
+        "cores": {name: seconds / load["seconds"] for name, seconds in cpu.items()},
+    }
     seen = looks.summary()
     table = Table(
         f"watchlists: {n:,} connections, each its own {options.each} of {options.symbols:,} symbols,"
-        f" {options.rate:,g} updates/s"
+        f" {options.rate:,g} updates/s" + (f", {options.workers} workers" if options.workers > 1 else "")
     )
     describe(table, run, argparse.Namespace(rate=options.rate, url=None, mode="latest"))
+    table.add(
+        "cost",
+        f"{costs['us_per_send']:.1f} us of processor time for a send, {costs['us_per_message']:.2f} for a message;"
+        f" cores: {', '.join(f'{name} {share:.2f}' for name, share in costs['cores'].items())}",
+    )
     table.add("published", f"{seen['updates_per_second']:,.0f} updates/s")
     table.add("conflated", f"{load['conflated']:,} values gave way to newer ones")
     table.add(
@@ -169,6 +186,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return {
         "target": target,
         "run": asdict(run),
+        "costs": costs,
         "latency_quantiles": quantiles(rows),
         "flushing": seen,
         "final_values": {"checked": n * options.each, "behind": n_behind},

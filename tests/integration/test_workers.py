@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from fastws.auth.tokens import sign
 from tests.clients import Client, client, updates
-from tests.serving import Server, command, environment, free_port, run, until
+from tests.serving import Server, command, environment, run, until
 
 ADMIN = "an admin token"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
@@ -293,7 +293,7 @@ def test_a_service_manager_is_told_by_the_parent_and_a_second_signal_ends_all(tm
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(30)
         process = subprocess.Popen(
-            command("serve", "--workers", "3", "--port", str(free_port())),
+            command("serve", "--workers", "3", "--port", "0"),
             cwd=tmp_path,
             env=environment({"shutdown_delay": 60}) | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
             stderr=subprocess.DEVNULL,
