@@ -1,0 +1,217 @@
+"""The files of deploy/ are held against the programs that read them, as far as those are here."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastws.configuration import read
+from fastws.settings import Settings
+from tests.rawclient import RawClient, upgrade_head
+from tests.redis_server import RedisServer
+from tests.serving import ROOT, Server, free_port, require_module, require_program, until
+
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "systemd" / "fastws@.service"
+CONFIGURATION = str(DEPLOY / "fastws.toml")
+_VARIABLE = re.compile(r"\$\{(\w+):\?[^}]*\}")
+
+
+def compose() -> dict[str, Any]:
+    text = (DEPLOY / "compose.yaml").read_text()
+    # As compose fills in variables that have to be there.
+    filled = _VARIABLE.sub(lambda found: f"{found[1]} of thirty-two bytes or more, it is", text)
+    assert "$" not in filled
+    document: dict[str, Any] = require_module("yaml").safe_load(filled)
+    return document
+
+
+def settings_of(environment: dict[str, str]) -> Settings:
+    # The file is where the container has it.
+    given = {name: text for name, text in environment.items() if name != "FASTWS_CONFIG"}
+    assert all(isinstance(text, str) for text in given.values())
+    reading = read(CONFIGURATION, given, {})
+    assert not reading.problems
+    return reading.settings
+
+
+def test_the_services_of_compose_fit_together() -> None:
+    document = compose()
+    services = document["services"]
+    assert services.keys() == {"redis", "nginx", "fastws-1", "fastws-2", "fastws-3"}
+    for name, service in services.items():
+        assert isinstance(service["image"], str)
+        assert set(service["depends_on"] if "depends_on" in service else ()) <= services.keys(), name
+        assert set(service["networks"]) <= document["networks"].keys()
+        for volume in service.get("volumes", ()):
+            source, target, *_ = volume.split(":")
+            assert target.startswith("/")
+            is_file = source.startswith("./")
+            assert (DEPLOY / source).is_file() if is_file else source in document["volumes"], volume
+    upstreams = (DEPLOY / "nginx" / "upstreams.compose.conf").read_text()
+    assert set(re.findall(r"server (\S+):8000", upstreams)) == {"fastws-1", "fastws-2", "fastws-3"}
+    build = services["fastws-1"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_the_servers_of_compose_can_use_their_settings() -> None:
+    services = compose()["services"]
+    found = [settings_of(services[f"fastws-{n}"]["environment"]) for n in (1, 2, 3)]
+    assert {(each.host, each.port, each.relay) for each in found} == {("0.0.0.0", 8000, "redis://redis:6379/0")}
+    assert [each.feed_standby for each in found] == [0, 1, 2]
+    stop = found[0].shutdown_delay + found[0].shutdown_timeout
+    assert services["fastws-1"]["stop_grace_period"] == "30s"
+    assert stop < 30
+    # What containers share is named in one place.
+    assert found[0].database == f"sqlite:///{services['fastws-1']['volumes'][1].split(':')[1]}/fastws.db"
+
+
+def test_redis_takes_its_command_line(tmp_path: Path) -> None:
+    program, *options = compose()["services"]["redis"]["command"]
+    assert program == "redis-server"
+    with RedisServer(tmp_path, *options) as redis:
+        assert "67108864 16777216 10" in redis.command("CONFIG", "GET", "client-output-buffer-limit")
+        assert redis.command("CONFIG", "GET", "save").endswith("$0\r\n\r\n")
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    program = require_program("systemd-analyze")
+    # What the unit starts is not there; something else is, that can be started.
+    text = UNIT.read_text()
+    command = "/opt/fastws/.venv/bin/fastws"
+    assert f"ExecStart={command} serve" in text
+    (tmp_path / UNIT.name).write_text(text.replace(command, "/bin/true"))
+    target = DEPLOY / "systemd" / "fastws.target"
+    (tmp_path / target.name).write_text(target.read_text())
+    done = subprocess.run(
+        [program, "verify", "--man=no", "--recursive-errors=no", tmp_path / "fastws@1.service", tmp_path / target.name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_servers_of_systemd_can_use_their_settings() -> None:
+    lines = re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE)
+    found = [settings_of({name: text.replace("%i", str(n)) for name, text in lines}) for n in (0, 1, 2)]
+    ports = [each.port for each in found]
+    upstreams = (DEPLOY / "nginx" / "upstreams.systemd.conf").read_text()
+    assert [f"server 127.0.0.1:{port} max_fails=2" in upstreams for port in ports] == [True] * 3
+    assert [each.admin_bind for each in found] == [f"127.0.0.1:900{n}" for n in (0, 1, 2)]
+    assert [each.feed_standby for each in found] == [0, 1, 2]
+    stop = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert stop is not None
+    assert found[0].shutdown_delay + found[0].shutdown_timeout < int(stop[1])
+    # Keys that the servers do not share stand in none of the files.
+    assert not {"port", "admin_bind", "jwt_secret", "admin_token"} & tomllib.loads(
+        Path(CONFIGURATION).read_text()
+    ).keys()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Server]]:
+    started = [
+        Server(tmp_path, admin_bind="127.0.0.1:0", trusted_proxies="127.0.0.1", admin_token="of an administrator")
+        for _ in range(2)
+    ]
+    yield started
+    for server in started:
+        if server.process.poll() is None:
+            server.end()
+
+
+def configure(directory: Path, ports: list[int], port: int) -> list[str]:
+    """Write the configuration with other ports, and return the command that uses it."""
+    program = require_program("nginx")
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    for before, after in (
+        ("user www-data;", "user root; daemon off;"),
+        ("/run/nginx.pid", f"{directory}/nginx.pid"),
+        ("/var/log/nginx/error.log", f"{directory}/error.log"),
+        ("worker_processes auto", "worker_processes 1"),
+        ("listen 8080 ", f"listen 127.0.0.1:{port} "),
+        ("    access_log off;", "    access_log off;" + "".join(
+            f"\n    {kind}_temp_path {directory}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )),
+    ):  # fmt: skip
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    text = re.sub(r"\n *listen \[::\].*", "", text)
+    upstreams = (DEPLOY / "nginx" / "upstreams.systemd.conf").read_text()
+    for before, now in zip((8000, 8001, 8002), ports, strict=True):
+        upstreams = upstreams.replace(f"127.0.0.1:{before}", f"127.0.0.1:{now}")
+    (directory / "nginx.conf").write_text(text)
+    (directory / "fastws-upstreams.conf").write_text(upstreams)
+    return [program, "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", f"{directory}/error.log"]
+
+
+def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
+    command = configure(tmp_path, [8000, 8001, 8002], free_port())
+    (tmp_path / "compose").write_text((DEPLOY / "nginx" / "upstreams.compose.conf").read_text())
+    for upstreams in ("systemd", "compose"):
+        text = (DEPLOY / "nginx" / f"upstreams.{upstreams}.conf").read_text()
+        # Their names are those of the network of compose.
+        (tmp_path / "fastws-upstreams.conf").write_text(re.sub(r"fastws-(\d):", r"127.0.0.\1:", text))
+        done = subprocess.run([*command, "-t"], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "warn" not in done.stderr
+
+
+def connected(port: int) -> RawClient:
+    client = RawClient(port, handshake=False)
+    client.send(upgrade_head(x_forwarded_for="203.0.113.7"))
+    assert client.read_response()[0] == 101
+    assert client.read_message()["type"] == "connection"
+    return client
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def status_of(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_clients_behind_nginx_are_spread_and_go_on_when_a_server_is_gone(
+    tmp_path: Path, servers: list[Server]
+) -> None:
+    one, two = servers
+    port = free_port()
+    # The third one is not there from the beginning.
+    process = subprocess.Popen(configure(tmp_path, [one.port, two.port, free_port()], port))
+    clients: list[RawClient] = []
+    try:
+        until(lambda: is_listening(port), "nginx")
+        clients += [connected(port) for _ in range(8)]
+        assert min(server.stats()["active_connections"] for server in servers) >= 3
+        # Whom the proxy in front of nginx tells of, and not what clients claim to each other.
+        assert {server.stats()["addresses"] for server in servers} == {1}
+        assert status_of(port, "/metrics") == 404
+        one.end()
+        for _ in range(4):
+            assert status_of(port, "/health") == 200
+            clients.append(connected(port))
+        assert two.stats()["active_connections"] >= 7
+    finally:
+        for client in clients:
+            client.close()
+        process.terminate()
+        process.wait(10)
