@@ -49,7 +49,7 @@ def test_the_services_of_compose_fit_together() -> None:
     assert services.keys() == {"redis", "nginx", "fastws-1", "fastws-2", "fastws-3"}
     for name, service in services.items():
         assert isinstance(service["image"], str)
-        assert set(service["depends_on"] if "depends_on" in service else ()) <= services.keys(), name
+        assert set(service.get("depends_on", ())) <= services.keys(), name
         assert set(service["networks"]) <= document["networks"].keys()
         for volume in service.get("volumes", ()):
             source, target, *_ = volume.split(":")
@@ -65,7 +65,9 @@ def test_the_services_of_compose_fit_together() -> None:
 def test_the_servers_of_compose_can_use_their_settings() -> None:
     services = compose()["services"]
     found = [settings_of(services[f"fastws-{n}"]["environment"]) for n in (1, 2, 3)]
-    assert {(each.host, each.port, each.relay) for each in found} == {("0.0.0.0", 8000, "redis://redis:6379/0")}
+    assert {(each.host, each.port, each.relay) for each in found} == {
+        ("0.0.0.0", 8000, "redis://redis:6379/0")
+    }
     assert [each.feed_standby for each in found] == [0, 1, 2]
     stop = found[0].shutdown_delay + found[0].shutdown_timeout
     assert services["fastws-1"]["stop_grace_period"] == "30s"
@@ -92,7 +94,14 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     target = DEPLOY / "systemd" / "fastws.target"
     (tmp_path / target.name).write_text(target.read_text())
     done = subprocess.run(
-        [program, "verify", "--man=no", "--recursive-errors=no", tmp_path / "fastws@1.service", tmp_path / target.name],
+        [
+            program,
+            "verify",
+            "--man=no",
+            "--recursive-errors=no",
+            tmp_path / "fastws@1.service",
+            tmp_path / target.name,
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -114,15 +123,18 @@ def test_the_servers_of_systemd_can_use_their_settings() -> None:
     assert stop is not None
     assert found[0].shutdown_delay + found[0].shutdown_timeout < int(stop[1])
     # Keys that the servers do not share stand in none of the files.
-    assert not {"port", "admin_bind", "jwt_secret", "admin_token"} & tomllib.loads(
-        Path(CONFIGURATION).read_text()
-    ).keys()
+    assert (
+        not {"port", "admin_bind", "jwt_secret", "admin_token"}
+        & tomllib.loads(Path(CONFIGURATION).read_text()).keys()
+    )
 
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[Server]]:
     started = [
-        Server(tmp_path, admin_bind="127.0.0.1:0", trusted_proxies="127.0.0.1", admin_token="of an administrator")
+        Server(
+            tmp_path, admin_bind="127.0.0.1:0", trusted_proxies="127.0.0.1", admin_token="of an administrator"
+        )
         for _ in range(2)
     ]
     yield started
@@ -154,7 +166,15 @@ def configure(directory: Path, ports: list[int], port: int) -> list[str]:
         upstreams = upstreams.replace(f"127.0.0.1:{before}", f"127.0.0.1:{now}")
     (directory / "nginx.conf").write_text(text)
     (directory / "fastws-upstreams.conf").write_text(upstreams)
-    return [program, "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", f"{directory}/error.log"]
+    return [
+        program,
+        "-p",
+        str(directory),
+        "-c",
+        str(directory / "nginx.conf"),
+        "-e",
+        f"{directory}/error.log",
+    ]
 
 
 def test_nginx_takes_the_configuration(tmp_path: Path) -> None:

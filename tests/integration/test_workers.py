@@ -213,8 +213,12 @@ async def test_an_alert_is_known_to_all_and_fires_once(server: Server) -> None:
         for each in clients:
             await each.send(type="ping", id="once")
             await each.until(lambda message: message["type"] == "pong")
-        until(lambda: sum(figures(server, "fastws_alerts_fired_total").values()), "the figures of now")
-        assert sum(figures(server, "fastws_alerts_fired_total").values()) == 1
+
+        def n_fired() -> set[float]:
+            # Each of them may give an answer of a second ago.
+            return {sum(figures(server, "fastws_alerts_fired_total").values()) for _ in range(6)}
+
+        until(lambda: n_fired() == {1.0}, "the figures of now")
         assert server.get(f"/v1/alerts/{rule['id']}", "DELETE", headers=as_user)[0] == 204
         assert json.loads(server.get("/v1/alerts", headers=as_user)[1]) == []
 
