@@ -8,37 +8,19 @@ the rest of that page stays. A result that is not there is left out.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import plots
-from benchmarks.scenarios.goals import number
+from benchmarks.program import make_parser
+from benchmarks.results import Document, command_of, machines_of, put, read
+from benchmarks.scenarios.goals import bound, value
 
 RESULTS: Final = Path("bench_results")
 BEGIN: Final = "<!-- written by python -m benchmarks.figures -->"
 END: Final = "<!-- end of what python -m benchmarks.figures has written -->"
-TITLE: Final = "# Measured\n"
-Document = Mapping[str, Any]
-
-
-def read(directory: Path) -> tuple[dict[str, Document], dict[str, Document]]:
-    """The results of load scenarios by file name, and those of the peers by scenario."""
-    load = {
-        path.stem.removeprefix("load_"): json.loads(path.read_text())
-        for path in sorted(directory.glob("load_*.json"))
-    }
-    peers: dict[str, Document] = {}
-    for path in sorted(directory.glob("peers*.json")):
-        document = json.loads(path.read_text())
-        for name, scenario in document["scenarios"].items():
-            peers[name] = scenario | {
-                key: document.get(key) for key in ("command", "machine", "date", "skipped")
-            }
-    return load, peers
 
 
 def page(load: Mapping[str, Document], peers: Mapping[str, Document], drawn: Sequence[plots.Plot]) -> str:
@@ -52,11 +34,11 @@ def page(load: Mapping[str, Document], peers: Mapping[str, Document], drawn: Seq
             "|---|---|--:|--:|---|---|---|",
         ]
         for name, document in rows:
-            command = f"`{_command(document)}`"
+            command = f"`{command_of(document)}`"
             for i, goal in enumerate(document["goals"]):
                 first = (name, command, document.get("date") or "") if i == 0 else ("", "", "")
                 lines.append(
-                    f"| {first[0]} | {goal['figure']} | {_value(goal)} | {_bound(goal)} | {_outcome(goal)} |"
+                    f"| {first[0]} | {goal['figure']} | {_value(goal)} | {bound(goal)} | {_outcome(goal)} |"
                     f" {first[1]} | {first[2]} |"
                 )
         lines.append("")
@@ -69,46 +51,17 @@ def page(load: Mapping[str, Document], peers: Mapping[str, Document], drawn: Seq
     return "\n".join(lines).rstrip() + "\n"
 
 
-def put(path: Path, section: str) -> None:
-    """Write `section` into a page in the place of the one before; the rest of the page stays."""
-    whole = f"{BEGIN}\n{section.strip()}\n{END}"
-    text = path.read_text() if path.exists() else f"{TITLE}\n"
-    before, begin, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    path.write_text((before if begin else f"{text.rstrip()}\n\n") + whole + after)
-
-
 def _conditions(documents: Sequence[Document]) -> list[str]:
-    """The machines of the results; one as a rule."""
-    machines = {
-        f"{facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}"
-        for document in documents
-        if (facts := document.get("machine"))
-    }
+    """How the results were measured, and where."""
     return [
-        f"On {' and '.join(sorted(machines)) or 'an unknown machine'}, server and clients together, over loopback.",
+        f"On {machines_of(documents) or 'an unknown machine'}, server and clients together, over loopback.",
         "A latency runs from the stamp that the server gives a message to its receipt. Every run checks that no",
         "message was lost, came twice or out of order without being declared.",
     ]
 
 
-def _command(document: Document) -> str:
-    words: Sequence[str] = document.get("command") or ()
-    shown = list(words)
-    if "--json" in shown:
-        at = shown.index("--json")
-        del shown[at : at + 2]
-    return " ".join(shown)
-
-
 def _value(goal: Document) -> str:
-    if goal["value"] is None:
-        return "-"
-    return f"{number(goal['value'])} {goal['unit']}".rstrip()
-
-
-def _bound(goal: Document) -> str:
-    return f"{'≥' if goal['is_least'] else '≤'} {goal['bound']:,.10g} {goal['unit']}".rstrip()
+    return "-" if goal["value"] is None else value(goal)
 
 
 def _outcome(goal: Document) -> str:
@@ -127,7 +80,7 @@ def _peer_table(name: str, document: Document) -> list[str]:
     lines = [
         f"### {name}: {document['connections']:,} connections, {document['rate']:,g} messages/s to each",
         "",
-        f"`{_command(document)}`",
+        f"`{command_of(document)}`",
         "",
         "| server | cores | µs/message | p50 | p99 | of the rate | memory | CPU: ours is | p99: ours is |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -248,7 +201,7 @@ _FIGURES: Final = {
 def _found_table(load: Mapping[str, Document]) -> list[str]:
     rows = [
         f"| {name} | {'; '.join(_FIGURES[document['scenario']](document))} | {len(document['faults']) or 'none'} |"
-        f" `{_command(document)}` | {document.get('date') or ''} |"
+        f" `{command_of(document)}` | {document.get('date') or ''} |"
         for name, document in load.items()
         if document.get("scenario") in _FIGURES and not document.get("goals")
     ]
@@ -271,13 +224,7 @@ def _faults(load: Mapping[str, Document]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    description, _, epilog = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.figures",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("benchmarks.figures", __doc__)
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="DIRECTORY", help="(default: %(default)s)"
     )
@@ -287,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"figures: there are no results in {directory}: make bench-load bench-peers", file=sys.stderr)
         return 2
     drawn = plots.draw(load, peers, directory)
-    put(directory / "README.md", page(load, peers, drawn))
+    put(directory / "README.md", page(load, peers, drawn), BEGIN, END)
     print(f"{directory / 'README.md'}, {', '.join(plot.path.name for plot in drawn)}")
     return 0
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks import results
 from benchmarks.micro_results import Benchmark, Document, ratio_to
 from benchmarks.micro_verdict import Comparison, Verdict
 
 BEGIN: Final = "<!-- written by make bench -->"
 END: Final = "<!-- end of what make bench has written -->"
-_TITLE: Final = "# Measured\n"
 _SUITES: Final = Path(__file__).parent
 
 
@@ -42,14 +42,7 @@ def page(document: Document) -> str:
 
 def put(path: Path, section: str) -> None:
     """Write `section` into a page in the place of the one before; the rest of the page stays."""
-    whole = f"{BEGIN}\n{section.strip()}\n{END}"
-    text = path.read_text() if path.exists() else f"{_TITLE}\n"
-    before, begin, rest = text.partition(BEGIN)
-    if begin:
-        _, _, after = rest.partition(END)
-        path.write_text(before + whole + after)
-    else:
-        path.write_text(f"{text.rstrip()}\n\n{whole}\n")
+    results.put(path, section, BEGIN, END)
 
 
 def summary(document: Document) -> list[str]:

@@ -42,11 +42,20 @@ def judge(goals: Iterable[Goal], figures: Mapping[str, float | None]) -> list[di
 
 def wording(judged: Mapping[str, Any]) -> str:
     """As ``87.4 ms, target ≤ 100 ms: met``."""
-    bound = f"target {'≥' if judged['is_least'] else '≤'} {judged['bound']:,.10g} {judged['unit']}".rstrip()
     if judged["value"] is None:
-        return f"not measured, {bound}"
+        return f"not measured, target {bound(judged)}"
     outcome = "met" if judged["is_met"] else f"missed by {judged['distance']:.0%}"
-    return f"{number(judged['value'])} {judged['unit']}".rstrip() + f", {bound}: {outcome}"
+    return f"{value(judged)}, target {bound(judged)}: {outcome}"
+
+
+def value(judged: Mapping[str, Any]) -> str:
+    """What was measured, with its unit."""
+    return f"{number(judged['value'])} {judged['unit']}".rstrip()
+
+
+def bound(judged: Mapping[str, Any]) -> str:
+    """As ``≤ 100 ms``."""
+    return f"{'≥' if judged['is_least'] else '≤'} {judged['bound']:,.10g} {judged['unit']}".rstrip()
 
 
 def tell(table: Table, judged: Iterable[Mapping[str, Any]]) -> None:

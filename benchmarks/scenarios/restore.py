@@ -173,13 +173,7 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
         lives = [client.live(n, rng.random()) for client, n in zip(clients, n_each, strict=True)]
         cycles = [cycle for cycles in await asyncio.gather(*lives) for cycle in cycles]
         elapsed = time.monotonic() - began
-        if publishing.done():
-            publishing.result()
-        publisher.stop()
-        await publishing
-        deadline = time.monotonic() + ANSWER_S
-        while any(client.reader.missing() for client in clients) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        await settle(publisher, publishing, clients)
     finally:
         publishing.cancel()
     missing = {client.reader.name: n for client in clients if (n := client.reader.missing())}
@@ -197,6 +191,15 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
         "reader_faults": [fault for client in clients for fault in client.reader.faults],
         "cycles": [asdict(cycle) for cycle in cycles],
     }
+
+
+async def settle(publisher: Publisher, publishing: asyncio.Task[None], clients: Sequence[Client]) -> None:
+    """End what is published, and wait until everything of it has come, or nothing more does."""
+    publisher.stop()
+    await publishing
+    deadline = time.monotonic() + ANSWER_S
+    while any(client.reader.missing() for client in clients) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
 
 
 def symbol_names(n: int = N_SYMBOLS) -> list[str]:

@@ -13,7 +13,7 @@ import uvloop
 
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
-from benchmarks.scenarios.restore import ANSWER_S, Client, symbol_names
+from benchmarks.scenarios.restore import Client, settle, symbol_names
 from fastws.bench import LoadClient, LoadResult
 from fastws.bench.report import Table, durations, mib
 
@@ -77,13 +77,7 @@ async def _run(options: argparse.Namespace, server: Server) -> dict[str, Any]:
         back_s = time.monotonic() - cut_at - options.outage
         during = await watching
         after = server.sample()
-        if publishing.done():
-            publishing.result()
-        publisher.stop()
-        await publishing
-        deadline = time.monotonic() + ANSWER_S
-        while any(client.reader.missing() for client in clients) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        await settle(publisher, publishing, clients)
     finally:
         publishing.cancel()
     result = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from benchmarks.scenarios.goals import number
+from benchmarks.results import Document, command_of, machines_of, read
+from benchmarks.scenarios.goals import bound, number, value
 from docs.generate.markdown import code, table
-
-Document = dict[str, Any]
 
 RESULTS: Final = Path(__file__).parents[2] / "bench_results"
 
@@ -20,7 +17,7 @@ def load() -> str:
     """Each figure that has a goal, with the command that measured it."""
     rows = []
     for name, document in _documents().items():
-        command = code(_command(document).removeprefix("python -m benchmarks."))
+        command = code(command_of(document).removeprefix("python -m benchmarks."))
         place = [f"**{name}**<br>{command}<br><small>{document.get('date') or ''}</small>"]
         for goal in document.get("goals") or ():
             rows.append([*place, goal["figure"], _value(goal), _goal(goal)])
@@ -50,45 +47,19 @@ def faults() -> str:
 
 def machine() -> str:
     """Where it was measured."""
-    machines = {
-        f"{facts['processor']}, {facts['cores']} cores, Linux {facts['kernel']}, Python {facts['python']}"
-        for document in _documents().values()
-        if (facts := document.get("machine"))
-    }
-    return " and ".join(sorted(machines))
+    return machines_of(_documents().values())
 
 
 @cache
 def _documents() -> dict[str, Document]:
-    return dict(_read())
-
-
-def _read() -> Iterator[tuple[str, Document]]:
-    for path in sorted(RESULTS.glob("load_*.json")):
-        yield path.stem.removeprefix("load_"), json.loads(path.read_text())
-    for path in sorted(RESULTS.glob("peers*.json")):
-        document = json.loads(path.read_text())
-        common = {key: document.get(key) for key in ("command", "machine", "date")}
-        for name, scenario in document["scenarios"].items():
-            yield f"{name}, beside other servers", {"goals": scenario.get("goals")} | common
-
-
-def _command(document: Document) -> str:
-    """As it was typed, but for where the result went."""
-    words = list(document.get("command") or ())
-    if "--json" in words:
-        at = words.index("--json")
-        del words[at : at + 2]
-    return " ".join(words)
-
-
-def _value(goal: Document) -> str:
-    if goal["value"] is None:
-        return "not measured"
-    return f"{number(goal['value'])} {goal['unit']}".rstrip()
+    loads, peers = read(RESULTS)
+    return loads | {f"{name}, beside other servers": document for name, document in peers.items()}
 
 
 def _goal(goal: Document) -> str:
-    bound = f"{'≥' if goal['is_least'] else '≤'} {goal['bound']:,.10g} {goal['unit']}".rstrip()
     missed = goal["value"] is not None and not goal["is_met"]
-    return f"{bound}, **missed** by {goal['distance']:.0%}" if missed else bound
+    return bound(goal) + (f", **missed** by {goal['distance']:.0%}" if missed else "")
+
+
+def _value(goal: Document) -> str:
+    return "not measured" if goal["value"] is None else value(goal)

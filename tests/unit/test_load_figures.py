@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.figures import BEGIN, END, page, put, read
+from benchmarks.figures import BEGIN, END, page
 from benchmarks.plots import draw
+from benchmarks.results import put, read
 from benchmarks.scenarios.goals import Goal, judge, wording
 from benchmarks.scenarios.report import quantiles
 
@@ -120,10 +121,10 @@ def test_what_was_measured_is_drawn(tmp_path: Path) -> None:
 
 def test_only_its_own_section_of_the_page_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    put(path, "first")
+    put(path, "first", BEGIN, END)
     assert path.read_text() == f"# Measured\n\n{BEGIN}\nfirst\n{END}\n"
     path.write_text(f"# Mine\n\nbefore\n{BEGIN}\nfirst\n{END}\nafter\n")
-    put(path, "second")
+    put(path, "second", BEGIN, END)
     assert path.read_text() == f"# Mine\n\nbefore\n{BEGIN}\nsecond\n{END}\nafter\n"
 
 
