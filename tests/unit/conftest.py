@@ -1,4 +1,4 @@
-"""Databases for the tests of what is stored."""
+"""Databases for the tests of what is stored, and how long an example of hypothesis may take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fastws.market.store import Store
 from tests.postgres import PostgresServer
 from tests.serving import missing
+
+# As long as it likes: a machine that stands still for a moment fails no test, and one that hangs has a limit of its own.
+settings.register_profile("fastws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fastws")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,146 @@
+"""When the screener dialect sends, and what it leaves out in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+from screener_feeds import PRICE, milliseconds, price, status, write_replay, write_symbols
+
+from tests.clients import Message, Stream, client, updates
+from tests.conftest import StartServer
+
+
+async def test_the_first_after_a_quiet_time_comes_at_once_and_what_follows_as_one_batch(
+    server: StartServer, tmp_path: Path
+) -> None:
+    # Four groups 1,200 ms apart: one update, then four at 100 to 350 ms.
+    groups = range(1, 5)
+    lines = [price(0, "000660", 1)]
+    for group in groups:
+        start = 1200 * group - 200
+        lines.append(price(start, "005930", group * 100))
+        lines += [price(start + offset, "005930", group * 100 + offset) for offset in (100, 150, 151, 350)]
+    lines.append(price(9000, "000660", 2))  # else the end of the feed would be told in the last batch
+    target = server("--feed", write_replay(tmp_path, lines), "--batch-interval-ms", "500")
+    async with client(target.url) as connection:
+        await connection.subscribe("stock", "005930")
+        assert (await connection.until_snapshot())["messages"] == []
+        for group in groups:
+            first = await connection.until_type(PRICE)
+            assert first["price"] == group * 100
+            assert time.time() * 1000 - milliseconds(first["timestamp"]) < 150
+            batch = await connection.receive()
+            assert [u["price"] for u in batch["messages"]] == [
+                group * 100 + offset for offset in (100, 150, 151, 350)
+            ]
+            waited = milliseconds(batch["timestamp"]) - milliseconds(first["timestamp"])
+            assert 490 <= waited < 750
+
+
+async def test_without_batching_nothing_but_snapshots_is_a_batch(server: StartServer) -> None:
+    target = server("--feed", "sim", "--batch-interval-ms", "0", simulator_rate=1000, rate_limit=0)
+    async with client(target.url) as connection:
+        assert connection.greeting["batch_interval_ms"] == 0
+        stream = Stream()
+        connection.on_message = stream.take
+        await connection.subscribe("stock", "005930", "000660")
+        await connection.subscribe("market", "KOSPI", mode="all")
+        await connection.until_snapshot()
+        await connection.until_snapshot()
+        stream.from_any = True
+        while stream.n_bare < 500:
+            await connection.receive()
+        assert stream.n_batches == 0
+        # max_rate keeps its pace, and what is due together comes as single messages as well.
+        await connection.subscribe("market", "NASDAQ", max_rate=10)
+        await connection.until_snapshot()
+        stream.has_latest = True
+        while stream.n_bare < 1000:
+            await connection.receive()
+        assert stream.n_batches == 0
+    assert target.stats()["batching_enabled"] is False
+
+
+async def test_max_rate_is_kept_and_the_last_value_comes(server: StartServer, tmp_path: Path) -> None:
+    # 200 updates a second for two seconds, then silence.
+    lines = [status(0, "GAMMA", "open")] + [
+        price(1200 + 5 * number, "005930", number) for number in range(1, 401)
+    ]
+    target = server("--feed", write_replay(tmp_path, lines))
+
+    async def listen(**options: object) -> list[Message]:
+        received: list[Message] = []
+        async with client(target.url) as connection:
+            await connection.subscribe("stock", "005930", **options)
+            await connection.until_snapshot()
+            while not received or received[-1]["price"] != 400:
+                received += [u for u in updates(await connection.receive()) if u["type"] == PRICE]
+            # Nothing of it comes after the last: a second is longer than the slowest pace.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    while True:
+                        message = await connection.receive()
+                        assert PRICE not in [update["type"] for update in updates(message)]
+        return received
+
+    slow, faster, latest, every = await asyncio.gather(
+        listen(max_rate=2), listen(max_rate=10), listen(mode="latest"), listen(mode="all")
+    )
+    assert [update["seq"] for update in every] == list(range(1, 401))
+    for received, rate in ((slow, 2.0), (faster, 10.0), (latest, 1000 / 30)):
+        seqs = [update["seq"] for update in received]
+        assert seqs == sorted(set(seqs))
+        assert received[0]["seq"] == 1  # the leading edge
+        # Two seconds' worth, the one that led, and the last one.
+        assert 0.6 * 2 * rate <= len(received) <= 2 * rate + 2, rate
+    assert [update["seq"] for update in slow][-1] == 400
+
+
+async def test_latest_conflates_within_a_flush(server: StartServer, tmp_path: Path) -> None:
+    target = server(
+        "--feed",
+        "sim",
+        "--batch-interval-ms",
+        "200",
+        "--symbols-file",
+        str(write_symbols(tmp_path)),
+        simulator_rate=2000,
+    )
+    async with client(target.url) as latest, client(target.url) as every:
+        published: dict[tuple[str, str, int], Message] = {}
+        stream = Stream()
+        every.on_message = stream.take
+        for connection, mode in ((every, "all"), (latest, "latest")):
+            await connection.subscribe("stock", "S00", "S01", "S02", mode=mode)
+            await connection.until_snapshot()
+
+        batches: list[Message] = []
+
+        async def take_all() -> None:
+            while len(batches) < 8 or stream.sequence < batches[-1]["sequence"]:
+                for update in updates(await every.receive()):
+                    published[update["code"], update["type"], update["seq"]] = update
+
+        listening = asyncio.create_task(take_all())
+        newest: dict[tuple[str, str], int] = {}
+        while len(batches) < 8:
+            message = await latest.until_type("batch")
+            inside = message["messages"]
+            keys = [(update["code"], update["type"]) for update in inside]
+            assert len(keys) == len(set(keys))
+            assert [u["sequence"] for u in inside] == sorted(u["sequence"] for u in inside)
+            for update in inside:
+                assert update["seq"] > newest.get((update["code"], update["type"]), 0)
+                newest[update["code"], update["type"]] = update["seq"]
+            batches.append(message)
+        # Listening to all is done once it has come as far; a failure in it is raised here.
+        await asyncio.wait_for(listening, 10)
+        # Each value is the newest of its flush: nothing of its symbol was published between it and the batch.
+        for batch in batches:
+            for update in batch["messages"]:
+                following = published.get((update["code"], update["type"], update["seq"] + 1))
+                assert following is None or following["sequence"] > batch["sequence"]
+                assert published[update["code"], update["type"], update["seq"]] == update
