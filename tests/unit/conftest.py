@@ -14,7 +14,7 @@ from fastws.market.store import Store
 from tests.postgres import PostgresServer
 from tests.serving import missing
 
-# As long as it likes: a machine that stands still for a moment fails no test, and one that hangs has a limit of its own.
+# A machine that stands still for a moment fails no test; one that hangs has a limit of its own.
 settings.register_profile("fastws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastws")
 
