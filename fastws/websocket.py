@@ -74,6 +74,35 @@ class OpenError(FastwsError):
         self.detail = detail
         self.status = status
 
+    def statement(self, place: str, time_limit: float, path: str = "") -> str:
+        """What has happened, as a sentence that advice can follow.
+
+        It is of a connection to `place`, a host and its port, that had `time_limit` seconds and was to be upgraded at
+        `path`.
+        """
+        match self.cause:
+            case Cause.TIMEOUT:
+                return f"{place} did not answer within {time_limit:g} s"
+            case Cause.UNKNOWN_HOST:
+                return f"the host of {place} is not known"
+            case Cause.NO_LISTENER:
+                return f"nothing listens at {place}"
+            case Cause.UNREACHABLE:
+                return f"{place} cannot be reached"
+            case Cause.UNTRUSTED:
+                return f"the certificate of {place} is not trusted ({self.detail})"
+            case Cause.NO_TLS:
+                return f"{place} does not speak TLS as it should ({self.detail})"
+            case Cause.STATUS:
+                upgrade = f"the WebSocket upgrade of {path}" if path else "the WebSocket upgrade"
+                return f"{place} answered {upgrade} with HTTP {self.status}"
+            case Cause.NO_WEBSOCKET:
+                return f"what listens at {place} does not speak WebSocket"
+            case Cause.ENDED:
+                return f"{place} ended the connection in the handshake"
+            case Cause.OTHER:
+                return f"connecting to {place} failed: {self.detail}"
+
 
 class Ending(NamedTuple):
     """How a socket has ended: with the code and the reason of a close frame, `NO_CODE` where it had none, or without

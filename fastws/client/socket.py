@@ -12,6 +12,16 @@ from fastws.websocket import Cause, OpenError, WebSocket
 
 # A snapshot of all stocks of a market with their books is some ten megabytes.
 _MAX_MESSAGE_SIZE: Final = 64 << 20
+_ADVICE: Final = {
+    Cause.TIMEOUT: "check url, or raise connect_timeout",
+    Cause.UNKNOWN_HOST: "check url",
+    Cause.NO_LISTENER: "check the port in url, and that the server runs",
+    Cause.UNREACHABLE: "check the network",
+    Cause.UNTRUSTED: "give ssl= a context that trusts its authority, and use the name in url that it is for",
+    Cause.NO_TLS: "for a server without TLS use ws:// in url",
+    Cause.NO_WEBSOCKET: "check url",
+    Cause.ENDED: "check url, or try again",
+}
 _STATUS_ADVICE: Final = {
     400: "check url; a server with TLS needs wss:// there",
     401: "give token=",
@@ -61,7 +71,10 @@ class Socket(WebSocket):
             if proxy is not None and error.cause in _WAYS:
                 # Without the password that may stand there.
                 place = f"the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
-            text = _explain(error, place, address.path, time_limit)
+            advice = _ADVICE.get(error.cause)
+            if error.cause is Cause.STATUS:
+                advice = _STATUS_ADVICE.get(error.status, "check url")
+            text = error.statement(place, time_limit, address.path) + (f": {advice}" if advice else "")
             may_retry = error.cause not in _FINAL
             if error.cause is Cause.STATUS:
                 may_retry = error.status >= 500 or error.status in (408, 429)
@@ -70,33 +83,3 @@ class Socket(WebSocket):
 
     def on_message(self, message: bytes) -> None:
         self._on_text(message)
-
-
-def _explain(error: OpenError, place: str, path: str, time_limit: float) -> str:
-    """What to tell about a connection to `place` (host and port) that could not be made in `time_limit` seconds."""
-    match error.cause:
-        case Cause.TIMEOUT:
-            return f"{place} did not answer within {time_limit:g} s: check url, or raise connect_timeout"
-        case Cause.UNKNOWN_HOST:
-            return f"the host of {place} is not known: check url"
-        case Cause.NO_LISTENER:
-            return f"nothing listens at {place}: check the port in url, and that the server runs"
-        case Cause.UNREACHABLE:
-            return f"{place} cannot be reached: check the network"
-        case Cause.UNTRUSTED:
-            return (
-                f"the certificate of {place} is not trusted ({error.detail}): give ssl= a context that trusts its "
-                "authority, and use the name in url that the certificate is for"
-            )
-        case Cause.NO_TLS:
-            advice = "for a server without TLS use ws:// in url"
-            return f"{place} does not speak TLS as it should ({error.detail}): {advice}"
-        case Cause.STATUS:
-            advice = _STATUS_ADVICE.get(error.status, "check url")
-            return f"{place} answered the WebSocket upgrade of {path} with HTTP {error.status}: {advice}"
-        case Cause.NO_WEBSOCKET:
-            return f"what listens at {place} does not speak WebSocket: check url"
-        case Cause.ENDED:
-            return f"{place} ended the connection in the handshake: check url, or try again"
-        case Cause.OTHER:
-            return f"no connection to {place}: {error.detail}"

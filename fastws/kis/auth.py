@@ -196,7 +196,7 @@ class KISAuthManager:
             ) from None
         except aiohttp.ClientConnectorDNSError:
             raise KISConnectionError(
-                f"no connection to KIS: the host {host} is not known; check KIS_REST_URL and the network"
+                f"no connection to KIS: the host of {host} is not known; check KIS_REST_URL and the network"
             ) from None
         except (aiohttp.ClientError, ValueError) as error:
             raise KISConnectionError(f"no connection to KIS: {host} {_reason(error)}") from None
@@ -250,7 +250,7 @@ class KISAuthManager:
 def _reason(error: Exception) -> str:
     """Why a host gave no answer, as what follows its name."""
     if isinstance(error, aiohttp.ClientSSLError):
-        return "does not answer by TLS as it should; check KIS_REST_URL"
+        return "does not speak TLS as it should; check KIS_REST_URL"
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ECONNREFUSED:
         return "cannot be reached: nothing listens there; check KIS_REST_URL"

@@ -13,6 +13,17 @@ from fastws.websocket import ABNORMAL, NO_CODE, Cause, Ending, OpenError, WebSoc
 # Bursts of half a megabyte have been seen.
 _MAX_MESSAGE_SIZE: Final = 4 << 20
 _MAX_PONG_SIZE: Final = 125  # RFC 6455, section 5.5
+# There is somebody, or there was to be, who does not take it.
+_REFUSALS: Final = frozenset({Cause.NO_LISTENER, Cause.STATUS, Cause.NO_WEBSOCKET, Cause.ENDED})
+_ADVICE: Final = {
+    Cause.TIMEOUT: "check the network and KIS_WS_URL",
+    Cause.UNKNOWN_HOST: "check KIS_WS_URL and the network",
+    Cause.UNREACHABLE: "check the network",
+    **dict.fromkeys(
+        (Cause.NO_LISTENER, Cause.UNTRUSTED, Cause.NO_TLS, Cause.NO_WEBSOCKET, Cause.ENDED),
+        "check KIS_WS_URL",
+    ),
+}
 
 
 class KISSocket(WebSocket):
@@ -45,7 +56,10 @@ class KISSocket(WebSocket):
         try:
             await self.connect(url, time_limit=time_limit)
         except OpenError as error:
-            raise KISConnectionError(_explain(error, urlsplit(url).netloc, time_limit)) from None
+            what = "connection refused" if error.cause in _REFUSALS else "no connection to KIS"
+            advice = _ADVICE.get(error.cause)
+            text = f"{what}: {error.statement(urlsplit(url).netloc, time_limit)}"
+            raise KISConnectionError(f"{text}; {advice}" if advice else text) from None
         return self
 
     @property
@@ -82,27 +96,3 @@ class KISSocket(WebSocket):
             detail = "no code" if code == NO_CODE else f"code {code}"
             text = f"KIS closed it ({detail}{', ' + reason if reason else ''})"
         self.fail(KISConnectionError(f"connection lost: {text}"))
-
-
-def _explain(error: OpenError, host: str, time_limit: float) -> str:
-    """One sentence about a connection to `host` that could not be made in `time_limit` seconds."""
-    match error.cause:
-        case Cause.TIMEOUT:
-            advice = "check the network and KIS_WS_URL"
-            return f"no connection to KIS: {host} did not answer within {time_limit:g} s; {advice}"
-        case Cause.UNKNOWN_HOST:
-            return f"no connection to KIS: the host {host} is not known; check KIS_WS_URL and the network"
-        case Cause.NO_LISTENER:
-            return f"connection refused: nothing listens at {host}; check KIS_WS_URL"
-        case Cause.UNREACHABLE:
-            return f"no connection to KIS: {host} is unreachable; check the network"
-        case Cause.UNTRUSTED | Cause.NO_TLS:
-            return f"no connection to KIS: {host} does not answer by TLS as it should; check KIS_WS_URL"
-        case Cause.STATUS:
-            return f"connection refused: {host} answered the WebSocket upgrade with HTTP {error.status}"
-        case Cause.NO_WEBSOCKET:
-            return f"connection refused: what listens at {host} does not speak WebSocket; check KIS_WS_URL"
-        case Cause.ENDED:
-            return f"connection refused: {host} ended the connection in the handshake; check KIS_WS_URL"
-        case Cause.OTHER:
-            return f"no connection to KIS: {host}: {error.detail}"

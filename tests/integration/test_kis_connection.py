@@ -265,21 +265,21 @@ async def test_every_failure_has_one_clear_sentence(kis: FakeKIS) -> None:
         ({"ws_url": f"ws://{closed}"}, f"connection refused: nothing listens at {closed}; check KIS_WS_URL"),
         (
             {"ws_url": f"ws://{unknown}"},
-            f"no connection to KIS: the host {unknown} is not known; check KIS_WS_URL",
+            f"no connection to KIS: the host of {unknown} is not known; check KIS_WS_URL",
         ),
         (
             {"rest_url": f"http://{closed}"},
             f"no connection to KIS: {closed} cannot be reached: nothing listens there",
         ),
-        ({"rest_url": f"http://{unknown}"}, f"no connection to KIS: the host {unknown} is not known"),
+        ({"rest_url": f"http://{unknown}"}, f"no connection to KIS: the host of {unknown} is not known"),
         ({"ws_url": kis.rest_url.replace("http", "ws") + "/oauth2/Approval"}, "connection refused: "),
         (
             {"ws_url": kis.ws_url.replace("ws:", "wss:")},
-            f"no connection to KIS: {urlsplit(kis.ws_url).netloc} does not answer by TLS as it should",
+            f"no connection to KIS: {urlsplit(kis.ws_url).netloc} does not speak TLS as it should",
         ),
         (
             {"rest_url": kis.rest_url.replace("http:", "https:")},
-            f"no connection to KIS: {urlsplit(kis.rest_url).netloc} does not answer by TLS as it should",
+            f"no connection to KIS: {urlsplit(kis.rest_url).netloc} does not speak TLS as it should",
         ),
         (
             {"app_secret": "wrong"},

@@ -316,9 +316,9 @@ async def test_statuses_of_the_markets(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ({"KIS_APP_SECRET": "wrong"}, "KIS does not accept this app secret; check KIS_APP_SECRET"),
         ({"KIS_WS_URL": "ws://127.0.0.1:1"}, "nothing listens at 127.0.0.1:1; check KIS_WS_URL"),
-        ({"KIS_REST_URL": "http://kis.invalid"}, "the host kis.invalid is not known; check KIS_REST_URL"),
+        ({"KIS_REST_URL": "http://kis.invalid"}, "the host of kis.invalid is not known; check KIS_REST_URL"),
         # The kernel connects no TCP socket to a multicast address, whatever its routes are.
-        ({"KIS_WS_URL": "ws://224.0.0.1:1"}, "no connection to KIS: 224.0.0.1:1 is unreachable; check the network"),
+        ({"KIS_WS_URL": "ws://224.0.0.1:1"}, "no connection to KIS: 224.0.0.1:1 cannot be reached; check the network"),
     ],
 )  # fmt: skip
 async def test_without_kis_the_server_serves_what_it_has(

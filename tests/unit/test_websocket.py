@@ -10,6 +10,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -142,8 +143,9 @@ async def test_what_is_no_handshake(name: str) -> None:
         with pytest.raises(OpenError) as caught:
             await Kept().connect(url, time_limit=0.3 if cause is Cause.TIMEOUT else 10.0)
         assert (caught.value.cause, caught.value.status) == (cause, status)
-        # Both users have a sentence for it, KIS's with the word that existing programs look for.
-        with pytest.raises(KISConnectionError, match="connection"):
+        # Both users say it in the same words, KIS's with the one that existing programs look for.
+        address = urlsplit(url)
+        with pytest.raises(KISConnectionError, match="connection") as kis:
             await KISSocket.open(url, 0.3, lambda socket, message: None, asyncio.Event())
         with pytest.raises(ConnectError, match=r"127\.0\.0\.1") as told:
             await Socket.open(
@@ -155,6 +157,8 @@ async def test_what_is_no_handshake(name: str) -> None:
                 proxy=None,
                 ssl_context=None,
             )
+        assert caught.value.statement(address.netloc, 0.3) in str(kis.value)
+        assert caught.value.statement(address.netloc, 0.3, address.path) in str(told.value)
         assert told.value.may_retry is (cause in (Cause.ENDED, Cause.TIMEOUT) or status == 503)
 
 
