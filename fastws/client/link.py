@@ -120,8 +120,7 @@ class Link:
         self._clock = TokenClock()
         self._token_changed = asyncio.Event()
         self._socket: Socket | None = None
-        # Of the last connection: whether it was ever live, why this client has ended it, and the fault if it was one.
-        self._was_live = False
+        # Of the last connection: why this client has ended it, and the fault if it was one.
         self._ends_for = ""
         self._fault: Exception | None = None
 
@@ -155,9 +154,10 @@ class Link:
                         f"the server closed the connection with {code}: {ENDS[code]} ({said})", code
                     )
                 if verdict == "token":
-                    wants_token = self._address.token_source is not None and not (
-                        is_fresh and not self._was_live
-                    )
+                    # A new one that is refused, too, may have expired on the way: where good ones came from before, they
+                    # will come again. At first it is a mistake, and is told.
+                    may_be_late = self.went_live.is_set() or not is_fresh
+                    wants_token = self._address.token_source is not None and may_be_late
                     if not wants_token:
                         text = f"the server closed the connection with {code}: {NEW_TOKEN[code]} ({said})"
                         advice = "give a valid token=, or refresh_token= to have it replaced"
@@ -191,7 +191,6 @@ class Link:
     async def _connect_once(self) -> tuple[int, str]:
         """Connect, and stay until the connection ends; returns its close code, and why it has ended. Raises
         ConnectError."""
-        self._was_live = False
         started = time.monotonic()
         headers = dict(self._address.headers)
         if self.token is not None:
@@ -294,7 +293,6 @@ class Link:
 
     def _note_live(self, now: float) -> None:
         self.n_connections += 1
-        self._was_live = True
         self._clock.set_server_time(self._session.server_time, now)
         self._clock.set_token(self.token, now)
         self._token_changed.set()

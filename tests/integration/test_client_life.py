@@ -177,6 +177,27 @@ async def test_tokens_are_replaced_before_they_expire_and_after(shared_server: S
         assert len(asked) == 5
 
 
+async def test_a_token_that_expires_while_it_connects_is_replaced(shared_server: StartServer) -> None:
+    server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
+    lives = iter((600, -1, -1, 600))
+
+    async def source() -> str:
+        return token(next(lives), sub="carol")
+
+    async with connect(server, refresh_token=source) as client:
+        await client.subscribe("stock", [CODE], snapshot=False)
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        body = json.dumps({"user_id": "carol"}).encode()
+        status, text = await asyncio.to_thread(server.get, "/v1/admin/kick", "POST", body, headers)
+        assert status == 200, text
+        restored, before = await until_one(client, Restored)
+        assert restored.recovered
+        assert [message.code for message in before if isinstance(message, Interrupted)] == [4401] * 3
+        publish(server, price(7))
+        update, _ = await until_one(client, PriceUpdate)
+        assert update.price == 7
+
+
 async def test_a_token_that_expires_without_a_new_one_ends_it(shared_server: StartServer) -> None:
     server = shared_server("--feed", "none", admin_token=ADMIN, jwt_secret=SECRET)
     async with connect(server, token=token(1)) as client:
