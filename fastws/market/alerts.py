@@ -32,6 +32,7 @@ _log = structlog.get_logger("fastws.alerts")
 _FIRST_PAUSE: Final = 0.1  # seconds between attempts to fire while the database fails
 _LONGEST_PAUSE: Final = 5.0
 _BATCH: Final = 500  # rules fired in one transaction, so that other requests get their turn in between
+_REFRESH_SLICE: Final = 1000  # rules looked at
 _SLICE: Final = 50  # alerts delivered before the loop runs on
 
 
@@ -279,7 +280,9 @@ class AlertBook:
             return
         rules = await (self._stored.waiting_rules() if ids is None else self._stored.rules_with(ids))
         waiting = {rule.id: rule for rule in rules if rule.fired_ms is None}
-        for rule in waiting.values():
+        for i, rule in enumerate(waiting.values(), 1):
+            if i % _REFRESH_SLICE == 0:
+                await asyncio.sleep(0)
             try:
                 self.admit(rule)
             except ValueError as error:

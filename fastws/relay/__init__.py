@@ -44,7 +44,8 @@ updates do: stamps tell which is newer.
 `feed_standby` is the place of an instance in the row, and `feed_takeover` how long an owner may be silent. Whoever has
 the feed keeps it. Redis being away changes nothing; an owner that only Redis cannot reach goes on and is replaced, so
 that there are two until they hear of each other. KIS refuses the second session of an app key or ends the first, and
-its feed tries again only after a minute. Owners know what the clients of all instances look at, a second later.
+its feed tries again only after a minute. Where the owner is not heard for 3 s, its feed is `reconnecting` to clients of
+others, for nothing comes of it. Owners know what the clients of all instances look at, a second later.
 
 **Users.** Instances tell each other how many connections each user has, within 50 ms, as a table of which only changes
 are sent. So `connections_per_user` holds for all of them together, but for those that come to different instances

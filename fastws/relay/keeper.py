@@ -50,6 +50,7 @@ class FeedKeeper:
         self._on_change = on_change
         self._clock = clock
         self._is_ending = False
+        self._told: FeedState | None = None
         self._task: asyncio.Task[None] | None = None
         relay.meetings.feeds = self._states
         relay.meetings.claims = self._claims
@@ -97,6 +98,7 @@ class FeedKeeper:
                     if has_given_up():
                         self._give_up("the feed has failed for good here and is left to the others")
                         work = None
+                self.tell()
                 if work is None or work.done():
                     await asyncio.sleep(_LOOK_SECONDS)
                 else:
@@ -128,8 +130,9 @@ class FeedKeeper:
             task.result()
 
     def tell(self) -> None:
-        """The state of the feed has changed here."""
-        if self.is_owner:
+        """The state of the feed may have changed here; it is looked at now and then in any case."""
+        if self.is_owner and self._status() != self._told:
+            self._told = self._status()
             self._relay.meetings.announce()
 
     def _look(self, *, is_running: bool) -> None:

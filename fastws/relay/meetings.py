@@ -20,6 +20,9 @@ from fastws.relay.sharing import Sharing
 # For how long it is remembered what was heard of an origin that is not heard any more: it may be cut off.
 _GONE_SECONDS: Final = 900.0
 
+FEED_SILENCE_SECONDS: Final = 3.0
+"""After how long without a word of its owner a feed that runs elsewhere counts as out of reach."""
+
 _log = structlog.get_logger("fastws.relay")
 
 
@@ -63,6 +66,7 @@ class Meetings:
         self._clock = clock
         # Origins that were not heard any more, and since when.
         self._gone: dict[int, float] = {}
+        self._told_feeds: dict[str, FeedState] = {}
 
     def announce(self, *, leaving: bool = False) -> None:
         # Asked for in any case, so that what it counts is on its way.
@@ -103,8 +107,7 @@ class Meetings:
         peer.figures = announcement.figures
         peer.claims = announcement.claims
         before, peer.feeds = peer.feeds, announcement.feeds
-        if before != peer.feeds:
-            self._tell_feeds((*before, *peer.feeds))
+        self._tell_feeds((*before, *peer.feeds))
         self._sharing.announced(peer, announcement.tables)
         self._receiving.announced(peer.origin, announcement.positions)
 
@@ -142,19 +145,27 @@ class Meetings:
             self._link.send(self._channels.control, encode(request))
 
     def state_of(self, feed: str) -> FeedState:
-        """The state of a feed at the instance that runs it; of several, see `Post`, the one that is to go on."""
-        found = [
-            (
-                peer.feeds[feed] != "live",
-                claim.rank if claim is not None else 0,
-                peer.origin,
-                peer.feeds[feed],
-            )
-            for peer in self.peers
-            for claim in (peer.claims.get(feed),)
-            if feed in peer.feeds
-        ]
-        return min(found)[3] if found else "stopped"
+        """The state of a feed at the instance that runs it; of several, see `Post`, the one that is to go on.
+
+        Nothing comes of one that is not heard, be it that Redis is away: that is `reconnecting`.
+        """
+        heard_from = self._clock() - FEED_SILENCE_SECONDS
+        found = []
+        is_silent = False
+        for peer in self.peers:
+            status = peer.feeds.get(feed)
+            if status is not None and peer.announced_at >= heard_from:
+                claim = peer.claims.get(feed)
+                found.append((status != "live", 0 if claim is None else claim.rank, peer.origin, status))
+            elif status is not None and status != "stopped":
+                is_silent = True
+        if found:
+            return min(found)[3]
+        return "reconnecting" if is_silent else "stopped"
+
+    def look_at_feeds(self) -> None:
+        """Tell of feeds that nothing is heard of any more, or again."""
+        self._tell_feeds(feed for peer in self.peers for feed in peer.feeds)
 
     def is_anyone_feeding(self) -> bool:
         """Whether another instance can run a feed, and may want to know what is looked at here."""
@@ -162,7 +173,10 @@ class Meetings:
 
     def _tell_feeds(self, names: Iterable[str]) -> None:
         for feed in dict.fromkeys(names):
-            self.on_feed(feed, self.state_of(feed))
+            status = self.state_of(feed)
+            if self._told_feeds.get(feed) != status:
+                self._told_feeds[feed] = status
+                self.on_feed(feed, status)
 
     def _end(self, origin: int) -> None:
         """Nothing comes of this origin any more."""

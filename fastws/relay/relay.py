@@ -197,6 +197,7 @@ class Relay:
             self.sharing.tell()
             self.meetings.announce()
             self.meetings.look_after(now)
+        self.meetings.look_at_feeds()
         self.sending.forget_answers(now)
 
     # What others ask it.

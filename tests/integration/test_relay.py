@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -187,20 +188,23 @@ def test_settings_that_cannot_be(tmp_path: Path, setting: str, value: str, probl
 
 
 @contextmanager
-def price_feed(directory: Path, redis: RedisServer, file: Path) -> Iterator[None]:
-    """A ``fastws feed`` of the prices in `file`, which ends well."""
-    with (directory / "feed.log").open("wb") as log:
+def price_feed(
+    directory: Path, redis: RedisServer, file: Path, rank: int = 0
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A ``fastws feed`` of the prices in `file`, which ends well; its log is beside the file."""
+    with file.with_suffix(".log").open("wb") as log:
         feed = subprocess.Popen(
             command("feed", "--source", f"csv:{file}", "--interval", "0.2", "--symbols", "005930", "000660"),
             cwd=directory,
-            env=environment({"relay": redis.url}),
+            env=environment({"relay": redis.url, "feed_standby": rank, "feed_takeover": 2}),
             stdout=log,
             stderr=log,
         )
     try:
-        yield
+        yield feed
     finally:
-        feed.send_signal(signal.SIGTERM)
+        if feed.poll() is None:
+            feed.send_signal(signal.SIGTERM)
         assert feed.wait(15) == 0
 
 
@@ -212,7 +216,7 @@ async def test_a_price_feed_publishes_to_all(cluster: Cluster, redis: RedisServe
         for each in (first, second):
             await each.subscribe("stock", "005930", "000660")
             await each.until_snapshot()
-        with price_feed(tmp_path, redis, file):
+        with price_feed(tmp_path, redis, file) as feed:
             for each in (first, second):
                 seen = await prices(each, 4)
                 assert {(update["code"], update["price"]) for update in seen} == {
@@ -221,8 +225,21 @@ async def test_a_price_feed_publishes_to_all(cluster: Cluster, redis: RedisServe
                 }
                 assert {update["quality"] for update in seen} == {"polled"}
             assert json.loads(two.get("/v1/stocks/005930")[1])["change"] == 1000
-    text = (tmp_path / "feed.log").read_text()
-    assert "Traceback" not in text, text
+            until(lambda: one.stats()["feeds"] == {"csv": "live"}, "the state of the feed")
+            # Another one stands by, and polls when the first one has ended.
+            other = tmp_path / "other.csv"
+            other.write_text("symbol,price,previous_close\n005930,74000,72000\n000660,131000,130000\n")
+            with price_feed(tmp_path, redis, other, rank=1):
+                until(partial(knows, one, 3), "both feeds")
+                await first.sync()
+                feed.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(feed.wait, 15) == 0
+                while (await prices(first, 1))[0]["price"] != 74000:
+                    pass
+    for log in (file.with_suffix(".log"), other.with_suffix(".log")):
+        text = log.read_text()
+        assert "Traceback" not in text, text
+    assert "this instance takes the feed over" in text
     until(partial(knows, one, 1), "the feed has said good-bye")
 
 

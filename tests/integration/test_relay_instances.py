@@ -19,7 +19,7 @@ from fastws._relay import shard_of
 from fastws.feeds.base import FeedState
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.relay import links, peers, posts
+from fastws.relay import links, meetings, peers, posts
 from fastws.relay import relay as relays
 from fastws.relay.address import parse_address
 from fastws.relay.keeper import FeedKeeper
@@ -433,6 +433,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relays, "_ANNOUNCE_SECONDS", 0.2)
     for name in ("SETTLE_SECONDS", "HANDOVER_SECONDS"):
         monkeypatch.setattr(posts, name, 0.4)
+    monkeypatch.setattr(meetings, "FEED_SILENCE_SECONDS", 0.6)
 
 
 @pytest.mark.usefixtures("quick")
@@ -452,6 +453,8 @@ async def test_a_feed_changes_hands_with_its_owner_and_not_with_redis(
         one, two, three = runners
         await until(run_it(one))
         await until(lambda: two.keeper.owner == three.keeper.owner == one.instance.relay.name)
+        shown: list[str] = []
+        three.instance.relay.meetings.on_feed = lambda feed, status: shown.append(status)
 
         # Redis away, for longer than anybody waits for an owner: nothing happens.
         redis.kill()
@@ -462,6 +465,8 @@ async def test_a_feed_changes_hands_with_its_owner_and_not_with_redis(
         await meeting(*(each.instance for each in runners))
         assert run_it(one)()
         assert (one.n_runs, two.n_runs, three.n_runs) == (1, 0, 0)
+        # Meanwhile nothing came of it to others, who were told so.
+        await until(lambda: shown == ["reconnecting", "live"])
 
         # Redis cannot reach the owner, which goes on; the next in the row takes over; then they hear of each other.
         proxy.is_open = False
