@@ -19,7 +19,7 @@ from fastws.relay.control import (
 )
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
-from fastws.relay.tables import OwnTable, PeerTable
+from fastws.relay.tables import CHANGES, OwnTable, PeerTable
 
 USERS: Final = "users"
 INTEREST: Final = "interest"
@@ -87,9 +87,9 @@ class Sharing:
         """Tell what has changed."""
         if not self._link.is_up:
             return
-        changed, self._changed_users = self._changed_users, set()
-        users = self._own[USERS]
-        for key in changed:
+        changed, users = self._changed_users, self._own[USERS]
+        for _ in range(min(len(changed), CHANGES)):
+            key = changed.pop()
             users.put(key, self.user(key))
         for table in self._own.values():
             for part in table.changes():

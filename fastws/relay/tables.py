@@ -11,15 +11,19 @@ from typing import Final
 
 from fastws.relay.control import MAX_KEY_SIZE, NOTHING, Entries, Pair, TableName, TablePart
 
-PART_ENTRIES: Final = 2000
-"""Entries of one message: some 100 KB."""
+PART_ENTRIES: Final = 1000
+"""Entries of one message: some 25 KB, and a millisecond for who reads it."""
+
+CHANGES: Final = 4000
+"""Changes told in one go: all of a hundred thousand users would hold clients up for a tenth of a second."""
 
 
 class OwnTable:
     """A table of this instance, told to the others.
 
     1. `put` is cheap and tells nothing; `changes` tells what differs from what was told.
-    2. Every message of changes has the next number. What is put and taken back in between is never told.
+    2. Every message of changes has the next number. What is put and taken back in between is never told, and beyond
+       `CHANGES` the rest is for the next time.
     3. Keys of more than `MAX_KEY_SIZE` characters are not told.
     """
 
@@ -51,8 +55,11 @@ class OwnTable:
         """Yield what is to be told. To be exhausted."""
         if not self._changed:
             return
-        changed, self._changed = self._changed, {}
-        told = self._told
+        changed, told = self._changed, self._told
+        if len(changed) <= CHANGES:
+            self._changed = {}
+        else:
+            changed = {key: changed.pop(key) for key in list(islice(changed, CHANGES))}
         news = {key: pair for key, pair in changed.items() if told.get(key, NOTHING) != pair}
         for key, pair in news.items():
             if pair == NOTHING:

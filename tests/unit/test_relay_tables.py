@@ -72,6 +72,21 @@ def test_a_whole_table_in_parts_with_changes_in_between(monkeypatch: pytest.Monk
     assert peer.entries == {str(i): (1, i) for i in range(10) if i != 1} | {"new": (5, 5)}
 
 
+def test_many_changes_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CHANGES", 4)
+    monkeypatch.setattr(tables, "PART_ENTRIES", 3)
+    own, peer = OwnTable(1, "users"), PeerTable()
+    for i in range(10):
+        own.put(str(i), (1, i))
+    sizes = []
+    while parts := told(own):
+        sizes.append([len(part.entries) for part in parts])
+        for part in parts:
+            peer.receive(part)
+    assert sizes == [[3, 1], [3, 1], [2]]
+    assert peer.entries == {str(i): (1, i) for i in range(10)}
+
+
 _pairs = st.tuples(st.integers(0, 3), st.integers(0, 3))
 _steps = st.lists(
     st.one_of(
