@@ -33,7 +33,7 @@ class Presence:
        :meth:`take_place` on in full; one that is evicted is a guest again until it ends.
     4. A client is in `arriving` until :meth:`enter`, and is not there before: it may wait for keys, or for a session.
     5. `by_user` holds each user who is there with the clients in the order in which they became the user's.
-       `on_entered` is called whenever one has, and `on_changed` whenever a user's clients are others than before.
+       `on_entered` is called whenever one has, and `on_user_changed` whenever a user's clients are others than before.
     6. Connections at other instances count, too, as far as they are known. So two that come to different instances in
        one moment may both get in.
     """
@@ -52,7 +52,7 @@ class Presence:
         self.by_id: dict[str, Client] = {}
         self.by_user: dict[str, dict[Client, None]] = {}
         self.on_entered: Callable[[Client], object] = lambda client: None
-        self.on_changed: Callable[[str], object] = lambda user_key: None
+        self.on_user_changed: Callable[[str], object] = lambda user_key: None
         # None where this instance is alone.
         self.elsewhere: Elsewhere | None = None
 
@@ -183,7 +183,7 @@ class Presence:
         if client not in clients:
             clients[client] = None
             self.on_entered(client)
-            self.on_changed(client.user_key)
+            self.on_user_changed(client.user_key)
 
     def _forget_user(self, client: Client) -> None:
         key = client.user_key
@@ -191,7 +191,7 @@ class Presence:
             self.by_user[key].pop(client, None)
             if not self.by_user[key]:
                 del self.by_user[key]
-            self.on_changed(key)
+            self.on_user_changed(key)
 
     def _forget_id(self, client: Client) -> None:
         if self.by_id.get(client.connection_id) is client:

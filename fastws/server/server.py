@@ -326,7 +326,7 @@ class Server:
             self.relay.sharing.user = self.admission.presence.connections_of
             self.relay.sharing.on_eviction = self._on_eviction
             self.admission.presence.elsewhere = self.relay.sharing
-            self.admission.presence.on_changed = self.relay.sharing.note_user
+            self.admission.presence.on_user_changed = self.relay.sharing.note_user
             self.keeper = self._make_keeper(self.relay)
         if self.relay is not None and settings.relay is not None:
             self.relay.on_rules = self._on_rules
