@@ -6,7 +6,8 @@ statement that is executed for each of them is the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,14 +18,28 @@ _MAX_KEYS: Final = 500  # in one statement
 Values = dict[str, Any]
 
 
-def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Values]) -> None:
-    """Insert rows, each with a value for every column."""
+def insert_rows(connection: sa.Connection, table: sa.Table, rows: Iterable[Values]) -> None:
+    """Insert rows, each with a value for every column; no more of them are held at a time than the driver gets."""
     statement: Any = sa.insert(table)
     if not _is_sqlite(connection) and connection.dialect.insert_executemany_returning:
         # Asked to return something, SQLAlchemy makes statements of many rows.
         statement = statement.returning(sa.literal(1))
-    for i in range(0, len(rows), _CHUNK):
-        connection.execute(statement, rows[i : i + _CHUNK]).close()
+    rest = iter(rows)
+    while chunk := list(islice(rest, _CHUNK)):
+        connection.execute(statement, chunk).close()
+
+
+def insert_tuples(connection: sa.Connection, table: sa.Table, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows of texts, whole numbers and None, each in the order of the table's columns."""
+    if not _is_sqlite(connection):
+        names = table.columns.keys()
+        insert_rows(connection, table, (dict(zip(names, row, strict=True)) for row in rows))
+        return
+    # The driver's own: SQLAlchemy would take longer over each row than SQLite with its triggers.
+    statement = str(sa.insert(table).compile(dialect=connection.dialect))
+    rest = iter(rows)
+    while chunk := list(islice(rest, _CHUNK)):
+        connection.exec_driver_sql(statement, chunk).close()
 
 
 def delete_rows(connection: sa.Connection, table: sa.Table, keys: Sequence[tuple[Any, ...]]) -> None:

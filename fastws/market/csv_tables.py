@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What else separates columns; no code has any of them in it.
 _SEPARATORS: Final = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
+# As a file opened with newline="" has them. One after the other: `StringIO` would hold the text four times as large.
+_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 class Columns(NamedTuple):
@@ -29,11 +31,16 @@ class Columns(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row of a table: `cells` by column, without blanks around them. `where` begins messages about it."""
+    """A row of a table: `cells` by column, without blanks around them. `shown` names the file."""
 
     line: int
-    where: str
+    shown: str
     cells: dict[str, str]
+
+    @property
+    def where(self) -> str:
+        """What messages about it begin with."""
+        return f"{self.shown}, line {self.line}"
 
 
 def read_text(path: Traversable, shown: str, error_type: type[TableError] = TableError) -> str:
@@ -66,18 +73,24 @@ def read_rows(
         TableError: `error_type`, naming the file as `shown`, line and column; nothing after it can be read.
     """
     header: list[str] | None = None
+    n_columns = -1
     first = 1  # line of the row that is being read
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader((match[0] for match in _LINE.finditer(text)), strict=True)
     try:
         for row in reader:
-            first = reader.line_num + 1
+            line = reader.line_num
+            first = line + 1
             cells = [cell.strip() for cell in row]
+            if len(cells) == n_columns and cells[0] and cells[0][0] != "#":
+                yield TableRow(line, shown, dict(zip(header or (), cells, strict=True)))
+                continue
             is_comment = cells[:1] != [] and cells[0].startswith("#")
             if not any(cells) or (is_comment and (header is None or len(cells) == 1)):
                 continue
-            where = f"{shown}, line {reader.line_num}"
+            where = f"{shown}, line {line}"
             if header is None:
                 header = _check_header(cells, where, columns, error_type)
+                n_columns = len(header)
                 continue
             if is_comment:
                 # It may be meant as either: a row that is not taken over is one that pruning deletes.
@@ -98,7 +111,7 @@ def read_rows(
                     raise wrong
                 on_problem(wrong)
                 continue
-            yield TableRow(reader.line_num, where, dict(zip(header, cells, strict=True)))
+            yield TableRow(line, shown, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise error_type(f"{shown}, line {first}: {csv_problem(error)}") from None
     if header is None:
@@ -156,4 +169,9 @@ def check_new(
     """
     first = lines_of.setdefault(key, line)
     if first != line:
-        raise error_type(f"{where}: {key} stands in line {first} already")
+        raise repeated(key, first, where, error_type)
+
+
+def repeated(key: object, first: int, where: str, error_type: type[TableError] = TableError) -> TableError:
+    """The error of a row whose key has come before, in line `first`."""
+    return error_type(f"{where}: {key} stands in line {first} already")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ from fastws.market.schema import INSTRUMENTS, PORTFOLIOS, POSITIONS
 
 _MAX_ID: Final = 2**63 - 1
 _COST: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+# A quantity or a cost that is right and written as the database has it, as nearly all of millions are.
+_PLAIN: Final = re.compile(r"-?(0|[1-9][0-9]{0,9})(\.[0-9]{1,8})?")
 
 Values = dict[str, Any]
 
@@ -73,22 +76,36 @@ def _parse_position(row: TableRow) -> Values:
     number = portfolio_id(row)
     cells = row.cells
     try:
-        symbol = Instrument(cells["symbol"]).code
+        symbol = _code_of(cells["symbol"])
     except ValueError as error:
         raise _error(row, "symbol", str(error).partition(": ")[2]) from None
-    try:
-        scaled(cells["quantity"])
-    except QuantityError as error:
-        raise _error(row, "quantity", str(error)) from None
+    quantity = cells["quantity"]
+    if not _PLAIN.fullmatch(quantity):
+        try:
+            scaled(quantity)
+        except QuantityError as error:
+            raise _error(row, "quantity", str(error)) from None
+        quantity = number_text(Decimal(quantity))
     cost = cells.get("cost") or None
-    if cost is not None and not _COST.fullmatch(cost):
-        raise _error(row, "cost", f"expected a plain number such as 1250.50 or nothing, got {cost!r:.60}")
-    return {
-        "portfolio_id": number,
-        "symbol": symbol,
-        "quantity": number_text(Decimal(cells["quantity"])),
-        "cost": None if cost is None else number_text(Decimal(cost)),
-    }
+    if cost is not None and not _PLAIN.fullmatch(cost):
+        if not _COST.fullmatch(cost):
+            raise _error(row, "cost", f"expected a plain number such as 1250.50 or nothing, got {cost!r:.60}")
+        cost = number_text(Decimal(cost))
+    return {"portfolio_id": number, "symbol": symbol, "quantity": quantity, "cost": cost}
+
+
+# What comes again in many rows is looked at once, and is one object in all of them.
+
+
+@lru_cache(maxsize=100_000)
+def _code_of(symbol: str) -> str:
+    return Instrument(symbol).code
+
+
+@lru_cache(maxsize=1000)
+def _id_of(text: str) -> int | None:
+    is_whole = text.isascii() and text.isdigit() and len(text) < 20
+    return number if is_whole and (number := int(text)) <= _MAX_ID else None
 
 
 def portfolio_id(row: TableRow, column: str = "portfolio_id") -> int:
@@ -98,9 +115,10 @@ def portfolio_id(row: TableRow, column: str = "portfolio_id") -> int:
         TableError: naming line and column.
     """
     text = row.cells[column]
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= _MAX_ID):
+    number = _id_of(text)
+    if number is None:
         raise _error(row, column, f"expected a whole number, got {text!r:.60}")
-    return int(text)
+    return number
 
 
 def _currency(row: TableRow) -> str:

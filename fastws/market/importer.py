@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,8 +11,8 @@ import msgspec
 import sqlalchemy as sa
 
 from fastws.errors import FastwsError, TableError
-from fastws.market.bulk import delete_rows, insert_rows
-from fastws.market.csv_tables import TableRow, check_new, read_rows, read_text
+from fastws.market.bulk import delete_rows, insert_tuples
+from fastws.market.csv_tables import TableRow, read_rows, read_text, repeated
 from fastws.market.import_kinds import KINDS, Kind, portfolio_id
 from fastws.market.schema import INSTRUMENTS, PORTFOLIO_VERSION, PORTFOLIOS, POSITIONS
 
@@ -46,7 +47,7 @@ class Table(msgspec.Struct):
     kind: Kind
     shown: str
     rows: dict[Key, Values]
-    lines: dict[object, int]
+    lines: dict[Key, int]
     portfolios: dict[int, int]
     """The first line of each."""
 
@@ -121,9 +122,11 @@ def _take(table: Table, row: TableRow) -> None:
         # Also of a row that is wrong elsewhere: its portfolio may not be there, too.
         table.portfolios.setdefault(portfolio_id(row), row.line)
     values = table.kind.parse(row)
-    key = tuple(values.pop(column) for column in table.kind.keys)
-    named = key[0] if len(key) == 1 else f"{key[1]} of portfolio {key[0]}"
-    check_new(named, table.lines, row.line, row.where)
+    key = tuple([values.pop(column) for column in table.kind.keys])
+    first = table.lines.setdefault(key, row.line)
+    if first != row.line:
+        named = key[0] if len(key) == 1 else f"{key[1]} of portfolio {key[0]}"
+        raise repeated(named, first, row.where)
     if table.kind.table is POSITIONS and not values["quantity"].strip("-0."):
         return  # nothing is held, which the other rows of the portfolio could not say
     table.rows[key] = tuple(values.values())
@@ -181,21 +184,28 @@ class _Import:
         # One import after the other: what is read here is still so when it is written.
         self._connection.execute(sa.update(PORTFOLIO_VERSION).values(version=PORTFOLIO_VERSION.c.version))
         notes = self._check_positions() if self._sql is POSITIONS else []
-        known = dict(self._known())
         rows = self._table.rows
-        added = [key for key in rows if key not in known]
-        changed = [key for key, values in rows.items() if key in known and known[key] != values]
-        removed = [key for key in known if key not in rows] if self._removes_others else []
+        known: set[Key] = set()  # of the file
+        changed: list[Key] = []
+        removed: list[Key] = []
+        for key, values in self._known():
+            if key in rows:
+                known.add(key)
+                if rows[key] != values:
+                    changed.append(key)
+            elif self._removes_others:
+                removed.append(key)
         # Only what differs is written: nobody has to value a portfolio again in which nothing has changed.
         delete_rows(self._connection, self._sql, removed + changed)
-        insert_rows(self._connection, self._sql, [self._row(key, rows[key]) for key in changed + added])
+        added = (key for key in rows if key not in known)
+        insert_tuples(self._connection, self._sql, (key + rows[key] for key in chain(changed, added)))
         if self._sql is PORTFOLIOS and removed:
             notes.append(self._remove_orphans())
         return Imported(
             n_rows=len(self._table.lines),
-            n_added=len(added),
+            n_added=len(rows) - len(known),
             n_changed=len(changed),
-            n_unchanged=len(rows) - len(added) - len(changed),
+            n_unchanged=len(known) - len(changed),
             n_removed=len(removed),
             notes=notes,
         )
@@ -245,6 +255,3 @@ class _Import:
             "1 position of a removed portfolio was" if n == 1 else f"{n} positions of removed portfolios were"
         )
         return f"{what} removed, too"
-
-    def _row(self, key: Key, values: Values) -> dict[str, Any]:
-        return dict(zip(self._sql.columns.keys(), key + values, strict=True))

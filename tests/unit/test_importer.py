@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from fastws.market import bulk
 from fastws.market.import_kinds import KINDS
 from fastws.market.importer import MAX_PROBLEMS, Imported, ImportRefused, read_table, write_table
 from fastws.market.instrument_store import merge, read_instruments
@@ -98,6 +99,47 @@ async def test_everything_comes_in_as_it_was_written(store: Store, write: Write)
     ]
     loaded = await PortfolioStore(store).load()
     assert loaded.quantities.tolist() == [10**9, 10_050_000_000, 1]
+
+
+async def test_numbers_are_stored_without_what_means_nothing(store: Store, write: Write) -> None:
+    written = {
+        "007": "7", "+2": "2", "1.50": "1.50", "-0.25": "-0.25", "00.5": "0.5", "12345678901": "12345678901",
+        "-0.00000001": "-0.00000001", "0.10000000": "0.10000000", "9999999999.99999999": "9999999999.99999999",
+    }  # fmt: skip
+    await bring(store, write, "portfolios", PORTFOLIOS)
+    lines = [f"7,S{i},{text},{text}" for i, text in enumerate(written)]
+    await bring(store, write, "positions", "\n".join(["portfolio_id,symbol,quantity,cost", *lines]))
+    assert await rows(store, "positions") == [
+        (7, f"S{i}", text, text) for i, text in enumerate(written.values())
+    ]
+    again = [f"7,S{i},{text},{text}" for i, text in enumerate(written.values())]
+    content = "\n".join(["portfolio_id,symbol,quantity,cost", *again])
+    assert counts(await bring(store, write, "positions", content)) == (9, 0, 0, 9, 0)
+
+
+async def test_more_rows_than_the_driver_gets_at_a_time(
+    store: Store, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "_CHUNK", 3)
+    await bring(store, write, "portfolios", PORTFOLIOS)
+    for quantity, expected in ((1, (7, 7, 0, 0, 0)), (2, (7, 0, 7, 0, 0))):
+        lines = [f"7,S{i},{quantity}" for i in range(7)]
+        content = "\n".join(["portfolio_id,symbol,quantity", *lines])
+        assert counts(await bring(store, write, "positions", content)) == expected
+        assert await rows(store, "positions") == [(7, f"S{i}", str(quantity), None) for i in range(7)]
+
+
+def test_lines_end_as_they_do_in_files(write: Write) -> None:
+    """Of old Macs, of Windows, within quotes; and not where Unicode has other ends of lines."""
+    content = (
+        'id,owner,name,currency\r1,kim,A\x0bB,USD\r2,kim,"C\nD",USD\r\n3,kim,E\u2028F,USD\n\r\nx,kim,G,USD'
+    )
+    assert problems_of(write, "portfolios", content) == [
+        ", line 2, column name: holds what cannot be printed: 'A\\x0bB'",
+        ", line 4, column name: holds what cannot be printed: 'C\\nD'",
+        ", line 5, column name: holds what cannot be printed: 'E\\u2028F'",
+        ", line 7, column id: expected a whole number, got 'x'",
+    ]
 
 
 async def test_the_same_again_changes_nothing(store: Store, write: Write) -> None:
