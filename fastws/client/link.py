@@ -154,8 +154,8 @@ class Link:
                         f"the server closed the connection with {code}: {ENDS[code]} ({said})", code
                     )
                 if verdict == "token":
-                    # A new one that is refused, too, may have expired on the way: where good ones came from before, they
-                    # will come again. At first it is a mistake, and is told.
+                    # A new one that is refused, too, may have expired on the way: after good ones others will come. At
+                    # first it is a mistake, and is told.
                     may_be_late = self.went_live.is_set() or not is_fresh
                     wants_token = self._address.token_source is not None and may_be_late
                     if not wants_token:
