@@ -557,6 +557,7 @@ _CONNECT_HINTS = {
     ECONNREFUSED: " (is the server running there?)", EADDRNOTAVAIL: _PORTS_HINT,
 }
 _STATUS_HINTS = {
+    "400": " (does it speak TLS? the load client does not)",
     "401": _TOKEN_HINT,
     "403": " (not allowed: the Origin, or the address)",
     "404": " (no WebSocket at this path)",

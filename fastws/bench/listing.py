@@ -29,6 +29,10 @@ def stocks(url: str, headers: Mapping[str, str]) -> list[Stock]:
         body = response.read()
         if response.status == 401:
             raise LoadError(f"{where} answered 401 {response.reason}: the token is wrong or has expired")
+        if response.status == 400:
+            raise LoadError(
+                f"{where} answered 400 {response.reason} (does it speak TLS? the load client does not)"
+            )
         if response.status != 200:
             raise LoadError(f"{where} answered {response.status} {response.reason}; {_NAME_THEM}")
         rows = json.loads(body)["stocks"]

@@ -17,6 +17,7 @@ if sys.platform != "linux":
 
 from tests import benching, serving
 from tests.benching import ONE_STOCK, RATE, TIMEOUT_S, Here, bench
+from tests.certificates import files
 
 pytestmark = pytest.mark.plain("the load client speaks no TLS")
 
@@ -157,6 +158,14 @@ def test_connections_of_one_user_are_limited(server: serving.Server, here: Here,
     )  # fmt: skip
     assert document["plan"]["has_token"] is True
     assert token not in (tmp_path / "out.json").read_text()
+
+
+def test_a_server_that_speaks_tls(tmp_path: Path, here: Here) -> None:
+    server = serving.Server(tmp_path, "--feed", "sim", certfile=str(files().certfile))
+    url = server.url.replace("wss://", "ws://")
+    assert "does it speak TLS?" in here.fails("--url", url)
+    assert "does it speak TLS?" in here.fails("--url", url, *ONE_STOCK)
+    server.end()
 
 
 def test_no_server_there(here: Here) -> None:

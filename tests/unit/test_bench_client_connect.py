@@ -109,7 +109,8 @@ def test_rejected_targets_are_quoted(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [("401 Unauthorized", "token"), ("429 Too Many", "handshake_rate")]
+    ("status", "hint"),
+    [("400 Bad Request", "speak TLS"), ("401 Unauthorized", "token"), ("429 Too Many", "handshake_rate")],
 )
 def test_a_status_says_what_may_be_wrong(peer: Peer, status: str, hint: str) -> None:
     response = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
