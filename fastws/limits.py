@@ -6,7 +6,7 @@ What clients are told apart by, a key, is the caller's; here it is a text.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -28,6 +28,28 @@ class Excess(msgspec.Struct, frozen=True):
     def message(self) -> str:
         """A sentence for people."""
         return _MESSAGES[self.setting].format(self.limit)
+
+
+class Elsewhere(Protocol):
+    """Connections of other processes that have the same limits."""
+
+    @property
+    def n_connections(self) -> int: ...
+
+    def of_key(self, key: str, /) -> int: ...
+
+    def add(self, key: str, n: int, /) -> None:
+        """Hear that there are `n` more here."""
+
+
+class _Nowhere:
+    n_connections = 0
+
+    def of_key(self, key: str) -> int:
+        return 0
+
+    def add(self, key: str, n: int) -> None:
+        pass
 
 
 _MESSAGES: Final = {
@@ -106,6 +128,8 @@ class Limits:
        that are not are noted here.
     6. Tokens that are not accepted over HTTP, where every request may bring one, are charged in the same manner, but
        to buckets of their own: see :meth:`token_wait`.
+    7. Where several processes serve one port, connections are counted together with those `elsewhere`, and rates by
+       each of them.
     """
 
     def __init__(
@@ -115,10 +139,12 @@ class Limits:
         connections_per_ip: int = 0,
         handshake_rate: int = 0,
         half_open_per_ip: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.connection_limit = connection_limit
         self.connections_per_ip = connections_per_ip
         self.half_open_per_ip = half_open_per_ip
+        self._elsewhere = elsewhere or _Nowhere()
         self._handshakes = Buckets(handshake_rate)
         self._bad_tokens = Buckets(handshake_rate)
         # Also kept where there is no limit, so that one can be set while the server runs.
@@ -158,11 +184,12 @@ class Limits:
         rate = self._handshakes.rate
         if seconds := self._handshakes.take(key, now_ns):
             return self._refused(Excess("handshake_rate", rate, rate, math.ceil(seconds)))
-        n = self.n_admitted + self.n_guests
-        if self.connection_limit and n >= _ceiling(self.connection_limit):
-            return self._refused(Excess("connection_limit", self.connection_limit, self.n_admitted, 5))
+        if self.connection_limit:
+            n_admitted = self.n_admitted + self._elsewhere.n_connections
+            if n_admitted + self.n_guests >= _ceiling(self.connection_limit):
+                return self._refused(Excess("connection_limit", self.connection_limit, n_admitted, 5))
         if self.connections_per_ip:
-            n_admitted = self._by_key.get(key, 0)
+            n_admitted = self._by_key.get(key, 0) + self._elsewhere.of_key(key)
             if n_admitted + self._guests_by_key.get(key, 0) >= _ceiling(self.connections_per_ip):
                 return self._refused(Excess("connections_per_ip", self.connections_per_ip, n_admitted, 5))
         return None
@@ -177,21 +204,25 @@ class Limits:
 
         `n_leaving` connections, of which `n_leaving_of_key` have this key, will make room as soon as it is admitted.
         """
-        n = self.n_admitted - n_leaving
-        if self.connection_limit and n >= self.connection_limit:
-            return self._refused(Excess("connection_limit", self.connection_limit, n))
-        n = self._by_key.get(key, 0) - n_leaving_of_key
-        if self.connections_per_ip and n >= self.connections_per_ip:
-            return self._refused(Excess("connections_per_ip", self.connections_per_ip, n))
+        if self.connection_limit:
+            n = self.n_admitted - n_leaving + self._elsewhere.n_connections
+            if n >= self.connection_limit:
+                return self._refused(Excess("connection_limit", self.connection_limit, n))
+        if self.connections_per_ip:
+            n = self._by_key.get(key, 0) - n_leaving_of_key + self._elsewhere.of_key(key)
+            if n >= self.connections_per_ip:
+                return self._refused(Excess("connections_per_ip", self.connections_per_ip, n))
         _subtract(self._guests_by_key, key)
         self._by_key[key] = self._by_key.get(key, 0) + 1
         self.n_guests -= 1
         self.n_admitted += 1
+        self._elsewhere.add(key, 1)
         return None
 
     def dismiss(self, key: str) -> None:
         """Count an admitted connection no more; it is on its way out."""
         self.n_admitted -= 1
+        self._elsewhere.add(key, -1)
         _subtract(self._by_key, key)
         self.arrive(key)
 

@@ -17,7 +17,7 @@ FEW_CONNECTIONS: Final = 1000
 def warnings(settings: Settings) -> list[str]:
     """Return a line for each thing that deserves a warning at the start, with what to do about it."""
     lines = []
-    n = capacity()
+    n = settings.workers * capacity()
     raise_limit = "raise the limit of file descriptors (ulimit -n, LimitNOFILE= of systemd)"
     if settings.connection_limit > n:
         lines.append(
@@ -28,6 +28,11 @@ def warnings(settings: Settings) -> list[str]:
     if settings.feed_standby and settings.feed == "none":
         lines.append(
             "feed_standby is set and there is no feed to run; name it with feed as the first server does"
+        )
+    if settings.workers > 1 and settings.handshake_rate:
+        lines.append(
+            f"each of the {settings.workers} workers has a handshake_rate of its own, and an address up to "
+            f"{settings.workers * settings.handshake_rate} handshakes a second with all of them"
         )
     token = settings.admin_token
     if token is not None and len(token) < MIN_TOKEN_SIZE:

@@ -282,6 +282,7 @@ class Server:
             connections_per_ip=settings.connections_per_ip,
             handshake_rate=settings.handshake_rate,
             half_open_per_ip=settings.half_open_per_ip,
+            elsewhere=None if worker is None else worker.elsewhere,
         )
         permits = Permits(self.portfolios)
         self.admission = Admission(

@@ -87,6 +87,10 @@ class Shared:
     def admin_token(self) -> str | None:
         return self._server.admin_token
 
+    @property
+    def connection_limit(self) -> int:
+        return self._server.settings.connection_limit
+
     def start(self) -> None:
         self._siblings.start()
 

@@ -28,6 +28,7 @@ from fastws.relay.exchange import Exchange
 from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
 from fastws.server import advice, lifecycle
 from fastws.server.acceptor import capacity
+from fastws.server.common_counts import CommonCounts
 from fastws.server.notify import Notifier
 from fastws.server.places import TcpPlace, admin_place
 from fastws.server.reload import carry_over
@@ -90,6 +91,7 @@ class Supervisor:
         self._settings = settings
         self._read_again = read_again
         self._selector = selectors.DefaultSelector()
+        self._counts = CommonCounts(settings.workers)
         self._exchange = Exchange(self._selector, on_frame=self._on_frame, on_lost=self._on_lost)
         self._slots = [_Slot(number) for number in range(1, settings.workers + 1)]
         self._notifier = Notifier()
@@ -240,6 +242,7 @@ class Supervisor:
             sock,
             number,
             len(self._slots),
+            elsewhere=self._counts.of_worker(number),
             is_database_private=self._directory is not None,
         )
         return lifecycle.serve(adapt(self._settings), lambda: adapt(self._read_again()), worker)
@@ -259,6 +262,7 @@ class Supervisor:
         pid, slot.pid = slot.pid, None
         # What it has said last may tell why.
         self._exchange.finish(slot.number)
+        self._counts.clear(slot.number)
         lived = time.monotonic() - slot.started_at
         status = code if code >= 0 else lifecycle.ENDED_BY_SIGNAL - code
         how = {"status": code} if code >= 0 else {"signal": _name_of(-code)}

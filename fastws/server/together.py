@@ -72,7 +72,12 @@ def together(shared: Shared) -> Any:
         # What one that is busy had last: a sum without it would fall, and then rise by all it has ever done.
         there = answers.found.keys() | answers.failed.keys() & siblings.present & known.keys()
         bodies = {worker.number: _read(own)} | {n: known[n] for n in there}
-        return msgspec.json.encode(add_up(bodies, worker.n_workers))
+        body = add_up(bodies, worker.n_workers)
+        # Each has said how many fit that it knows of, and the limit is of all.
+        body["room_for_connections"] = min(
+            body["room_for_connections"], shared.connection_limit or body["room_for_connections"]
+        )
+        return msgspec.json.encode(body)
 
     async def health(request: web.Request, own: bytes) -> bytes:
         answers = await siblings.ask_all("n_connections", seconds=HEALTH_SECONDS)

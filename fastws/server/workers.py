@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +10,7 @@ import msgspec
 
 from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
 from fastws.relay.worker_links import ExchangeEnd
+from fastws.server.common_counts import Elsewhere
 from fastws.server.siblings import Siblings
 from fastws.settings import Settings
 
@@ -57,7 +57,8 @@ class Worker:
     """This process as number `number` of `n_workers`, which count from 1. Belongs to the thread of the event loop.
 
     `on_stop` and `on_reload` are called when the parent asks for it, `on_stop` also when the parent is gone: a worker
-    does not outlive it. `is_database_private`: the database ends with the parent.
+    does not outlive it. `is_database_private`: the database ends with the parent. `elsewhere` counts the connections of
+    the others.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class Worker:
         number: int,
         n_workers: int,
         *,
+        elsewhere: Elsewhere,
         is_database_private: bool = False,
     ) -> None:
         self.number = number
+        self.elsewhere = elsewhere
         self.n_workers = n_workers
         self.is_database_private = is_database_private
         self.crew = Crew((), (0,) * n_workers)
@@ -116,7 +119,7 @@ class Worker:
 def settings_of(
     settings: Settings, number: int, *, port: int, admin_bind: str | None, database: str | None
 ) -> Settings:
-    """The settings of a worker: what there is one of is with the owner, and what is counted is divided.
+    """The settings of a worker: what there is one of is with the owner.
 
     `port` and `admin_bind` are those that all have, `database` theirs where the settings name none.
     """
@@ -127,6 +130,4 @@ def settings_of(
     }
     if number != OWNER:
         changed |= {"feed": "none", "feed_standby": 0}
-    if settings.connection_limit:
-        changed["connection_limit"] = math.ceil(settings.connection_limit / settings.workers)
     return msgspec.structs.replace(settings, **changed)

@@ -269,11 +269,18 @@ async def test_those_that_end_are_started_anew_and_the_feed_goes_on(start: Any, 
     assert "Traceback" not in server.log
 
 
-def test_none_outlives_the_parent(start: Any) -> None:
-    server = start()
-    workers = workers_of(server)
-    server.process.kill()
-    server.process.wait()
+async def test_limits_are_of_all_and_none_outlives_the_parent(start: Any) -> None:
+    server = start(connections_per_ip=10, connection_limit=12)
+    assert server.stats()["room_for_connections"] == 12
+    async with AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(client(server.url))
+        for _ in range(4):
+            async with client(server.url, greeted=False) as refused:
+                assert (await refused.receive())["code"] == "LIMIT_EXCEEDED"
+        workers = workers_of(server)
+        server.process.kill()
+        server.process.wait()
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
 

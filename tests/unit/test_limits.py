@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastws.limits import Buckets, Excess, Limits
+from fastws.server.common_counts import CommonCounts
 
 SECOND = 1_000_000_000
 
@@ -221,3 +222,48 @@ def test_the_counts_are_right_in_every_order_and_return_to_zero(
         limits.depart(key, is_admitted=True)
     assert (limits.n_guests, limits.n_admitted, limits.n_addresses) == (0, 0, 0)
     assert not limits._guests_by_key
+
+
+def test_connections_of_several_processes_are_counted_together() -> None:
+    counts = CommonCounts(3)
+    one, two = (
+        Limits(connection_limit=20, connections_per_ip=3, elsewhere=counts.of_worker(number))
+        for number in (1, 2)
+    )
+    third = counts.of_worker(3)
+    for limits in (one, two, one):
+        assert limits.handshake("a", 0) is None
+        limits.arrive("a")
+        assert limits.admit("a") is None
+    two.arrive("a")
+    assert two.admit("a") == Excess("connections_per_ip", 3, 3)
+    # One of those that are here makes room for it.
+    one.arrive("a")
+    assert one.admit("a", n_leaving=1, n_leaving_of_key=1) is None
+    one.depart("a", is_admitted=True)
+    assert third.of_key("a") == third.n_connections == 3
+    third.add("b", 17)
+    one.arrive("c")
+    assert one.admit("c") == Excess("connection_limit", 20, 20)
+    third.add("b", 100)
+    assert two.handshake("c", 0) == Excess("connection_limit", 20, 120, 5)
+    assert two.handshake("b", 0) == Excess("connection_limit", 20, 120, 5)
+    # A process that has ended has none.
+    counts.clear(3)
+    assert one.admit("c") is None
+    counts.clear(1)
+    assert third.n_connections == third.of_key("a") == 1
+
+
+def test_addresses_are_told_apart() -> None:
+    counts = CommonCounts(2)
+    one, two = counts.of_worker(1), counts.of_worker(2)
+    addresses = {f"10.0.{i >> 8}.{i & 255}": 1 + i % 3 for i in range(3000)}
+    for address, n in addresses.items():
+        one.add(address, n)
+    assert {address: two.of_key(address) for address in addresses} == addresses
+    assert two.n_connections == sum(addresses.values())
+    assert one.n_connections == one.of_key("10.0.0.1") == 0
+    for address, n in addresses.items():
+        one.add(address, -n)
+    assert not any(two.of_key(address) for address in addresses)
