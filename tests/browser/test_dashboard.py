@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,11 @@ async def test_alerts_and_portfolios_are_for_those_who_sign_in(server: StartServ
         await page.until("document.querySelector('#notices .notice') !== null")
         assert "Samsung Electronics exceeded 73,000" in await page.text("#notices")
         await page.until("document.querySelector('#alert-list li').dataset.fired === 'true'")
-        assert "73,500" in await page.text("#alert-list li")
+        # When it was; on another day that is said, too.
+        fired = await page.text("#alert-list li")
+        assert re.search(r"Price above 73,000 · fired \d\d:\d\d:\d\d at 73,500", fired), fired
+        spoken = "import('/static/dashboard/format.js').then(({ timeText }) => timeText('2025-11-11T09:30:00+09:00'))"
+        assert re.fullmatch(r"2025-11-1[01] \d\d:\d\d:00", await page.run(spoken))
         await page.until(f"{portfolio}.querySelector('.value').textContent === '735,000'")
         async with client(f"{target.url}?token={mine}") as connection:
             await connection.subscribe("portfolio", "7")

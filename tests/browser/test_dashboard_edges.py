@@ -99,7 +99,9 @@ async def test_little_is_shown_as_what_it_is(server: StartServer, tmp_path: Path
         assert await page.run(LADDER) == ["Spread 10", "2", "1", "visible"]
         assert await page.run("document.querySelector('#ladder-balance').style.transform") == "scaleX(0.67)"
         # Against a close of 0 nothing is so many percent.
-        percents = "[...document.querySelectorAll('.level .level-percent')].map((cell) => cell.textContent).join('')"
+        percents = (
+            "[...document.querySelectorAll('.level .level-percent')].map((cell) => cell.textContent).join('')"
+        )
         assert await page.run(percents) == ""
         assert (await shown.row("BASE"))["percent"] == ""
         assert page.problems == []

@@ -77,9 +77,12 @@ export function ageText(ms) {
   return t("days", { n: Math.floor(ms / 86_400_000) });
 }
 
-/** The time of day of a timestamp, here. */
+/** The time of day of a timestamp, here; with its date before it where that is not today's. */
 export function timeText(timestamp) {
-  return new Date(timestamp).toLocaleTimeString("en-GB");
+  const at = new Date(timestamp);
+  const time = at.toLocaleTimeString("en-GB");
+  const isToday = at.toDateString() === new Date().toDateString();
+  return isToday ? time : `${at.toLocaleDateString("sv-SE")} ${time}`; // dates as 2025-11-11
 }
 
 /** "up", "down" or "same", which is how things are coloured. */

@@ -87,6 +87,7 @@ const en = {
 
   ladder: "Order book",
   ask_quantity: "Ask qty",
+  level_price: "Price",
   bid_quantity: "Bid qty",
   total: "Total",
   spread: "Spread",
@@ -104,7 +105,7 @@ const en = {
   threshold_expected: "Write a number, such as 72,500 or 1.5",
   alert_deleted: "Alert on {name} deleted",
   alert_waiting: "waiting",
-  alert_fired_at: "fired {time}, price {price}",
+  alert_fired_at: "fired {time} at {price}",
   alert_delete: "Delete",
   alert_delete_label: "Delete the alert on {name}: {rule}",
   alert_fired: "Alert",
@@ -263,6 +264,7 @@ const ko = {
 
   ladder: "호가",
   ask_quantity: "매도 잔량",
+  level_price: "가격",
   bid_quantity: "매수 잔량",
   total: "총잔량",
   spread: "스프레드",
@@ -280,7 +282,7 @@ const ko = {
   threshold_expected: "72,500 또는 1.5와 같은 숫자를 입력하세요",
   alert_deleted: "{name} 알림 삭제됨",
   alert_waiting: "대기 중",
-  alert_fired_at: "{time} 발생, 가격 {price}",
+  alert_fired_at: "{time} 발생, {price}",
   alert_delete: "삭제",
   alert_delete_label: "{name} 알림 삭제: {rule}",
   alert_fired: "알림",
