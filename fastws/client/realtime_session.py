@@ -146,8 +146,14 @@ class RealtimeSession:
         self.is_live = True
         self.reconnection.note_live(now)
         waiting = list(self._asked.values())
+        given_up = {
+            pair
+            for asked in waiting
+            if isinstance(asked.request, wire.UnsubscribeAsset | wire.UnsubscribePortfolio)
+            for pair in asked.held
+        }
         for kind in ("asset", "portfolio"):
-            targets = [target for held, target in self.held if held == kind]
+            targets = [pair[1] for pair in self.held if pair[0] == kind and pair not in given_up]
             for request, held in _requests(kind, targets, is_wanted=True):
                 self._ask(request, held, is_own=True)
         self.outgoing += [encode(asked.request) for asked in waiting]

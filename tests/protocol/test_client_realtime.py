@@ -83,10 +83,12 @@ async def test_after_an_interruption_all_of_it_is_held_again(site: Site) -> None
         await client.subscribe("portfolio", [123])
         site.publish("AAPL", 150)
         await until(client, AssetUpdate, price=150)
+        site.publish("MSFT", 399)
+        await until(client, AssetUpdate, price=399)
         proxy.is_open = False
         proxy.kill()
         await until(client, Interrupted)
-        # Asked for while there is no connection.
+        # Asked for while there is no connection, so that it is not asked for once more before.
         asking = asyncio.create_task(client.unsubscribe("asset", ["MSFT"]))
         site.publish("AAPL", 151)
         await site.import_portfolios("123,bob,Growth,USD")
