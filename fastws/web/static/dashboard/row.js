@@ -26,6 +26,7 @@ export class Row {
   #remove = el("button", { type: "button", class: "quiet remove", tabindex: "-1" }, "×");
   #nMoves = 0;
   #drawnAt = -Infinity;
+  #drawnDirection = "";
   /** Whether the sparkline lacks something that came too soon after it was drawn. */
   #isDue = false;
 
@@ -83,10 +84,13 @@ export class Row {
     this.#onPainted(this);
     setData(this.element, "direction", found === null ? "same" : direction(found.change));
     this.#flash();
-    this.#isDue = time - this.#drawnAt < SPARKLINE_MS;
+    // Its colour is never another one than that of the numbers beside it.
+    const shown = this.element.dataset.direction;
+    this.#isDue = time - this.#drawnAt < SPARKLINE_MS && shown === this.#drawnDirection;
     if (!this.#isDue) {
       this.#drawnAt = time;
-      drawSparkline(this.#canvas, quote.course, this.element.dataset.direction, quote.previousClose);
+      this.#drawnDirection = shown;
+      drawSparkline(this.#canvas, quote.course, shown, quote.previousClose);
     }
     this.#showAge();
   }
