@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fastws.cli import flushed, is_unread
+from fastws.cli.parsers import INTERRUPTED, UNREAD
+
 UNUSABLE: Final = 2
 """The exit status when the load could not be set up, an argument is wrong, or a result cannot be written."""
 BROKEN_OFF: Final = 3
 """What was measured ended before its time: nothing is known of what it has lost."""
-INTERRUPTED: Final = 130
-UNREAD: Final = 141
-"""Nobody reads the output any more, as behind ``| head``."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None)
@@ -90,11 +90,6 @@ def ended(name: str, run: Callable[[], int]) -> int:
     """Run a program and return its exit status, with a line for each way in which it may break off."""
     try:
         status = run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes the stream once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -108,7 +103,9 @@ def ended(name: str, run: Callable[[], int]) -> int:
         )
         return BROKEN_OFF
     except OSError as error:
+        if is_unread(error):
+            return UNREAD
         where = f" ({error.filename})" if error.filename else ""
         print(f"{name}: broke off: {error.strerror or error}{where}; has the server ended?", file=sys.stderr)
         return BROKEN_OFF
-    return status
+    return flushed(status)

@@ -6,7 +6,10 @@ Nothing is imported here but what every command needs; see :mod:`fastws.cli.pars
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -54,10 +57,11 @@ COMMANDS: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; `arguments` default to those of the process."""
     _open_standard_streams()
-    try:
-        status = _run(arguments)
-    except BrokenPipeError:
-        status = UNREAD
+    return flushed(_run(arguments))
+
+
+def flushed(status: int) -> int:
+    """Return the exit status of a process that has nothing more to write: `status`, or that nobody reads the rest."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -66,6 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             status = UNREAD
     return status
+
+
+def is_unread(error: OSError) -> bool:
+    """Whether an error says that nobody reads the output any more; the broken pipe may also be that of a socket."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(io.UnsupportedOperation):  # a stream that is in memory
+            poll.register(stream.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -83,9 +98,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), USAGE)
     except FastwsError as error:
         return _fail(str(error), FAILED)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if is_unread(error):
+            return UNREAD
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -41,6 +41,12 @@ def raising(error: BaseException) -> Callable[[], int]:
             BROKEN_OFF,
             "load: broke off: Connection reset by peer; has the server ended?",
         ),
+        # Of a socket, for all that is written is read.
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            BROKEN_OFF,
+            "load: broke off: Broken pipe; has the server ended?",
+        ),
     ],
 )
 def test_what_breaks_off_says_so(
