@@ -31,7 +31,18 @@ directives = {"language_level": 3, "embedsignature": False}
 if debug:
     directives |= {"boundscheck": True, "wraparound": False, "initializedcheck": True, "nonecheck": True}
 
-names = ["_frames", "_core", "_rings", "_market", "_kis", "_simulator", "_alerts", "_portfolios", "_relay"]
+names = [
+    "_frames",
+    "_core",
+    "_rings",
+    "_market",
+    "_kis",
+    "_simulator",
+    "_alerts",
+    "_portfolios",
+    "_relay",
+    "_inlet",
+]
 if sys.platform == "linux":
     names.append("bench._client")  # built on epoll
 extensions = [

@@ -193,6 +193,27 @@ def configure(
     )
 
 
+def configure_embedded() -> None:
+    """Hand log lines to `logging`, as text with the fields behind it: levels and handlers are the program's.
+
+    For a server within another program. Does nothing where structlog is configured already, by the program or before.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes lines, and goes on when one cannot be written."""
 

@@ -133,6 +133,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             restart=True,
         ),
     ] = 10.0
+    load: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None,
+        _meta(
+            "MODULE:FUNCTION that is called with the hub once the server listens, to publish or to start C extensions",
+            restart=True,
+        ),
+    ] = None
+    inlet_bytes: Annotated[
+        int,
+        _meta(
+            "ring in which publications of C extensions wait; a MiB has room for 6,500 prices",
+            "bytes",
+            ge=262144,
+            le=1 << 34,
+            restart=True,
+        ),
+    ] = 4 * 1024 * 1024
     symbols_file: Annotated[
         str | None,
         _meta(

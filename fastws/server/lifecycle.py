@@ -150,7 +150,7 @@ class _Run:
 
     async def _start(self, server: Server) -> bool:
         """Start `server` unless a signal comes first; returns whether it has started."""
-        starting = asyncio.ensure_future(server.start())
+        starting = asyncio.ensure_future(_start(server))
         stopping = asyncio.ensure_future(self._is_stopping.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -211,6 +211,19 @@ def _freeze() -> None:
     """What is here now stays: the collector need not look at it again, which would cost every client a pause."""
     gc.collect()
     gc.freeze()
+
+
+async def _start(server: Server) -> None:
+    await server.start()
+    # Of several workers, the one that has the feed.
+    if server.settings.load is not None and (server.worker is None or server.worker.is_owner):
+        from fastws.server.embedding import load  # noqa: PLC0415 - for those who load something
+
+        try:
+            await load(server)
+        except BaseException:
+            await server.stop()
+            raise
 
 
 def _give_up() -> None:

@@ -46,6 +46,7 @@ from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 
 if TYPE_CHECKING:
+    from fastws._inlet import Inlet
     from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
     from fastws.server.shared import Shared
@@ -73,6 +74,9 @@ class MetricsView(Protocol):
 
     @property
     def hub(self) -> Hub: ...
+
+    @property
+    def inlet(self) -> Inlet | None: ...
 
     @property
     def market(self) -> Market: ...
@@ -226,6 +230,7 @@ class ServerCollector(Collector):
         yield from self._users()
         if self._is_whole:
             yield from self._portfolios()
+        yield from self._inlet()
         yield from self._relay()
 
     def _process(self) -> Iterator[Metric]:
@@ -456,6 +461,19 @@ class ServerCollector(Collector):
             "values that did not fit 128 bits and were made another way, as exact and slower",
             portfolios.n_wide,
         )
+
+    def _inlet(self) -> Iterator[Metric]:
+        inlet = self._server.inlet
+        if inlet is None:
+            return
+        yield _counter(
+            "inlet_publications",
+            "publications of C extensions: taken, which are published, rejected and undelivered; and refused, full and "
+            "invalid",
+            inlet.counts(),
+            "what",
+        )
+        yield _gauge("inlet_waiting_bytes", "what waits in their ring", inlet.waiting_bytes)
 
     def _relay(self) -> Iterator[Metric]:
         relay = self._server.relay

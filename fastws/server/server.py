@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from functools import partial
@@ -74,6 +74,7 @@ from fastws.settings import Settings
 from fastws.settings_checks import check_standby, parse_feed
 
 if TYPE_CHECKING:
+    from fastws._inlet import Inlet
     from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
 
@@ -229,9 +230,13 @@ class Server:
     `fastws.server.shared`.
     """
 
-    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
+    def __init__(self, settings: Settings, worker: Worker | None = None, *, feed: Feed | None = None) -> None:
         self.settings = settings
         self.worker = worker
+        # Called in a stop once the feed has ended: what publishes besides it publishes its last then.
+        self.before_drain: list[Callable[[], Awaitable[None] | None]] = []
+        # Where extensions publish, once there is one.
+        self.inlet: Inlet | None = None
         self.is_draining = False
         self.takes_updates = True
         self._made_at = time.monotonic()
@@ -269,7 +274,8 @@ class Server:
         self._refreshing: set[asyncio.Task[None]] = set()
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
-        feed = make_feed(settings, self.market.instruments, self._wanted)
+        if feed is None:
+            feed = make_feed(settings, self.market.instruments, self._wanted)
         self.supervisor = (
             None if feed is None else FeedSupervisor(feed, self.market, tell=self._on_feed_status)
         )
@@ -524,6 +530,7 @@ class Server:
         self.listener.stop_accepting()
         self.takes_updates = False
         await self._stop_feed(timeout / 4)
+        await self._end_publishing(timeout / 8)
         await self.alerts.stop(timeout / 8)
         await self.portfolios.stop()
         # A quarter is left for what ends after the clients.
@@ -554,6 +561,17 @@ class Server:
         except Exception:
             # Whatever it died of, the clients are still to get what it has published.
             _log.exception("the feed failed while it was stopped")
+
+    async def _end_publishing(self, seconds: float) -> None:
+        for end in self.before_drain:
+            try:
+                async with asyncio.timeout(seconds):
+                    if (ending := end()) is not None:
+                        await ending
+            except TimeoutError:
+                _log.warning("what was loaded did not end and was left behind", seconds=seconds)
+            except Exception:
+                _log.exception("what was loaded failed while it was stopped")
 
     async def _save_values(self) -> None:
         # The rest is for closing the database.

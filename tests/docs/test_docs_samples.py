@@ -32,6 +32,7 @@ from fastws.market.importer import read_table, write_table
 from fastws.market.store import Store
 from fastws.server.asyncapi import document
 from fastws.settings import Settings
+from tests import capi
 from tests.clients_js.node import MODULES, require_package
 from tests.contract import Contract
 from tests.docs.quick import COMMAND
@@ -328,7 +329,7 @@ def test_every_sample_is_of_a_kind_that_is_run() -> None:
     } | {
         f"docs/{name}.md" for name in ("operations/troubleshooting", "protocol/screener", "protocol/realtime")
     }
-    known = {"console", "python", "js", "jsx", "json", "toml", "csv", "nginx", "ini", "yaml", "text"}
+    known = {"c", "console", "python", "js", "jsx", "json", "toml", "csv", "nginx", "ini", "yaml", "text"}
     assert {sample.language for samples in SAMPLES.values() for sample in samples} == known
     skipped = [sample for samples in SAMPLES.values() for sample in samples if "skip" in sample.options]
     assert len(skipped) <= 8
@@ -453,6 +454,21 @@ async def first_price(url: str, directory: Path) -> None:
                 return
 
 
+def test_the_c_is_accepted(tmp_path: Path) -> None:
+    for sample in all_of("c"):
+        includes, body = [], []
+        for line in sample.text.splitlines():
+            (includes if line.startswith("#include") else body).append(line)
+        source = tmp_path / "sample.c"
+        source.write_text(
+            "\n".join([*includes, "void *sample(PyObject *server, int dropped);", ""])
+            + "void *sample(PyObject *server, int dropped) {\n"
+            + "\n".join(body)
+            + "\nfastws_hub_release(hub);\nreturn dropped ? server : NULL; }\n"
+        )
+        capi.compile_extension(source, tmp_path, "sample", "-std=c99", "-Wall", "-Wextra", "-Werror")
+
+
 def test_the_unit_starts_what_there_is(tmp_path: Path, quick: Path) -> None:
     for sample in all_of("ini"):
         unit = configparser.ConfigParser(interpolation=None)
@@ -474,9 +490,13 @@ def test_figures_that_pages_name_are_there(target: Server) -> None:
     assert status == 200
     there = set(re.findall(r"^# HELP (fastws_\w+)", body.decode(), re.MULTILINE))
     # With TLS, with published keys, with KIS, with a polled source.
-    others = r"fastws_(certificate_expires_seconds|jwks_age_seconds|kis_\w+|poll_\w+)"
+    # With extensions, but for the names of their API.
+    others = r"fastws_(inlet_publications|certificate_expires_seconds|jwks_age_seconds|kis_\w+|poll_\w+)"
     for page in PAGES:
+        api = (ROOT / "fastws" / "include" / "fastws.h").read_text()
         for name in re.findall(r"\b(fastws_[a-z_]+[a-z])\b", page.read_text()):
+            if re.search(rf"\b{name}\b", api):
+                continue
             family = re.sub(r"_(bucket|sum|count)$", "", name)
             is_there = {name, family, name.removesuffix("_total")} & there or re.fullmatch(others, name)
             assert is_there, f"{name_of(page)}: there is no figure {name}"

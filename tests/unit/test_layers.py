@@ -38,6 +38,7 @@ RANKS = {
     "fastws._alerts": 2,
     "fastws._portfolios": 2,
     "fastws._relay": 2,
+    "fastws._inlet": 2,
     "fastws._kis": 2,
     "fastws._simulator": 2,
     "fastws.feeds": 3,

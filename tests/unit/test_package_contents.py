@@ -16,6 +16,8 @@ from tests.serving import ROOT
 
 # As setup.py does, without the minute that the compiler takes: what is compiled is no question of this test.
 _SETUP = "import setuptools; setuptools.setup()"
+# For extensions of others: the C API and its declarations for Cython.
+_API = {"fastws/include/fastws.h", "fastws/__init__.pxd"}
 _KEPT = ("fastws", "clients", "benchmarks", "tests")
 
 
@@ -81,7 +83,7 @@ def test_the_wheel_has_every_module_and_every_file_they_read(wheel: Path) -> Non
     with zipfile.ZipFile(wheel) as packed:
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
     assert {name for name in names if name.endswith(".py")} == modules
-    assert {name for name in names if not name.endswith(".py")} == data_files()
+    assert {name for name in names if not name.endswith(".py")} == data_files() | _API
     assert "fastws/web/pages/dashboard.html" in names
     assert "fastws/py.typed" in names
 

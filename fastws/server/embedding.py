@@ -1,0 +1,301 @@
+"""fastws inside another Python program, and other code inside fastws: `Server`, `Hub`, and what ``--load`` names.
+
+    async with fastws.Server(port=8000) as server:
+        server.hub.publish_price("005930", 71500, volume=1234567)
+
+The loop is the caller's: uvloop, asyncio's own, or that of an application that serves something else beside. C
+extensions take `Server` or `Hub` for `fastws_hub_from_object`; see include/fastws.h.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+import structlog
+
+from fastws import configuration, logs
+from fastws._inlet import Inlet
+from fastws._market import BookUpdate, MarketStatus, PriceUpdate
+from fastws.errors import SettingsError
+from fastws.feeds.lines import decode_body
+from fastws.market.instruments import MAX_INSTRUMENTS
+from fastws.server import server as inner
+from fastws.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from fastws._market import Instrument
+    from fastws._rings import BookRing
+    from fastws.feeds.base import Feed
+    from fastws.settings import Settings
+
+MAX_WAITING: Final = 65_536
+"""Updates of `Hub.publish_threadsafe` that may wait for the loop."""
+
+Update = PriceUpdate | BookUpdate | MarketStatus
+Ending = Callable[[], Awaitable[None] | None]
+
+_log = structlog.get_logger("fastws")
+
+
+class Hub:
+    """Publishes into a server, and reads what was published last.
+
+    All of it belongs to the thread of the server's loop, but for `publish_threadsafe` and `make_price`. Numbers are as
+    in `fastws.PriceUpdate`: int, Decimal, float or text, and their digits are kept.
+    """
+
+    def __init__(self, server: inner.Server) -> None:
+        self._server = server
+        self._market = server.market
+        self._inlet: Inlet | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Update] = deque()
+        self._is_called = False
+        self._is_closed = False
+        server.before_drain.append(self._close)
+
+    # Publishing.
+
+    def publish_price(self, code: str, price: Any, **members: Any) -> int:
+        """Publish a price; return its sequence. `members` are those of `fastws.PriceUpdate`: change, volume, venue, …
+
+        Raises:
+            ValueError: naming the field; or there are as many instruments as a server takes.
+            RuntimeError: the server has ended.
+        """
+        return self.publish(self.make_price(code, price, **members))
+
+    def publish_book(
+        self, code: str, bids: Iterable[tuple[Any, Any]], asks: Iterable[tuple[Any, Any]], **members: Any
+    ) -> int:
+        """Publish a whole order book, pairs of price and quantity, best first; see `publish_price`."""
+        return self.publish(BookUpdate(self._instrument(code), bids, asks, **members))
+
+    def publish_status(self, market: str, status: str) -> int:
+        """Publish the trading status of a market, such as ``("KOSPI", "open")``; return its sequence."""
+        return self.publish(MarketStatus(market, status))
+
+    def publish_json(self, data: bytes) -> int:
+        """Publish an object as POST /v1/publish takes it, but for alerts; return its sequence.
+
+        Raises:
+            ValueError: it cannot be read.
+            RuntimeError: the server has ended.
+        """
+        try:
+            update = decode_body(msgspec.json.format(data, indent=-1), self._instrument)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"expected an object as JSON: {error}") from None
+        if update is None:
+            raise ValueError("type: missing")
+        return self.publish(update)
+
+    def publish(self, update: Update) -> int:
+        """Publish a value; return its sequence.
+
+        Raises:
+            RuntimeError: the server has ended.
+        """
+        if self._is_closed:
+            raise RuntimeError("the server has ended")
+        if isinstance(update, PriceUpdate):
+            return self._market.publish_price(update)
+        if isinstance(update, BookUpdate):
+            return self._market.publish_book(update)
+        return self._market.publish_status(update)
+
+    def make_price(self, code: str, price: Any, **members: Any) -> PriceUpdate:
+        """Make a price for `publish` or `publish_threadsafe`. Any thread."""
+        return PriceUpdate(self._instrument(code), price, **members)
+
+    def publish_threadsafe(self, update: Update) -> bool:
+        """Publish a value from any thread, in the order of the calls of each; returns at once.
+
+        Returns:
+            False when it was not taken: `MAX_WAITING` wait already, or the server has ended.
+        """
+        if self._is_closed or len(self._waiting) >= MAX_WAITING:
+            return False
+        self._waiting.append(update)
+        # One wake-up for all that come until the loop is there. Two threads may both call: the second finds nothing.
+        if not self._is_called:
+            self._is_called = True
+            self._loop.call_soon_threadsafe(self._publish_waiting)
+        return True
+
+    def _publish_waiting(self) -> None:
+        self._is_called = False
+        # Those that come meanwhile have called again.
+        for _ in range(len(self._waiting)):
+            self.publish(self._waiting.popleft())
+
+    def _instrument(self, code: str) -> Instrument:
+        market = self._market
+        known = market.instrument(code)
+        if known is None and len(market.instruments) >= MAX_INSTRUMENTS:
+            raise ValueError(f"code: {code} is new, and there may be {MAX_INSTRUMENTS} instruments")
+        return market.ensure_instrument(code) if known is None else known
+
+    # Reading.
+
+    def last_price(self, code: str) -> PriceUpdate | None:
+        """Return the last price of `code`, or None before its first."""
+        return self._market.last_price(code)
+
+    def last_book(self, code: str) -> BookUpdate | None:
+        """Return the last order book of `code`, or None before its first."""
+        return self._market.last_book(code)
+
+    def books(self, code: str) -> BookRing | None:
+        """Return the ring of the last books of `code`, whose numpy views see each new one; None before its first."""
+        return self._market.book_ring(code)
+
+    def subscriber_count(self, kind: str, name: str) -> int:
+        """How many connections hold a subscription to a stock, market or sector."""
+        topic = self._server.hub.find_topic(kind, name)
+        return 0 if topic is None else topic.n_subscribers
+
+    # C extensions.
+
+    @property
+    def __fastws_inlet__(self) -> Inlet:
+        """Where C extensions publish; made when the first one asks."""
+        if self._inlet is None:
+            if self._is_closed:
+                raise RuntimeError("the server has ended")
+            self._inlet = Inlet(
+                self._loop,
+                self._market,
+                publish_json=self.publish_json,
+                on_rejected=_log_rejected,
+                size=self._server.settings.inlet_bytes,
+            )
+            self._server.inlet = self._inlet
+        return self._inlet
+
+    def _close(self) -> None:
+        """Publish what waits, and take nothing more."""
+        self._publish_waiting()
+        if self._inlet is not None and (n_left := self._inlet.close()):
+            _log.warning("publications of extensions were left undelivered", publications=n_left)
+        self._is_closed = True
+
+
+def _log_rejected(error: Exception) -> None:
+    logs.log_limited(
+        _log, "inlet", "a publication of an extension cannot be published", error=str(error)[:200]
+    )
+
+
+class Server:
+    """A server on the running loop, for ``async with``; it listens once that is entered, and drains when it is left.
+
+    `settings` are by their names as in the configuration; the environment is not read, and a file only where `config`
+    names one. `feed` is a `fastws.Feed` in the place of the one that the setting `feed` names. Log lines go to
+    `logging`, under "fastws"; `log_level` and `log_format` say nothing.
+
+    Raises:
+        SettingsError: naming the setting and what to do; on entering also for a port that is taken.
+    """
+
+    def __init__(self, *, config: str | None = None, feed: Feed | None = None, **settings: Any) -> None:
+        unknown = settings.keys() - SETTINGS.keys()
+        if unknown:
+            name = min(unknown)
+            raise SettingsError(f"{name}: there is no such setting", setting=name)
+        logs.configure_embedded()
+        self.settings: Settings = configuration.load(config, {}, settings)
+        self._feed = feed
+        self._inner: inner.Server | None = None
+        self._hub: Hub | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._inner is not None:
+            raise RuntimeError("a Server is entered once; make another one")
+        self._inner = inner.Server(self.settings, feed=self._feed)
+        self._hub = Hub(self._inner)
+        await self._inner.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._inner is not None:
+            await self._inner.stop()
+
+    @property
+    def hub(self) -> Hub:
+        """Raises RuntimeError before the server is entered."""
+        if self._hub is None:
+            raise RuntimeError("the server does not run yet: async with fastws.Server(…) as server")
+        return self._hub
+
+    @property
+    def __fastws_inlet__(self) -> Inlet:
+        return self.hub.__fastws_inlet__
+
+    @property
+    def url(self) -> str:
+        """``ws://HOST:PORT/v1/ws``, with the port that it got."""
+        return f"ws{self._base()}/v1/ws"
+
+    @property
+    def http_url(self) -> str:
+        """What paths such as ``/health`` are appended to."""
+        return f"http{self._base()}"
+
+    def _base(self) -> str:
+        if self._inner is None or not self._inner.listener.addresses:
+            raise RuntimeError("the server does not listen to a port")
+        host, port = self._inner.listener.addresses[0]
+        return f"{'s' if self._inner.listener.is_tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def stats(self) -> Mapping[str, Any]:
+        """The body of ``/v1/ws/stats``."""
+        if self._inner is None:
+            raise RuntimeError("the server does not run yet: async with fastws.Server(…) as server")
+        return self._inner.stats()
+
+
+async def load(server: inner.Server) -> None:
+    """Call what the setting `load` names with the hub of `server`: ``setup(hub)``, plain or async.
+
+    What it returns, if anything, is called when the server stops, before its clients are told: plain or async, too.
+
+    Raises:
+        SettingsError: there is no such function, or it raises.
+    """
+    spec = server.settings.load
+    if spec is None:
+        return
+    name, _, attribute = spec.partition(":")
+    # As with python -m, whatever the program was started by.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        setup = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise server.settings.error(
+            "load", str(error), "name a function of a module that Python finds, such as my_feed:setup"
+        ) from error
+    ending = setup(Hub(server))
+    if inspect.isawaitable(ending):
+        ending = await ending
+    if ending is not None:
+        if not callable(ending):
+            raise server.settings.error(
+                "load", f"{spec} has returned {ending!r}", "return None, or what is to be called at the stop"
+            )
+        # Before the hub is closed, which takes what it publishes last.
+        server.before_drain.insert(0, ending)
+    _log.info("loaded", load=spec)
