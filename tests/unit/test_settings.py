@@ -114,6 +114,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "source": "simulator",
         "publish_url": ["http://10.0.0.5:8000", "https://push.example"],
         "relay": "redis://10.0.0.5:6379/0",
+        "load": "my_feed:setup",
         "relay_prefix": "prices",
         "relay_shards": 16,
     }
