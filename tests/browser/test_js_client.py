@@ -425,6 +425,11 @@ async def accept(connection: ServerConnection, snapshot: list[dict[str, Any]]) -
     return request
 
 
+async def refuse_restoration(connection: ServerConnection) -> None:
+    error = {"code": "SESSION_RESTORATION_FAILED", "error_code": "SESSION_RESTORATION_FAILED"}
+    await connection.send(stamped(type="error", message="unknown", details={}, **error))
+
+
 async def test_holes_are_lost_where_declared_and_gaps_where_not(node: NodeProcess) -> None:
     async def act(connection: ServerConnection) -> None:
         await connection.send(greeting())
@@ -499,8 +504,7 @@ async def test_what_is_not_accepted_again_is_withdrawn(node: NodeProcess) -> Non
             await may_end.wait()
             connection.transport.abort()
             return
-        error = {"code": "SESSION_RESTORATION_FAILED", "error_code": "SESSION_RESTORATION_FAILED"}
-        await connection.send(stamped(type="error", message="unknown", details={}, **error))
+        await refuse_restoration(connection)
         request = json.loads(await connection.recv())
         answer = {"subscription_type": "stock", "targets": ["005930"], "rejected": gone, "id": request["id"]}
         await connection.send(stamped(type="subscribed", **answer))

@@ -22,6 +22,7 @@ from tests.browser.test_js_client import (
     price,
     prices,
     publish,
+    refuse_restoration,
     scripted,
     stamped,
     update,
@@ -118,15 +119,15 @@ async def test_what_is_given_up_during_an_outage_is_not_asked_for_again(node: No
     async def act(connection: ServerConnection) -> None:
         nonlocal n_connections
         n_connections += 1
-        await is_given_up.wait() if n_connections > 1 else None
+        if n_connections > 1:
+            await is_given_up.wait()
         await connection.send(greeting(f"session {n_connections}"))
         if n_connections == 1:
             await accept(connection, [update(1), update(2, "000660")])
             await may_end.wait()
             connection.transport.abort()
             return
-        error = {"code": "SESSION_RESTORATION_FAILED", "error_code": "SESSION_RESTORATION_FAILED"}
-        await connection.send(stamped(type="error", message="unknown", details={}, **error))
+        await refuse_restoration(connection)
         for kind in ("subscribed", "unsubscribed"):
             request = json.loads(await connection.recv())
             asked.append(request)
