@@ -51,7 +51,7 @@ async def test_a_server_is_restarted_behind_a_hidden_tab(server: StartServer, no
     await asyncio.to_thread(first.end)
     second = server("--feed", "none", "--port", port, **SETTINGS)
     since = len(client.events)
-    await client.until("state", since - 1, state="open")
+    await client.until("state", since, state="open")
     # Before anything else, so that nothing of what is subscribed to again comes.
     await client.until("subscribed", since)
     publish(second, price("005930", 74000))
@@ -87,7 +87,7 @@ async def test_a_tab_that_is_shown_and_a_network_that_is_back_are_not_waited_for
         began = time.monotonic()
         node.tell(page="visible")
         await client.until("state", since, state="waiting", reason="no sign of life")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 2.9
         # Nor is it held any longer.
         async with asyncio.timeout(10):
             while proxy.n_open:
@@ -104,7 +104,6 @@ async def test_the_age_of_values_is_right_when_the_clock_was_not(
     await client.until("price_update", price=73000)
     for step in (8 * 3_600_000, -8 * 3_600_000):
         node.tell(clock=step)
-        assert not 0 < await client.call("age", "005930") < 3_600_000
         async with asyncio.timeout(10):
             while not 0 < await client.call("age", "005930") < 3_600_000:
                 await asyncio.sleep(0.02)
@@ -142,6 +141,8 @@ async def test_what_is_given_up_during_an_outage_is_not_asked_for_again(node: No
         await client.until("state", state="waiting")
         pending = asyncio.create_task(client.call("unsubscribe", "stock", ["000660"]))
         await asyncio.sleep(0)
+        # Orders are carried out one after the other.
+        assert await client.call("subscriptions") == {"stock": ["005930", "000660"]}
         is_given_up.set()
         assert await pending == {"targets": ["000660"], "rejected": []}
         assert [(request["type"], request["targets"]) for request in asked] == [
