@@ -121,6 +121,8 @@ def test_the_sdist_has_what_the_build_and_the_tests_need(sdist: Path) -> None:
         "clients/js/package.json",
         "fastws/_core.pyx",
         "fastws/_core_impl/flusher.pxi",
+        "fastws/include/fastws.h",
+        "tests/capi/consumer.c",
         "tests/conftest.py",
     ]
     assert [name for name in wanted if not (sdist / name).is_file()] == []
