@@ -36,9 +36,10 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport INT64_MIN, int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from fastws._core cimport Channel, Dialect, Hub, Tap, Update
+from fastws._frames cimport is_valid_utf8
 from fastws._market cimport (
     BOOK_LEVELS,
     MAX_SCALE,
@@ -95,6 +96,8 @@ FULL_SIZE = 256 << 10
 cdef int64_t STAMPS_BEGIN_US = 1577836800 * 1000000
 # One more can be given after it.
 cdef int64_t LAST_STAMP = 0x7fffffffffffe000
+# Nobody publishes so many of one code: a number has room in every client, also as the end of what is missing.
+cdef int64_t MAX_NUMBER = <int64_t>1 << 48
 cdef int C_PRICE = 1, C_BOOK = 2, C_STATUS = 3
 cdef Py_ssize_t C_MAX_ENVELOPE_SIZE = 8 << 20, C_FULL_SIZE = 256 << 10
 
@@ -123,6 +126,11 @@ cdef uint32_t shard_of_text(const char* text, Py_ssize_t size, uint32_t n_shards
     return (hashed ^ (hashed >> 16)) & (n_shards - 1)
 
 
+def stamp_at(double seconds):
+    """The first stamp of a moment, as seconds since the Unix epoch."""
+    return (<int64_t>(seconds * 1e6) - STAMPS_BEGIN_US) << 12
+
+
 def shard_of(str key not None, uint32_t n_shards):
     """The shard of a code or a market's name; the same on every instance."""
     cdef Py_ssize_t size
@@ -131,4 +139,5 @@ def shard_of(str key not None, uint32_t n_shards):
 
 
 include "_relay_impl/writer.pxi"
+include "_relay_impl/json.pxi"
 include "_relay_impl/reader.pxi"

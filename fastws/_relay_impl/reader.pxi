@@ -71,7 +71,8 @@ cdef class Carried:
 
     `kind` is one of the KIND constants, `code` the instrument's or the name of the market; `stamp`, `published_ms`,
     `number` and `body` are those of the envelope. The value is made by `price`, `book` or `status`, for which the
-    receiver has to know the instrument.
+    receiver has to know the instrument. `is_sound` is false where the body, or further members, could not stand in a
+    message to clients: they are no JSON.
     """
 
     cdef readonly int kind
@@ -80,6 +81,7 @@ cdef class Carried:
     cdef readonly int64_t published_ms
     cdef readonly int64_t number
     cdef readonly bytes body
+    cdef readonly bint is_sound
     cdef Decimal64 decimals[N_DECIMALS]
     cdef str venue
     cdef str quality
@@ -183,12 +185,17 @@ def read_envelope(bytes data not None):
         raise EnvelopeError(f"{envelope.first} is no position")
     if n > size // ENTRY_SIZE:
         raise EnvelopeError(f"it is too short for {n} updates")
+    if n > C_FULL_SIZE // ENTRY_SIZE + 1:
+        raise EnvelopeError(f"{n} updates are more than one can have")
     envelope.updates = []
     for i in range(n):
         envelope.updates.append(read_update(&place))
     if place.p != place.end:
         raise EnvelopeError("there is something behind its last update")
     return envelope
+
+
+cdef tuple BEGINNINGS = (b'{"type":"price_update"', b'{"type":"orderbook_update"', b'{"type":"market_status"')
 
 
 cdef Carried read_update(Place* place):
@@ -209,7 +216,11 @@ cdef Carried read_update(Place* place):
     allowed = PRICE_MEMBERS if update.kind == C_PRICE else BOOK_MEMBERS if update.kind == C_BOOK else STATUS_MEMBERS
     if members & ~allowed or (update.kind == C_PRICE and not members & 1):
         raise EnvelopeError(f"an update cannot have the members {members:#x}")
-    if not 1 <= update.stamp <= LAST_STAMP or update.number < 0 or not 0 <= update.published_ms <= MAX_TIME_MS:
+    if (
+        not 1 <= update.stamp <= LAST_STAMP
+        or not 0 <= update.number <= MAX_NUMBER
+        or not 0 <= update.published_ms <= MAX_TIME_MS
+    ):
         raise EnvelopeError("the numbers of an update are out of range")
     if code_size == 0:
         raise EnvelopeError("an update has no code")
@@ -239,11 +250,27 @@ cdef Carried read_update(Place* place):
         if not 0 <= update.price_scale <= MAX_SCALE or update.n_bids > BOOK_LEVELS or update.n_asks > BOOK_LEVELS:
             raise EnvelopeError("an order book cannot have so many levels or decimals")
         update.levels = read_bytes(place, (update.n_bids + update.n_asks) * LEVEL_SIZE, "a book")
+        check_levels(update.levels)
     elif update.kind == C_STATUS:
         update.status_text = read_text(place, read_u16(place, "a status"), "a status")
         if not update.status_text:
             raise EnvelopeError("a market has no status")
     update.body = read_bytes(place, body_size, "a body")
-    if not update.body.startswith(b'{"type":"'):
-        raise EnvelopeError("a body is no message")
+    update.is_sound = (
+        update.body.startswith(BEGINNINGS[update.kind - 1])
+        and is_sound(update.body, 1)
+        and (update.extra is None or is_sound(update.extra, 0))
+    )
     return update
+
+
+cdef int check_levels(bytes levels) except -1:
+    cdef const char* p = PyBytes_AS_STRING(levels)
+    cdef const char* end = p + PyBytes_GET_SIZE(levels)
+    cdef int64_t number
+    while p < end:
+        memcpy(&number, p, 8)
+        if number == INT64_MIN:
+            raise EnvelopeError("a level is no number")
+        p += 8
+    return 0

@@ -57,6 +57,11 @@ instance counts its own users only.
 one that was away. Alert rules are the database's: whoever makes or deletes one tells the others its number, and those
 that have the same database look it up there. Each holds prices against them, and the database decides who fires.
 
+**Whoever reaches Redis** can publish prices as if an instance: keep it where only the instances reach it, or let it ask
+for a password. What cannot be true is refused and counted all the same: text that is no JSON, stamps a day ahead,
+questions of those who have not said that they are there, more instances than there may be. An origin for which somebody
+else has spoken is believed after `streams.DISAGREEMENT_SECONDS`. What is kept of others is bounded.
+
 **When Redis is away,** local clients get what is published locally as ever. Envelopes wait in a bounded queue; what
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
 `SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by chance.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import structlog
 
 from fastws._core import Channel, Hub
 from fastws._market import BookUpdate, MarketStatus, PriceUpdate
-from fastws._relay import KIND_BOOK, KIND_PRICE, KIND_STATUS
+from fastws._relay import KIND_BOOK, KIND_PRICE, KIND_STATUS, Carried, stamp_at
 from fastws.logs import log_limited
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
@@ -20,6 +21,9 @@ _MESSAGES: Final = {KIND_PRICE: "price_update", KIND_BOOK: "orderbook_update", K
 _log = structlog.get_logger("fastws.relay")
 
 
+_MAX_MARKETS: Final = 1000
+# A value that is far ahead would be the last one for as long. Instances whose clocks differ by more are told so.
+_MAX_AHEAD_SECONDS: Final = 86_400.0
 # So many are remembered; of those before, one may be counted as missed.
 _MAX_EARLY: Final = 100_000
 
@@ -35,6 +39,8 @@ class Carrier:
         self.hub = hub
         self.market = market
         self.counts = counts
+        self._latest = 0
+        self._markets: set[str] = set()
         # Stamps of what was shown early, by channel and author.
         self._early: dict[tuple[Channel, int], list[int]] = {}
 
@@ -43,12 +49,7 @@ class Carrier:
         update = arrived.update
         self.counts.updates["received"] += 1
         try:
-            if (
-                update.kind != KIND_STATUS
-                and self.market.instrument(update.code) is None
-                and len(self.market.instruments) >= MAX_INSTRUMENTS
-            ):
-                raise ValueError("there are too many symbols")
+            self._check(update)
             channel = self.market.channel_of(_MESSAGES[update.kind], update.code)
             is_late = update.stamp < channel.stamp
             n_missed = arrived.n_missed + (is_late and arrived.is_counted)
@@ -78,6 +79,26 @@ class Carrier:
                 code=update.code[:64],
                 error=str(error),
             )
+
+    def _check(self, update: Carried) -> None:
+        """Refuse what would harm those who trust this instance; whoever reaches Redis can write this.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if not update.is_sound:
+            raise ValueError("its text is no JSON of its type, in UTF-8")
+        if update.stamp > self._latest:
+            self._latest = stamp_at(time.time() + _MAX_AHEAD_SECONDS)
+            if update.stamp > self._latest:
+                raise ValueError("it is stamped more than a day ahead: set the clocks of all instances")
+        if update.kind == KIND_STATUS:
+            if update.code not in self._markets:
+                if len(self._markets) >= _MAX_MARKETS:
+                    raise ValueError("there are too many markets")
+                self._markets.add(update.code)
+        elif self.market.instrument(update.code) is None and len(self.market.instruments) >= MAX_INSTRUMENTS:
+            raise ValueError("there are too many symbols")
 
     def forget(self, origin: int) -> None:
         """Nothing comes of this origin any more."""

@@ -9,7 +9,7 @@ import structlog
 
 from fastws.logs import log_limited
 from fastws.relay.channels import Channels
-from fastws.relay.control import Announcement, Claim, FeedState, ValuesRequest, encode
+from fastws.relay.control import Announcement, Claim, ControlError, FeedState, ValuesRequest, encode
 from fastws.relay.interest import ShardInterest
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
@@ -22,6 +22,10 @@ _GONE_SECONDS: Final = 900.0
 
 FEED_SILENCE_SECONDS: Final = 3.0
 """After how long without a word of its owner a feed that runs elsewhere counts as out of reach."""
+
+# Whoever reaches Redis can say that it is an instance, or say it as many.
+MAX_PEERS: Final = 256
+_MAX_FEEDS: Final = 64
 
 _log = structlog.get_logger("fastws.relay")
 
@@ -83,6 +87,11 @@ class Meetings:
         self._link.send(self._channels.control, encode(announcement))
 
     def hear(self, announcement: Announcement) -> None:
+        """Take what an instance says of itself.
+
+        Raises:
+            ControlError: it is one instance too many.
+        """
         peer = self.peers.get(announcement.origin)
         if not announcement.positions:
             if peer is not None:
@@ -102,6 +111,8 @@ class Meetings:
             )
             return
         if peer is None:
+            if len(self.peers) >= MAX_PEERS:
+                raise ControlError(f"there are {MAX_PEERS} other instances already")
             peer = self._meet(announcement)
         self.peers.hear(peer)
         peer.figures = announcement.figures
@@ -115,8 +126,14 @@ class Meetings:
         """Miss those that are not heard any more."""
         for peer in self.peers.lost():
             self._forget(peer, "it is not heard any more", is_over=False)
-        for origin in [each for each, at in self._gone.items() if now - at > _GONE_SECONDS]:
-            self._end(origin)
+        for origin in self._receiving.origins():
+            # Who has never said that it is there may say so yet, or not be heard.
+            if self.peers.get(origin) is None:
+                self._gone.setdefault(origin, now)
+        n_too_many = max(0, len(self._gone) - MAX_PEERS)
+        for n, (origin, at) in enumerate(list(self._gone.items())):
+            if n < n_too_many or now - at > _GONE_SECONDS:
+                self._end(origin)
 
     def _meet(self, announcement: Announcement) -> Peer:
         peer = self.peers.add(announcement.origin, announcement.name)
@@ -174,6 +191,8 @@ class Meetings:
     def _tell_feeds(self, names: Iterable[str]) -> None:
         for feed in dict.fromkeys(names):
             status = self.state_of(feed)
+            if feed not in self._told_feeds and len(self._told_feeds) >= _MAX_FEEDS:
+                continue
             if self._told_feeds.get(feed) != status:
                 self._told_feeds[feed] = status
                 self.on_feed(feed, status)

@@ -17,6 +17,10 @@ from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peers
 from fastws.relay.streams import Stream
 
+# Of origins, each as many times as there are shards: of those that are there, and of strangers.
+_MAX_ORIGINS: Final = 1024
+# What is known of updates by their numbers, of all origins together.
+_MAX_NUMBERS: Final = 2_000_000
 # After how long last values are asked for again that have not come.
 _ASK_AGAIN_SECONDS: Final = 1.0
 
@@ -55,6 +59,7 @@ class Receiving:
         self._streams: dict[tuple[int, int], Stream] = {}
         self._asked: dict[tuple[int, int], float] = {}
         self._asking: asyncio.Handle | None = None
+        self._n_numbers = 0
 
     @property
     def n_with_gaps(self) -> int:
@@ -64,6 +69,10 @@ class Receiving:
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
+
+    def origins(self) -> set[int]:
+        """Those of which something has come."""
+        return {origin for origin, _ in self._streams}
 
     def has_values(self, origin: int, shard: int) -> bool:
         """Whether nothing of what the origin has published last in the shard is missing here."""
@@ -89,11 +98,20 @@ class Receiving:
         if envelope.kind == REPEATED:
             self._counts.envelopes["repeated"] += 1
         now = self._clock()
+        if (envelope.origin, envelope.shard) not in self._streams and len(
+            self._streams
+        ) >= _MAX_ORIGINS * self.n_shards:
+            raise EnvelopeError("it is of one instance too many")
         stream = self._stream(envelope.origin, envelope.shard)
-        wanted_values = stream.wants_values
+        wanted_values, n_before = stream.wants_values, stream.n_numbers
         for arrived in stream.receive(envelope, len(data), now):
             self._carrier.publish(arrived)
         self._count(stream)
+        self._n_numbers += stream.n_numbers - n_before
+        if self._n_numbers > _MAX_NUMBERS:
+            # Nobody has so many; what is published goes by its stamps all the same.
+            self._n_numbers -= stream.n_numbers
+            stream.forget_numbers()
         if stream.has_gap:
             self._close_gap(stream, envelope.origin, envelope.shard, now)
         if wanted_values and not stream.wants_values:
@@ -105,7 +123,9 @@ class Receiving:
         for shard in self._interest.shards:
             stream = self._streams.get((origin, shard))
             if stream is not None:
+                n_before = stream.n_numbers
                 stream.announced(positions[shard], now)
+                self._n_numbers += stream.n_numbers - n_before
                 self._count(stream)
 
     def look_after_gaps(self, now: float) -> None:
@@ -132,13 +152,15 @@ class Receiving:
         """Nothing comes of this origin any more."""
         self._carrier.forget(origin)
         for key in [key for key in self._streams if key[0] == origin]:
-            del self._streams[key]
+            self._n_numbers -= self._streams.pop(key).n_numbers
             self._asked.pop(key, None)
 
     def leave_out(self, shards: list[int]) -> None:
         """Nothing comes of these shards any more."""
         for key in [key for key in self._streams if key[1] in shards]:
-            self._count(self._streams.pop(key))
+            stream = self._streams.pop(key)
+            self._n_numbers -= stream.n_numbers
+            self._count(stream)
 
     def _close_gap(self, stream: Stream, origin: int, shard: int, now: float) -> None:
         gap = stream.due(now)

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from fastws._core import Dialect, Hub
-from fastws._relay import EnvelopeError
+from fastws._relay import EnvelopeError, is_json_members
 from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
@@ -259,18 +259,23 @@ class Relay:
             return
         if isinstance(message, Announcement):
             self.meetings.hear(message)
-        elif isinstance(message, ValuesRequest):
-            self.sending.hand_out(message)
-        elif isinstance(message, GapRequest):
-            self.sending.repeat(message)
+        elif isinstance(message, (ValuesRequest, GapRequest, TablesRequest)):
+            if self.peers.get(message.origin) is None:
+                raise ControlError("something is asked for by an instance that has not said that it is there")
+            if isinstance(message, ValuesRequest):
+                self.sending.hand_out(message)
+            elif isinstance(message, GapRequest):
+                self.sending.repeat(message)
+            else:
+                self.sharing.hand_out(message)
         elif isinstance(message, Kick):
             self.on_kick(message)
         elif isinstance(message, UserAlert):
+            if message.extra is not None and not is_json_members(message.extra):
+                raise ControlError("what was added to an alert is no JSON")
             self.on_alert(message)
         elif isinstance(message, TablePart):
             self.sharing.receive(message)
-        elif isinstance(message, TablesRequest):
-            self.sharing.hand_out(message)
         elif isinstance(message, Eviction):
             self.sharing.on_eviction(message)
         else:

@@ -18,6 +18,7 @@ from fastws.relay.ring import SentRing
 # While Redis is away nothing is in a hurry, and what has waited is over sooner as few and full envelopes. When it is
 # there, an announcement brings along what is left.
 _AWAY_SECONDS: Final = 0.2
+_BUSY_SIZE: Final = 8 << 20
 # Nobody needs the same last values twice within this.
 _ANSWER_AGAIN_SECONDS: Final = 0.2
 
@@ -98,6 +99,9 @@ class Sending:
         """
         if request.shard >= self.n_shards:
             raise ControlError(f"there is no shard {request.shard}")
+        if self._link.queue_size > _BUSY_SIZE:
+            # What is repeated would drive out what is new. It is asked for again, or given up.
+            return
         self.flush()
         found = self._ring.find(request.shard, request.first, request.last)
         inbox = self._channels.inbox(request.origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -19,8 +20,15 @@ GRACE_SECONDS: Final = 0.1
 AUTHOR_MASK: Final = 0xFFF
 """The bits of a stamp that are its origin's."""
 
-# Of what is held back; beyond, the gap is given up early.
-_MAX_HELD_SIZE: Final = 8 << 20
+DISAGREEMENT_SECONDS: Final = 3.0
+"""After how long of announcing less than was received an origin is believed: something else has spoken for it."""
+
+# Of what is held back, in memory; beyond, the gap is given up early.
+_MAX_HELD_SIZE: Final = 32 << 20
+# What an update needs in memory beside its own bytes.
+_UPDATE_SIZE: Final = 400
+# What one gap can have cost a code.
+_MAX_MISSED: Final = 1 << 31
 
 
 class Arrived(NamedTuple):
@@ -74,8 +82,12 @@ class Stream:
         self._n_given_up = 0
         self._known_last = 0
         self._has_given_up = False
-        self._held: dict[int, Envelope] = {}
+        # By their first positions, with what they weigh.
+        self._held: dict[int, tuple[Envelope, int]] = {}
+        # A heap of what is held back.
+        self._firsts: list[int] = []
         self._held_size = 0
+        self._disagrees_since: float | None = None
         self._numbers: dict[tuple[int, str], int] = {}
         self._gap_since: float | None = None
         self._ask_at = 0.0
@@ -116,6 +128,13 @@ class Stream:
         """Hear from the origin that `last` is the position of its last update."""
         if not self.next:
             return
+        if last >= self.next - 1:
+            self._disagrees_since = None
+        elif self._disagrees_since is None:
+            self._disagrees_since = now
+        elif now - self._disagrees_since >= DISAGREEMENT_SECONDS:
+            self._begin_anew(last)
+            return
         self._known_last = max(self._known_last, last)
         if last >= self.next and self._gap_since is None:
             self._gap_since = now
@@ -133,7 +152,7 @@ class Stream:
         """The last position that is not here: there may be several gaps, which are asked for in one."""
         last = self._known_last
         for first in sorted(self._held, reverse=True):
-            envelope = self._held[first]
+            envelope, _ = self._held[first]
             if first + len(envelope.updates) - 1 < last:
                 break
             last = first - 1
@@ -146,13 +165,35 @@ class Stream:
         self._n_given_up += 1
         self._gap_since = None
         self._has_given_up = True
-        self.next = min(self._held) if self._held else self._known_last + 1
+        self.next = self._firsts[0] if self._firsts else self._known_last + 1
         yield from self._go_on(now)
+
+    @property
+    def n_numbers(self) -> int:
+        """Of how many codes it is known how many updates there were."""
+        return len(self._numbers)
+
+    def forget_numbers(self) -> None:
+        """Know nothing any more of what has come, and ask for the last values as in the beginning."""
+        self._numbers.clear()
+        self.has_values = False
+
+    def _begin_anew(self, last: int) -> None:
+        self.forget_numbers()
+        self._held.clear()
+        self._firsts.clear()
+        self._held_size = 0
+        self._gap_since = self._disagrees_since = None
+        self.next, self._known_last = last + 1, last
+        self._n_gaps += 1
+        self._n_given_up += 1
 
     def _hold(self, envelope: Envelope, size: int, now: float) -> None:
         if envelope.first not in self._held:
-            self._held[envelope.first] = envelope
-            self._held_size += size
+            weight = size + _UPDATE_SIZE * (1 + len(envelope.updates))
+            self._held[envelope.first] = envelope, weight
+            heapq.heappush(self._firsts, envelope.first)
+            self._held_size += weight
         is_another = envelope.first > self._known_last + 1
         self._known_last = max(self._known_last, envelope.first + len(envelope.updates) - 1)
         if self._gap_since is None:
@@ -175,13 +216,13 @@ class Stream:
             last = self._numbers.get(key, 0 if self.has_values else update.number - 1)
             if update.number > last:
                 self._numbers[key] = update.number
-                yield Arrived(update, envelope.origin, update.number - last - 1, True)
+                yield Arrived(update, envelope.origin, min(update.number - last - 1, _MAX_MISSED), True)
 
     def _take_values(self, envelope: Envelope) -> Iterator[Arrived]:
         for update in envelope.updates:
             key = update.kind, update.code
             last = self._numbers.get(key, 0)
-            n_new = max(0, update.number - last)
+            n_new = min(max(0, update.number - last), _MAX_MISSED)
             is_own = Arrived(update, envelope.origin, 0, False).is_own
             if n_new:
                 self._numbers[key] = update.number
@@ -200,12 +241,12 @@ class Stream:
         """Let out what was held back and can come now."""
         before = self.next
         while self._held:
-            first = min(self._held)
+            first = self._firsts[0]
             if first > self.next:
                 break
-            envelope = self._held.pop(first)
-            if not self._held:
-                self._held_size = 0
+            heapq.heappop(self._firsts)
+            envelope, weight = self._held.pop(first)
+            self._held_size -= weight
             if first + len(envelope.updates) > self.next:
                 yield from self._take(envelope)
         if self.next > self._known_last:

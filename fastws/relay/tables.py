@@ -17,6 +17,11 @@ PART_ENTRIES: Final = 1000
 CHANGES: Final = 4000
 """Changes told in one go: all of a hundred thousand users would hold clients up for a tenth of a second."""
 
+MAX_ENTRIES: Final = 1_000_000
+"""Of another instance's table; more is nothing that an instance can have."""
+
+_MAX_BETWEEN: Final = 1000
+
 
 class OwnTable:
     """A table of this instance, told to the others.
@@ -83,7 +88,8 @@ class PeerTable:
     """A table of another instance, as far as it is known.
 
     1. Before the whole table has come it is empty, unless nothing was ever told.
-    2. A change whose number is not the next one shows that others are missing: then, and until the whole table has
+    2. It has `MAX_ENTRIES` at most; what is over is left out.
+    3. A change whose number is not the next one shows that others are missing: then, and until the whole table has
        come again, what is known stays, and changes that do come count.
     """
 
@@ -112,6 +118,8 @@ class PeerTable:
             return
         if self._coming is not None:
             self._between.append(part)
+            if len(self._between) > _MAX_BETWEEN:
+                self._end_coming()
         if part.serial > self._serial:
             if part.serial > self._serial + 1:
                 self.is_whole = False
@@ -124,6 +132,9 @@ class PeerTable:
         if self._coming is None:
             return  # its beginning was lost
         self._coming.update(part.entries)
+        if len(self._coming) > MAX_ENTRIES:
+            self._end_coming()
+            return
         if n_left:
             return
         between, self._between = self._between, []
@@ -132,11 +143,17 @@ class PeerTable:
         for change in between:
             self.receive(change)
 
+    def _end_coming(self) -> None:
+        """Wait no longer for the rest of a whole table."""
+        self._coming = None
+        self._between.clear()
+        self.is_whole = False
+
     def _apply(self, entries: Entries) -> None:
         for key, pair in entries.items():
             if pair == NOTHING:
                 self.entries.pop(key, None)
-            else:
+            elif key in self.entries or len(self.entries) < MAX_ENTRIES:
                 self.entries[key] = pair
 
 

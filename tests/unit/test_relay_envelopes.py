@@ -35,6 +35,7 @@ from fastws._relay import (
     read_envelope,
     relabel,
     shard_of,
+    stamp_at,
 )
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
@@ -381,3 +382,80 @@ def test_one_that_is_too_large_is_not_looked_at() -> None:
 
 def test_a_body_is_a_message() -> None:
     assert json.loads(read_envelope(SAMPLE).updates[0].body + b"}")["type"] == "price_update"
+
+
+def replaced(old: bytes, new: bytes) -> bytes:
+    """The sample with something of the same size in the place of `old`."""
+    assert len(old) == len(new)
+    assert old in SAMPLE
+    return resigned(SAMPLE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"price":1.5', b'"price":NaN'),
+        (b'"quality":"polled"', b'"quality":"poll\xffd"'),
+        (b'{"type":"price_update"', b'{"type":"order_update"'),
+        (b'"code":"A"', b'"code":1},'),
+    ],
+)
+def test_a_body_that_no_message_may_hold_is_marked(old: bytes, new: bytes) -> None:
+    updates = read_envelope(replaced(old, new)).updates
+    assert [update.is_sound for update in updates] == [False, True, True]
+
+
+def test_so_are_further_members() -> None:
+    size = struct.pack("<I", 5)
+    updates = read_envelope(replaced(size + b'"a":1', size + b'"a":]')).updates
+    assert [update.is_sound for update in updates] == [False, True, True]
+
+
+def test_an_honest_one_is_sound() -> None:
+    for update in read_envelope(SAMPLE).updates:
+        assert update.is_sound
+        assert json.loads(update.body + b"}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(36, len(SAMPLE) - 1), st.binary(min_size=1, max_size=4))
+def test_what_is_sound_can_be_sent_to_clients(at: int, put: bytes) -> None:
+    damaged = resigned((SAMPLE[:at] + put + SAMPLE[at + len(put) :])[: len(SAMPLE)])
+    try:
+        updates = read_envelope(damaged).updates
+    except EnvelopeError:
+        return
+    for update in updates:
+        if update.is_sound:
+            assert isinstance(json.loads((update.body + b"}").decode()), dict)
+
+
+def test_levels_are_numbers() -> None:
+    (at,) = [i for i in range(len(SAMPLE)) if SAMPLE[i : i + 16] == struct.pack("<qq", 1, 2)]
+    with pytest.raises(EnvelopeError, match="level is no number"):
+        read_envelope(resigned(SAMPLE[:at] + struct.pack("<q", -(2**63)) + SAMPLE[at + 8 :]))
+
+
+def test_numbers_of_updates_are_bounded() -> None:
+    number = slice(36 + 24, 36 + 32)
+    assert struct.unpack("<q", SAMPLE[number]) == (1,)
+    for value, is_fine in ((2**48, True), (2**48 + 1, False)):
+        data = resigned(SAMPLE[: number.start] + struct.pack("<q", value) + SAMPLE[number.stop :])
+        if is_fine:
+            assert read_envelope(data).updates[0].number == value
+        else:
+            with pytest.raises(EnvelopeError, match="out of range"):
+                read_envelope(data)
+
+
+def test_more_updates_than_one_can_have_are_not_read() -> None:
+    one = SAMPLE[36:]
+    n = FULL_SIZE // 32 + 2
+    data = SAMPLE[:32] + struct.pack("<I", n) + one * (n // 3 + 1)
+    with pytest.raises(EnvelopeError, match="more than one can have"):
+        read_envelope(resigned(data))
+
+
+def test_stamps_are_of_their_time() -> None:
+    assert stamp_at(1_577_836_800.0) == 0
+    assert stamp_at(1_577_836_801.5) == 1_500_000 << 12

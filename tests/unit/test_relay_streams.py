@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
+import zlib
 from typing import NamedTuple
 
 import pytest
@@ -282,3 +284,89 @@ async def test_whatever_the_network_does_each_update_is_seen_or_counted(seed: in
     assert {update.code: update.number for update in read_envelope(final).updates} == numbers
     source.hub.attach(None)
     source.hub.stop()
+
+
+# What somebody else says in the name of an origin.
+
+
+def spoken_for(first: int, n: int = 1, number: int = 1) -> bytes:
+    """An envelope that looks like one of `ORIGIN` from a position on, of prices of A that count from `number`."""
+    data = bytearray(SPOKEN)
+    data[24:32] = first.to_bytes(8, "little")
+    data[36 + 24 : 36 + 32] = number.to_bytes(8, "little")
+    data[32:36] = n.to_bytes(4, "little")
+    data[36:] = bytes(data[36:]) * n
+    return bytes(data[:4]) + zlib.crc32(bytes(data[8:])).to_bytes(4, "little") + bytes(data[8:])
+
+
+async def _spoken() -> bytes:
+    made = Source(asyncio.get_running_loop())
+    try:
+        return made.send("A")
+    finally:
+        made.hub.attach(None)
+        made.hub.stop()
+
+
+SPOKEN = asyncio.run(_spoken())
+
+
+async def test_a_false_position_does_not_silence_an_origin_for_long(source: Source) -> None:
+    stream = joined(source)
+    take(stream, source.send("A"))
+    take(stream, spoken_for(2**61), 10.0)
+    assert stream.due(10.0 + HOLD_SECONDS) == Gap(2, 2**61 - 1, True)
+    list(stream.give_up(11.0))
+    assert take(stream, source.send("A"), 11.5) == []
+    for second in range(12, 15):
+        stream.announced(2, float(second))
+    assert stream.take_counts() == (1, 1)
+    stream.announced(2, 15.0)
+    # It is believed, and begins anew.
+    assert stream.take_counts() == (1, 1)
+    assert stream.wants_values
+    assert not stream.has_gap
+    assert take(stream, source.send("A"), 15.1) == [(3, 0)]
+    (values,) = source.outgoing.last_values(0)
+    take(stream, values, 15.2)
+    assert not stream.wants_values
+
+
+async def test_announcements_that_come_twice_are_no_disagreement(source: Source) -> None:
+    stream = joined(source)
+    for _ in range(4):
+        take(stream, source.send("A"))
+    # What was not acknowledged is sent again, all at once.
+    for position in (1, 2, 3, 4):
+        stream.announced(position, 20.0)
+    stream.announced(3, 24.0)
+    assert not stream.has_gap
+    assert not stream.wants_values
+    assert stream.take_counts() == (0, 0)
+
+
+async def test_what_is_held_back_is_bounded_whatever_it_is(source: Source) -> None:
+    stream = joined(source)
+    take(stream, source.send("A"))
+    began = time.monotonic()
+    n = 0
+    while True:
+        take(stream, spoken_for(100_000 - 2 * n), 1.0 + n * 1e-6)
+        n += 1
+        if (gap := stream.due(1.0 + n * 1e-6)) is not None and gap.is_given_up:
+            break
+    assert 1000 < n < 40_000
+    list(stream.give_up(2.0))
+    while (gap := stream.due(4.0)) is not None:
+        list(stream.give_up(4.0))
+    assert time.monotonic() - began < 20.0
+
+
+async def test_nobody_is_told_to_have_missed_more_than_there_can_be(source: Source) -> None:
+    stream = joined(source)
+    take(stream, source.send("A"))
+    (only,) = take(stream, spoken_for(2, number=2**48))
+    assert only.n_missed == 2**31
+    stream.forget_numbers()
+    assert stream.n_numbers == 0
+    assert stream.wants_values

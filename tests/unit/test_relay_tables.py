@@ -123,3 +123,25 @@ def test_both_are_the_same_in_the_end(steps: list[tuple[str, str, tuple[int, int
     assert peer.is_whole
     everything = {key: pair for part in own.whole() for key, pair in part.entries.items()}
     assert peer.entries == everything
+
+
+def test_a_table_without_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_ENTRIES", 100)
+    table = PeerTable()
+    for n in range(30):
+        table.receive(TablePart(1, "users", n + 1, {f"u{10 * n + i}": (1, 1) for i in range(10)}))
+    assert len(table.entries) == 100
+    # One that comes as a whole, and never ends.
+    for n in range(30):
+        table.receive(
+            TablePart(
+                1, "users", 31, {f"v{10 * n + i}": (1, 1) for i in range(10)}, n_left=5, is_first=n == 0
+            )
+        )
+        for _ in range(200):
+            table.receive(TablePart(1, "users", 31, {"u1": (2, 2)}))
+    assert len(table.entries) == 100
+    assert not table.is_whole
+    table.receive(TablePart(1, "users", 31, {"w": (1, 1)}, n_left=0, is_first=True))
+    assert table.is_whole
+    assert table.entries == {"w": (1, 1)}
