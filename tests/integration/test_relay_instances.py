@@ -475,7 +475,7 @@ async def test_a_feed_changes_hands_with_its_owner_and_not_with_redis(
         proxy.is_open = True
         await until(run_it(one))
         assert (one.n_runs, two.n_runs, three.n_runs) == (1, 1, 0)
-        assert two.keeper.owner == three.keeper.owner == one.instance.relay.name
+        await until(lambda: two.keeper.owner == three.keeper.owner == one.instance.relay.name)
 
         # It stops, and says so.
         await one.keeper.stop()
