@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -50,6 +51,7 @@ class _End:
         # Of the first in the queue, so much is gone.
         self.n_sent = 0
         self.is_blocked = False
+        self.heard_at = time.monotonic()
 
 
 class Exchange:
@@ -89,6 +91,11 @@ class Exchange:
         end = self._ends[number] = _End(number, own)
         self._selector.register(own, selectors.EVENT_READ, lambda events: self._on_event(end, events))
         return other
+
+    def silence(self, number: int) -> float:
+        """For how many seconds nothing was heard of a worker; 0 for one that is not connected."""
+        end = self._ends.get(number)
+        return 0.0 if end is None else time.monotonic() - end.heard_at
 
     def disconnect(self, number: int) -> None:
         """Close the parent's end of a worker, if it is open."""
@@ -150,6 +157,7 @@ class Exchange:
         if not data:
             self._lose(end)
             return False
+        end.heard_at = time.monotonic()
         try:
             frames = end.splitter.feed(data)
         except FrameError as error:

@@ -28,6 +28,9 @@ RELOAD: Final = 8
 RELOADED: Final = 9
 """From a worker: a reload is done. The data says what was wrong, if anything was."""
 
+ALIVE: Final = 10
+"""From a worker, every half second: its loop runs."""
+
 MAX_SIZE: Final = 32 << 20
 """Of a frame. An envelope has 8 MiB at most."""
 
@@ -78,7 +81,7 @@ class Splitter:
         while end - at >= _HEADER.size:
             size, kind, name_size = _HEADER.unpack_from(data, at)
             data_at = _HEADER.size + name_size
-            if not data_at <= size <= MAX_SIZE or kind > RELOADED:
+            if not data_at <= size <= MAX_SIZE or kind > ALIVE:
                 raise FrameError(f"no frame: kind {kind}, {size} bytes, a name of {name_size}")
             if end - at < size:
                 break

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from fastws.relay.address import RedisAddress
 from fastws.relay.exchange_frames import (
+    ALIVE,
     IGNORE,
     LISTEN,
     LISTENING,
@@ -36,7 +37,8 @@ class ExchangeEnd(asyncio.Protocol):
 
     1. Sending never waits. What is over `queue_limit` while the parent does not read is dropped and counted.
     2. What the parent says to this worker goes to `on_frame`, and `on_lost` is called once when the parent is gone.
-    3. While the parent is not heard, `is_up` is false; `on_change` is told whenever that changes.
+    3. While the parent is not heard, `is_up` is false; `on_change` is told whenever that changes. The parent hears of
+       this end twice a second.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class ExchangeEnd(asyncio.Protocol):
     def _look(self) -> None:
         if self.is_up and time.monotonic() - self._heard_at > SILENCE_SECONDS:
             self._set_up(False)
+        self.tell(ALIVE)
         self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _set_up(self, is_up: bool) -> None:

@@ -172,6 +172,11 @@ def workers_exposition(worker: Worker, answering: Collection[int], *, is_open: b
                     {str(number): n for number, n in zip(numbers, worker.crew.n_restarts, strict=True)},
                     "worker",
                 ),
+                _counter(
+                    "exchange_dropped",
+                    "messages between workers that were dropped because one did not keep up",
+                    worker.crew.n_dropped,
+                ),
             ]
         )
     )

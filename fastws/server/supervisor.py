@@ -35,6 +35,8 @@ from fastws.server.reload import carry_over
 from fastws.server.workers import Crew, Failure, Outcome, Ready, Worker, encode, settings_of
 from fastws.settings import Settings
 
+STUCK_SECONDS: Final = 20.0
+
 _BEAT_SECONDS: Final = 1.0
 # A worker that has lived so long has not died of how it starts.
 _LIVED_SECONDS: Final = 10.0
@@ -85,6 +87,8 @@ class Supervisor:
        Workers take no signal but SIGTERM, which a service manager may send to all of them, too.
     4. A worker that finds its end of the exchange closed stops: none outlives the parent, whatever ended that.
     5. It holds the port as long as it lives, and never accepts.
+    6. A worker whose loop has not run for `STUCK_SECONDS` is killed and started anew: it would keep its share of the
+       clients waiting for ever.
     """
 
     def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
@@ -177,6 +181,7 @@ class Supervisor:
         now = time.monotonic()
         if now >= self._beat_at:
             self._tell_crew()
+            self._look_for_stuck()
         for slot in self._slots:
             if slot.restart_at is not None and now >= slot.restart_at:
                 slot.n_restarts += 1
@@ -301,8 +306,16 @@ class Supervisor:
         crew = Crew(
             tuple(slot.number for slot in self._slots if slot.ready is not None),
             tuple(slot.n_restarts for slot in self._slots),
+            self._exchange.n_dropped,
         )
         self._exchange.tell_all(PRESENT, encode(crew))
+
+    def _look_for_stuck(self) -> None:
+        for slot in self._slots:
+            silence = self._exchange.silence(slot.number)
+            if slot.ready is not None and slot.pid is not None and silence > STUCK_SECONDS:
+                _log.error("a worker is stuck and is killed", worker=slot.number, silent_s=round(silence, 1))
+                _kill(slot.pid, signal.SIGKILL)
 
     def _on_frame(self, number: int, frame: Frame) -> None:
         slot = self._slots[number - 1]

@@ -19,10 +19,12 @@ OWNER: Final = 1
 
 
 class Crew(msgspec.Struct, frozen=True):
-    """What the parent tells all workers: who serves, and how often each was started anew, the first one first."""
+    """What the parent tells all workers: who serves, how often each was started anew, the first one first, and how many
+    messages it did not hand on to workers that did not keep up."""
 
     present: tuple[int, ...]
     n_restarts: tuple[int, ...]
+    n_dropped: int
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class Worker:
         self.elsewhere = elsewhere
         self.n_workers = n_workers
         self.is_database_private = is_database_private
-        self.crew = Crew((), (0,) * n_workers)
+        self.crew = Crew((), (0,) * n_workers, 0)
         self.on_stop: Callable[[], object] = lambda: None
         self.on_reload: Callable[[], object] = lambda: None
         self.end = ExchangeEnd(sock, on_frame=self._on_frame, on_lost=lambda: self.on_stop())

@@ -328,3 +328,17 @@ def test_a_service_manager_is_told_by_the_parent_and_a_second_signal_ends_all(tm
         manager.setblocking(False)
         with pytest.raises(BlockingIOError):
             manager.recv(4096)
+
+
+@pytest.mark.long
+def test_one_that_is_stuck_is_started_anew(start: Any) -> None:
+    server = start()
+    stuck, other = workers_of(server)
+    stuck.suspend()
+    until(lambda: "a worker is stuck and is killed" in server.log, "the kill", 60)
+    until(lambda: "a worker serves again" in server.log, "another one", 60)
+    assert not stuck.is_running()
+    assert other in workers_of(server)
+    assert figures(server, "fastws_worker_restarts_total") == {"1": 1.0, "2": 0.0}
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0

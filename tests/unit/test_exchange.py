@@ -16,6 +16,7 @@ from fastws.relay import worker_links
 from fastws.relay.delays import Delays
 from fastws.relay.exchange import Exchange
 from fastws.relay.exchange_frames import (
+    ALIVE,
     LISTEN,
     LISTENING,
     MAX_SIZE,
@@ -31,7 +32,7 @@ from fastws.relay.worker_links import ADDRESS, ExchangeEnd, WorkerLink
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=20), st.binary(max_size=300)), max_size=8),
+    st.lists(st.tuples(st.integers(0, ALIVE), st.binary(max_size=20), st.binary(max_size=300)), max_size=8),
     st.integers(1, 64),
 )
 def test_frames_come_out_as_they_went_in(frames: list[tuple[int, bytes, bytes]], n: int) -> None:
@@ -248,6 +249,9 @@ async def test_a_link_hears_what_it_listens_to(parent: Parent) -> None:
         assert one.link.n_dropped > 0
         assert one.link.queue_size <= 100_000
         await until(parent, lambda: one.link.queue_size == 0)
+        assert parent.exchange.silence(1) < 5
+        assert parent.exchange.silence(3) == 0
+        await until(parent, lambda: (2, ALIVE, b"") in parent.heard)
 
 
 async def test_a_parent_that_is_silent_counts_as_away(
