@@ -43,10 +43,12 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("package")
     tree = directory / "tree"
     tree.mkdir()
-    ignored = shutil.ignore_patterns("node_modules", "__pycache__", "*.so", "*.c", ".*", "*.egg-info")
+    ignored = shutil.ignore_patterns("node_modules", "__pycache__", "*.so", ".*", "*.egg-info")
     for name in _KEPT:
         # Links stay links, as in a checkout.
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
+    for made in (tree / "fastws").rglob("*.c"):
+        made.unlink()
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, tree)
