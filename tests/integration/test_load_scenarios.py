@@ -119,7 +119,7 @@ def test_watched_portfolios_are_worth_what_came(tmp_path: Path) -> None:
     )  # fmt: skip
     assert out["latency_ms"]["n"] > 200
     assert out["latency_ms"]["p50"] < 500
-    assert out["published_per_second"] > 1000
+    assert out["published_per_second"] > out["run"]["load"]["messages_per_second"] / 2 > 0
     assert len(out["reload_seconds"]) == 2
     assert out["goals"] == []
     assert "from a price to the portfolio_update" in out["printed"]
