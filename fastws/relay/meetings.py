@@ -122,6 +122,11 @@ class Meetings:
         self._sharing.announced(peer, announcement.tables)
         self._receiving.announced(peer.origin, announcement.positions)
 
+    def end(self, origin: int) -> None:
+        """Know from elsewhere that the process of an instance has ended, without a word."""
+        if (peer := self.peers.get(origin)) is not None:
+            self._forget(peer, "its process has ended", is_over=True)
+
     def look_after(self, now: float) -> None:
         """Miss those that are not heard any more."""
         for peer in self.peers.lost():

@@ -273,6 +273,7 @@ def _ready(server: Server) -> Ready:
         None if first is None else first.code,
         _base_url(server.listener),
         None if server.admin_listener is None else _base_url(server.admin_listener),
+        0 if server.relay is None else server.relay.origin,
     )
 
 

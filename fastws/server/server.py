@@ -339,6 +339,8 @@ class Server:
             self.relay.on_rules = self._on_rules
             self.alerts.on_added.append(self._on_rule_added)
             self.alerts.on_deleted.append(self._on_rule_changed)
+        if worker is not None and self.relay is not None:
+            worker.on_ended = self.relay.meetings.end
         self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
         admin = admin_place(settings)

@@ -305,6 +305,7 @@ class Supervisor:
         self._beat_at = time.monotonic() + _BEAT_SECONDS
         crew = Crew(
             tuple(slot.number for slot in self._slots if slot.ready is not None),
+            {slot.number: slot.ready.origin for slot in self._slots if slot.ready is not None},
             tuple(slot.n_restarts for slot in self._slots),
             self._exchange.n_dropped,
         )

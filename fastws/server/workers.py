@@ -19,21 +19,23 @@ OWNER: Final = 1
 
 
 class Crew(msgspec.Struct, frozen=True):
-    """What the parent tells all workers: who serves, how often each was started anew, the first one first, and how many
-    messages it did not hand on to workers that did not keep up."""
+    """What the parent tells all workers: who serves, their origins in the relay by their numbers, how often each was
+    started anew, the first one first, and how many messages were not handed on to workers that did not keep up."""
 
     present: tuple[int, ...]
+    origins: dict[int, int]
     n_restarts: tuple[int, ...]
     n_dropped: int
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """What a worker tells of itself once it serves. `urls` are its base URLs, of the port and of the admin's."""
+    """What a worker tells of itself once it serves: also its base URLs, and what the relay knows it by."""
 
     n_instruments: int
     first_code: str | None
     url: str | None
     admin_url: str | None
+    origin: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -76,9 +78,11 @@ class Worker:
         self.elsewhere = elsewhere
         self.n_workers = n_workers
         self.is_database_private = is_database_private
-        self.crew = Crew((), (0,) * n_workers, 0)
+        self.crew = Crew((), {}, (0,) * n_workers, 0)
         self.on_stop: Callable[[], object] = lambda: None
         self.on_reload: Callable[[], object] = lambda: None
+        # Told the origin of a worker whose process has ended.
+        self.on_ended: Callable[[int], object] = lambda origin: None
         self.end = ExchangeEnd(sock, on_frame=self._on_frame, on_lost=lambda: self.on_stop())
         self.siblings = Siblings(self.end, number)
 
@@ -110,8 +114,11 @@ class Worker:
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == PRESENT:
-            self.crew = _crews.decode(frame.data)
+            before, self.crew = self.crew, _crews.decode(frame.data)
             self.siblings.note_present(self.crew.present)
+            for number, origin in before.origins.items():
+                if self.crew.origins.get(number) != origin:
+                    self.on_ended(origin)
         elif frame.kind == STOP:
             self.on_stop()
         elif frame.kind == RELOAD:

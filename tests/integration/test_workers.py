@@ -245,6 +245,8 @@ async def test_those_that_end_are_started_anew_and_the_feed_goes_on(start: Any, 
         assert figures(server, "fastws_worker_restarts_total") == {"1": 1.0, "2": 0.0}
         assert figures(server, "fastws_worker_up") == {"1": 1.0, "2": 1.0}
         assert other in workers_of(server)
+        # The others know at once that it is gone.
+        assert server.log.count("reason='its process has ended'") == 1
         alive = []
         for each in clients:
             try:
