@@ -72,6 +72,23 @@ def test_a_whole_table_in_parts_with_changes_in_between(monkeypatch: pytest.Monk
     assert peer.entries == {str(i): (1, i) for i in range(10) if i != 1} | {"new": (5, 5)}
 
 
+def test_a_lost_change_shows_with_the_next_one() -> None:
+    own, peer = OwnTable(1, "users"), PeerTable()
+    peer.announced(own.serial)
+    own.put("a", (1, 1))
+    assert told(own)
+    own.put("b", (2, 2))
+    for part in told(own):
+        peer.receive(part)
+    assert not peer.is_whole
+    # What comes counts all the same.
+    assert peer.entries == {"b": (2, 2)}
+    for part in own.whole():
+        peer.receive(part)
+    assert peer.is_whole
+    assert peer.entries == {"a": (1, 1), "b": (2, 2)}
+
+
 def test_many_changes_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "CHANGES", 4)
     monkeypatch.setattr(tables, "PART_ENTRIES", 3)
@@ -101,6 +118,7 @@ _steps = st.lists(
 @given(_steps)
 def test_both_are_the_same_in_the_end(steps: list[tuple[str, str, tuple[int, int]]]) -> None:
     own, peer = OwnTable(1, "users"), PeerTable()
+    peer.announced(own.serial)
     for what, key, pair in steps:
         if what == "put":
             own.put(key, pair)
