@@ -53,8 +53,11 @@ class Mail:
         self._n_unclaimed = 0
         self._unclaimed_until = 0.0
 
-    def tell(self, user_key: str, payload: Any) -> int:
-        """Publish `payload` to a user; return its sequence."""
+    def tell(self, user_key: str, payload: Any, *, is_heard: bool = False) -> int:
+        """Publish `payload` to a user; return its sequence.
+
+        `is_heard`: the user has heard it at another instance, so that it waits for no first connection here.
+        """
         clients = [client for client in self._by_user.get(user_key, ()) if client.connection.is_open]
         hearing = [client for client in clients if not client.connection.is_paused]
         sequence = self.hub.tell(self._channel, payload, [client.connection for client in hearing])
@@ -65,13 +68,18 @@ class Mail:
         now = time.monotonic()
         self.sessions.expire(now)
         is_awaited = user_key in self._by_user or self.sessions.has_user(user_key)
-        is_told = any(client.connection.is_open for client in hearing)
+        is_told = is_heard or any(client.connection.is_open for client in hearing)
         # An open connection may turn out to have been dead all along, so what it was told is kept too.
         boxes = self.mailboxes if is_awaited else self._of_absent
         boxes.keep(user_key, Kept(sequence, wall_ms(), payload), now, is_told=is_told)
         if is_told or boxes.limit_per_user <= 0:
             self.on_told(payload)
         return sequence
+
+    def note_heard(self, sequence: int) -> None:
+        """The user has heard a message at another instance."""
+        for boxes in (self.mailboxes, self._of_absent):
+            boxes.note_told(sequence)
 
     def configure(self, *, ttl: float, limit_per_user: int) -> None:
         """Set how long, and how many messages of a user are kept; it holds from the next one on."""
@@ -100,14 +108,18 @@ class Mail:
         key = client.user_key
         if key is None or not client.connection.is_open or client.connection.is_paused:
             return
+        for payload in self.take_untold(key):
+            self.tell(key, payload)
+
+    def take_untold(self, user_key: str) -> list[Any]:
+        """Return what nobody has heard yet of what was told to a user, in order, and keep it no longer."""
         now = time.monotonic()
         if self._unclaimed and now > self._unclaimed_until:
             self._unclaimed.clear()
-        waiting = self._unclaimed.pop(key, [])
-        kept = self._of_absent.take_untold(key, now) + self.mailboxes.take_untold(key, now)
+        waiting = self._unclaimed.pop(user_key, [])
+        kept = self._of_absent.take_untold(user_key, now) + self.mailboxes.take_untold(user_key, now)
         kept.sort(key=lambda one: one.sequence)
-        for payload in [*waiting, *(one.payload for one in kept)]:
-            self.tell(key, payload)
+        return [*waiting, *(one.payload for one in kept)]
 
     def pause(self, client: Client) -> None:
         """A connection that is about to be paused gets what it was still to catch up with when it is resumed."""

@@ -29,7 +29,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     """What a user is told. `current_price` is the price that came with whatever crossed the threshold.
 
     `extra` is passed through unchanged, as in `PriceUpdate`. `rule_id` is that of the rule that has fired; an alert
-    that a backend publishes has none.
+    that a backend publishes has none. `id` is that of the alert where instances tell each other of it, else 0.
     """
 
     code: str
@@ -39,6 +39,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     message: str
     extra: bytes | None = None
     rule_id: int | None = None
+    id: int = 0
 
 
 class UserAlert(NamedTuple):

@@ -93,7 +93,11 @@ class Kick(msgspec.Struct, frozen=True, tag="kick"):
 
 
 class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
-    """A user is told something, wherever connected; see `fastws.market.alert_messages.Alert`."""
+    """A user is told something, wherever connected; see `fastws.market.alert_messages.Alert`.
+
+    `id` is a random number. One that `is_handed` is for one instance, to which the user has come: it is the one that
+    keeps it from then on until the user has heard it.
+    """
 
     origin: Origin
     user_key: Annotated[str, Meta(min_length=1)]
@@ -103,6 +107,15 @@ class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
     current_price: _Number
     message: str
     extra: bytes | None = None
+    id: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    is_handed: bool = False
+
+
+class AlertHeard(msgspec.Struct, frozen=True, tag="heard"):
+    """The user of an alert has heard it."""
+
+    origin: Origin
+    id: Annotated[int, Meta(ge=1, le=2**62)]
 
 
 class TablePart(msgspec.Struct, frozen=True, tag="table"):
@@ -147,6 +160,7 @@ Message: TypeAlias = (
     | GapRequest
     | Kick
     | UserAlert
+    | AlertHeard
     | TablePart
     | TablesRequest
     | Eviction

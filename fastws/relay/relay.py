@@ -19,6 +19,7 @@ from fastws.relay.awaiting import Awaiting
 from fastws.relay.carrier import Carrier
 from fastws.relay.channels import Channels
 from fastws.relay.control import (
+    AlertHeard,
     Announcement,
     ControlError,
     Eviction,
@@ -86,6 +87,7 @@ class Relay:
         # What others say that is no market's matter; of rules also None, when something may not have been heard.
         self.on_kick: Callable[[Kick], object] = lambda kick: None
         self.on_alert: Callable[[UserAlert], object] = lambda alert: None
+        self.on_heard: Callable[[AlertHeard], object] = lambda heard: None
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
@@ -233,9 +235,13 @@ class Relay:
         """See `Awaiting.when_heard`."""
         self._awaiting.when_heard(missing, then)
 
-    def say(self, message: Kick | UserAlert | RulesChanged) -> None:
+    def say(self, message: Kick | UserAlert | AlertHeard | RulesChanged) -> None:
         """Tell all instances that are there; one that is away does not hear of it later."""
         self.link.send(self._channels.control, encode(message))
+
+    def say_to(self, origin: int, message: UserAlert) -> None:
+        """Tell one instance."""
+        self.link.send(self._channels.inbox(origin), encode(message))
 
     # What comes.
 
@@ -274,6 +280,8 @@ class Relay:
             if message.extra is not None and not is_json_members(message.extra):
                 raise ControlError("what was added to an alert is no JSON")
             self.on_alert(message)
+        elif isinstance(message, AlertHeard):
+            self.on_heard(message)
         elif isinstance(message, TablePart):
             self.sharing.receive(message)
         elif isinstance(message, Eviction):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from fastws._core import Hub
@@ -37,7 +37,8 @@ class Sharing:
     2. What a change has lost is seen at the next announcement, and the whole table asked for.
     3. Who is not heard any more has no entries, nor has anybody while Redis is away: then each is alone.
 
-    `on_eviction` is called with what others ask for.
+    `on_eviction` is called with what others ask for, and `on_users` with an instance's origin and users who have
+    connections there now, or others than before.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Sharing:
     ) -> None:
         self.hub = hub
         self.on_eviction: Callable[[Eviction], object] = lambda eviction: None
+        self.on_users: Callable[[int, Iterable[str]], object] = lambda origin, keys: None
         # What the users and the codes of this instance have now; asked for those that have changed, and for all.
         self.user: Callable[[str], Pair] = lambda key: NOTHING
         self.interest: Callable[[], Mapping[str, Pair]] = dict
@@ -114,6 +116,8 @@ class Sharing:
         if peer is not None:
             _table(peer, part.table).receive(part)
             self._ask_if_missing(peer, part.table)
+            if part.table == USERS:
+                self.on_users(part.origin, (key for key, pair in part.entries.items() if pair[0]))
 
     def announced(self, peer: Peer, serials: Mapping[TableName, int]) -> None:
         """Hear how far a peer's tables have come."""

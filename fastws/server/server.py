@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +38,7 @@ from fastws.kis.errors import KISCredentialsError
 from fastws.limits import Limits
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert
-from fastws.market.alert_store import Rule, number_text
+from fastws.market.alert_store import Rule
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments, TableChange
 from fastws.market.interest import NO_INTEREST, Interest, find_interest
@@ -50,7 +49,7 @@ from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import Store, StoreError
 from fastws.relay.address import parse_address
-from fastws.relay.control import Eviction, Kick, RulesChanged, UserAlert
+from fastws.relay.control import Eviction, Kick, RulesChanged
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
 from fastws.server import stats
@@ -66,6 +65,7 @@ from fastws.server.places import admin_place, main_places
 from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
 from fastws.server.shared import Shared
+from fastws.server.shared_alerts import SharedAlerts
 from fastws.server.stored import check_stored, find_queries, query_error, with_stored
 from fastws.server.tls import make_tls
 from fastws.server.workers import Worker
@@ -324,9 +324,10 @@ class Server:
         self.targets.elsewhere = self.relay
         # None where there is no feed, or nobody else who could run it.
         self.keeper: FeedKeeper | None = None
+        self.shared_alerts: SharedAlerts | None = None
         if self.relay is not None:
             self.relay.on_kick = self._on_kick
-            self.relay.on_alert = self._on_alert
+            self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
             self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
             self.relay.sharing.interest = self.own_interest
@@ -747,19 +748,8 @@ class Server:
 
     def tell(self, user_key: str, alert: Alert) -> int:
         """Publish an alert to a user, wherever connected; see `Mail`. Returns its sequence here."""
-        if self.relay is not None:
-            self.relay.say(
-                UserAlert(
-                    self.relay.origin,
-                    user_key,
-                    alert.code,
-                    alert.alert_type,
-                    number_text(alert.threshold),
-                    number_text(alert.current_price),
-                    alert.message,
-                    alert.extra,
-                )
-            )
+        if self.shared_alerts is not None:
+            return self.shared_alerts.tell(user_key, alert)
         return self.admission.mail.tell(user_key, alert)
 
     # What other instances say.
@@ -767,12 +757,8 @@ class Server:
     def _on_kick(self, kick: Kick) -> None:
         self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
 
-    def _on_alert(self, told: UserAlert) -> None:
-        # Where nobody of that user is here, the instance that has told it keeps it.
-        if told.user_key in self.admission.presence.by_user or self.sessions.has_user(told.user_key):
-            threshold, price = (Decimal(text) for text in (told.threshold, told.current_price))
-            alert = Alert(told.code, told.alert_type, threshold, price, told.message, told.extra)
-            self.admission.mail.tell(told.user_key, alert)
+    def _is_awaited(self, user_key: str) -> bool:
+        return user_key in self.admission.presence.by_user or self.sessions.has_user(user_key)
 
     def _on_feed(self, feed: str, status: str) -> None:
         if self.keeper is not None and feed == self.keeper.feed:
@@ -831,6 +817,8 @@ class Server:
         return stats.summable(self.stats())
 
     def _on_told(self, alert: Alert) -> None:
+        if self.shared_alerts is not None:
+            self.shared_alerts.on_told(alert)
         if alert.rule_id is not None:
             self.alerts.told(alert.rule_id)
 

@@ -233,6 +233,35 @@ async def test_an_alert_fires_once_wherever_its_price_comes_in(servers: list[Ser
         }
 
 
+async def test_what_a_user_has_not_heard_waits_wherever_it_came_in(servers: list[Server]) -> None:
+    one, _, three = servers
+
+    def tell(server: Server, threshold: int) -> None:
+        alert = {"type": "alert", "user_id": "lim", "code": CODE, "alert_type": "price_above"}
+        figures = {"threshold": threshold, "current_price": threshold + 1, "message": f"over {threshold}"}
+        assert post(server, "/v1/publish", alert | figures)[0] == 202
+
+    tell(one, 1)
+    tell(three, 2)
+    async with client(url_for(three, "lim")) as first:
+        heard = [(await first.until_type("alert"))["threshold"] for _ in range(2)]
+        assert sorted(heard) == [1, 2]
+        await until_known(servers, "lim", 1)
+        tell(one, 3)
+        assert (await first.until_type("alert"))["threshold"] == 3
+        # The first server knows that before it knows of anything later.
+        await first.connection.close()
+    await until_known(servers, "lim", 0)
+    async with client(url_for(three, "lim")) as first:
+        await until_known(servers, "lim", 1)
+        # All of it once: nothing is left for the next connection, at whichever server.
+        async with client(url_for(one, "lim")) as second:
+            await second.sync()
+            tell(three, 4)
+            for each in (first, second):
+                assert (await each.until_type("alert"))["threshold"] == 4
+
+
 async def test_statistics_of_all(servers: list[Server]) -> None:
     async with AsyncExitStack() as stack:
         for n, server in enumerate(servers, 1):
