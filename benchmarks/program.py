@@ -89,7 +89,15 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 def ended(name: str, run: Callable[[], int]) -> int:
     """Run a program and return its exit status, with a line for each way in which it may break off."""
     try:
-        status = run()
+        status = _status_of(name, run)
+    except BrokenPipeError:  # not even that line is read
+        status = UNREAD
+    return flushed(status)
+
+
+def _status_of(name: str, run: Callable[[], int]) -> int:
+    try:
+        return run()
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -108,4 +116,3 @@ def ended(name: str, run: Callable[[], int]) -> int:
         where = f" ({error.filename})" if error.filename else ""
         print(f"{name}: broke off: {error.strerror or error}{where}; has the server ended?", file=sys.stderr)
         return BROKEN_OFF
-    return flushed(status)

@@ -22,7 +22,7 @@ if sys.platform != "linux":
     pytest.skip("the load client is built on epoll", allow_module_level=True)
 
 from tests import benching, serving
-from tests.benching import RATE, TIMEOUT_S, begin, until_told
+from tests.benching import TIMEOUT_S, begin, until_told
 
 pytestmark = pytest.mark.plain("the load client speaks no TLS")
 
@@ -113,7 +113,7 @@ def test_a_terminal_gets_a_bar_and_a_report_that_fits(server: serving.Server) ->
     environment = serving.environment({}) | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
     environment.pop("COLUMNS", None)
     process = subprocess.Popen(
-        serving.command("bench", "--url", server.url, "--connections", "20", "--duration", "2",
+        serving.command("bench", "--url", server.url, "--connections", "20", "--duration", "1",
                         "--ramp-up", "0.2", "--batch-size", "20"),
         env=environment, stdin=side_end, stdout=side_end, stderr=side_end,
     )  # fmt: skip
@@ -162,10 +162,9 @@ def test_a_server_that_goes_away(tmp_path: Path, number: signal.Signals, said: s
     assert "Traceback" not in error
 
 
-def test_a_server_that_stands_still_is_told(tmp_path: Path) -> None:
-    server = serving.Server(tmp_path, "--feed", "sim", simulator_rate=RATE, simulator_opening_burst=1)
+def test_a_server_that_stands_still_is_told(server: serving.Server, tmp_path: Path) -> None:
     process = begin(
-        "--url", server.url, "--connections", "20", "--duration", "4", "--ramp-up", "0", "--ping", "5",
+        "--url", server.url, "--connections", "20", "--duration", "3", "--ramp-up", "0", "--ping", "5",
         "--json", str(tmp_path / "out.json"),
     )  # fmt: skip
     try:
@@ -178,7 +177,6 @@ def test_a_server_that_stands_still_is_told(tmp_path: Path) -> None:
         os.kill(server.process.pid, signal.SIGCONT)
         process.kill()
         process.wait()
-        server.end()
     assert process.returncode == 0, out + error
     load = json.loads((tmp_path / "out.json").read_text())["run"]["load"]
     assert 1300 < load["silence_max_ms"] < 3000
@@ -191,7 +189,7 @@ def test_a_server_that_stands_still_is_told(tmp_path: Path) -> None:
 
 def test_a_generator_that_stands_still_says_so(server: serving.Server, tmp_path: Path) -> None:
     process = begin(
-        "--url", server.url, "--connections", "20", "--duration", "3", "--ramp-up", "0",
+        "--url", server.url, "--connections", "20", "--duration", "2.2", "--ramp-up", "0",
         "--json", str(tmp_path / "out.json"),
     )  # fmt: skip
     try:

@@ -81,6 +81,15 @@ def test_nobody_reads_the_list() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_nobody_reads_how_it_ends(monkeypatch: pytest.MonkeyPatch, buffering: int) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w", buffering) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert ended("load", raising(KeyboardInterrupt())) == 141
+
+
 PARENT = """
 import signal, subprocess, sys
 from benchmarks.program import ended_with_us
