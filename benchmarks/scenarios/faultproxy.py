@@ -37,7 +37,9 @@ class _Side(asyncio.Protocol):
             data, self.ends_after = data[: self.ends_after], -1
         elif self.ends_after is not None:
             self.ends_after -= len(data)
-        if other.transport is None:
+        if self.proxy.delay_s and other.transport is not None:
+            asyncio.get_running_loop().call_later(self.proxy.delay_s, _write, other.transport, data)
+        elif other.transport is None:
             other.waiting.append(data)
         else:
             other.transport.write(data)
@@ -78,6 +80,8 @@ class FaultProxy:
         """False: whoever connects is cut off at once."""
         self.next_ends_after: int | None = None
         """The next connection that is accepted ends when so many bytes have come from the server."""
+        self.delay_s = 0.0
+        """How long everything takes in either direction, as behind a slow line; what ends does so at once."""
         self.sides: set[_Side] = set()
         self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -166,6 +170,11 @@ class FaultProxy:
             assert client.other is not None
             client.is_deaf = client.other.is_deaf = True
         return found
+
+
+def _write(transport: asyncio.Transport, data: bytes) -> None:
+    if not transport.is_closing():
+        transport.write(data)
 
 
 def _is_closing(side: _Side) -> bool:

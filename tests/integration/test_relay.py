@@ -159,7 +159,11 @@ def test_a_password_is_never_shown(tmp_path: Path, redis: RedisServer) -> None:
     url = f"redis://user:pa55w0rd@127.0.0.1:{redis.port}/0"
     server = Server(tmp_path, relay=url, log_level="debug")
     try:
-        until(lambda: "refuses the user or the password" in server.log, "the refusal")
+        until(lambda: "refuses the user or the password of the setting relay" in server.log, "the refusal")
+        # One line, however often it is tried.
+        until(lambda: metric(server, "fastws_relay_up") == 0, "the figures")
+        assert server.get("/ready")[0] == 200
+        assert server.log.count("the relay is away") == 1
         assert "pa55w0rd" not in server.log
         assert "pa55w0rd" not in server.get("/metrics")[1].decode()
     finally:

@@ -1,0 +1,185 @@
+"""A Redis that is slow, breaks off in the middle of a message, ends who reads too slowly, or refuses: others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.scenarios.faultproxy import FaultProxy
+from fastws._core import Dialect, Hub
+from fastws._market import Instrument, PriceUpdate, encode_screener
+from fastws.market.instruments import Instruments
+from fastws.market.market import Market
+from fastws.relay.address import parse_address
+from fastws.relay.delays import Delays
+from fastws.relay.links import Link
+from fastws.relay.relay import Relay
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+class Instance:
+    """A market with a relay, and the prices of its one instrument as they came."""
+
+    def __init__(self, url: str) -> None:
+        self.hub = Hub(asyncio.get_running_loop(), epoch="test", interval_ms=0)
+        self.market = Market(self.hub, Instruments([Instrument("A", None, "KOSPI")]))
+        self.seen: list[int] = []
+        self.market.on_price.append(lambda update: self.seen.append(int(update.price)))
+        self.relay = Relay(
+            self.hub,
+            self.market,
+            Dialect("screener", encode_screener),
+            parse_address(url),
+            name=f"test/{id(self)}",
+            prefix="test",
+            n_shards=1,
+            interval_ms=1,
+            history_bytes=16 << 20,
+            wanted=lambda: ["A"],
+        )
+        self.relay.start()
+
+    def publish(self, number: int, extra: bytes | None = None) -> None:
+        self.market.publish_price(PriceUpdate(self.market.ensure_instrument("A"), number, extra=extra))
+
+    def has_counted(self, n: int) -> bool:
+        """Whether each of `n` prices was seen, or is known to be missed, and the last one is here."""
+        return len(self.seen) + self.relay.counts.updates["missed"] == n and self.seen[-1] == n
+
+
+@asynccontextmanager
+async def two_instances(first: str, second: str) -> AsyncIterator[tuple[Instance, Instance]]:
+    one, two = Instance(first), Instance(second)
+    try:
+        await until(lambda: len(one.relay.peers) == len(two.relay.peers) == 1)
+        await until(lambda: not one.relay.missing("stock", ["A"]) and not two.relay.missing("stock", ["A"]))
+        yield one, two
+    finally:
+        for each in (one, two):
+            await each.relay.stop()
+            each.hub.stop()
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_slow_redis_delays_what_comes_from_elsewhere_and_nothing_else(redis: RedisServer) -> None:
+    async with (
+        FaultProxy.run(redis.port) as proxy,
+        two_instances(redis.url, f"redis://127.0.0.1:{proxy.port}/0") as (one, two),
+    ):
+        proxy.delay_s = 0.3
+        longest = 0.0
+        for number in range(1, 201):
+            began = time.monotonic()
+            (two if number <= 100 else one).publish(number)
+            longest = max(longest, time.monotonic() - began)
+            await asyncio.sleep(0.002)
+        assert two.seen[:100] == list(range(1, 101))
+        # Not a moment of the 0.3 s.
+        assert longest < 0.25
+        await until(lambda: one.has_counted(200) and two.has_counted(200))
+        assert one.relay.is_up
+        assert two.relay.is_up
+        assert two.relay.link.n_dropped == 0
+        proxy.kill()
+
+
+async def test_messages_that_are_cut_in_the_middle(redis: RedisServer) -> None:
+    async with (
+        FaultProxy.run(redis.port) as proxy,
+        two_instances(redis.url, f"redis://127.0.0.1:{proxy.port}/0") as (one, two),
+    ):
+        n = 0
+        for cut in (1, 40, 300, 1000):
+            n_connects = two.relay.link.n_connects
+            proxy.cut_after(cut)
+            while two.relay.link.n_connects == n_connects:
+                n += 1
+                one.publish(n)
+                await asyncio.sleep(0.001)
+        await until(lambda: two.has_counted(n))
+        assert two.seen == sorted(two.seen)
+        assert two.relay.counts.refused == 0
+        assert one.seen == list(range(1, n + 1))
+        proxy.kill()
+
+
+async def test_who_reads_too_slowly_for_redis_is_ended_and_comes_back(tmp_path: Path) -> None:
+    limit = ("--client-output-buffer-limit", "pubsub", "1mb", "0", "0")
+    with RedisServer(tmp_path, *limit) as redis:
+        async with two_instances(redis.url, redis.url) as (one, two):
+            n_connects = two.relay.link.n_connects
+            padding = b'"pad":"%b"' % (b"x" * 50_000)
+            for number in range(1, 101):
+                one.publish(number, padding)
+            await until(lambda: two.relay.link.n_connects > n_connects)
+            # What comes again may be too much again; then it is given up.
+            await until(lambda: two.seen and two.seen[-1] == 100)
+            one.publish(101)
+            await until(lambda: two.has_counted(101))
+            assert one.seen == list(range(1, 102))
+
+
+def link(url: str, changes: list[str | None], **what: object) -> Link:
+    made = Link(
+        parse_address(url),
+        on_message=lambda data: None,
+        on_change=changes.append,
+        on_listening=lambda channel: None,
+        delays=Delays,
+        queue_limit=1 << 20,
+    )
+    made.listen(["{a}:1"])
+    made.start()
+    return made
+
+
+async def test_a_user_that_may_listen_and_not_speak_is_told_once(tmp_path: Path) -> None:
+    with RedisServer(
+        tmp_path, "--user", "half", "on", ">word", "allchannels", "allkeys", "+@all", "-publish"
+    ) as redis:
+        changes: list[str | None] = []
+        made = link(f"redis://half:word@127.0.0.1:{redis.port}", changes)
+        await until(lambda: changes)
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 0.8)
+        (only,) = changes
+        assert "no permissions" in str(only)
+        assert "word" not in str(only)
+        assert not made.is_up
+        await made.stop(0.1)
+
+
+async def test_a_wrong_password_of_a_sentinel_is_said_without_it(tmp_path: Path) -> None:
+    config = tmp_path / "sentinel.conf"
+    config.write_text("requirepass right\nsentinel monitor prices 127.0.0.1 9 1\n")
+    with RedisServer(tmp_path, config=config) as sentinel:
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}"
+        for service, password, said in (
+            ("prices", "wr0ng", "a sentinel refuses the sentinel_password of the setting relay"),
+            ("others", "right", "no sentinel can be reached that knows a master of that name"),
+        ):
+            assert await first_change(f"{url}/{service}?sentinel_password={password}") == said
+
+
+async def first_change(url: str) -> str | None:
+    changes: list[str | None] = []
+    made = link(url, changes)
+    await until(lambda: changes)
+    await made.stop(0.1)
+    return changes[0]
