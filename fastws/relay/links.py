@@ -251,6 +251,8 @@ class Link:
                 "socket_timeout": ANSWER_SECONDS,
                 "password": self._address.sentinel_password,
                 "protocol": 2,
+                # Else one that is away is tried for seconds before the next one is asked.
+                "retry": Retry(NoBackoff(), 0),
             },
         )
         try:
