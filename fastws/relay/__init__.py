@@ -55,7 +55,9 @@ instance counts its own users only.
 
 **Kicks and alerts** are told to the instances that are there. A token that was kicked is refused by those, and not by
 one that was away. Alert rules are the database's: whoever makes or deletes one tells the others its number, and those
-that have the same database look it up there. Each holds prices against them, and the database decides who fires.
+that have the same database look it up there. Each holds prices against them, and the database decides who fires. An
+alert that nobody has heard waits where it came in and where its user has a session; it goes to the instance that the
+user comes to, and whoever tells it says so to all.
 
 **Whoever reaches Redis** can publish prices as if an instance: keep it where only the instances reach it, or let it ask
 for a password. What cannot be true is refused and counted all the same: text that is no JSON, stamps a day ahead,

@@ -490,8 +490,8 @@ def test_figures_that_pages_name_are_there(target: Server) -> None:
     assert status == 200
     there = set(re.findall(r"^# HELP (fastws_\w+)", body.decode(), re.MULTILINE))
     # With TLS, with published keys, with KIS, with a polled source.
-    # With extensions, but for the names of their API.
-    others = r"fastws_(inlet_publications|certificate_expires_seconds|jwks_age_seconds|kis_\w+|poll_\w+)"
+    # With several workers. With extensions, but for the names of their API.
+    others = r"fastws_(inlet_publications|certificate_expires_seconds|jwks_age_seconds|kis_\w+|poll_\w+|workers?\w*)"
     for page in PAGES:
         api = (ROOT / "fastws" / "include" / "fastws.h").read_text()
         for name in re.findall(r"\b(fastws_[a-z_]+[a-z])\b", page.read_text()):

@@ -234,7 +234,7 @@ async def test_an_alert_fires_once_wherever_its_price_comes_in(servers: list[Ser
 
 
 async def test_what_a_user_has_not_heard_waits_wherever_it_came_in(servers: list[Server]) -> None:
-    one, _, three = servers
+    one, two, three = servers
 
     def tell(server: Server, threshold: int) -> None:
         alert = {"type": "alert", "user_id": "lim", "code": CODE, "alert_type": "price_above"}
@@ -251,6 +251,14 @@ async def test_what_a_user_has_not_heard_waits_wherever_it_came_in(servers: list
         assert (await first.until_type("alert"))["threshold"] == 3
         # The first server knows that before it knows of anything later.
         await first.connection.close()
+    await until_known(servers, "lim", 0)
+    # Kept where it came in, and where the user has a session; neither is where the user comes to.
+    tell(one, 5)
+    async with client(url_for(two, "lim")) as moved:
+        assert (await moved.until_type("alert"))["threshold"] == 5
+        await until_known(servers, "lim", 1)
+        tell(one, 6)
+        assert (await moved.until_type("alert"))["threshold"] == 6
     await until_known(servers, "lim", 0)
     async with client(url_for(three, "lim")) as first:
         await until_known(servers, "lim", 1)
