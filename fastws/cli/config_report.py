@@ -57,7 +57,7 @@ def conclusion(settings: Settings) -> str:
 
 def notes(settings: Settings) -> list[str]:
     """Return lines on what the settings come to here."""
-    lines = [f"{capacity()} connections fit, by the limit of file descriptors"]
+    lines = [f"{_room(settings)} connections fit, by the limit of file descriptors"]
     path = file_of(settings.database)
     return lines if path is None else [*lines, f"the database is the file {path}"]
 
@@ -75,12 +75,17 @@ def document(settings: Settings, problems: Sequence[SettingsError], wrong: Colle
                 for problem in problems
             ],
             "warnings": warnings(settings),
-            "room_for_connections": capacity(),
+            "room_for_connections": _room(settings),
             "database_file": None if problems else file_of(settings.database),
         },
         indent=2,
         ensure_ascii=False,
     )
+
+
+def _room(settings: Settings) -> int:
+    # Each worker has descriptors of its own.
+    return settings.workers * capacity()
 
 
 def _entry(settings: Settings, setting: Setting, *, is_wrong: bool) -> dict[str, Any]:

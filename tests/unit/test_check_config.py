@@ -361,6 +361,8 @@ def test_what_works_and_may_not_be_meant(
         (("--admin-token", "x" * 15), "", "admin_token is short"),
         (("--host", "0.0.0.0"), "", "/metrics can be reached wherever clients can"),
         ((), "connection_limit = 5001", "connection_limit is 5001 and only 5000 connections fit"),
+        (("--workers", "2"), "connection_limit = 10001", "and only 10000 connections fit"),
+        (("--workers", "3"), "handshake_rate = 5", "an address up to 15 handshakes a second"),
     ):
         assert main(["check-config", *flags, "--config", write(tmp_path, config)]) == 0
         error = capsys.readouterr().err

@@ -428,6 +428,9 @@ def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(SettingsError) as caught:
         load(None, {"FASTWS_PING_INTERVAL": "60"}, {})
     assert (caught.value.setting, caught.value.source) == ("ping_interval", "FASTWS_PING_INTERVAL")
+    assert message(None, {"FASTWS_WORKERS": "2", "FASTWS_UNIX_SOCKET": "/run/fastws"}, {}).startswith(
+        "unix_socket: 2 workers share a port, and cannot share a Unix socket"
+    )
 
 
 @pytest.mark.parametrize(
