@@ -247,6 +247,7 @@ def _add_watchlists(command: argparse.ArgumentParser) -> None:
     add("--symbols", type=count, default=2000, metavar="N", help="(default: %(default)d)")
     add("--each", type=count, default=50, metavar="N", help="symbols of a connection (default: %(default)d)")
     add("--workers", type=count, default=1, metavar="N", help="of the server (default: %(default)d)")
+    add("--pin", metavar="SERVER,CLIENT", help="processors to run on, as 0,1")
     add("--seed", type=int, default=1, help="of what they subscribe to (default: %(default)d)")
 
 

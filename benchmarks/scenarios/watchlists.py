@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.scenarios.goals import Goal, judge, tell
-from benchmarks.scenarios.process import Server
+from benchmarks.scenarios.process import Server, pinned
 from benchmarks.scenarios.recording import await_flow, codes, read_until, settled, write
 from benchmarks.scenarios.report import describe, quantiles, verdict
 from fastws.bench import LoadClient, LoadError
@@ -113,7 +113,10 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             seed=options.seed,
         )
         n_updates = sum(trade.seq for trade in last.values())
-        with Server(feed=f"replay:{recording}", symbols=symbols, settings=settings) as server:
+        with (
+            pinned(options.pin) as cpu,
+            Server(feed=f"replay:{recording}", symbols=symbols, settings=settings, cpu=cpu) as server,
+        ):
             target = {"url": server.url, "command": server.shown_command, "environment": server.environment}
             client = LoadClient(
                 server.url, n, subscribe=lambda i: _subscription(lists[i]), check="full", conflated=True
@@ -128,7 +131,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 before = server.cpu_by_process()
                 with Looks(server) as looks:
                     run = observe(client, server, seconds=options.seconds, connect_s=connect_s)
-                cpu = {name: seconds - before[name] for name, seconds in server.cpu_by_process().items()}
+                used = {name: seconds - before[name] for name, seconds in server.cpu_by_process().items()}
                 rows = client.latencies()
                 is_whole = server.stats()["sequence"] < n_updates
                 read_until(client, lambda: server.stats()["sequence"] >= n_updates, "the flow does not end")
@@ -157,7 +160,7 @@ def watchlists(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     costs = {
         "us_per_message": 1e6 * run.server["cpu_cores"] / load["messages_per_second"],
         "us_per_send": 1e6 * run.server["cpu_cores"] / (load["frames"] / load["seconds"]),
-        "cores": {name: seconds / load["seconds"] for name, seconds in cpu.items()},
+        "cores": {name: seconds / load["seconds"] for name, seconds in used.items()},
     }
     seen = looks.summary()
     table = Table(
