@@ -196,6 +196,16 @@ def _error_response(problem: _ApiError) -> web.Response:
     return response
 
 
+async def encode_connections(server: ApiView, *, has_subscriptions: bool) -> bytes:
+    """The body of ``/v1/ws/connections``."""
+    elements = []
+    for n, connection in enumerate(server.connections(has_subscriptions=has_subscriptions), 1):
+        elements.append(msgspec.json.encode(connection))
+        if n % _LISTED_SLICE == 0:
+            await asyncio.sleep(0)
+    return b"[%b]" % b",".join(elements)
+
+
 async def publish(server: ApiView, body: bytes) -> web.Response:
     """Publish what the body of a request wants to be published, and return its answer."""
     try:
@@ -225,12 +235,7 @@ class _Routes:
         wanted = request.query.get("subscriptions", "true")
         if wanted not in ("true", "false"):
             raise _ApiError(400, "INVALID_PARAMETER", "subscriptions must be true or false")
-        elements = []
-        for n, connection in enumerate(self._server.connections(has_subscriptions=wanted == "true"), 1):
-            elements.append(msgspec.json.encode(connection))
-            if n % _LISTED_SLICE == 0:
-                await asyncio.sleep(0)
-        return json_response(b"[%b]" % b",".join(elements))
+        return json_response(await encode_connections(self._server, has_subscriptions=wanted == "true"))
 
     async def kick(self, request: web.Request) -> web.Response:
         self._check_admin(request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 _FORCE_SECONDS: Final = 20.0
 _PUBLISH_SECONDS: Final = 5.0
-_LISTED_SLICE: Final = 100
 
 _log = structlog.get_logger("fastws.workers")
 
@@ -122,12 +120,7 @@ class Shared:
         return b"%d" % self._server.n_connections
 
     async def _answer_connections(self, data: bytes) -> bytes:
-        elements = []
-        for n, connection in enumerate(self._server.connections(has_subscriptions=data == b"true"), 1):
-            elements.append(msgspec.json.encode(connection))
-            if n % _LISTED_SLICE == 0:
-                await asyncio.sleep(0)
-        return b"[%b]" % b",".join(elements)
+        return await api.encode_connections(self._server, has_subscriptions=data == b"true")
 
     async def _answer_realtime(self, data: bytes) -> bytes:
         body: dict[str, Any] = {"global_stats": self._server.realtime_totals()}

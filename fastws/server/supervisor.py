@@ -248,7 +248,7 @@ class Supervisor:
             number,
             len(self._slots),
             elsewhere=self._counts.of_worker(number),
-            is_database_private=self._directory is not None,
+            directory=self._directory,
         )
         return lifecycle.serve(adapt(self._settings), lambda: adapt(self._read_again()), worker)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -61,7 +62,7 @@ class Worker:
     """This process as number `number` of `n_workers`, which count from 1. Belongs to the thread of the event loop.
 
     `on_stop` and `on_reload` are called when the parent asks for it, `on_stop` also when the parent is gone: a worker
-    does not outlive it. `is_database_private`: the database ends with the parent. `elsewhere` counts the connections of
+    does not outlive it. `directory` has the database where that ends with the parent; `elsewhere` counts connections of
     the others.
     """
 
@@ -72,19 +73,24 @@ class Worker:
         n_workers: int,
         *,
         elsewhere: Elsewhere,
-        is_database_private: bool = False,
+        directory: str | None = None,
     ) -> None:
         self.number = number
         self.elsewhere = elsewhere
         self.n_workers = n_workers
-        self.is_database_private = is_database_private
+        self._directory = directory
+        self._is_orphan = False
         self.crew = Crew((), {}, (0,) * n_workers, 0)
         self.on_stop: Callable[[], object] = lambda: None
         self.on_reload: Callable[[], object] = lambda: None
         # Told the origin of a worker whose process has ended.
         self.on_ended: Callable[[int], object] = lambda origin: None
-        self.end = ExchangeEnd(sock, on_frame=self._on_frame, on_lost=lambda: self.on_stop())
+        self.end = ExchangeEnd(sock, on_frame=self._on_frame, on_lost=self._on_lost)
         self.siblings = Siblings(self.end, number)
+
+    @property
+    def is_database_private(self) -> bool:
+        return self._directory is not None
 
     @property
     def is_owner(self) -> bool:
@@ -111,6 +117,13 @@ class Worker:
         """Let the parent hear what was told last."""
         await self.end.drain(1.0)
         self.end.close()
+        if self._is_orphan and self.is_owner and self._directory is not None:
+            # The parent would have done it.
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _on_lost(self) -> None:
+        self._is_orphan = True
+        self.on_stop()
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == PRESENT:

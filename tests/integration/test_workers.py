@@ -281,10 +281,17 @@ async def test_limits_are_of_all_and_none_outlives_the_parent(start: Any) -> Non
             async with client(server.url, greeted=False) as refused:
                 assert (await refused.receive())["code"] == "LIMIT_EXCEEDED"
         workers = workers_of(server)
+        (database,) = {
+            file.path
+            for worker in workers
+            for file in worker.open_files()
+            if file.path.endswith("private.db")
+        }
         server.process.kill()
         server.process.wait()
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
+    assert not Path(database).parent.exists()
 
 
 def test_what_keeps_them_from_starting_is_told_once(tmp_path: Path, server: Server) -> None:
