@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from fastws._core import Dialect, Hub
-from fastws._market import Instrument, PriceUpdate, encode_screener
 from fastws._relay import LAST_VALUES, LIVE, empty_envelope, stamp_at
-from fastws.market.instruments import Instruments
-from fastws.market.market import Market
 from fastws.relay import meetings, receiving, streams
 from fastws.relay import relay as relays
-from fastws.relay.address import parse_address
 from fastws.relay.control import Announcement, GapRequest, UserAlert, ValuesRequest, encode
-from fastws.relay.relay import Relay
 from tests.redis_server import RedisServer
+from tests.relays import Instance, two_instances, until
 
 
 @pytest.fixture
@@ -32,45 +26,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-class Instance:
-    """A market with a relay that listens to everything."""
-
-    def __init__(self, url: str) -> None:
-        self.hub = Hub(asyncio.get_running_loop(), epoch="test", interval_ms=0)
-        self.market = Market(self.hub, Instruments([Instrument("A", None, "KOSPI")]))
-        self.alerts: list[UserAlert] = []
-        self.feeds: list[str] = []
-        self.relay = Relay(
-            self.hub,
-            self.market,
-            Dialect("screener", encode_screener),
-            parse_address(url),
-            name="test",
-            prefix="test",
-            n_shards=1,
-            interval_ms=1,
-            history_bytes=1 << 20,
-            wanted=lambda: ["A"],
-        )
-        self.relay.on_alert = self.alerts.append
-        self.relay.meetings.on_feed = lambda feed, status: self.feeds.append(feed)
-        self.relay.start()
-
-    async def stop(self) -> None:
-        await self.relay.stop()
-        self.hub.stop()
-
-    def last(self) -> int:
-        update = self.market.last_price("A")
-        return 0 if update is None else int(update.price)
-
-    def publish(self, number: int) -> None:
-        self.market.publish_price(PriceUpdate(self.market.ensure_instrument("A"), number))
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Messages, and updates, that were refused."""
-        return self.relay.counts.refused, self.relay.counts.updates["refused"]
+def refused(instance: Instance) -> tuple[int, int]:
+    """How many messages, and updates, were refused."""
+    return instance.relay.counts.refused, instance.relay.counts.updates["refused"]
 
 
 class Attacked:
@@ -96,23 +54,14 @@ class Attacked:
 
 @asynccontextmanager
 async def attacked(redis: RedisServer) -> AsyncIterator[Attacked]:
-    async with AsyncExitStack() as stack:
-        one, two = Instance(redis.url), Instance(redis.url)
-        stack.push_async_callback(one.stop)
-        stack.push_async_callback(two.stop)
-        stranger = await stack.enter_async_context(Redis.from_url(redis.url, protocol=2))
-        await until(lambda: len(one.relay.peers) == len(two.relay.peers) == 1)
-        await until(lambda: not one.relay.missing("stock", ["A"]) and not two.relay.missing("stock", ["A"]))
+    async with (
+        two_instances(redis.url, redis.url) as (one, two),
+        Redis.from_url(redis.url, protocol=2) as stranger,
+    ):
         made = Attacked(one, two, stranger)
         await made.check()
         yield made
         await made.check()
-
-
-async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def price(
@@ -147,11 +96,13 @@ async def test_what_no_client_may_get_is_refused_and_counted(redis: RedisServer)
             price(b"\xc2\x80" * 60, origin=103),
             channel=SHARD,
         )
-        await until(lambda: one.counts[1] == 5)
+        await until(lambda: refused(one)[1] == 5)
+        alerts: list[UserAlert] = []
+        one.relay.on_alert = alerts.append
         alert = UserAlert(5, "u:1", "A", "price_above", "1", "2", "text", extra=b'"x":1},{"y":2')
         await site.say(encode(alert))
-        await until(lambda: one.counts[0] == 1)
-        assert one.alerts == []
+        await until(lambda: refused(one)[0] == 1)
+        assert alerts == []
         assert one.last() != 7
         # And one that is well is taken.
         await site.say(price(origin=104), channel=SHARD)
@@ -173,7 +124,7 @@ async def test_envelopes_of_others_sizes_and_versions(redis: RedisServer) -> Non
             b"\x91" * 10_000,
         ]
         await site.say(*messages, channel=SHARD)
-        await until(lambda: site.one.counts[0] >= len(messages) - 1)
+        await until(lambda: refused(site.one)[0] >= len(messages) - 1)
         assert len(site.one.relay.peers) == 1
 
 
@@ -185,15 +136,15 @@ async def test_instances_that_are_none_are_bounded(
     async with attacked(redis) as site:
         one = site.one
         await site.say(*(price(origin=1000 + i) for i in range(300)), channel=SHARD)
-        await until(lambda: one.counts[0] >= 200)
+        await until(lambda: refused(one)[0] >= 200)
         assert len(one.relay.receiving.origins()) <= 50
         # They are forgotten, so that there is room for those that are some.
         await until(lambda: len(one.relay.receiving.origins()) <= 21)
-        refused = one.counts[0]
+        before = refused(one)[0]
         await site.say(
             *(encode(Announcement(5000 + i, f"no {i}", [0], {f"feed {i}": "live"})) for i in range(300))
         )
-        await until(lambda: one.counts[0] >= refused + 281)
+        await until(lambda: refused(one)[0] >= before + 281)
         assert len(one.relay.peers) == 20
         # None of them answers, and nobody waits for that longer than for any other.
         heard: list[float] = []
@@ -205,12 +156,14 @@ async def test_instances_that_are_none_are_bounded(
 
 async def test_feeds_of_others_are_bounded(redis: RedisServer) -> None:
     async with attacked(redis) as site:
+        feeds: list[str] = []
+        site.one.relay.meetings.on_feed = lambda feed, status: feeds.append(feed)
         for n in range(0, 160, 16):
             await site.say(
                 encode(Announcement(7, "one", [0], {f"feed {i}": "live" for i in range(n, n + 16)}))
             )
         await until(lambda: site.one.relay.peers.get(7) and "feed 159" in site.one.relay.peers.get(7).feeds)
-        assert len(set(site.one.feeds)) == 64
+        assert len(set(feeds)) == 64
 
 
 async def test_only_who_is_there_is_answered(redis: RedisServer) -> None:
@@ -221,7 +174,7 @@ async def test_only_who_is_there_is_answered(redis: RedisServer) -> None:
         requests = [encode(ValuesRequest(origin, [0] * 1024)) for origin in range(200, 300)]
         requests += [encode(GapRequest(origin, 0, 1, 2**62)) for origin in range(200, 300)]
         await site.say(*requests, channel=inbox)
-        await until(lambda: one.counts[0] >= 200)
+        await until(lambda: refused(one)[0] >= 200)
         assert one.relay.counts.values["handed_out"] == handed_out
 
 
@@ -251,5 +204,5 @@ async def test_a_message_larger_than_redis_keeps_for_a_listener(redis: RedisServ
         n_connects = site.one.relay.link.n_connects
         await site.say(bytes(40 << 20))
         # Redis itself ends what does not read as fast; see its client-output-buffer-limit.
-        await until(lambda: site.one.relay.link.n_connects > n_connects or site.one.counts[0] > 0)
+        await until(lambda: site.one.relay.link.n_connects > n_connects or refused(site.one)[0] > 0)
         await until(lambda: site.one.relay.is_up and site.two.relay.is_up)

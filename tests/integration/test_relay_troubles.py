@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.scenarios.faultproxy import FaultProxy
-from fastws._core import Dialect, Hub
-from fastws._market import Instrument, PriceUpdate, encode_screener
-from fastws.market.instruments import Instruments
-from fastws.market.market import Market
 from fastws.relay.address import parse_address
 from fastws.relay.delays import Delays
 from fastws.relay.links import Link
-from fastws.relay.relay import Relay
 from tests.redis_server import RedisServer
+from tests.relays import Instance, two_instances, until
 
 
 @pytest.fixture
@@ -28,53 +23,9 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-class Instance:
-    """A market with a relay, and the prices of its one instrument as they came."""
-
-    def __init__(self, url: str) -> None:
-        self.hub = Hub(asyncio.get_running_loop(), epoch="test", interval_ms=0)
-        self.market = Market(self.hub, Instruments([Instrument("A", None, "KOSPI")]))
-        self.seen: list[int] = []
-        self.market.on_price.append(lambda update: self.seen.append(int(update.price)))
-        self.relay = Relay(
-            self.hub,
-            self.market,
-            Dialect("screener", encode_screener),
-            parse_address(url),
-            name=f"test/{id(self)}",
-            prefix="test",
-            n_shards=1,
-            interval_ms=1,
-            history_bytes=16 << 20,
-            wanted=lambda: ["A"],
-        )
-        self.relay.start()
-
-    def publish(self, number: int, extra: bytes | None = None) -> None:
-        self.market.publish_price(PriceUpdate(self.market.ensure_instrument("A"), number, extra=extra))
-
-    def has_counted(self, n: int) -> bool:
-        """Whether each of `n` prices was seen, or is known to be missed, and the last one is here."""
-        return len(self.seen) + self.relay.counts.updates["missed"] == n and self.seen[-1] == n
-
-
-@asynccontextmanager
-async def two_instances(first: str, second: str) -> AsyncIterator[tuple[Instance, Instance]]:
-    one, two = Instance(first), Instance(second)
-    try:
-        await until(lambda: len(one.relay.peers) == len(two.relay.peers) == 1)
-        await until(lambda: not one.relay.missing("stock", ["A"]) and not two.relay.missing("stock", ["A"]))
-        yield one, two
-    finally:
-        for each in (one, two):
-            await each.relay.stop()
-            each.hub.stop()
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+def has_counted(instance: Instance, n: int) -> bool:
+    """Whether each of `n` prices was seen, or is known to be missed, and the last one is here."""
+    return len(instance.seen) + instance.relay.counts.updates["missed"] == n and instance.last() == n
 
 
 async def test_a_slow_redis_delays_what_comes_from_elsewhere_and_nothing_else(redis: RedisServer) -> None:
@@ -92,7 +43,7 @@ async def test_a_slow_redis_delays_what_comes_from_elsewhere_and_nothing_else(re
         assert two.seen[:100] == list(range(1, 101))
         # Not a moment of the 0.3 s.
         assert longest < 0.25
-        await until(lambda: one.has_counted(200) and two.has_counted(200))
+        await until(lambda: has_counted(one, 200) and has_counted(two, 200))
         assert one.relay.is_up
         assert two.relay.is_up
         assert two.relay.link.n_dropped == 0
@@ -112,7 +63,7 @@ async def test_messages_that_are_cut_in_the_middle(redis: RedisServer) -> None:
                 n += 1
                 one.publish(n)
                 await asyncio.sleep(0.001)
-        await until(lambda: two.has_counted(n))
+        await until(lambda: has_counted(two, n))
         assert two.seen == sorted(two.seen)
         assert two.relay.counts.refused == 0
         assert one.seen == list(range(1, n + 1))
@@ -132,7 +83,7 @@ async def test_listeners_that_redis_ends_come_back_and_miss_nothing(redis: Redis
                 await asyncio.sleep(0.001)
         n += 1
         one.publish(n)
-        await until(lambda: two.has_counted(n))
+        await until(lambda: has_counted(two, n))
         assert two.seen == one.seen == list(range(1, n + 1))
 
 
