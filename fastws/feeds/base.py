@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlia
 import structlog
 
 from fastws.errors import FastwsError, FeedError
+from fastws.feeds.together import end
 
 if TYPE_CHECKING:
     from fastws._market import BookUpdate, Instrument, PriceUpdate
@@ -295,11 +296,11 @@ class FeedSupervisor:
         task = self._task
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait((task,))
-        self._task = None
-        if not task.cancelled():
-            task.result()
+        try:
+            await end(task)
+        finally:
+            if task.done():
+                self._task = None
 
     async def run(self) -> None:
         """Keep the feed running until it is exhausted or over, or this coroutine is cancelled."""

@@ -1,4 +1,4 @@
-"""Runs what belongs together."""
+"""Runs what belongs together, and ends what was begun."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end; raises what it died of, if it did."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.result()

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from fastws.feeds.together import end
 from fastws.relay.control import Claim, FeedState
 from fastws.relay.peers import Peer
 from fastws.relay.posts import Candidate, Change, Post
@@ -123,11 +124,11 @@ class FeedKeeper:
         task = self._task
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait((task,))
-        self._task = None
-        if not task.cancelled():
-            task.result()
+        try:
+            await end(task)
+        finally:
+            if task.done():
+                self._task = None
 
     def tell(self) -> None:
         """The state of the feed may have changed here; it is looked at now and then in any case."""
@@ -163,14 +164,11 @@ class FeedKeeper:
 
     async def _end(self, work: asyncio.Task[None]) -> None:
         """End the run, which may clean up as long as it takes."""
-        work.cancel()
         try:
-            await asyncio.wait((work,))
+            await end(work)
         finally:
             self._is_ending = False
-        self._tell_all()
-        if not work.cancelled():
-            work.result()
+            self._tell_all()
 
     def _give_up(self, text: str) -> None:
         self.post.resign()
