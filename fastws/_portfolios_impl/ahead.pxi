@@ -36,7 +36,6 @@ cdef inline PyObject* topic_of(PyObject* channel) noexcept:
 cdef void look_ahead(const uint32_t* due, uint32_t n_due, Live* lives, list channels, list heads) noexcept:
     """Fetch what the next ones of `due` need. With 5,000 watched it saves a third of what publishing takes."""
     cdef PyObject* channel = channel_ahead(due, n_due, FIRST_LINK, channels)
-    cdef PyObject* last
     cdef PyObject* topic
     if channel is not NULL:
         prefetch(&lives[due[FIRST_LINK]])
@@ -45,10 +44,10 @@ cdef void look_ahead(const uint32_t* due, uint32_t n_due, Live* lives, list chan
         prefetch(&(<Channel>channel).n_missed)
     channel = channel_ahead(due, n_due, SECOND_LINK, channels)
     if channel is not NULL:
-        last = <PyObject*>(<Channel>channel).last
-        prefetch(last)
-        prefetch(&(<Update>last).sequence)
         prefetch(<void*>(<Channel>channel).topics)
+        if (<Channel>channel).last is not None:
+            prefetch(<void*>(<Channel>channel).last)
+            prefetch(&(<Channel>channel).last.sequence)
     channel = channel_ahead(due, n_due, THIRD_LINK, channels)
     topic = topic_of(channel)
     if topic is not NULL:
