@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel try-wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -163,9 +163,18 @@ debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, a
 conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite, with AUTOBAHN="command of its fuzzing client"
 	$(BIN)/python -m tests.conformance.run_autobahn $(AUTOBAHN)
 
-wheel: $(VENV)/.dev ## sdist and wheel, into dist/
+wheel: $(VENV)/.python ## sdist, and the wheel that is built from it, checked, into dist/
 	rm -rf dist
+	$(BIN)/python -m pip install -q --group release
 	$(BIN)/python -m build -q
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/installed/contents.py dist/*.whl
+
+try-wheel: wheel ## install the wheel where nothing else is, and let it serve a client
+	rm -rf build/try
+	$(PYTHON) -m venv build/try
+	build/try/bin/python -m pip install -q dist/*.whl
+	build/try/bin/python tests/installed/smoke.py
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist site *.egg-info tests/node_modules benchmarks/peers/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
