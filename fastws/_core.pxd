@@ -89,6 +89,7 @@ cdef class Update:
     cdef int64_t published_ms
     cdef int64_t published_ns       # monotonic clock
     cdef int64_t origin_ns          # when it was received, or else published: monotonic clock
+    cdef int64_t stamp              # that of the channel once it was published, or 0; see `Channel`
     cdef bytes text0
     cdef bytes text1
 
@@ -324,7 +325,10 @@ cdef class History:
     cdef int64_t time_of(self, int64_t sequence)
     cdef inline int64_t before(self, int64_t sequence) noexcept
     cdef bint reaches(self, int64_t cursor) noexcept
-    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1
+    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor, dict starts) except -1
+    cdef list marks(self, Hub hub, dict wanted, int64_t cursor)
+    cdef tuple starts_of(self, Hub hub, dict wanted, list marks, int64_t since)
+    cdef int64_t start_of(self, Channel channel, int64_t first, int64_t last) except -2
     cdef Missed missed(self, Hub hub, dict wanted, dict starts, dict known, set also, int64_t cursor)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
 
-from fastws._core import Options, Topic
+from fastws._core import Channel, Options, Topic
 
 # A session is about as large as its subscriptions: some 100 bytes each.
 DEFAULT_LIMIT: Final = 100_000
@@ -18,12 +19,30 @@ _MIN_PER_OWNER: Final = 100
 _MAX_FORGOTTEN: Final = 1000
 
 
+class Handed(msgspec.Struct, frozen=True):
+    """What another instance that held a session has said of what its client has missed.
+
+    `marks` tell how far the client is (see `Hub.marks`), None: nobody knows. `since` is the number of the hub when the
+    other one was asked. `n_missed` updates were published for the client, as far as the other one knows; `alerts` were
+    addressed to its user.
+    """
+
+    marks: list[tuple[Channel, int, int]] | None
+    since: int
+    n_missed: int
+    alerts: list[Any]
+
+
 class Session(msgspec.Struct, frozen=True, gc=False):
     """A connection that ended.
 
     `cursor` is the number up to which everything was handed to the kernel, -1 when that is not known; it counts in
     `epoch`. `heard` is that number for what is addressed to the user, but for the numbers in `owed`, which came while
     it was paused. `user_key` is None for a client without a token, which is known by `address_key` then.
+
+    `moves` counts how often it has gone from one instance to another. `is_moved`: it has come from another one and was
+    not used here yet, so what its client has counted is of another epoch; `handed` is what that instance has said, None
+    if it could not be asked. `was_open`: its connection there may still be counted as one of the user's.
     """
 
     session_id: str
@@ -36,6 +55,10 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     heard: int = 0
     owed: tuple[int, ...] = ()
     address_key: str = ""
+    moves: int = 0
+    is_moved: bool = False
+    handed: Handed | None = None
+    was_open: bool = False
 
     @property
     def owner(self) -> tuple[str | None, str]:
@@ -52,6 +75,7 @@ class Sessions:
     3. It is given back once, and only to its own user.
     4. A call forgets a thousand at most, so where very many end at once, or a limit is lowered, the rest go with the
        next calls. None is given back after its time.
+    5. `on_change` is called with the id of each session that comes or goes.
 
     Times are those of any one monotonic clock, in seconds, passed in by the caller.
     """
@@ -62,6 +86,7 @@ class Sessions:
         # Dictionaries that lose their front would be searched through for it, these are not.
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._by_owner: dict[tuple[str | None, str], OrderedDict[str, None]] = {}
+        self.on_change: Callable[[str], object] = lambda session_id: None
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -74,6 +99,7 @@ class Sessions:
         self._sessions[session.session_id] = session
         mine = self._by_owner.setdefault(session.owner, OrderedDict())
         mine[session.session_id] = None
+        self.on_change(session.session_id)
         for _ in range(min(_MAX_FORGOTTEN, len(mine) - max(_MIN_PER_OWNER, self.limit // _OWNER_SHARE))):
             self._drop(next(iter(mine)))
         for _ in range(min(_MAX_FORGOTTEN, len(self._sessions) - self.limit)):
@@ -95,6 +121,20 @@ class Sessions:
         self._drop(session_id)
         return session
 
+    def ids(self) -> Iterator[str]:
+        """Of all that are kept, also of those whose time is over and which are not forgotten yet."""
+        yield from list(self._sessions)
+
+    def look(self, session_id: str, now: float) -> Session | None:
+        """Return a session that stays where it is."""
+        session = self._sessions.get(session_id)
+        return None if session is None or now - session.saved_at >= self.ttl else session
+
+    def discard(self, session_id: str) -> None:
+        """Forget a session, if it is kept."""
+        if session_id in self._sessions:
+            self._drop(session_id)
+
     def expire(self, now: float) -> None:
         """Forget the sessions whose time is over."""
         for _ in range(min(_MAX_FORGOTTEN, len(self._sessions))):
@@ -109,3 +149,4 @@ class Sessions:
         del mine[session_id]
         if not mine:
             del self._by_owner[owner]
+        self.on_change(session_id)

@@ -412,6 +412,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             restart=True,
         ),
     ] = 16 << 20
+    relay_sessions_bytes: Annotated[
+        int,
+        _meta(
+            "what is kept of the sessions of other servers, so that their clients can go on here; 0: they cannot",
+            "bytes",
+            ge=0,
+            le=1 << 34,
+            restart=True,
+        ),
+    ] = 64 << 20
     relay_in_ready: Annotated[
         bool,
         _meta("/ready says 503 while the relay is away; else only while the server stops"),

@@ -99,6 +99,7 @@ cdef enum:
     MAX_BATCH_SIZE = 64 * 1024
     CATCH_UP = 1024                 # updates of history sent between two turns of the loop
     MAX_MISSED = 16384              # numbers noted of what one connection missed: half of what an outbox may hold
+    MAX_MARKS = 20000               # channels that one session is told apart by for another instance
     WHEEL_SIZE = 4096               # slots of one millisecond
     SWEEP_SLOTS = 10                # each connection is looked at once a second
     SWEEP_NS = 100 * MS

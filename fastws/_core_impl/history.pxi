@@ -87,19 +87,19 @@ cdef class History:
         """Whether everything since number `cursor` is here, and that number has been."""
         return self.limit > 0 and self.start - 1 <= cursor <= self.end
 
-    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor) except -1:
+    cdef int64_t count(self, Hub hub, dict wanted, int64_t cursor, dict starts) except -1:
         """How many of the updates since number `cursor` that are here a holder of `wanted` was to get.
 
         A private one counts where more has been published since its number: else it may have come before `cursor`.
         """
-        cdef dict known = {}, starts = {}
+        cdef dict known = {}
         cdef list channels
         cdef Channel channel
         cdef Update update
-        cdef int64_t sequence, n = 0
+        cdef int64_t sequence, start, n = 0
         if not self.limit or cursor >= self.end:
             return 0
-        for update in private_updates(wanted, starts):
+        for update in private_updates(wanted, {}):
             n += update.sequence > cursor
         cursor = max(cursor, self.start - 1)
         channels = hub.channels_of(wanted, self.end - cursor)
@@ -109,12 +109,87 @@ cdef class History:
                     n += 1
             return n
         for channel in channels:
-            if channel.last is not None and wish_for(channel.last, wanted, starts, known):
+            if channel.last is not None:
+                wish, start = wish_of(channel, wanted, starts, known)
+                start = max(start, cursor)
                 sequence = channel.last.sequence
-                while sequence > cursor:
+                while wish and sequence > start:
                     n += 1
                     sequence = self.before(sequence)
         return n
+
+    cdef list marks(self, Hub hub, dict wanted, int64_t cursor):
+        """See `Hub.marks`."""
+        cdef dict known = {}
+        cdef list channels, found = []
+        cdef Channel channel
+        cdef Update update
+        cdef int64_t sequence, first
+        channels = hub.channels_of(wanted, MAX_MARKS) if self.reaches(cursor) else None
+        if channels is None:
+            return None
+        for channel in channels:
+            if channel.last is None or not channel.topics or wish_of(channel, wanted, {}, known)[0] != 1:
+                continue
+            first = 0
+            sequence = channel.last.sequence
+            while sequence > cursor:
+                update = self.past(sequence)
+                if update.stamp == 0:
+                    return None
+                first = update.stamp
+                sequence = update.previous
+            found.append((channel, first, channel.stamp))
+        return found
+
+    cdef tuple starts_of(self, Hub hub, dict wanted, list marks, int64_t since):
+        """See `Hub.starts`."""
+        cdef dict known = {}, starts = {}
+        cdef list channels = hub.channels_of(wanted, MAX_MARKS)
+        cdef Channel channel
+        cdef int64_t first, last, start, cursor = self.end
+        if channels is None or not self.limit or since < self.start - 1:
+            return None
+        for topic, options in wanted.items():
+            if options.latest:
+                starts[topic] = self.end
+        for channel, first, last in marks:
+            start = self.start_of(channel, first, last)
+            if start < 0:
+                return None
+            starts[channel] = start
+            if channel.last is not None and channel.last.sequence > start:
+                cursor = min(cursor, start)
+        for channel in channels:
+            if not channel.topics:
+                # The states of feeds, which every greeting shows.
+                starts[channel] = self.end
+            elif channel not in starts and wish_of(channel, wanted, {}, known)[0] == 1:
+                starts[channel] = since
+                cursor = min(cursor, since)
+        return max(cursor, self.start - 1), starts
+
+    cdef int64_t start_of(self, Channel channel, int64_t first, int64_t last) except -2:
+        """The number after which the updates of a channel from stamp `first` on are here, or after `last` if `first` is
+        0; -1: some of them are not."""
+        cdef Update update
+        cdef int64_t sequence, seq = 0, after = first if first else last + 1
+        cdef bint is_found = first == 0
+        if channel.stamp < last:
+            return -1
+        if channel.last is None:
+            return 0 if is_found else -1
+        sequence = channel.last.sequence
+        while sequence >= self.start:
+            update = self.past(sequence)
+            if update.stamp < after:
+                break
+            if seq and update.seq + 1 != seq:
+                return -1
+            is_found = is_found or update.stamp == first
+            seq = update.seq
+            sequence = update.previous
+        return sequence if is_found else -1
 
     cdef Missed missed(self, Hub hub, dict wanted, dict starts, dict known, set also, int64_t cursor):
         """The numbers since `cursor` at which a holder of `wanted` and of the numbers in `also` has to look.
@@ -209,8 +284,8 @@ cdef inline Py_ssize_t history_cost(Update update) noexcept:
 cdef int wish_for(Update update, dict wanted, dict starts, dict known) except -1:
     """What a holder of `wanted` is to get of an update: 0 nothing, 1 itself, 2 only if it is the latest.
 
-    Of the topics in `starts` only what was published after the number there counts. `known` keeps what was found out
-    about a channel: (wish, start).
+    Of the topics and channels in `starts` only what was published after the number there counts. `known` keeps what was
+    found out about a channel: (wish, start).
     """
     wish, start = wish_of(update.channel, wanted, starts, known)
     return wish if update.sequence > <int64_t>start else 0
@@ -221,11 +296,11 @@ cdef tuple wish_of(Channel channel, dict wanted, dict starts, dict known):
     cdef Options options
     found = known.get(channel)
     if found is None:
-        found = (0, 0) if channel.topics else (1, 0)
+        found = (0, 0) if channel.topics else (1, starts.get(channel, 0))
         for topic in channel.topics:
             options = wanted.get(topic)
             if options is not None:
-                start = starts.get(topic, 0)
+                start = max(<int64_t>starts.get(topic, 0), <int64_t>starts.get(channel, 0))
                 if channel.bit == STATUS_BIT:
                     found = (1, start)
                 elif options.channels & channel.bit:

@@ -344,6 +344,7 @@ cdef class Hub(Registry):
             self.tap = tap
         channel.stamp = stamp
         update = channel.last
+        update.stamp = stamp
         update.published_ms = published_ms
         update.text0 = update.whole_text(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         return update.sequence
@@ -433,13 +434,31 @@ cdef class Hub(Registry):
             connection.note_settled(update.position, sequence)
         return sequence
 
-    def count_missed(self, dict wanted, int64_t cursor):
+    def count_missed(self, dict wanted, int64_t cursor, dict starts=None):
         """How many updates since number `cursor` a holder of `wanted` (dict[Topic, Options]) was to get.
 
         Returns (count, is_complete): is_complete is False when history does not reach back that far, and the count
-        is of what it holds.
+        is of what it holds. `starts`: see `Connection.restore`.
         """
-        return self.history.count(self, wanted, cursor), self.history.reaches(cursor)
+        return self.history.count(self, wanted, cursor, starts or {}), self.history.reaches(cursor)
+
+    def marks(self, dict wanted, int64_t cursor):
+        """Say by stamps how far a holder of `wanted` (dict[Topic, Options]) is that has everything up to `cursor`.
+
+        Other instances know this one's updates by their stamps. Returns a list of (channel, first, last) of the
+        channels of which it gets every update: `first` is the stamp of the first one after `cursor`, 0 where there is
+        none, and `last` that of the last one known. None: it cannot be said, because history does not reach back that
+        far, an update has no stamp, or there are too many channels.
+        """
+        return self.history.marks(self, wanted, cursor)
+
+    def starts(self, dict wanted, list marks not None, int64_t since):
+        """Find where a holder of `wanted` goes on here that is as far at another instance as `marks` say.
+
+        What was published here after number `since` the other one may not have known yet. Returns (cursor, starts) for
+        :meth:`Connection.restore`. None: some of it is not here, or was never.
+        """
+        return self.history.starts_of(self, wanted, marks, since)
 
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t at):
         """The last updates of `topics`, one batch of them where the dialect has batches.

@@ -102,7 +102,7 @@ cdef class Subscriber(Outbox):
 
     # Restoration.
 
-    def restore(self, dict wanted, int64_t cursor, bint is_paused=False, also=()):
+    def restore(self, dict wanted, int64_t cursor, bint is_paused=False, also=(), dict starts=None):
         """Hold `wanted` (dict[Topic, Options]) too, and first get what was published for it since number `cursor`.
 
         Targets of mode `all` get every update in order, those of `latest` their current value, also where `max_rate`
@@ -110,7 +110,8 @@ cdef class Subscriber(Outbox):
         of `wanted` follow, whether they are new or not; then the connection joins its cohort. Nothing live comes in
         between, and nothing else twice. A client so slow that history ends before it has caught up is closed with
         4408. What the connection held before goes on from now; its options hold. `also` are numbers of updates that
-        come in their places though no topic asks for them: what `Hub.tell` has told others.
+        come in their places though no topic asks for them: what `Hub.tell` has told others. Of topics and channels in
+        `starts`, only what came after the number there is sent.
 
         :return: False, and nothing was done, when history does not reach back to `cursor`.
         """
@@ -125,13 +126,21 @@ cdef class Subscriber(Outbox):
         if wanted:
             self.has_subscribed = 1
         if self.replay_wanted is None:
-            self.replay_starts = dict.fromkeys(held, self.hub.sequence)
+            self.replay_starts = {} if starts is None else dict(starts)
+            for topic in held:
+                self.replay_starts[topic] = self.hub.sequence
             self.replay_given = dict.fromkeys(held, self.hub.position)
             self.replay_also = set(also)
             self.replay_sequence = cursor
         else:
             # It catches up with another session already; that goes on from where it is.
-            self.replay_starts = {
+            channel_starts = {} if starts is None else {
+                key: start for key, start in starts.items() if key not in held
+            }
+            for key, start in self.replay_starts.items():
+                if isinstance(key, Channel):
+                    channel_starts[key] = start
+            self.replay_starts = channel_starts | {
                 topic: max(self.replay_starts.get(topic, 0), self.replay_sequence) if topic in held else cursor
                 for topic in wanted | held
             }

@@ -302,7 +302,7 @@ cdef class Outgoing(Tap):
         cdef uint32_t shard
         if kind_of(update.payload) == 0:
             return 0
-        channel.stamp = self.next_stamp(channel.stamp)
+        channel.stamp = update.stamp = self.next_stamp(channel.stamp)
         channel.n_relayed += 1
         try:
             shard = self.shard(channel)

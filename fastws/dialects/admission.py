@@ -17,7 +17,7 @@ from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.credentials import Credentials
 from fastws.dialects.mail import Mail
 from fastws.dialects.permits import Permits
-from fastws.dialects.presence import Presence
+from fastws.dialects.presence import COUNTED_SECONDS, Presence
 from fastws.dialects.takeover import REFUSALS, Takeover
 from fastws.errors import CloseCode, ErrorCode
 from fastws.limits import Limits
@@ -93,13 +93,15 @@ class Admission:
         self.credentials.forget(client)
         self.presence.depart(client)
         if client.unrestored is not None:
-            self.sessions.save(client.unrestored)
+            if client.is_kept:
+                self.sessions.save(client.unrestored)
             return
         connection = client.connection
         subscriptions = connection.left_subscriptions
         # A user who has subscribed to nothing is still to get what is addressed to the user.
         if (
-            client.is_admitted
+            client.is_kept
+            and client.is_admitted
             and client.speaker.keeps_sessions
             and subscriptions is not None
             and (subscriptions or client.user_key is not None)
@@ -116,6 +118,7 @@ class Admission:
                     heard=connection.left_sequence,
                     owed=client.owed,
                     address_key=client.arrival.address_key,
+                    moves=client.moves,
                 )
             )
 
@@ -177,6 +180,7 @@ class Admission:
         if len(kept) == len(held):
             return
         connection.set_subscriptions(kept)
+        client.speaker.note_held(client)
         gone = [Rejected(topic.name, "forbidden") for topic in held if topic not in kept]
         client.refuse(
             ErrorCode.FORBIDDEN, "What was subscribed to is not there for you any more", {"rejected": gone}
@@ -193,16 +197,19 @@ class Admission:
             # Also one from before tokens were required: it would bring its subscriptions with it.
             self._greet(client, "forbidden")
         else:
-            self.takeover.find(client, session_id, lambda found: self._greet(client, found))
+            self.takeover.find(client, session_id, client.arrival, lambda found: self._greet(client, found))
 
     def _greet(self, client: Client, found: Session | str | None) -> None:
         connection = client.connection
+        if isinstance(found, Session) and found.was_open:
+            client.moved_until = time.monotonic() + COUNTED_SECONDS
         if not (connection.is_open and self._is_current(client) and self.presence.take_place(client)):
             if isinstance(found, Session):
                 self.sessions.save(found)
             return
         if isinstance(found, Session):
             client.connection_id = found.session_id
+            client.moves = found.moves
         client.is_admitted = True
         self.presence.enter(client)
         self.credentials.watch(client)

@@ -46,6 +46,9 @@ class Speaker(Protocol):
 
     def obey_waiting(self, client: Client, /) -> None: ...
 
+    def note_held(self, client: Client, /) -> None:
+        """What a client holds has changed."""
+
     def fail(self, client: Client, request: str, /) -> None:
         """End a connection over the exception that is being handled."""
 
@@ -74,6 +77,9 @@ class Client:
         "is_admitted",
         "is_counted",
         "is_delayed",
+        "is_kept",
+        "moved_until",
+        "moves",
         "n_in_snapshots",
         "n_tokens",
         "owed",
@@ -97,6 +103,12 @@ class Client:
         self.waiting: tuple[bytes, ...] = ()
         # A session that was taken and whose restoration failed: it is kept again in place of what is held.
         self.unrestored: Session | None = None
+        # How often its session has gone from one instance to another; and whether there is to be one when it ends, or
+        # another instance has it.
+        self.moves = 0
+        # Until when the connection that its session had elsewhere may still be counted there.
+        self.moved_until = 0.0
+        self.is_kept = True
         # Tokens given on the open connection, and which of them was accepted last; see `Credentials`.
         self.n_tokens = 0
         self.token_number = 0

@@ -153,6 +153,11 @@ class Conversation(ABC):
             except Exception:
                 self.fail(client, str(request.__struct_config__.tag), request.id)
 
+    def note_held(self, client: Client) -> None:
+        """What a client holds has changed, which others are told of where they could go on with it."""
+        if self.keeps_sessions:
+            self.admission.presence.on_changed(client.connection_id)
+
     def obey_waiting(self, client: Client) -> None:
         """Do what was asked for while nobody could do it, in order."""
         while client.waiting and not client.is_delayed and client.connection.is_open:

@@ -128,18 +128,40 @@ class Mail:
     def resume(self, client: Client) -> None:
         """Send what came while a connection was paused."""
         owed, client.owed = set(client.owed), ()
-        self.send(client, [kept for kept in self._of(client) if kept.sequence in owed])
+        self.send(client, [kept for kept in self._of(client.user_key) if kept.sequence in owed])
 
     def missed(self, client: Client, session: Session, cursor: int | None) -> list[Kept]:
         """Return what a client that takes over a session is to get, in order. `cursor`: see `Takeover.cursor_of`."""
+        if session.is_moved:
+            cursor = None
+        return self._missed(client.user_key, session, cursor, client.owed, client.entered_sequence)
+
+    def missed_by(self, session: Session, cursor: int | None) -> list[Kept]:
+        """Return what has come for a session, in order."""
+        return self._missed(session.user_key, session, cursor, (), self.hub.sequence)
+
+    def _missed(
+        self, user_key: str | None, session: Session, cursor: int | None, also: tuple[int, ...], until: int
+    ) -> list[Kept]:
         if cursor is None or cursor > self.hub.sequence:
             cursor = session.heard if session.epoch == self.hub.epoch else 0
-        owed = {*client.owed, *session.owed}
+        owed = {*also, *session.owed}
         return [
-            kept
-            for kept in self._of(client)
-            if kept.sequence in owed or cursor < kept.sequence <= client.entered_sequence
+            kept for kept in self._of(user_key) if kept.sequence in owed or cursor < kept.sequence <= until
         ]
+
+    def hand(self, client: Client, payloads: Iterable[Any]) -> None:
+        """Tell one connection what another instance has kept for it, under new numbers."""
+        for payload in payloads:
+            if client.user_key is None or not client.connection.is_open:
+                return
+            is_told = not client.connection.is_paused
+            sequence = self.hub.tell(self._channel, payload, [client.connection] if is_told else [])
+            if not is_told:
+                client.owed = (*client.owed, sequence)
+            # The connection may turn out to be as dead as the one before it.
+            kept = Kept(sequence, wall_ms(), payload)
+            self.mailboxes.keep(client.user_key, kept, time.monotonic(), is_told=True)
 
     def send(self, client: Client, messages: list[Kept]) -> None:
         """Send messages out of their places, with their numbers."""
@@ -156,7 +178,5 @@ class Mail:
             self.mailboxes.note_told(kept.sequence)
             self.on_told(kept.payload)
 
-    def _of(self, client: Client) -> list[Kept]:
-        if client.user_key is None:
-            return []
-        return self.mailboxes.of(client.user_key, time.monotonic())
+    def _of(self, user_key: str | None) -> list[Kept]:
+        return [] if user_key is None else self.mailboxes.of(user_key, time.monotonic())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from fastws.auth import Identity
 from fastws.dialects.clients import Client
 from fastws.errors import CloseCode, ErrorCode
 from fastws.limits import Limits
+
+COUNTED_SECONDS: Final = 6.0
+"""For how long the connections of an instance may be counted that is not there any more."""
 
 
 class Elsewhere(Protocol):
@@ -35,7 +39,8 @@ class Presence:
     5. `by_user` holds each user who is there with the clients in the order in which they became the user's.
        `on_entered` is called whenever one has, and `on_user_changed` whenever a user's clients are others than before.
     6. Connections at other instances count, too, as far as they are known. So two that come to different instances in
-       one moment may both get in.
+       one moment may both get in. One whose session has come here is not counted where it was, too.
+    7. `on_changed` is called with the id of each connection that comes, goes or becomes another user's.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Presence:
         self.on_user_changed: Callable[[str], object] = lambda user_key: None
         # None where this instance is alone.
         self.elsewhere: Elsewhere | None = None
+        self.on_changed: Callable[[str], object] = lambda connection_id: None
 
     def arrive(self, client: Client) -> None:
         """Note a connection of which it is not known yet who it is."""
@@ -91,12 +97,14 @@ class Presence:
         self.arriving.pop(client, None)
         self.by_id[client.connection_id] = client
         self._note_user(client)
+        self.on_changed(client.connection_id)
 
     def rename(self, client: Client, connection_id: str) -> None:
         """Let a connection that is there go on under another id."""
         self._forget_id(client)
         client.connection_id = connection_id
         self.by_id[connection_id] = client
+        self.on_changed(connection_id)
 
     def identify(self, client: Client, identity: Identity) -> bool:
         """Make a connection that is there the one of `identity`; False: its user has too many, and it was refused."""
@@ -109,6 +117,7 @@ class Presence:
                 self._make_room(client, self._oldest(client))
         client.identity = identity
         self._note_user(client)
+        self.on_changed(client.connection_id)
         return True
 
     def _has_room(self, client: Client) -> bool:
@@ -159,6 +168,10 @@ class Presence:
             return 0
         others = self.by_user.get(key, {})
         n_elsewhere = 0 if self.elsewhere is None else self.elsewhere.n_connections(key)
+        if n_elsewhere:
+            now = time.monotonic()
+            n_moved = sum(other.moved_until > now for other in others if other is not client)
+            n_elsewhere = max(0, n_elsewhere - n_moved - (client.moved_until > now))
         return len(others) - (client in others) + n_elsewhere
 
     def _evict(self, client: Client) -> None:
@@ -196,3 +209,4 @@ class Presence:
     def _forget_id(self, client: Client) -> None:
         if self.by_id.get(client.connection_id) is client:
             del self.by_id[client.connection_id]
+            self.on_changed(client.connection_id)

@@ -10,6 +10,9 @@ from fastws.dialects import answers
 from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
 from fastws.dialects.subscriptions import Subscriptions
+from fastws.dialects.takeover import Takeover
+from fastws.mailboxes import Kept
+from fastws.market.alert_messages import Alert
 from fastws.messages import RequestId
 from fastws.sessions import Session
 
@@ -18,6 +21,7 @@ def restore(
     hub: Hub,
     subscriptions: Subscriptions,
     mail: Mail,
+    takeover: Takeover,
     client: Client,
     session: Session,
     cursor: int | None,
@@ -33,8 +37,13 @@ def restore(
     wanted = subscriptions.targets.restorable(held, session.subscriptions, client.identity)
     if not session.is_paused:
         subscriptions.targets.permits.ensure(wanted)
+    found = takeover.starts_of(session) if session.is_moved else None
+    starts = None if found is None else found[1]
     addressed = mail.missed(client, session, cursor)
-    n_missed, is_complete = hub.count_missed(wanted, 0 if cursor is None else cursor)
+    handed = _handed(session, addressed)
+    n_missed, is_complete = hub.count_missed(wanted, 0 if cursor is None else cursor, starts)
+    if session.handed is not None:
+        n_missed = max(n_missed, session.handed.n_missed)
     recovered = cursor is not None and is_complete
     answers.reply(
         connection,
@@ -43,7 +52,7 @@ def restore(
             restored_subscriptions=subscriptions.by_kind(
                 topic for topic in session.subscriptions if topic in wanted or topic in held
             ),
-            missed_messages_count=n_missed + len(addressed),
+            missed_messages_count=n_missed + len(addressed) + len(handed),
             recovered=recovered,
             timestamp=answers.now(),
             id=request_id,
@@ -60,15 +69,44 @@ def restore(
         mail.send(client, [kept for kept in addressed if kept.sequence <= cursor])
         addressed = [kept for kept in addressed if kept.sequence > cursor]
         also = [kept.sequence for kept in addressed]
-        if connection.restore(wanted, cursor, session.is_paused, also):
+        if connection.restore(wanted, cursor, session.is_paused, also, starts):
             mail.note_told(addressed)
-        if not has_counted and not session.is_paused:
-            # What the kernel took may have been lost with the last connection, and nobody else would tell these values.
+        mail.hand(client, handed)
+        if not session.is_paused:
             holds = connection.subscriptions()
-            connection.send_snapshot([(topic, holds[topic]) for topic in wanted if topic in holds])
+            # What the kernel took may have been lost with the last connection, and nobody else would tell these values.
+            # Those of mode `latest` of a session that has moved are told in no other way.
+            again = [
+                (topic, holds[topic])
+                for topic, options in wanted.items()
+                if topic in holds and (not has_counted or (session.is_moved and options.latest))
+            ]
+            if again or not has_counted:
+                connection.send_snapshot(again)
     else:
         connection.set_subscriptions(held | wanted, session.is_paused)
         # Before the snapshot, which has the highest number.
         mail.send(client, addressed)
+        mail.hand(client, handed)
         if not session.is_paused:
             connection.send_snapshot(wanted.items())
+    client.speaker.note_held(client)
+
+
+def _handed(session: Session, addressed: list[Kept]) -> list[Alert]:
+    """What another instance had for the user, but for what was addressed to the user here as well in the meantime."""
+    if session.handed is None:
+        return []
+    known = [_text_of(kept.payload) for kept in addressed]
+    handed = []
+    for payload in session.handed.alerts:
+        if _text_of(payload) in known:
+            known.remove(_text_of(payload))
+        else:
+            handed.append(payload)
+    return handed
+
+
+def _text_of(alert: Alert) -> tuple[object, ...]:
+    """What an alert says; by what it has fired is known at one instance only."""
+    return alert.code, alert.alert_type, alert.threshold, alert.current_price, alert.message, alert.extra

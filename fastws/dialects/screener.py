@@ -108,8 +108,18 @@ class ScreenerDialect(Conversation):
         """Let a client go on where its session ended: with what it missed, or with a snapshot. `arrival` is what it
         has said of itself, if not with the handshake."""
         has_counted = (client.arrival if arrival is None else arrival).last_sequence is not None
-        mail = self.admission.mail
-        restore(self.hub, self.subscriptions, mail, client, session, cursor, has_counted, request_id)
+        admission = self.admission
+        restore(
+            self.hub,
+            self.subscriptions,
+            admission.mail,
+            admission.takeover,
+            client,
+            session,
+            cursor,
+            has_counted,
+            request_id,
+        )
 
     # Requests.
 
@@ -146,6 +156,7 @@ class ScreenerDialect(Conversation):
             case messages.Pause():
                 self.admission.mail.pause(client)
                 connection.set_subscriptions(connection.subscriptions(), True)
+                self.note_held(client)
                 answers.reply(connection, messages.Paused(timestamp=answers.now(), id=request.id))
             case messages.Resume():
                 self._resume(client, request)
@@ -205,6 +216,7 @@ class ScreenerDialect(Conversation):
                     self.admission.sessions.save(found)
             elif isinstance(found, Session):
                 with self.admission.restoring(client, found):
+                    client.moves = found.moves
                     self.admission.presence.rename(client, found.session_id)
                     cursor = takeover.cursor_of(found, arrival)
                     self.restored(client, found, cursor, request.id, arrival)
@@ -217,4 +229,4 @@ class ScreenerDialect(Conversation):
                     request.id,
                 )
 
-        takeover.find(client, request.session_id, then)
+        takeover.find(client, request.session_id, arrival, then)

@@ -104,6 +104,7 @@ class Targets:
         if not (client.connection.is_paused if is_paused is None else is_paused):
             self.permits.ensure(wanted)
         client.connection.set_subscriptions(wanted, is_paused)
+        client.speaker.note_held(client)
 
     def charge(self, client: Client, targets: Collection[str]) -> None:
         """Count a request by the targets that it names."""

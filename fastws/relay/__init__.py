@@ -59,6 +59,31 @@ that have the same database look it up there. Each holds prices against them, an
 alert that nobody has heard waits where it came in and where its user has a session; it goes to the instance that the
 user comes to, and whoever tells it says so to all.
 
+**Sessions** can be restored at every instance. What a connection holds, whose it is and for how long it can be
+restored is told to all within `relay_interval_ms` (at least 10 ms), each session once, however often it has changed,
+and at most 48 KiB in an interval; these messages are numbered, and who has missed one, or joins, is told all
+sessions, part by part. They name a session by a hash: its id, which is all that one needs to take it over, never
+leaves its instance and its client. What others hold takes up to `relay_sessions_bytes`; beyond, the oldest are
+forgotten.
+
+- A client that comes to another instance waits while the holder is asked for its session. The holder looks at the old
+  connection as it does for its own clients (one that answers keeps the session), and then forgets it. It says how far
+  the client is by *marks*: for each channel held in mode `all` the stamp of the first update that the client has
+  missed, or of the last one there is. The client goes on from there with what this instance has published itself, by
+  its own numbers: `recovered:true`. So nothing is sent twice between instances, and the client sees the epoch of its
+  new server.
+- That takes history here. Where this instance did not listen to one of the shards, has had a gap in it, or does not
+  reach back, it is `recovered:false` and a snapshot. An instance listens to what somebody held for as long as
+  sessions are kept. What is held in mode `latest` needs no history; its values come once more.
+- A holder that is gone, or that says nothing for 500 ms, is not waited for: the session is taken as it was announced,
+  with `recovered:false`. What it had not told yet, of its last few milliseconds, is lost with it. Sessions of
+  connections that were open last for `session_ttl` from when it was missed, others for what they had left.
+- Of two that hold a session, because they took it at once, or because the old holder was only cut off, the one has it
+  to which it has moved more often, then the one with the higher origin. The other one hears that and closes its
+  connection with 4410.
+- User-addressed messages that the client has missed are handed over with the session. Those of an instance that has
+  died are lost with it, as far as no other one has them.
+
 **Whoever reaches Redis** can publish prices as if an instance: keep it where only the instances reach it, or let it ask
 for a password. What cannot be true is refused and counted all the same: text that is no JSON, stamps a day ahead,
 questions of those who have not said that they are there, more instances than there may be. An origin for which somebody
@@ -68,10 +93,11 @@ else has spoken is believed after `streams.DISAGREEMENT_SECONDS`. What is kept o
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
 `SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by chance.
 
-Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control` the
-messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what is
-expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits for
-them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
-`sharing` what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `delays`
-when Redis is tried again, `counts` what has passed, `relay` all of it together.
+Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control`
+the messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what
+is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits
+for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
+`session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of others and
+`session_claims` brings them here, `sharing` what is known of users and of what is looked at everywhere and `tables`
+how that is kept the same, `delays` when Redis is tried again, `counts` what has passed, `relay` all of it together.
 """

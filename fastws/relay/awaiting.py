@@ -81,6 +81,10 @@ class Awaiting:
         """Call `then` once nothing of `missing` is missing, at the latest after `WAIT_SECONDS`."""
         self._waiters.append((self._clock() + WAIT_SECONDS, missing, then))
 
+    def is_missing(self, shards: frozenset[int]) -> bool:
+        """Whether one of these is still not heard, also because Redis is away."""
+        return not self._link.is_up or bool(self._missing_of(shards))
+
     def release(self) -> None:
         """Let go on who has waited long enough, or for what is here."""
         if not self._waiters:

@@ -9,6 +9,14 @@ from msgspec import Meta
 
 from fastws._relay import MAX_SHARDS
 from fastws.errors import FastwsError
+from fastws.relay.session_messages import (
+    NumberText,
+    SessionAnswer,
+    SessionChanges,
+    SessionClaim,
+    SessionsPart,
+    SessionsRequest,
+)
 
 # Alerts carry what a backend has added to them.
 MAX_SIZE: Final = 2 << 20
@@ -18,7 +26,6 @@ _Shard = Annotated[int, Meta(ge=0, lt=MAX_SHARDS)]
 _Position = Annotated[int, Meta(ge=0, le=2**62)]
 _FeedName = Annotated[str, Meta(min_length=1, max_length=64)]
 _Figure = Annotated[int, Meta(ge=0, le=2**62)]
-_Number = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 
 
 FeedState = Literal["live", "stale", "reconnecting", "stopped"]
@@ -55,7 +62,7 @@ class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
 
     `name` is for people. `feeds` are the states of the feeds that it runs, `claims` are of those that it can run.
     `figures` are what statistics of all instances together add up. `tables` are the numbers of the last changes that it
-    has told of its tables.
+    has told of its tables. `sessions` is the number of its last `SessionChanges`, -1 where it has no sessions.
     """
 
     origin: Origin
@@ -65,6 +72,7 @@ class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     figures: Annotated[dict[Annotated[str, Meta(max_length=64)], _Figure], Meta(max_length=64)] = {}
     claims: Annotated[dict[_FeedName, Claim], Meta(max_length=16)] = {}
     tables: dict[TableName, _Position] = {}
+    sessions: Annotated[int, Meta(ge=-1, le=2**62)] = -1
 
 
 class ValuesRequest(msgspec.Struct, frozen=True, tag="values"):
@@ -103,8 +111,8 @@ class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
     user_key: Annotated[str, Meta(min_length=1)]
     code: str
     alert_type: str
-    threshold: _Number
-    current_price: _Number
+    threshold: NumberText
+    current_price: NumberText
     message: str
     extra: bytes | None = None
     id: Annotated[int, Meta(ge=0, le=2**62)] = 0
@@ -154,6 +162,7 @@ class RulesChanged(msgspec.Struct, frozen=True, tag="rules"):
     ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(max_length=10_000)]
 
 
+SessionMessage: TypeAlias = SessionChanges | SessionsRequest | SessionsPart | SessionClaim | SessionAnswer
 Message: TypeAlias = (
     Announcement
     | ValuesRequest
@@ -165,6 +174,7 @@ Message: TypeAlias = (
     | TablesRequest
     | Eviction
     | RulesChanged
+    | SessionMessage
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

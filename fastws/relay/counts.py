@@ -13,3 +13,4 @@ class RelayCounts:
         self.refused = 0
         self.gaps = {"seen": 0, "given_up": 0}
         self.values = {"asked_for": 0, "handed_out": 0}
+        self.sessions = {"announced": 0, "heard": 0, "given": 0, "taken": 0, "taken_over": 0, "replaced": 0}

@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 LINGER_SECONDS: Final = 60.0
-"""For how long a shard is listened to that nobody wants any more: people come back to what they looked at."""
+"""For how long a shard is listened to at least that nobody wants any more: people come back to what they looked at."""
 
 
 class ShardInterest:
-    """The shards that are wanted, each until `LINGER_SECONDS` after it was wanted last."""
+    """The shards that are wanted, each until `linger` seconds after it was wanted last.
 
-    def __init__(self, n_shards: int, clock: Callable[[], float]) -> None:
+    That is at least for as long as sessions are kept: what their clients have missed is to be here.
+    """
+
+    def __init__(self, n_shards: int, clock: Callable[[], float], linger: float = LINGER_SECONDS) -> None:
         self.n_shards = n_shards
+        self.linger = linger
         self._clock = clock
         self._until: dict[int, float] = {}
 
@@ -23,7 +27,7 @@ class ShardInterest:
 
     def want(self, shards: Iterable[int]) -> list[int]:
         """Want `shards` now; returns those that were not wanted before."""
-        until = self._clock() + LINGER_SECONDS
+        until = self._clock() + self.linger
         added = []
         for shard in shards:
             if shard not in self._until:

@@ -15,6 +15,7 @@ from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
+from fastws.relay.session_news import SessionNews
 from fastws.relay.sharing import Sharing
 
 # For how long it is remembered what was heard of an origin that is not heard any more: it may be cut off.
@@ -35,6 +36,7 @@ class Meetings:
 
     `on_feed` is called with the name of a feed of other instances and its state, whenever that changes, and `on_left`
     with one that has said good-bye. `figures`, `feeds` and `claims` are asked for what this instance says of itself.
+    `sessions` keeps those of all, None where there are none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Meetings:
         self.feeds: Callable[[], dict[str, FeedState]] = dict
         self.claims: Callable[[], dict[str, Claim]] = dict
         self.on_left: Callable[[Peer], object] = lambda peer: None
+        self.sessions: SessionNews | None = None
         self._origin = origin
         self._link = link
         self._channels = channels
@@ -83,6 +86,7 @@ class Meetings:
             self.figures(),
             self.claims(),
             self._sharing.serials,
+            -1 if self.sessions is None else self.sessions.number,
         )
         self._link.send(self._channels.control, encode(announcement))
 
@@ -121,6 +125,8 @@ class Meetings:
         self._tell_feeds((*before, *peer.feeds))
         self._sharing.announced(peer, announcement.tables)
         self._receiving.announced(peer.origin, announcement.positions)
+        if self.sessions is not None:
+            self.sessions.meet(peer.origin, announcement.sessions)
 
     def end(self, origin: int) -> None:
         """Know from elsewhere that the process of an instance has ended, without a word."""
@@ -157,6 +163,8 @@ class Meetings:
         self._tell_feeds(peer.feeds)
         _log.info("an instance has left", instance=peer.name, reason=reason, instances=len(self.peers) + 1)
         self._receiving.give_up(peer.origin)
+        if self.sessions is not None:
+            self.sessions.lose(peer.origin)
         if is_over:
             self._end(peer.origin)
         else:

@@ -12,6 +12,8 @@ import structlog
 
 from fastws._core import Dialect, Hub
 from fastws._relay import EnvelopeError, is_json_members
+from fastws.dialects.holdings import Holdings
+from fastws.dialects.mail import Mail
 from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
@@ -26,6 +28,7 @@ from fastws.relay.control import (
     GapRequest,
     Kick,
     RulesChanged,
+    SessionMessage,
     TablePart,
     TablesRequest,
     UserAlert,
@@ -35,12 +38,16 @@ from fastws.relay.control import (
 )
 from fastws.relay.counts import RelayCounts
 from fastws.relay.delays import Delays
-from fastws.relay.interest import ShardInterest
+from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.links import AnyLink, Link
 from fastws.relay.meetings import Meetings
+from fastws.relay.peer_sessions import PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
+from fastws.relay.session_claims import SessionClaims
+from fastws.relay.session_messages import SessionChanges, SessionClaim, SessionsPart, SessionsRequest
+from fastws.relay.session_news import SessionNews
 from fastws.relay.sharing import Sharing
 
 _TICK_SECONDS: Final = 0.05
@@ -54,8 +61,8 @@ _log = structlog.get_logger("fastws.relay")
 class Relay:
     """Joins this instance to the others. Belongs to the thread of the event loop.
 
-    `wanted` says which codes are looked at here, for whatever reason, and is asked every second. `name` is for people.
-    `link` makes what messages go over.
+    `wanted` says which codes are looked at here, for whatever reason, and is asked every second; what was looked at is
+    listened to for `linger` seconds more. `name` is for people. `link` makes what messages go over.
 
     1. Local publishing and local clients wait for nothing that happens here.
     2. What comes from other instances is input: what cannot be read is counted and left out.
@@ -75,10 +82,12 @@ class Relay:
         interval_ms: int,
         history_bytes: int,
         wanted: Callable[[], Iterable[str]],
+        linger: float = LINGER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         link: Callable[..., AnyLink] = Link,
     ) -> None:
         self.hub = hub
+        self.market = market
         self.name = name
         self.address = address
         self.counts = RelayCounts()
@@ -94,6 +103,9 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
         self._channels = Channels(prefix, address.database, n_shards)
         self._interest = ShardInterest(n_shards, clock)
+        self.listen_on(linger)
+        self._interval = interval_ms / 1000
+        self.claims: SessionClaims | None = None
         self.link = link(
             address,
             on_message=self._on_message,
@@ -110,7 +122,7 @@ class Relay:
             self.counts,
             origin=self.origin,
             n_shards=n_shards,
-            interval=interval_ms / 1000,
+            interval=self._interval,
             history_bytes=history_bytes,
             clock=clock,
         )
@@ -153,12 +165,50 @@ class Relay:
         )
         self.receiving.on_values = self._awaiting.release
 
+    def join_sessions(self, holdings: Holdings, mail: Mail, *, limit: int) -> SessionClaims:
+        """Let sessions go from one instance to another. `limit`: bytes for what is known of those of others.
+
+        To be called before :meth:`start`. Returns what asks others for sessions.
+        """
+        sessions = PeerSessions(limit)
+        news = self.meetings.sessions = SessionNews(
+            self.hub,
+            holdings,
+            sessions,
+            self.link,
+            self._channels,
+            self.counts,
+            origin=self.origin,
+            interval=self._interval,
+            clock=self._clock,
+        )
+        self.claims = SessionClaims(
+            self.hub,
+            self.market,
+            holdings,
+            mail,
+            news,
+            sessions,
+            self.peers,
+            self.link,
+            self._channels,
+            self.sending,
+            self.receiving,
+            self._awaiting,
+            self.counts,
+            origin=self.origin,
+            clock=self._clock,
+        )
+        return self.claims
+
     # Life.
 
     def start(self) -> None:
         self.sending.start()
         self._awaiting.note_down()
         self.link.listen([self._channels.control, self._channels.inbox(self.origin)])
+        if self.claims is not None:
+            self.link.listen([self._channels.sessions])
         self._awaiting.refresh()
         self.link.start()
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -170,6 +220,8 @@ class Relay:
             self._task.cancel()
             await asyncio.wait({self._task})
         self.receiving.stop()
+        if self.meetings.sessions is not None:
+            self.meetings.sessions.stop()
         self.meetings.announce(leaving=True)
         await self.link.stop(_STOP_SECONDS)
         self._awaiting.release_all()
@@ -200,6 +252,8 @@ class Relay:
             self.meetings.announce()
             self.meetings.look_after(now)
         self.meetings.look_at_feeds()
+        if self.meetings.sessions is not None:
+            self.meetings.sessions.look_after(now)
         self.sending.forget_answers(now)
 
     # What others ask it.
@@ -226,6 +280,10 @@ class Relay:
     @property
     def ring_size(self) -> int:
         return self.sending.ring_size
+
+    def listen_on(self, seconds: float) -> None:
+        """Listen for that long, and at least for `LINGER_SECONDS`, to what nobody looks at any more."""
+        self._interest.linger = max(seconds, LINGER_SECONDS)
 
     def missing(self, kind: str, names: Iterable[str]) -> frozenset[int]:
         """See `Awaiting.missing`."""
@@ -286,8 +344,27 @@ class Relay:
             self.sharing.receive(message)
         elif isinstance(message, Eviction):
             self.sharing.on_eviction(message)
-        else:
+        elif isinstance(message, RulesChanged):
             self.on_rules(message)
+        else:
+            self._take_session_message(message)
+
+    def _take_session_message(self, message: SessionMessage) -> None:
+        news, claims = self.meetings.sessions, self.claims
+        if news is None or claims is None:
+            return
+        if self.peers.get(message.origin) is None:
+            raise ControlError("an instance that has not said that it is there tells of sessions")
+        if isinstance(message, SessionChanges):
+            news.hear(message)
+        elif isinstance(message, SessionsPart):
+            news.hear_part(message)
+        elif isinstance(message, SessionsRequest):
+            news.tell_all(message.origin)
+        elif isinstance(message, SessionClaim):
+            claims.hear_claim(message)
+        else:
+            claims.hear_answer(message)
 
     # Redis.
 
@@ -303,6 +380,8 @@ class Relay:
         self.meetings.announce()
         self.receiving.ask_soon()
         self.on_rules(None)
+        if self.meetings.sessions is not None:
+            self.meetings.sessions.note_up()
 
     def _on_listening(self, channel: str) -> None:
         if self._channels.is_of_shard(channel):

@@ -511,6 +511,15 @@ class ServerCollector(Collector):
         yield _counter(
             "relay_values", "channels whose last values went between instances", counts.values, "what"
         )
+        if relay.claims is not None:
+            sessions = relay.claims.sessions
+            yield _gauge("relay_sessions", "sessions of other instances that are known", len(sessions))
+            yield _gauge("relay_sessions_bytes", "what they take", sessions.size)
+            yield _counter("relay_sessions_dropped", "those forgotten for want of room", sessions.n_dropped)
+            yield _gauge("relay_sessions_waiting", "own ones to tell others of", relay.claims.news.n_waiting)
+            yield _counter(
+                "relay_session_moves", "sessions between instances, by what happened", counts.sessions, "what"
+            )
         yield _gauge("relay_history_bytes", "what was sent and is kept for others", relay.ring_size)
         yield _gauge("relay_queue_bytes", "what waits to be sent", link.queue_size)
         yield _counter("relay_dropped", "messages dropped because too much waited", link.n_dropped)

@@ -122,6 +122,8 @@ def _apply(server: Server, settings: Settings) -> None:
         evicts_oldest=settings.on_connection_limit == "evict_oldest",
     )
     server.sessions.ttl = settings.session_ttl
+    if server.relay is not None:
+        server.relay.listen_on(settings.session_ttl)
     server.sessions.limit = settings.session_limit
     server.admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user

@@ -22,6 +22,7 @@ from fastws._core import Connection, Hub
 from fastws.auth import Authenticator
 from fastws.dialects.admission import Admission
 from fastws.dialects.conversation import Conversation
+from fastws.dialects.holdings import Holdings
 from fastws.dialects.permits import Permits
 from fastws.dialects.realtime import RealtimeDialect
 from fastws.dialects.screener import ScreenerDialect
@@ -340,6 +341,13 @@ class Server:
             self.relay.on_rules = self._on_rules
             self.alerts.on_added.append(self._on_rule_added)
             self.alerts.on_deleted.append(self._on_rule_changed)
+        if self.relay is not None and settings.relay_sessions_bytes:
+            admission = self.admission
+            admission.takeover.elsewhere = self.relay.join_sessions(
+                Holdings(self.sessions, admission.presence, admission.takeover),
+                admission.mail,
+                limit=settings.relay_sessions_bytes,
+            )
         if worker is not None and self.relay is not None:
             worker.on_ended = self.relay.meetings.end
         self.shared = None if worker is None else Shared(self, worker)
@@ -463,6 +471,7 @@ class Server:
             interval_ms=settings.relay_interval_ms,
             history_bytes=settings.relay_history_bytes,
             wanted=self.own_interest,
+            linger=settings.session_ttl,
             **link,
         )
 
@@ -648,7 +657,9 @@ class Server:
 
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
-        return stats.totals(
+        claims = None if self.relay is None else self.relay.claims
+        elsewhere = {} if claims is None else {"sessions_elsewhere": len(claims.sessions)}
+        return elsewhere | stats.totals(
             self.hub,
             self.market,
             self.sessions,
@@ -758,7 +769,13 @@ class Server:
         self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
 
     def _is_awaited(self, user_key: str) -> bool:
-        return user_key in self.admission.presence.by_user or self.sessions.has_user(user_key)
+        claims = None if self.relay is None else self.relay.claims
+        return (
+            user_key in self.admission.presence.by_user
+            or self.sessions.has_user(user_key)
+            # Whose session waits that an instance has left which is gone.
+            or (claims is not None and claims.sessions.has_orphan_of(user_key))
+        )
 
     def _on_feed(self, feed: str, status: str) -> None:
         if self.keeper is not None and feed == self.keeper.feed:

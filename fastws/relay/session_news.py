@@ -1,0 +1,298 @@
+"""Tells other instances of the sessions here, and hears of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from fastws._core import Hub
+from fastws.dialects.holdings import Holdings
+from fastws.relay.channels import Channels
+from fastws.relay.control import SessionMessage, encode
+from fastws.relay.counts import RelayCounts
+from fastws.relay.links import AnyLink
+from fastws.relay.peer_sessions import PeerSession, PeerSessions
+from fastws.relay.session_messages import (
+    MAX_SUBSCRIPTIONS_SIZE,
+    NO_SUBSCRIPTIONS,
+    SessionChanges,
+    SessionsPart,
+    SessionsRequest,
+    SessionState,
+    groups_of,
+    key_of,
+)
+
+# A message ends with the session that brings it over this.
+_PART_SIZE: Final = 48 << 10
+# Sessions looked at between two turns of the loop, which is some milliseconds.
+_PART_COUNT: Final = 200
+# Sessions that are noted while Redis is away; where more change, all of them are told anew.
+_MAX_CHANGED: Final = 50_000
+_LEAST_INTERVAL: Final = 0.01
+# Who is asked for all its sessions is not asked again before.
+_ASK_AGAIN_SECONDS: Final = 2.0
+_EXPIRE_SECONDS: Final = 10.0
+
+
+class _Hearing:
+    """What has come of an instance: up to which number, whether that is all, and which part of all is expected next."""
+
+    __slots__ = ("is_whole", "number", "part")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.part = 0
+        self.is_whole = False
+
+
+class SessionNews:
+    """Keeps `peers` as the other instances say, and tells them what changes here. Belongs to the thread of the loop.
+
+    1. What changes is told within an interval of the relay: each session once, however often it has changed, and at
+       most 48 KiB and 200 sessions per interval; the rest follows. Nothing is told while Redis is away, only noted.
+    2. Messages are numbered. Who has missed one asks for all sessions, and so does who joins.
+    3. Where two hold a session, the one that `PeerSessions` says gives it up here; see `Holdings.give_up`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        holdings: Holdings,
+        peers: PeerSessions,
+        link: AnyLink,
+        channels: Channels,
+        counts: RelayCounts,
+        *,
+        origin: int,
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hub = hub
+        self.holdings = holdings
+        self.peers = peers
+        # Of the last message that was sent.
+        self.number = 0
+        self._link = link
+        self._channels = channels
+        self._counts = counts
+        self._origin = origin
+        self._interval = max(interval, _LEAST_INTERVAL)
+        self._clock = clock
+        self._changed: dict[str, None] = {}
+        self._ids: dict[bytes, str] = {}
+        self._timer: asyncio.Handle | None = None
+        self._heard: dict[int, _Hearing] = {}
+        self._asked: dict[int, float] = {}
+        self._telling: dict[int, asyncio.Handle] = {}
+        self._expire_at = 0.0
+        holdings.on_change = self.note
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all sessions of all instances are known, as far as there is room."""
+        return all(heard.is_whole for heard in self._heard.values())
+
+    @property
+    def n_waiting(self) -> int:
+        """Sessions that have changed and are still to be told of."""
+        return len(self._changed)
+
+    def id_of(self, key: bytes) -> str | None:
+        """The id of a session of this instance that others have been told of."""
+        return self._ids.get(key)
+
+    # Telling.
+
+    def note(self, session_id: str) -> None:
+        """A session has come, changed or gone."""
+        self._changed[session_id] = None
+        if len(self._changed) > _MAX_CHANGED:
+            # A message that nobody gets: whoever hears of its number asks for all sessions.
+            self.number += 1
+            self._changed.clear()
+            self._ids = {key_of(each): each for each in self.holdings.ids()}
+        if self._timer is None and self._link.is_up:
+            self._timer = self.hub.loop.call_later(self._interval, self._tell_changes)
+
+    def note_up(self) -> None:
+        """Redis is there."""
+        if self._changed and self._timer is None:
+            self._timer = self.hub.loop.call_soon(self._tell_changes)
+
+    def stop(self) -> None:
+        """Tell what is left, and no more."""
+        self.holdings.on_change = lambda session_id: None
+        for timer in (self._timer, *self._telling.values()):
+            if timer is not None:
+                timer.cancel()
+        while self._changed and self._link.is_up:
+            self._send_changes()
+
+    def _tell_changes(self) -> None:
+        self._timer = None
+        if not self._link.is_up:
+            return
+        self._send_changes()
+        if self._changed:
+            self._timer = self.hub.loop.call_later(self._interval, self._tell_changes)
+
+    def _send_changes(self) -> None:
+        ids = list(self._changed)
+        states, n = self._states(ids)
+        for session_id in ids[:n]:
+            del self._changed[session_id]
+        self.number += 1
+        self._counts.sessions["announced"] += n
+        self._send(self._channels.sessions, SessionChanges(self._origin, self.number, states))
+
+    def tell_all(self, origin: int) -> None:
+        """Name all sessions to an instance, part by part."""
+        if origin not in self._telling:
+            ids = list(self.holdings.ids())
+            self._telling[origin] = self.hub.loop.call_soon(self._tell_part, origin, ids, 0, 0)
+
+    def _tell_part(self, origin: int, ids: list[str], begin: int, number: int) -> None:
+        states, n = self._states(ids[begin : begin + _PART_COUNT])
+        end = begin + n
+        is_last = end >= len(ids)
+        part = SessionsPart(self._origin, self.number, number, is_last, states)
+        self._send(self._channels.inbox(origin), part)
+        if is_last:
+            del self._telling[origin]
+        else:
+            self._telling[origin] = self.hub.loop.call_later(
+                self._interval, self._tell_part, origin, ids, end, number + 1
+            )
+
+    def _states(self, ids: Iterable[str]) -> tuple[list[SessionState], int]:
+        """What there is to say of the first of these sessions, and of how many that is."""
+        states = []
+        size = n = 0
+        for session_id in ids:
+            if size >= _PART_SIZE or n == _PART_COUNT:
+                break
+            n += 1
+            state = self._state(session_id)
+            states.append(state)
+            size += len(bytes(state.subscriptions)) + len(state.user_key or "") + 40
+        return states, n
+
+    def _state(self, session_id: str) -> SessionState:
+        key = key_of(session_id)
+        holding = self.holdings.find(session_id)
+        if holding is not None:
+            subscriptions = msgspec.msgpack.encode(groups_of(holding.subscriptions))
+            if len(subscriptions) <= MAX_SUBSCRIPTIONS_SIZE:
+                self._ids[key] = session_id
+                # It is here, whoever had it before.
+                self.peers.drop(key)
+                left = holding.expires_at
+                return SessionState(
+                    key,
+                    holding.moves,
+                    holding.user_key,
+                    holding.is_paused,
+                    -1 if left is None else max(0, round((left - self._clock()) * 1000)),
+                    msgspec.Raw(subscriptions),
+                )
+        self._ids.pop(key, None)
+        return SessionState(key, 0, None, False, 0, NO_SUBSCRIPTIONS)
+
+    def _send(self, channel: str, message: SessionMessage) -> None:
+        self._link.send(channel, encode(message))
+
+    # Hearing.
+
+    def meet(self, origin: int, number: int) -> None:
+        """An instance is there, and has sent `number` messages, -1: it has no sessions."""
+        if number >= 0:
+            heard = self._heard.setdefault(origin, _Hearing())
+            if not heard.is_whole or heard.number < number:
+                self._ask(origin)
+
+    def lose(self, origin: int) -> None:
+        """An instance is gone."""
+        self._heard.pop(origin, None)
+        self._asked.pop(origin, None)
+        if (telling := self._telling.pop(origin, None)) is not None:
+            telling.cancel()
+        self.peers.lose(origin, self._clock(), self.holdings.ttl)
+
+    def hear(self, message: SessionChanges) -> None:
+        """Take what has changed elsewhere."""
+        heard = self._heard.get(message.origin)
+        if heard is not None:
+            if heard.is_whole and message.number <= heard.number:
+                return  # it was sent again
+            if message.number > heard.number + 1:
+                heard.is_whole = False
+                self._ask(message.origin)
+            else:
+                heard.number = max(heard.number, message.number)
+        self._take(message.origin, message.states)
+
+    def hear_part(self, part: SessionsPart) -> None:
+        """Take a part of all sessions of an instance."""
+        heard = self._heard.get(part.origin)
+        if heard is None:
+            return
+        if part.part == 0:
+            self.peers.begin_all(part.origin)
+            heard.number = part.number
+            heard.part = 0
+        if part.part != heard.part:
+            # One is missing, or this one was sent again.
+            return
+        heard.part += 1
+        self._take(part.origin, part.states)
+        if part.is_last:
+            self.peers.end_all(part.origin)
+            heard.is_whole = heard.number >= part.number
+
+    def look_after(self, now: float) -> None:
+        """Forget what is over; to be called every second."""
+        self.holdings.expire()
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_SECONDS
+            self.peers.expire(now)
+
+    def _ask(self, origin: int) -> None:
+        now = self._clock()
+        if now >= self._asked.get(origin, 0.0):
+            self._asked[origin] = now + _ASK_AGAIN_SECONDS
+            self._send(self._channels.inbox(origin), SessionsRequest(self._origin))
+
+    def _take(self, origin: int, states: list[SessionState]) -> None:
+        now = self._clock()
+        self._counts.sessions["heard"] += len(states)
+        for state in states:
+            subscriptions = bytes(state.subscriptions)
+            if subscriptions == NO_SUBSCRIPTIONS:
+                self.peers.remove(origin, state.key)
+                continue
+            mine = self._ids.get(state.key)
+            holding = None if mine is None else self.holdings.find(mine)
+            if mine is not None and holding is not None:
+                if (holding.moves, self._origin) > (state.moves, origin):
+                    # So that the other one hears of it.
+                    self.note(mine)
+                    continue
+                self._counts.sessions["replaced"] += 1
+                self.holdings.give_up(mine)
+                self._ids.pop(state.key, None)
+            self.peers.put(
+                PeerSession(
+                    state.key,
+                    origin,
+                    state.moves,
+                    state.user_key,
+                    state.is_paused,
+                    None if state.lasts_ms < 0 else now + state.lasts_ms / 1000,
+                    subscriptions,
+                    self.hub.sequence,
+                )
+            )
