@@ -134,7 +134,7 @@ class SessionAnswer(msgspec.Struct, frozen=True, tag="claim-answer"):
     alerts: list[HandedAlert] = []
 
 
-NO_SUBSCRIPTIONS: Final = msgspec.Raw(b"\xc0")
+NO_SUBSCRIPTIONS: Final = b"\xc0"
 """Of a session that is no more: null."""
 
 _groups: Final = msgspec.msgpack.Decoder(list[Group])

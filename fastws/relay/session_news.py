@@ -200,7 +200,7 @@ class SessionNews:
                     msgspec.Raw(subscriptions),
                 )
         self._ids.pop(key, None)
-        return SessionState(key, 0, None, False, 0, NO_SUBSCRIPTIONS)
+        return SessionState(key, 0, None, False, 0, msgspec.Raw(NO_SUBSCRIPTIONS))
 
     def _send(self, channel: str, message: SessionMessage) -> None:
         self._link.send(channel, encode(message))

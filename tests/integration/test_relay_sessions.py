@@ -265,6 +265,13 @@ async def test_a_session_is_its_users(joined: Joined) -> None:
         assert (answer["code"], answer["details"]["reason"]) == ("SESSION_RESTORATION_FAILED", "in_use")
         await other.connection.close()
         await at_one.sync()
+    # What nobody could go on with is not known.
+    before = two.stats()["sessions_elsewhere"]
+    async with client(one.url) as at_one:
+        await at_one.subscribe("stock", "A")
+        until(lambda: two.stats()["sessions_elsewhere"] == before + 1, "the session is known")
+        await at_one.unsubscribe("stock", "A")
+        until(lambda: two.stats()["sessions_elsewhere"] == before, "it is known no more")
     nobody = Seen()
     nobody.session_id = "00000000-0000-4000-8000-000000000000"
     other, answer = await go_on(nobody, two)
