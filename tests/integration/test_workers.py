@@ -178,6 +178,39 @@ async def test_figures_for_prometheus_are_of_all(server: Server) -> None:
     assert (status, body.count(b"# EOF")) == (200, 1)
 
 
+async def test_sessions_go_on_whichever_worker_they_come_to(server: Server) -> None:
+    known = server.stats()["sessions_elsewhere"]
+    async with AsyncExitStack() as stack:
+        clients = await joined(stack, server)
+        for each in clients:
+            await each.subscribe("stock", "SESSION", mode="all")
+            await each.until_type("subscribed")
+        publish(server, price("SESSION", 1))
+        last = []
+        for each in clients:
+            (update,) = updates(await each.until(updates))
+            last.append(update["sequence"])
+        # Each of them knows those of the other.
+        until(lambda: server.stats()["sessions_elsewhere"] >= known + N, "that they are known")
+        for each in clients:
+            each.connection.transport.abort()
+        for number in range(2, 8):
+            publish(server, price("SESSION", number))
+        for each, sequence in zip(clients, last, strict=True):
+            greeting = each.greeting
+            url = (
+                f"{server.url}?session_id={greeting['connection_id']}&last_sequence={sequence}"
+                f"&epoch={greeting['epoch']}"
+            )
+            again = await stack.enter_async_context(client(url))
+            answer = await again.until_type("reconnected")
+            assert answer["recovered"] is True
+            got: list[int] = []
+            while len(got) < 6:
+                got += [int(update["price"]) for update in updates(await again.receive())]
+            assert got == [2, 3, 4, 5, 6, 7]
+
+
 def test_who_is_nobody_is_refused(server: Server) -> None:
     body = json.dumps(price("ORDER", 1)).encode()
     for _ in range(6):
