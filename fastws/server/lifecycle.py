@@ -19,6 +19,7 @@ from fastws import logs
 from fastws.errors import FastwsError, SettingsError
 from fastws.server import advice
 from fastws.server.acceptor import capacity
+from fastws.server.handed import take
 from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
@@ -56,8 +57,11 @@ def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker
     A `worker` is asked to stop and to reload by its parent; of signals it knows SIGTERM only, however often that comes.
     What keeps it from starting it tells its parent, and does not raise.
 
+    Sockets that a service manager hands over are listened on instead of `host` and `port`.
+
     Raises:
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
+        FastwsError: what was handed over cannot be listened on.
     """
     run = _Run(settings, read_again, worker)
     try:
@@ -92,7 +96,7 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        server = Server(self._settings)
+        server = Server(self._settings, handed=take())
         if not await self._start(server):
             _log.info("stopped before the start was done")
             return 0

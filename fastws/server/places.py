@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from fastws.errors import SettingsError
@@ -45,10 +46,10 @@ def main_place(settings: Settings) -> TcpPlace | None:
     return TcpPlace(settings.host, settings.port, is_shared=settings.workers > 1)
 
 
-def main_places(settings: Settings) -> list[Place]:
-    """Where the settings let a server listen."""
-    places: list[Place] = []
-    if (place := main_place(settings)) is not None:
+def main_places(settings: Settings, handed: Sequence[Place] = ()) -> list[Place]:
+    """Where the settings let a server listen; what was `handed` to it takes the place of host and port."""
+    places: list[Place] = list(handed)
+    if not places and (place := main_place(settings)) is not None:
         places.append(place)
     if settings.unix_socket is not None:
         places.append(UnixPlace(settings.unix_socket, int(settings.unix_socket_mode, 8)))
@@ -62,6 +63,12 @@ def admin_place(settings: Settings) -> TcpPlace | None:
         return None
     is_shared = settings.workers > 1
     return TcpPlace(*bind, host_setting="admin_bind", port_setting="admin_bind", is_shared=is_shared)
+
+
+def admin_places(settings: Settings) -> list[Place]:
+    """Where the settings let the administrator have places of their own."""
+    place = admin_place(settings)
+    return [] if place is None else [place]
 
 
 class TcpPlace:
@@ -127,7 +134,7 @@ class TcpPlace:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 if is_shared:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                _bound_queues(sock)
+                bound_queues(sock)
                 same_port = sockets[0].getsockname()[1] if sockets else port
                 sock.bind((address[0], same_port, *address[2:]))
                 if listens:
@@ -259,7 +266,7 @@ class UnixPlace:
         return _error("unix_socket", problem, fix)
 
 
-def _bound_queues(sock: socket.socket) -> None:
+def bound_queues(sock: socket.socket) -> None:
     """Keep little in the kernel for clients that do not read or are gone; accepted sockets inherit it.
 
     With 64 KiB not yet sent the kernel takes no more: a client that stops reading then holds 160 KB instead of

@@ -58,11 +58,12 @@ from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
+from fastws.server.handed import Handed
 from fastws.server.handshake import Request
 from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
 from fastws.server.peers import Peers
-from fastws.server.places import admin_place, main_places
+from fastws.server.places import admin_places, main_places
 from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
 from fastws.server.shared import Shared
@@ -231,7 +232,14 @@ class Server:
     `fastws.server.shared`.
     """
 
-    def __init__(self, settings: Settings, worker: Worker | None = None, *, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: Worker | None = None,
+        *,
+        feed: Feed | None = None,
+        handed: Handed | None = None,
+    ) -> None:
         self.settings = settings
         self.worker = worker
         # Called in a stop once the feed has ended: what publishes besides it publishes its last then.
@@ -352,27 +360,28 @@ class Server:
             worker.on_ended = self.relay.meetings.end
         self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
-        admin = admin_place(settings)
+        handed = handed or Handed()
+        admin = handed.admin or admin_places(settings)
         self.admin_listener = (
             None
-            if admin is None
+            if not admin
             else Listener(
                 make_admin_app(self, shared=self.shared),
                 {},
-                [admin],
+                admin,
                 tls=self.tls,
                 handshake_timeout=settings.handshake_timeout,
             )
         )
         self.listener = Listener(
             make_app(
-                self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=admin is None, shared=self.shared
+                self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=not admin, shared=self.shared
             ),
             {
                 "/v1/ws": partial(self._open, self.screener),
                 REALTIME_PATH: partial(self._open, self.realtime),
             },
-            main_places(settings),
+            main_places(settings, handed.main),
             tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,

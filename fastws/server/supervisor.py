@@ -29,6 +29,7 @@ from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADE
 from fastws.server import advice, lifecycle
 from fastws.server.acceptor import capacity
 from fastws.server.common_counts import CommonCounts
+from fastws.server.handed import is_any
 from fastws.server.notify import Notifier
 from fastws.server.places import TcpPlace, admin_place
 from fastws.server.reload import carry_over
@@ -60,6 +61,12 @@ def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     Raises:
         SettingsError: a setting turns out to be unusable.
     """
+    if is_any():
+        raise settings.error(
+            "workers",
+            f"{settings.workers} workers share a port that they bind themselves, and not a socket that is handed over",
+            "start without the socket unit, or set workers to 1",
+        )
     return Supervisor(settings, read_again).run()
 
 

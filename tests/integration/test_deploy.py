@@ -92,7 +92,9 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert f"ExecStart={command} serve" in text
     (tmp_path / UNIT.name).write_text(text.replace(command, "/bin/true"))
     target = DEPLOY / "systemd" / "fastws.target"
-    (tmp_path / target.name).write_text(target.read_text())
+    port = DEPLOY / "systemd" / "fastws@.socket"
+    for each in (target, port):
+        (tmp_path / each.name).write_text(each.read_text())
     done = subprocess.run(
         [
             program,
@@ -100,6 +102,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
             "--man=no",
             "--recursive-errors=no",
             tmp_path / "fastws@1.service",
+            tmp_path / "fastws@1.socket",
             tmp_path / target.name,
         ],
         capture_output=True,
@@ -109,6 +112,37 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_finds_little_to_attack(tmp_path: Path) -> None:
+    # In tenths: 10 is a service without any protection, and what has a network is never at 0.
+    (tmp_path / "fastws@1.service").write_text(UNIT.read_text())
+    done = subprocess.run(
+        [
+            require_program("systemd-analyze"),
+            "security",
+            "--offline=true",
+            "--threshold=20",
+            "--no-pager",
+            tmp_path / "fastws@1.service",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_socket_of_systemd_is_where_nginx_looks() -> None:
+    text = (DEPLOY / "systemd" / "fastws@.socket").read_text()
+    found = re.search(r"^ListenStream=(\S+)$", text, re.MULTILINE)
+    assert found is not None
+    upstreams = (DEPLOY / "nginx" / "upstreams.systemd.conf").read_text()
+    for n in (0, 1, 2):
+        assert f"server {found[1].replace('%i', str(n))} max_fails=2" in upstreams
+    # The name that is the administrator's would keep clients away.
+    assert "FileDescriptorName=admin" not in text
 
 
 def test_the_servers_of_systemd_can_use_their_settings() -> None:
