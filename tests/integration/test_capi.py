@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -87,6 +88,13 @@ async def publish_from_threads(server: fastws.Server, consumer: Any, n: int) -> 
 
 async def test_eight_threads_publish_and_nothing_is_torn(server: fastws.Server, consumer: Any) -> None:
     await publish_from_threads(server, consumer, 10_000)
+
+
+async def test_without_eventfd_a_pipe_wakes_the_loop(monkeypatch: pytest.MonkeyPatch, consumer: Any) -> None:
+    # As on macOS.
+    monkeypatch.delattr(os, "eventfd")
+    async with fastws.Server(port=0) as server:
+        await publish_from_threads(server, consumer, 2000)
 
 
 @pytest.mark.long
