@@ -6,8 +6,8 @@ import asyncio
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ import pytest
 
 from fastws.auth.tokens import sign
 from tests.clients import Client, client, updates
+from tests.joined import ADMIN, Cluster, Joined, knows, metric, price, publish
 from tests.redis_server import RedisServer
 from tests.serving import Server, command, environment, run, until
 
-ADMIN = "an admin token"
 SECRET = "a secret of at least thirty-two bytes"
 
 
@@ -30,55 +30,11 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-Cluster = Callable[..., list[Server]]
-
-
 @pytest.fixture
 def cluster(tmp_path: Path, redis: RedisServer) -> Iterator[Cluster]:
     """Starts servers that are joined, and know of each other."""
-    with ExitStack() as stack:
-
-        def start(n: int = 2, **settings: object) -> list[Server]:
-            servers = []
-            for _ in range(n):
-                server = Server(
-                    tmp_path,
-                    *("--relay", redis.url, "--admin-token", ADMIN),
-                    **{"unknown_symbols": "accept", **settings},
-                )
-                stack.callback(server.end)
-                servers.append(server)
-            for server in servers:
-                until(partial(knows, server, n - 1), "the others")
-            return servers
-
-        yield start
-
-
-def knows(server: Server, n: int) -> bool:
-    return metric(server, "fastws_relay_up") == 1 and metric(server, "fastws_relay_instances") == n
-
-
-def metric(server: Server, name: str, **labels: str) -> float:
-    text = server.get("/metrics")[1].decode()
-    wanted = name + (
-        "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else ""
-    )
-    for line in text.splitlines():
-        if line.startswith(wanted + " "):
-            return float(line.rpartition(" ")[2])
-    return -1.0
-
-
-def publish(server: Server, *bodies: dict[str, Any]) -> None:
-    status, answer = server.get(
-        "/v1/publish", "POST", json.dumps(list(bodies)).encode(), {"Authorization": f"Bearer {ADMIN}"}
-    )
-    assert status == 202, (status, answer)
-
-
-def price(code: str, number: int) -> dict[str, Any]:
-    return {"type": "price_update", "code": code, "price": number}
+    with Joined(tmp_path, redis) as servers:
+        yield servers.start
 
 
 async def prices(one: Client, n: int) -> list[dict[str, Any]]:
