@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi fastws/*/*/*.pxi) setup.py
+SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi fastws/*/*.h fastws/*/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
 BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
@@ -39,7 +39,7 @@ $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	@rm -f $(VENV)/.debug
 	@echo "compiling the core: about a minute"
 	$(BIN)/python setup.py -q build_ext --inplace -j $(shell getconf _NPROCESSORS_ONLN)
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	FASTWS_COMPILED=1 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
 # What tests and checks it.
@@ -155,7 +155,7 @@ debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, a
 	@rm -f $(VENV)/.installed
 	@echo "compiling the core: about a minute"
 	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force -j $(shell getconf _NPROCESSORS_ONLN)
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	FASTWS_COMPILED=1 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $(VENV)/.debug
 	$(PYTEST)
 

@@ -4,17 +4,20 @@ Environment switches (see `make debug`):
 
 FASTWS_DEBUG=1      bounds and None checks on, object counters and assertions compiled in
 FASTWS_SANITIZE=…   value for -fsanitize=, e.g. ``address,undefined``
+FASTWS_COMPILED=1   compile nothing: an editable install beside what build_ext has put in its place
 FASTWS_ANNOTATE=1   write Cython's annotated HTML beside each source
 """
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("FASTWS_DEBUG", "") not in ("", "0")
 sanitize = os.environ.get("FASTWS_SANITIZE", "")
+is_compiled = os.environ.get("FASTWS_COMPILED", "") not in ("", "0")
 annotate = os.environ.get("FASTWS_ANNOTATE", "") not in ("", "0")
 
 compile_args = ["-std=c11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code", "-Wno-sign-compare"]
@@ -49,6 +52,7 @@ extensions = [
     Extension(
         f"fastws.{name}",
         [f"fastws/{name.replace('.', '/')}.pyx"],
+        depends=sorted(map(str, Path("fastws").glob("*/*.h"))) if name == "_inlet" else [],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
@@ -57,7 +61,7 @@ extensions = [
 
 setup(
     ext_modules=cythonize(
-        extensions,
+        [] if is_compiled else extensions,
         compiler_directives=directives,
         annotate=annotate,
         force=debug or bool(sanitize),

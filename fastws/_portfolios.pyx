@@ -25,7 +25,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from fastws._core cimport Channel, Hub, Lane, Topic, Update
+from fastws._core cimport Channel, Hub, Lane, Topic
 from fastws._market cimport (
     DECIMAL_TEXT_SIZE,
     TIME_SIZE,

@@ -17,7 +17,8 @@ from docs.generate.markdown import code, table, words
 from fastws import logs
 from fastws._market import Instrument, PriceUpdate
 from fastws.market.instruments import Instruments
-from fastws.server.server import Server, make_feed
+from fastws.server.parts import make_feed
+from fastws.server.server import Server
 from fastws.settings import Settings
 from tests.certificates import files
 

@@ -26,7 +26,7 @@ from fastws.feeds.publisher import HttpPublisher, Publisher
 from fastws.feeds.service import Keep, PriceFeedService, Progress
 from fastws.feeds.sources import SourceSetupError
 from fastws.relay.address import parse_address
-from fastws.server.server import find_source
+from fastws.server.parts import find_source
 from fastws.settings import Settings
 from fastws.settings_checks import check_standby
 

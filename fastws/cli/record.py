@@ -16,7 +16,7 @@ from fastws.cli.options import add_config, add_settings, begin
 from fastws.errors import SettingsError
 from fastws.feeds.record import Recorder, record
 from fastws.market.interest import Interest
-from fastws.server.server import load_instruments, make_feed
+from fastws.server.parts import load_instruments, make_feed
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
 

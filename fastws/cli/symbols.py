@@ -8,7 +8,7 @@ from fastws._market import Instrument
 from fastws.errors import SettingsError
 from fastws.market.instrument_store import merge
 from fastws.market.peek import look
-from fastws.server.server import load_instruments
+from fastws.server.parts import load_instruments
 from fastws.settings import Settings
 
 

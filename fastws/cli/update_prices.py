@@ -23,7 +23,7 @@ from fastws.errors import SettingsError
 from fastws.feeds.asker import Asker, SourceAwayError
 from fastws.feeds.sources import NoPricesError, Source, SourceSetupError
 from fastws.market.daily_prices import DailyPrice, DailyPrices
-from fastws.server.server import find_source, make_store
+from fastws.server.parts import find_source, make_store
 from fastws.settings import Settings
 
 UPDATE_FLAGS: Final = ("source", "database", "symbols_file", "log_level", "log_format")

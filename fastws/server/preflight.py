@@ -16,7 +16,7 @@ from fastws.market.portfolio_queries import QueryError, check_queries
 from fastws.market.store import StoreError, probe
 from fastws.server.application import ApplicationClient
 from fastws.server.fetch import fetch
-from fastws.server.server import (
+from fastws.server.parts import (
     check_kis_symbols,
     find_kis_keys,
     find_source,

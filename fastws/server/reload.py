@@ -10,7 +10,8 @@ import msgspec
 
 from fastws import logs
 from fastws.market.instruments import TableChange
-from fastws.server.server import Server, configure_hub, load_instruments
+from fastws.server.parts import configure_hub, load_instruments
+from fastws.server.server import Server
 from fastws.server.stored import with_stored
 from fastws.server.tls import make_tls
 from fastws.settings import SETTINGS, Settings

@@ -17,8 +17,9 @@ import fastws.server.reload
 import fastws.server.server
 import fastws.server.tls
 from fastws.errors import SettingsError
+from fastws.server.parts import configure_hub
 from fastws.server.reload import reload
-from fastws.server.server import Server, configure_hub
+from fastws.server.server import Server
 from fastws.sessions import Session
 from fastws.settings import HINTS, SETTINGS, Settings
 
