@@ -34,7 +34,8 @@ class Numbers:
 
     1. A symbol is *exact* while it is held in mode ``all`` and its last number is known for sure. A hole in the numbers
        of such a symbol is a `Gap`, unless an ``overflow`` declared it, and one that does not rise came twice. What
-       was declared may still come: a restored session gets what there is.
+       was declared may still come: a restored session gets what there is. What was not, and is between two losses
+       that were, may come as well; so it is missing once something later has come.
     2. It becomes so by a snapshot: what comes between the acknowledgement of a changed mode and the snapshot may be of
        the mode before. A symbol that was never seen becomes so by its first update.
     3. A snapshot says nothing of what is exact already. While a session is restored its values may be ahead of updates
@@ -45,8 +46,8 @@ class Numbers:
 
     def __init__(self) -> None:
         self._last: dict[Key, int] = {}
-        # The last number that is known to be lost. When the session is restored it may come all the same.
-        self._declared: dict[Key, int] = {}
+        # The numbers that are known to be lost, first and last, behind the last one that came.
+        self._declared: dict[Key, list[tuple[int, int]]] = {}
         self._exact: set[Key] = set()
         self._modes = NOTHING
 
@@ -87,7 +88,7 @@ class Numbers:
             elif self._modes.is_all(key[0]):
                 self._exact.add(key)
 
-    def take(self, update: Numbered) -> Gap | bool | None:
+    def take(self, update: Numbered) -> list[Gap] | bool | None:
         """Note a live update. Returns what is missing before it, True where nothing is, False where it came before, and
         None where it is of mode ``latest`` and nothing newer than what came before: a restored session gets the
         current value in any case."""
@@ -97,9 +98,10 @@ class Numbers:
         if last is not None and key in self._exact:
             if seq <= last:
                 return False
-            reach = max(last, self._declared.get(key, 0))
             self._last[key] = seq
-            return True if seq <= reach + 1 else Gap(update.code, channel, reach + 1, seq - 1)
+            if key not in self._declared:
+                return True if seq == last + 1 else [Gap(update.code, channel, last + 1, seq - 1)]
+            return [Gap(update.code, channel, *hole) for hole in self._holes(key, last, seq)] or True
         if last is not None and seq <= last:
             return None
         self._last[key] = seq
@@ -107,13 +109,32 @@ class Numbers:
             self._exact.add(key)
         return True
 
-    def declare(self, lost: Lost) -> Gap | None:
-        """Note a declared loss; returns what is missing before it."""
+    def declare(self, lost: Lost) -> None:
+        """Note a declared loss."""
         key = (lost.code, lost.channel)
-        if key not in self._exact:
-            return None
-        reach = max(self._last[key], self._declared.get(key, 0))
-        self._declared[key] = max(reach, lost.to_seq)
-        return (
-            Gap(lost.code, lost.channel, reach + 1, lost.from_seq - 1) if lost.from_seq > reach + 1 else None
-        )
+        if key not in self._exact or lost.to_seq <= self._last[key]:
+            return
+        declared = self._declared.setdefault(key, [])
+        if declared and declared[-1][0] <= lost.from_seq <= declared[-1][1] + 1:
+            # A client that reads slowly is told of the same symbols again and again.
+            first, end = declared.pop()
+            declared.append((first, max(end, lost.to_seq)))
+        else:
+            declared.append((lost.from_seq, lost.to_seq))
+
+    def _holes(self, key: Key, last: int, seq: int) -> list[tuple[int, int]]:
+        """What is neither declared nor there between two numbers that came; forgets what was declared up to there."""
+        holes = []
+        declared = sorted(self._declared.pop(key))
+        reach = last
+        for first, end in declared:
+            if first >= seq:
+                break
+            if first > reach + 1:
+                holes.append((reach + 1, first - 1))
+            reach = max(reach, end)
+        if reach + 1 < seq:
+            holes.append((reach + 1, seq - 1))
+        if left := [part for part in declared if part[1] > seq]:
+            self._declared[key] = left
+        return holes

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from fastws.client import messages, wire
 from fastws.client.backoff import Reconnection
 from fastws.client.held import UNSAID, Held, Target, Wish, parts, subscribe_request
-from fastws.client.messages import Gap, Message, OrderbookUpdate, PriceUpdate, Rejected, Restored, Withdrawn
+from fastws.client.messages import Message, OrderbookUpdate, PriceUpdate, Rejected, Restored, Withdrawn
 from fastws.client.numbers import Numbers
 from fastws.errors import ErrorCode
 from fastws.messages import (
@@ -370,10 +370,11 @@ class Session:
             if not verdict:
                 self.n_repeated += verdict is False
                 return
-            if isinstance(verdict, Gap):
-                found.append(verdict)
+            if isinstance(verdict, list):
+                found += verdict
         elif isinstance(item, messages.Overflow):
-            found += [gap for lost in item.items if (gap := self._numbers.declare(lost)) is not None]
+            for lost in item.items:
+                self._numbers.declare(lost)
         if isinstance(item, messages.Update):
             self.cursor = max(self.cursor, item.sequence)
         found.append(item)  # type: ignore[arg-type]  # of the types of Message
