@@ -21,6 +21,10 @@ async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                # One error is raised. Another one of the same moment has the same cause, and asyncio would log it.
+                task.exception()
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -99,5 +99,6 @@ is expected of an origin, `carrier` brings it to the market, `interest` which sh
 for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
 `session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of others and
 `session_claims` brings them here, `sharing` what is known of users and of what is looked at everywhere and `tables`
-how that is kept the same, `delays` when Redis is tried again, `counts` what has passed, `relay` all of it together.
+how that is kept the same, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has
+passed, `relay` all of it together.
 """

@@ -118,6 +118,7 @@ class FeedKeeper:
         self._task = asyncio.create_task(
             self.keep(run, has_given_up=has_given_up), name=f"keeper of feed {self.feed}"
         )
+        self._task.add_done_callback(self._on_end)
 
     async def stop(self) -> None:
         """End the task of `start`, and with it the feed; raises what that died of, if it did."""
@@ -129,6 +130,11 @@ class FeedKeeper:
         finally:
             if task.done():
                 self._task = None
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        # Whoever stops it is raised its error, which may be hours later.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the feed has failed here and is left to the others", feed=self.feed, exc_info=error)
 
     def tell(self) -> None:
         """The state of the feed may have changed here; it is looked at now and then in any case."""

@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -17,7 +18,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from fastws.errors import FastwsError
+from fastws.feeds.together import run_together
 from fastws.relay.address import RedisAddress
+from fastws.relay.lasting import Lasting
 
 SILENCE_SECONDS: Final = 3.0
 """After how long without a message, where at least one's own come every second, the connection is given up."""
@@ -114,26 +117,24 @@ class Link:
         self._empty.set()
         self._wanted: dict[str, None] = {}
         self._listening: set[str] = set()
-        self._hearing: AbstractConnection | None = None
         self._changes = asyncio.Event()
         self._is_cluster = False
         self._moved_to: tuple[str, int] | None = None
         self._is_open = [False, False]
         self._can_hear = asyncio.Event()
         self._told = ""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = [
+            Lasting("the connection to Redis that listens", partial(self._keep, 0, self._hear)),
+            Lasting("the connection to Redis that sends", partial(self._keep, 1, self._send)),
+        ]
 
     @property
     def is_up(self) -> bool:
         return all(self._is_open)
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._keep(0, self._hear)),
-            loop.create_task(self._keep(1, self._send)),
-            loop.create_task(self._subscribe()),
-        ]
+        for task in self._tasks:
+            task.start()
 
     async def stop(self, seconds: float) -> None:
         """Bring away what waits, within `seconds` and if Redis is there; then disconnect."""
@@ -144,9 +145,7 @@ class Link:
             except TimeoutError:
                 pass  # the others see the gap, and that this instance is gone
         for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+            await task.stop()
 
     def send(self, channel: str, data: bytes) -> None:
         self._queue.append((channel, data))
@@ -193,6 +192,7 @@ class Link:
                 _log.debug("a connection to Redis ended in an unexpected way", exc_info=True)
                 self._note_lost(which, error)
             finally:
+                self._is_open[which] = False
                 if connection is not None:
                     await _disconnect(connection)
             # Where nothing answers, an attempt takes its time itself, and what heals meanwhile is not seen by it.
@@ -263,7 +263,11 @@ class Link:
                 await client.aclose()
 
     async def _watch_master(self, connection: AbstractConnection) -> None:
-        """End when the sentinels name another server, which the old one may not notice for long."""
+        """End when the sentinels name another server, which the old one may not notice for long.
+
+        Raises:
+            RelayLostError: they do.
+        """
         known = (connection.host, connection.port)  # type: ignore[attr-defined]
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
@@ -272,7 +276,7 @@ class Link:
             except (RedisError, OSError, TimeoutError):
                 continue  # the server itself may be well
             if found != (str(known[0]), int(known[1])):
-                return
+                raise RelayLostError("the sentinels name another master")
 
     # Sending.
 
@@ -327,36 +331,34 @@ class Link:
     # Hearing.
 
     async def _hear(self, connection: AbstractConnection) -> None:
-        self._hearing = connection
-        self._changes.set()
-        watch = asyncio.ensure_future(self._watch_master(connection)) if self._address.sentinels else None
-        turn_ends = time.monotonic() + _SLICE_SECONDS
+        uses = [self._read(connection), self._subscribe(connection)]
+        if self._address.sentinels:
+            uses.append(self._watch_master(connection))
         try:
-            while True:
-                reply = await connection.read_response(timeout=SILENCE_SECONDS)
-                if reply is None:
-                    raise RelayLostError(f"nothing was heard for {SILENCE_SECONDS:g} s")
-                if watch is not None and watch.done():
-                    raise RelayLostError("the sentinels name another master")
-                kind = reply[0]
-                if kind in (b"message", b"smessage"):
-                    if reply[2]:
-                        self._on_message(reply[2])
-                elif kind in (b"subscribe", b"ssubscribe"):
-                    self._note_listening(reply[1].decode())
-                if time.monotonic() >= turn_ends:
-                    await asyncio.sleep(0)
-                    turn_ends = time.monotonic() + _SLICE_SECONDS
+            await run_together(*uses)
         except ResponseError as error:
             self._follow(error)
             raise
         finally:
-            self._hearing = None
             self._can_hear.clear()
             self._filled.set()
             self._listening.clear()
-            if watch is not None:
-                watch.cancel()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        turn_ends = time.monotonic() + _SLICE_SECONDS
+        while True:
+            reply = await connection.read_response(timeout=SILENCE_SECONDS)
+            if reply is None:
+                raise RelayLostError(f"nothing was heard for {SILENCE_SECONDS:g} s")
+            kind = reply[0]
+            if kind in (b"message", b"smessage"):
+                if reply[2]:
+                    self._on_message(reply[2])
+            elif kind in (b"subscribe", b"ssubscribe"):
+                self._note_listening(reply[1].decode())
+            if time.monotonic() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + _SLICE_SECONDS
 
     def _note_listening(self, channel: str) -> None:
         if channel in self._wanted:
@@ -366,30 +368,20 @@ class Link:
                 self._note_open(0)
             self._on_listening(channel)
 
-    async def _subscribe(self) -> None:
-        """Tell Redis what is listened to, whenever that has changed."""
+    async def _subscribe(self, connection: AbstractConnection) -> None:
+        """Tell Redis what is listened to, now and whenever that has changed."""
+        prefix = "S" if self._is_cluster else ""
         told: set[str] = set()
-        told_to: AbstractConnection | None = None
         while True:
-            await self._changes.wait()
             self._changes.clear()
-            connection = self._hearing
-            if connection is None:
-                continue
-            if connection is not told_to:
-                told, told_to = set(), connection
-            prefix = "S" if self._is_cluster else ""
             wanted = set(self._wanted)
-            try:
-                # In the order in which they were asked for: the first ones are those that instances talk by.
-                if added := [channel for channel in self._wanted if channel not in told]:
-                    await connection.send_command(f"{prefix}SUBSCRIBE", *added)
-                # One that has ended meanwhile would be opened again, for nobody.
-                if (gone := told - wanted) and connection is self._hearing:
-                    await connection.send_command(f"{prefix}UNSUBSCRIBE", *gone)
-                told = wanted
-            except (RedisError, OSError, TimeoutError):
-                continue  # whoever reads from it finds out, and connects again
+            # In the order in which they were asked for: the first ones are those that instances talk by.
+            if added := [channel for channel in self._wanted if channel not in told]:
+                await connection.send_command(f"{prefix}SUBSCRIBE", *added)
+            if gone := told - wanted:
+                await connection.send_command(f"{prefix}UNSUBSCRIBE", *gone)
+            told = wanted
+            await self._changes.wait()
 
 
 def reason_of(error: BaseException) -> str:
@@ -431,5 +423,6 @@ async def _is_cluster(connection: AbstractConnection) -> bool:
 async def _disconnect(connection: AbstractConnection) -> None:
     try:
         await connection.disconnect(nowait=True)
-    except (RedisError, OSError, TimeoutError):
-        return  # it was lost already
+    except Exception:
+        # It was lost already, in one of many ways; whoever uses it has been told how.
+        _log.debug("a connection to Redis was not closed in order", exc_info=True)

@@ -39,6 +39,7 @@ from fastws.relay.control import (
 from fastws.relay.counts import RelayCounts
 from fastws.relay.delays import Delays
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
+from fastws.relay.lasting import Lasting
 from fastws.relay.links import AnyLink, Link
 from fastws.relay.meetings import Meetings
 from fastws.relay.peer_sessions import PeerSessions
@@ -100,7 +101,7 @@ class Relay:
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
+        self._task = Lasting("the looks at what is due", self._run)
         self._channels = Channels(prefix, address.database, n_shards)
         self._interest = ShardInterest(n_shards, clock)
         self.listen_on(linger)
@@ -211,14 +212,12 @@ class Relay:
             self.link.listen([self._channels.sessions])
         self._awaiting.refresh()
         self.link.start()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.start()
 
     async def stop(self) -> None:
         """Hand on what is left, say good-bye, and disconnect."""
         self.sending.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await self._task.stop()
         self.receiving.stop()
         if self.meetings.sessions is not None:
             self.meetings.sessions.stop()

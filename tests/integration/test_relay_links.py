@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Connection
 
 from fastws.relay import links
 from fastws.relay.address import parse_address
@@ -120,6 +121,31 @@ async def test_a_redis_that_stands_still_is_given_up(
         redis.thaw()
         await made.until("self.link.is_up")
         assert "nothing was heard" in str(made.changes[1])
+
+
+async def test_a_connection_that_ends_while_it_is_told_what_to_listen_to(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What redis-py raises then is none of its own errors."""
+    write = Connection._send_packed_command
+    ended: list[bool] = []
+
+    async def end_before(self: Connection, command: Iterable[bytes]) -> None:
+        command = list(command)
+        if not ended and b"SUBSCRIBE" in b"".join(command):
+            ended.append(True)
+            await self.disconnect(nowait=True)
+        await write(self, command)
+
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_listening('{a}:1')")
+        monkeypatch.setattr(Connection, "_send_packed_command", end_before)
+        made.link.listen(["{a}:2"])
+        await made.until("self.link.is_listening('{a}:1') and self.link.is_listening('{a}:2')")
+        assert ended
+        made.link.send("{a}:2", b"there")
+        await made.until("self.messages")
+        assert [change is None for change in made.changes] == [True, False, True]
 
 
 async def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
