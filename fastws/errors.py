@@ -32,6 +32,10 @@ class FeedError(FastwsError):
     """An upstream feed failed or delivered what cannot be used; its supervisor restarts it."""
 
 
+class FeedAwayError(FastwsError):
+    """A feed runs elsewhere, and who runs it cannot be asked or has not answered; the text says which."""
+
+
 class TableError(FastwsError):
     """A file with a table cannot be read; the text names the file and the line."""
 

@@ -162,6 +162,27 @@ class RulesChanged(msgspec.Struct, frozen=True, tag="rules"):
     ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(max_length=10_000)]
 
 
+_Code = Annotated[str, Meta(min_length=1, max_length=64)]
+_MAX_CODES: Final = 100
+
+
+class ForceRequest(msgspec.Struct, frozen=True, tag="force"):
+    """A user wants prices polled at once; it is sent to the instance that runs the feed. `id` comes back."""
+
+    origin: Origin
+    id: Annotated[int, Meta(ge=1, le=2**62)]
+    codes: Annotated[list[_Code], Meta(min_length=1, max_length=_MAX_CODES)]
+
+
+class ForceAnswer(msgspec.Struct, frozen=True, tag="forced"):
+    """Whose price is current now, and why others are not, by code."""
+
+    origin: Origin
+    id: Annotated[int, Meta(ge=1, le=2**62)]
+    updated: Annotated[list[_Code], Meta(max_length=_MAX_CODES)]
+    failed: Annotated[dict[_Code, Annotated[str, Meta(max_length=1000)]], Meta(max_length=_MAX_CODES)]
+
+
 SessionMessage: TypeAlias = SessionChanges | SessionsRequest | SessionsPart | SessionClaim | SessionAnswer
 Message: TypeAlias = (
     Announcement
@@ -174,6 +195,8 @@ Message: TypeAlias = (
     | TablesRequest
     | Eviction
     | RulesChanged
+    | ForceRequest
+    | ForceAnswer
     | SessionMessage
 )
 

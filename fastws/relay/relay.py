@@ -25,6 +25,8 @@ from fastws.relay.control import (
     Announcement,
     ControlError,
     Eviction,
+    ForceAnswer,
+    ForceRequest,
     GapRequest,
     Kick,
     RulesChanged,
@@ -38,6 +40,7 @@ from fastws.relay.control import (
 )
 from fastws.relay.counts import RelayCounts
 from fastws.relay.delays import Delays
+from fastws.relay.forcing import Forcing
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.lasting import Lasting
 from fastws.relay.links import AnyLink, Link
@@ -140,6 +143,7 @@ class Relay:
             clock=clock,
         )
         self.sharing = Sharing(hub, self.link, self._channels, self.peers, origin=self.origin, clock=clock)
+        self.forcing = Forcing(self.link, self._channels, self.peers, origin=self.origin)
         self.meetings = Meetings(
             self.link,
             self._channels,
@@ -219,6 +223,7 @@ class Relay:
         self.sending.stop()
         await self._task.stop()
         self.receiving.stop()
+        await self.forcing.stop()
         if self.meetings.sessions is not None:
             self.meetings.sessions.stop()
         self.meetings.announce(leaving=True)
@@ -322,13 +327,15 @@ class Relay:
             return
         if isinstance(message, Announcement):
             self.meetings.hear(message)
-        elif isinstance(message, (ValuesRequest, GapRequest, TablesRequest)):
+        elif isinstance(message, (ValuesRequest, GapRequest, TablesRequest, ForceRequest)):
             if self.peers.get(message.origin) is None:
                 raise ControlError("something is asked for by an instance that has not said that it is there")
             if isinstance(message, ValuesRequest):
                 self.sending.hand_out(message)
             elif isinstance(message, GapRequest):
                 self.sending.repeat(message)
+            elif isinstance(message, ForceRequest):
+                self.forcing.hear_request(message)
             else:
                 self.sharing.hand_out(message)
         elif isinstance(message, Kick):
@@ -345,6 +352,8 @@ class Relay:
             self.sharing.on_eviction(message)
         elif isinstance(message, RulesChanged):
             self.on_rules(message)
+        elif isinstance(message, ForceAnswer):
+            self.forcing.hear_answer(message)
         else:
             self._take_session_message(message)
 

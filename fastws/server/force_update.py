@@ -10,7 +10,7 @@ from typing import Annotated, Final, Protocol
 import msgspec
 from aiohttp import web
 
-from fastws.errors import ErrorCode
+from fastws.errors import ErrorCode, FeedAwayError
 from fastws.server.callers import CallersView, identify
 from fastws.server.handshake import Refusal
 from fastws.server.http import Endpoint, HttpError, add_endpoints, json_response
@@ -37,7 +37,11 @@ class ForceView(CallersView, Protocol):
         """Least time between two updates of a user, in seconds; 0 is no limit."""
 
     async def force_update(self, codes: Sequence[str], /) -> tuple[list[str], dict[str, str]]:
-        """Poll symbols now; returns whose price is current, and by code why others are not."""
+        """Poll symbols now; returns whose price is current, and by code why others are not.
+
+        Raises:
+            FeedAwayError: the feed runs at another instance, which cannot be asked.
+        """
 
 
 class Cooldowns:
@@ -64,6 +68,10 @@ class Cooldowns:
             del self._asked_at[oldest]
         return 0.0
 
+    def forget(self, user: str) -> None:
+        """What the user has asked for was not done."""
+        self._asked_at.pop(user, None)
+
 
 def add_force_routes(
     app: web.Application, server: ForceView, *, clock: Callable[[], float] = time.monotonic
@@ -78,7 +86,13 @@ def add_force_routes(
         if seconds:
             raise _too_soon(math.ceil(seconds))
         allowed = [code for code in symbols if identity.allows("stock", code)]
-        updated, failed = await server.force_update(allowed)
+        try:
+            updated, failed = await server.force_update(allowed)
+        except FeedAwayError as error:
+            cooldowns.forget(identity.user_key)
+            raise HttpError(
+                Refusal(503, "SERVICE_UNAVAILABLE", f"{error}; try again", (("Retry-After", "1"),))
+            ) from None
         # Whether there is a symbol is no business of somebody whose token does not allow it.
         reasons = failed | {code: "the token does not allow it" for code in symbols if code not in allowed}
         return json_response(

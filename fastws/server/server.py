@@ -198,6 +198,7 @@ class Server:
             self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
             self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
+            self.relay.forcing.on_request = self._force_here
             self.relay.sharing.interest = self.own_interest
             self.relay.sharing.user = self.admission.presence.connections_of
             self.relay.sharing.on_eviction = self._on_eviction
@@ -472,9 +473,21 @@ class Server:
             feed.fix(instrument.code for instrument in instruments)
 
     async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Poll symbols now; see `PollFeed.force`. Without a poll feed none can be."""
+        """Poll symbols now, or have them polled by the instance that runs the feed; see `PollFeed.force`.
+
+        Without a poll feed none can be. Raises `FeedAwayError` where whoever runs it cannot be asked.
+        """
         if self.shared is not None and not self.shared.is_owner:
             return await self.shared.force_update(codes)
+        feed = None if self.supervisor is None else self.supervisor.feed
+        if self.relay is not None and self.settings.relay is not None:
+            if isinstance(feed, PollFeed) and self.keeper is not None and not self.keeper.is_owner:
+                return await self.relay.forcing.ask(feed.name, codes)
+            if feed is None and self.relay.forcing.owners(None):
+                return await self.relay.forcing.ask(None, codes)
+        return await self._force_here(codes)
+
+    async def _force_here(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         feed = None if self.supervisor is None else self.supervisor.feed
         if not isinstance(feed, PollFeed):
             return [], dict.fromkeys(codes, NO_SOURCE)

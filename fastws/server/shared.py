@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from fastws.errors import FeedAwayError
 from fastws.market.alert_store import Rule
 from fastws.server import api, together
 from fastws.server.http import json_response
@@ -44,7 +45,7 @@ _answers: Final = msgspec.msgpack.Decoder(_Answer)
 _rules: Final = msgspec.msgpack.Decoder(Rule)
 _ids: Final = msgspec.msgpack.Decoder(list[int] | None)
 _codes: Final = msgspec.msgpack.Decoder(list[str])
-_forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str]])
+_forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str], str])
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -168,12 +169,22 @@ class Shared:
         return _encode(_Answer(response.status, headers, cast(bytes, response.body)))
 
     async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Let the owner poll symbols now."""
+        """Let the owner poll symbols now, or have them polled.
+
+        Raises:
+            FeedAwayError: it is not there, or those that it has asked are not.
+        """
         try:
             answer = await self._siblings.ask(OWNER, "force_update", _encode(codes), seconds=_FORCE_SECONDS)
         except SiblingError:
-            return [], dict.fromkeys(codes, "the feed is being started anew; try again")
-        return _forced.decode(answer)
+            raise FeedAwayError("the feed is being started anew") from None
+        updated, failed, away = _forced.decode(answer)
+        if away:
+            raise FeedAwayError(away)
+        return updated, failed
 
     async def _answer_force_update(self, data: bytes) -> bytes:
-        return _encode(await self._server.force_update(_codes.decode(data)))
+        try:
+            return _encode((*await self._server.force_update(_codes.decode(data)), ""))
+        except FeedAwayError as error:
+            return _encode(([], {}, str(error)))

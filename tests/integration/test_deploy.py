@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastws.auth.tokens import sign
 from fastws.configuration import read
 from fastws.settings import Settings
 from tests.rawclient import RawClient, upgrade_head
@@ -242,6 +245,65 @@ def status_of(port: int, path: str) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def test_prices_are_polled_at_once_whoever_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "prices.csv").write_text("symbol,price\nAAPL,150.25\n")
+    secret = "a secret of at least thirty-two bytes"
+    user = {"Authorization": f"Bearer {sign({'sub': 'user-1'}, secret.encode(), 'HS256')}"}
+    path, body = "/api/realtime/force_price_update/", b'{"symbols":["AAPL","GOOGL"]}'
+    done = {"updated": ["AAPL"], "failed": [{"symbol": "GOOGL", "reason": "missing: not in the answer"}]}
+
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(tmp_path))
+
+        def start(rank: int) -> Server:
+            server = Server(
+                tmp_path,
+                *("--relay", redis.url, "--feed-standby", str(rank)),
+                feed=f"poll:csv:{tmp_path / 'prices.csv'}",
+                jwt_secret=secret,
+                force_update_interval=0.5,
+                trusted_proxies="127.0.0.1",
+            )
+            stack.callback(server.end)
+            return server
+
+        owner, standby = start(0), start(1)
+        until(lambda: standby.stats()["feed_roles"] == {"csv": "standby"}, "its part")
+
+        def ask(server: Server) -> tuple[int, Any]:
+            status, answer = server.get(path, "POST", body, user)
+            return status, json.loads(answer)
+
+        assert [ask(server) for server in (owner, standby)] == [(202, done)] * 2
+        # Asked too soon again at each of them.
+        assert ask(standby)[0] == 429
+
+        port = free_port()
+        process = subprocess.Popen(configure(tmp_path, [standby.port, free_port(), owner.port], port))
+        stack.callback(process.wait, 10)
+        stack.callback(process.terminate)
+        until(lambda: is_listening(port), "nginx")
+        redis.kill()
+        until(lambda: "the relay is away" in standby.log, "the end of Redis")
+        status, answer = until(lambda: (got := ask(standby))[0] != 429 and got, "its turn")
+        assert (status, answer["error"]["message"]) == (
+            503,
+            "the feed csv may run at another server, and the relay is away; try again",
+        )
+        # That was not counted as a request of the user's.
+        assert ask(standby)[0] == 503
+
+        def asked_by_nginx() -> tuple[int, Any]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("POST", path, body, user)
+            response = connection.getresponse()
+            found = response.status, json.loads(response.read())
+            connection.close()
+            return found
+
+        assert until(lambda: (got := asked_by_nginx())[0] != 429 and got, "the owner's answer") == (202, done)
 
 
 def test_clients_behind_nginx_are_spread_and_go_on_when_a_server_is_gone(
