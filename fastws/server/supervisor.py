@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import os
@@ -15,15 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import structlog
 
 from fastws import logs
-from fastws.errors import FastwsError, SettingsError
-from fastws.relay.delays import Delays
+from fastws.errors import FastwsError
+from fastws.logs import log_limited
 from fastws.relay.exchange import Exchange
 from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
 from fastws.server import advice, lifecycle
@@ -31,20 +29,22 @@ from fastws.server.acceptor import capacity
 from fastws.server.common_counts import CommonCounts
 from fastws.server.handed import is_any
 from fastws.server.notify import Notifier
-from fastws.server.places import TcpPlace, admin_place
-from fastws.server.reload import carry_over
+from fastws.server.parent_signals import ParentSignals, name_of
+from fastws.server.shared_ports import SharedPorts
+from fastws.server.slot import Slot, name_process
+from fastws.server.worker_reloads import WorkerReloads
 from fastws.server.workers import Crew, Failure, Outcome, Ready, Worker, encode, settings_of
 from fastws.settings import Settings
 
 STUCK_SECONDS: Final = 20.0
+"""A worker whose loop has not run for so long is killed."""
+
+START_SECONDS: Final = 120.0
+"""A worker that does not serve so long after its start is killed."""
 
 _BEAT_SECONDS: Final = 1.0
-# A worker that has lived so long has not died of how it starts.
-_LIVED_SECONDS: Final = 10.0
 # Behind the time that workers take for a stop at most; each of them keeps to it by itself.
 _RESERVE_SECONDS: Final = 2.0
-_RELOAD_SECONDS: Final = 60.0
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 _ready: Final = msgspec.msgpack.Decoder(Ready)
 _failure: Final = msgspec.msgpack.Decoder(Failure)
@@ -70,20 +70,6 @@ def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
     return Supervisor(settings, read_again).run()
 
 
-class _Slot:
-    """A worker's place. `pid` is None while nobody has it, and `restart_at` says when somebody gets it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.pid: int | None = None
-        self.delays = Delays()
-        self.started_at = 0.0
-        self.restart_at: float | None = None
-        self.n_restarts = 0
-        self.ready: Ready | None = None
-        self.failure: Failure | None = None
-
-
 class Supervisor:
     """The parent of the workers.
 
@@ -95,39 +81,43 @@ class Supervisor:
     4. A worker that finds its end of the exchange closed stops: none outlives the parent, whatever ended that.
     5. It holds the port as long as it lives, and never accepts.
     6. A worker whose loop has not run for `STUCK_SECONDS` is killed and started anew: it would keep its share of the
-       clients waiting for ever.
+       clients waiting for ever. So is one that does not serve `START_SECONDS` after its start.
+    7. Where the machine has no process or descriptor left for a worker that is to be started anew, that is tried again,
+       and the others go on.
     """
 
     def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
-        self._settings = settings
         self._read_again = read_again
         self._selector = selectors.DefaultSelector()
         self._counts = CommonCounts(settings.workers)
         self._exchange = Exchange(self._selector, on_frame=self._on_frame, on_lost=self._on_lost)
-        self._slots = [_Slot(number) for number in range(1, settings.workers + 1)]
+        self._slots = [Slot(number) for number in range(1, settings.workers + 1)]
         self._notifier = Notifier()
+        self._reloads = WorkerReloads(
+            settings,
+            read_again,
+            lambda number: self._exchange.tell(number, RELOAD),
+            self._notifier,
+            self._service_status,
+        )
         self._has_terminal = lifecycle.has_terminal()
-        self._signals: list[int] = []
-        self._wakeups: tuple[socket.socket, ...] = ()
-        self._reserved: list[socket.socket] = []
-        self._port = settings.port
-        self._admin_bind: str | None = None
+        self._signals = ParentSignals(self._selector)
+        self._ports = SharedPorts(settings)
         self._directory: str | None = None
         self._has_served = False
         self._failure: Failure | None = None
         self._status = 0
         self._stop_by: float | None = None
         self._beat_at = 0.0
-        # Of a reload: what is taken over once all workers have, who has not yet, and what was wrong.
-        self._next: Settings | None = None
-        self._reloading: set[int] = set()
-        self._outcomes: list[Outcome] = []
-        self._reload_by = 0.0
+
+    @property
+    def _settings(self) -> Settings:
+        return self._reloads.settings
 
     def run(self) -> int:
-        self._reserve()
         try:
-            self._catch_signals()
+            self._ports.take()
+            self._signals.catch()
             if self._settings.database is None:
                 # All of them need the same, and none outlives this process.
                 self._directory = tempfile.mkdtemp(prefix="fastws-")
@@ -141,7 +131,7 @@ class Supervisor:
         finally:
             self._end()
         if self._failure is not None:
-            _raise(self._failure)
+            raise self._failure.error()
         if not self._has_served and not self._status:
             _log.info("stopped before the start was done")
         else:
@@ -151,8 +141,7 @@ class Supervisor:
     def _end(self) -> None:
         # Somebody may be left where this ends by a fault of its own.
         for slot in self._slots:
-            if slot.pid is not None:
-                _kill(slot.pid, signal.SIGKILL)
+            slot.kill(signal.SIGKILL)
         self._exchange.close()
         self._close()
         if self._directory is not None:
@@ -160,29 +149,13 @@ class Supervisor:
 
     def _close(self) -> None:
         self._selector.close()
-        for sock in (*self._reserved, *self._wakeups):
-            sock.close()
-
-    def _reserve(self) -> None:
-        """Take the port, so that its number is known and nobody else gets it while workers come and go."""
-        place = TcpPlace(self._settings.host, self._settings.port, is_shared=True)
-        self._reserved = asyncio.run(place.reserve())
-        self._port = self._reserved[0].getsockname()[1]
-        if (admin := admin_place(self._settings)) is not None:
-            try:
-                reserved = asyncio.run(admin.reserve())
-            except BaseException:
-                self._close()
-                raise
-            self._reserved += reserved
-            host, _, _ = str(self._settings.admin_bind).rpartition(":")
-            self._admin_bind = f"{host}:{reserved[0].getsockname()[1]}"
+        self._signals.close()
+        self._ports.close()
 
     def _turn(self) -> None:
         for key, events in self._selector.select(self._time_to_next()):
             key.data(events)
-        signals, self._signals = self._signals, []
-        for number in signals:
+        for number in self._signals.take():
             self._on_signal(number)
         self._reap()
         now = time.monotonic()
@@ -191,63 +164,84 @@ class Supervisor:
             self._look_for_stuck()
         for slot in self._slots:
             if slot.restart_at is not None and now >= slot.restart_at:
-                slot.n_restarts += 1
                 self._start(slot)
-        if self._reloading and now >= self._reload_by:
-            self._end_reload("not all workers have done it in time")
+                slot.n_restarts += slot.pid is not None
+        self._reloads.look_at_clock()
+        if self._reloads.take_wish():
+            self._reload()
         if self._stop_by is not None and now >= self._stop_by:
             _log.error("workers took longer than shutdown_timeout, and are ended")
             self._kill_all(lifecycle.FAILED)
 
     def _time_to_next(self) -> float:
         times = [self._beat_at, *(slot.restart_at for slot in self._slots if slot.restart_at is not None)]
-        if self._stop_by is not None:
-            times.append(self._stop_by)
+        times += [at for at in (self._stop_by, self._reloads.ends_by) if at is not None]
         return max(0.0, min(times) - time.monotonic())
 
     # Workers.
 
-    def _start(self, slot: _Slot) -> None:
-        slot.restart_at = slot.ready = slot.failure = None
-        slot.started_at = time.monotonic()
+    def _start(self, slot: Slot) -> None:
+        try:
+            self._fork(slot)
+        except OSError as error:
+            if not self._has_served:
+                raise FastwsError(f"a worker cannot be started: {error.strerror}") from None
+            delay = slot.restart_later()
+            log_limited(
+                _log,
+                f"no worker {slot.number}",
+                "a worker cannot be started and is tried again",
+                level="error",
+                worker=slot.number,
+                error=error.strerror,
+                in_s=round(delay, 2),
+            )
+            return
+        self._reloads.note_started(slot.number)
+
+    def _fork(self, slot: Slot) -> None:
+        """Start a worker. Raises OSError where the machine lacks what it takes; nothing is left of it then."""
+        slot.begin()
         sys.stdout.flush()
         sys.stderr.flush()
         sock = self._exchange.connect(slot.number)
-        # Until the fork has handlers of its own, what comes for it must not be taken for ours.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            status = lifecycle.FAILED
+        with self._signals.held_back() as mask:
             try:
-                status = self._work(slot.number, sock, blocked)
-            except BaseException:
-                # Whatever it is, a fork never goes on with what its parent does.
-                _log.exception("a worker has failed")
-            finally:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                os._exit(status)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                pid = os.fork()
+            except OSError:
+                sock.close()
+                self._exchange.disconnect(slot.number)
+                raise
+            if pid == 0:
+                self._be_worker(slot.number, sock, mask)
         sock.close()
         slot.pid = pid
 
+    def _be_worker(self, number: int, sock: socket.socket, mask: set[signal.Signals] | set[int]) -> NoReturn:
+        status = lifecycle.FAILED
+        try:
+            status = self._work(number, sock, mask)
+        except BaseException:
+            # Whatever it is, a fork never goes on with what its parent does.
+            _log.exception("a worker has failed")
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
     def _work(self, number: int, sock: socket.socket, mask: set[signal.Signals] | set[int]) -> int:
         """Be a worker. In the fork."""
-        signal.set_wakeup_fd(-1)
-        for each in _SIGNALS:
-            is_ours = each in (signal.SIGTERM, signal.SIGCHLD)
-            signal.signal(each, signal.SIG_DFL if is_ours else signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._signals.leave(mask)
         self._exchange.abandon()
         self._close()
         logs.label(worker=number)
-        _name_process(f"fastws:{number}")
+        name_process(f"fastws:{number}")
         adapt = partial(
             settings_of,
             number=number,
-            port=self._port,
-            admin_bind=self._admin_bind,
+            port=self._ports.port,
+            admin_bind=self._ports.admin_bind,
             database=self._private_database(),
         )
         worker = Worker(
@@ -270,16 +264,16 @@ class Supervisor:
             if pid:
                 self._on_ended(slot, os.waitstatus_to_exitcode(status))
 
-    def _on_ended(self, slot: _Slot, code: int) -> None:
+    def _on_ended(self, slot: Slot, code: int) -> None:
         pid, slot.pid = slot.pid, None
         # What it has said last may tell why.
         self._exchange.finish(slot.number)
         self._counts.clear(slot.number)
-        lived = time.monotonic() - slot.started_at
+        lived = slot.age
         status = code if code >= 0 else lifecycle.ENDED_BY_SIGNAL - code
-        how = {"status": code} if code >= 0 else {"signal": _name_of(-code)}
+        how = {"status": code} if code >= 0 else {"signal": name_of(-code)}
         has_served, slot.ready = slot.ready is not None, None
-        self._note_reloaded(slot.number, None)
+        self._reloads.note_ended(slot.number)
         self._tell_crew()
         if self._stop_by is not None:
             self._status = self._status or status
@@ -292,10 +286,7 @@ class Supervisor:
                 _log.error("a worker has ended before it could serve", worker=slot.number, pid=pid, **how)
             self._stop()
             return
-        if lived >= _LIVED_SECONDS:
-            slot.delays.reset()
-        delay = slot.delays.next_delay()
-        slot.restart_at = time.monotonic() + delay
+        delay = slot.restart_later()
         tell = _log.info if code == 0 and has_served else _log.error
         why = {} if slot.failure is None else {"error": slot.failure.text}
         tell(
@@ -320,10 +311,21 @@ class Supervisor:
 
     def _look_for_stuck(self) -> None:
         for slot in self._slots:
+            if slot.pid is None or slot.is_killed:
+                continue
             silence = self._exchange.silence(slot.number)
-            if slot.ready is not None and slot.pid is not None and silence > STUCK_SECONDS:
+            if slot.ready is None:
+                if slot.age <= START_SECONDS or self._stop_by is not None:
+                    continue
+                _log.error(
+                    "a worker does not serve so long after its start and is killed", worker=slot.number
+                )
+            elif silence > STUCK_SECONDS:
                 _log.error("a worker is stuck and is killed", worker=slot.number, silent_s=round(silence, 1))
-                _kill(slot.pid, signal.SIGKILL)
+            else:
+                continue
+            slot.is_killed = True
+            slot.kill(signal.SIGKILL)
 
     def _on_frame(self, number: int, frame: Frame) -> None:
         slot = self._slots[number - 1]
@@ -338,12 +340,11 @@ class Supervisor:
         elif frame.kind == FAILED:
             slot.failure = _failure.decode(frame.data)
         elif frame.kind == RELOADED:
-            self._note_reloaded(number, _outcome.decode(frame.data))
+            self._reloads.note_done(number, _outcome.decode(frame.data))
 
     def _on_lost(self, number: int) -> None:
         """Let a worker end that does not listen any more; one that has ended is reaped."""
-        if (pid := self._slots[number - 1].pid) is not None:
-            _kill(pid, signal.SIGTERM)
+        self._slots[number - 1].kill(signal.SIGTERM)
 
     def _on_started(self) -> None:
         n = len(self._slots)
@@ -361,19 +362,6 @@ class Supervisor:
 
     # Signals.
 
-    def _catch_signals(self) -> None:
-        read, write = self._wakeups = socket.socketpair()
-        read.setblocking(False)
-        write.setblocking(False)
-        self._selector.register(read, selectors.EVENT_READ, lambda events: self._take_signals(read))
-        for number in _SIGNALS:
-            signal.signal(number, lambda number, frame: None)
-        signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-
-    def _take_signals(self, read: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._signals += read.recv(4096)
-
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
             if self._has_terminal and not lifecycle.has_terminal():
@@ -385,7 +373,7 @@ class Supervisor:
             if self._stop_by is None:
                 self._stop()
             else:
-                _log.warning("ended at once by a second signal", signal=_name_of(number))
+                _log.warning("ended at once by a second signal", signal=name_of(number))
                 self._kill_all(lifecycle.ENDED_BY_SIGNAL + number)
 
     def _stop(self) -> None:
@@ -406,75 +394,8 @@ class Supervisor:
         self._stop_by = time.monotonic() + _RESERVE_SECONDS
         for slot in self._slots:
             slot.restart_at = None
-            if slot.pid is not None:
-                _kill(slot.pid, signal.SIGKILL)
-
-    # Reloads.
+            slot.kill(signal.SIGKILL)
 
     def _reload(self) -> None:
-        if self._stop_by is not None:
-            return
-        self._notifier.reloading()
-        try:
-            settings, _ = carry_over(self._settings, self._read_again())
-        except SettingsError as error:
-            _log.error("the settings cannot be reloaded, and all stay as they were", error=str(error))
-            self._notifier.ready(f"the last reload failed: {logs.redact_text(str(error))}")
-            return
-        self._next = settings
-        self._outcomes = []
-        self._reloading = {slot.number for slot in self._slots if slot.ready is not None}
-        self._reload_by = time.monotonic() + _RELOAD_SECONDS
-        self._exchange.tell_all(RELOAD)
-        self._look_at_reload()
-
-    def _note_reloaded(self, number: int, outcome: Outcome | None) -> None:
-        """Hear that a worker has reloaded, or that it has ended (None)."""
-        if number in self._reloading:
-            self._reloading.remove(number)
-            if outcome is not None:
-                self._outcomes.append(outcome)
-            self._look_at_reload()
-
-    def _look_at_reload(self) -> None:
-        if not self._reloading:
-            errors = [outcome.error for outcome in self._outcomes if outcome.error is not None]
-            self._end_reload(errors[0] if errors else None)
-
-    def _end_reload(self, error: str | None) -> None:
-        self._reloading.clear()
-        settings, self._next = self._next, None
-        if settings is None:
-            return
-        if error is not None:
-            # Whoever is started anew begins with what the others have.
-            self._notifier.ready(f"the last reload failed: {logs.redact_text(error)}")
-            return
-        if (settings.log_level, settings.log_format) != (self._settings.log_level, self._settings.log_format):
-            logs.configure(settings.log_level, settings.log_format)
-        self._settings = settings
-        self._notifier.ready(self._service_status())
-
-
-def _raise(failure: Failure) -> None:
-    if failure.setting is not None:
-        raise SettingsError(failure.text, setting=failure.setting, source=failure.source)
-    raise FastwsError(failure.text)
-
-
-def _kill(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended, and is about to be reaped
-        os.kill(pid, number)
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # one of those for real-time programs
-        return str(number)
-
-
-def _name_process(name: str) -> None:
-    """Let ps -o comm and top tell the workers apart."""
-    with contextlib.suppress(OSError):  # where /proc is not there, they look alike
-        Path("/proc/self/comm").write_text(name)
+        if self._stop_by is None:
+            self._reloads.begin(slot.number for slot in self._slots if slot.pid is not None)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from fastws.errors import FastwsError, SettingsError
 from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
 from fastws.relay.worker_links import ExchangeEnd
 from fastws.server.common_counts import Elsewhere
@@ -45,6 +46,11 @@ class Failure(msgspec.Struct, frozen=True):
     text: str
     setting: str | None
     source: str
+
+    def error(self) -> FastwsError:
+        if self.setting is None:
+            return FastwsError(self.text)
+        return SettingsError(self.text, setting=self.setting, source=self.source)
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from websockets.exceptions import ConnectionClosed
 
 from fastws.auth.tokens import sign
+from tests import serving
 from tests.clients import Client, client, updates
 from tests.serving import Server, command, environment, run, until
 
@@ -370,6 +373,80 @@ def test_a_service_manager_is_told_by_the_parent_and_a_second_signal_ends_all(tm
         manager.setblocking(False)
         with pytest.raises(BlockingIOError):
             manager.recv(4096)
+
+
+def test_one_that_cannot_be_started_is_tried_again(start: Any) -> None:
+    server = start()
+    owner, other = workers_of(server)
+    parent = server.process.pid
+    before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+    # From now on it gets no descriptor, and so no pair of sockets for a worker.
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (3, before[1]))
+    owner.kill()
+    until(lambda: "a worker cannot be started and is tried again" in server.log, "the first attempt")
+    assert "Too many open files" in server.log
+    assert other.is_running()
+    assert server.get_json("/health")["workers"] == 1
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
+    until(lambda: "a worker serves again" in server.log, "another one", 30)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "Traceback" not in server.log
+
+
+_HANGS = """
+import asyncio, os, pathlib
+
+async def setup(hub):
+    while os.path.exists("hang"):
+        pathlib.Path("hanging").touch()
+        await asyncio.sleep(0.05)
+"""
+# The limit of a start is minutes in earnest.
+_IMPATIENT = """
+import sys
+from fastws.cli import main
+from fastws.server import supervisor
+
+supervisor.START_SECONDS = 3.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_one_that_is_started_during_a_reload_takes_part(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(_HANGS)
+    file = tmp_path / "fastws.toml"
+    file.write_text("rate_limit = 100\n")
+    server = start("--load", "hangs:setup", "--config", str(file))
+    (tmp_path / "hang").touch()
+    workers_of(server)[0].kill()
+    until((tmp_path / "hanging").exists, "one that was forked with the settings of before")
+    file.write_text("rate_limit = 50\n")
+    server.signal(signal.SIGHUP)
+    until(lambda: "rate_limit='100 messages/s -> 50 messages/s'" in server.log, "the other's reload")
+    (tmp_path / "hang").unlink()
+    until(lambda: "a worker serves again" in server.log, "the new one")
+    until(lambda: [server.stats()["rate_limit"] for _ in range(6)] == [50] * 6, "the same settings at all")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_one_that_does_not_come_to_serve_is_started_anew(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hangs.py").write_text(_HANGS)
+    (tmp_path / "impatient.py").write_text(_IMPATIENT)
+    monkeypatch.setattr(
+        serving, "command", lambda *rest: [sys.executable, "-W", "error", "impatient.py", *rest]
+    )
+    server = start("--load", "hangs:setup")
+    (tmp_path / "hang").touch()
+    workers_of(server)[0].kill()
+    until(lambda: "a worker does not serve so long after its start and is killed" in server.log, "the kill")
+    (tmp_path / "hang").unlink()
+    until(lambda: "a worker serves again" in server.log, "another one", 30)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 @pytest.mark.long
