@@ -14,12 +14,15 @@ from fastws._version import __version__
 
 if TYPE_CHECKING:
     from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate
+    from fastws.auth import AuthError, AuthRequest
     from fastws.errors import FastwsError, SettingsError
     from fastws.feeds.base import Feed, FeedOverError
     from fastws.server.embedding import Hub, Server
     from fastws.settings import Settings
 
 __all__ = [
+    "AuthError",
+    "AuthRequest",
     "BookUpdate",
     "FastwsError",
     "Feed",
@@ -37,6 +40,8 @@ __all__ = [
 
 # Imported when they are asked for: the client needs none of the server.
 _HOMES = {
+    "AuthError": "fastws.auth",
+    "AuthRequest": "fastws.auth",
     "BookUpdate": "fastws._market",
     "FastwsError": "fastws.errors",
     "Feed": "fastws.feeds.base",

@@ -2,7 +2,8 @@
 
 from fastws.auth.application import headers_for
 from fastws.auth.authenticator import Authenticator
+from fastws.auth.callback import AuthRequest, Callback
 from fastws.auth.identity import Identity
 from fastws.auth.tokens import AuthError, token_of
 
-__all__ = ["AuthError", "Authenticator", "Identity", "headers_for", "token_of"]
+__all__ = ["AuthError", "AuthRequest", "Authenticator", "Callback", "Identity", "headers_for", "token_of"]

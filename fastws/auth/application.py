@@ -139,14 +139,8 @@ class Application:
     def _current(self, identity: Identity | None) -> Identity | None:
         if identity is None:
             return None
-        now = self._clock()
-        if identity.ends_at is not None and now >= identity.ends_at:
-            raise AuthError("expired", "the session has expired")
         # From now on, and not from the answer on: it would have begun to end where it is kept for longer.
-        ends_at = now + self.session_ttl * (1 - _SPREAD * self._chance())
-        if identity.ends_at is not None and identity.ends_at <= ends_at:
-            return identity
-        return msgspec.structs.replace(identity, ends_at=ends_at)
+        return confirmed(identity, self._clock(), self.session_ttl, self._chance())
 
     async def _answer(self, headers: Mapping[str, str]) -> Identity | None:
         try:
@@ -166,13 +160,7 @@ class Application:
 
     def _read(self, body: bytes) -> Identity | None:
         try:
-            members = _members.decode(body)
-            if members.get("user_id", ...) is None:
-                return None
-            claims: dict[str, Any] = {name: members[name] for name in _MEMBERS if name in members}
-            if members.get("expires_at") is not None:
-                claims["exp"] = members["expires_at"]
-            return identity_of(claims, user_id_claim="user_id")
+            return identity_of_members(_members.decode(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self._unavailable("the answer is not a JSON object") from None
         except AuthError as error:
@@ -185,6 +173,34 @@ class Application:
         kind = f"auth_url {self._causes.get(problem, 'other')}"
         logs.log_limited(_log, kind, "auth_url does not tell who users are", url=self.url, error=problem)
         return AuthError("application")
+
+
+def identity_of_members(members: Mapping[str, Any]) -> Identity | None:
+    """Return who an answer with these members names; None: nobody, which is a `user_id` of None.
+
+    Raises:
+        AuthError: "claim": a member is missing, or not of its type.
+    """
+    if members.get("user_id", ...) is None:
+        return None
+    claims: dict[str, Any] = {name: members[name] for name in _MEMBERS if name in members}
+    if members.get("expires_at") is not None:
+        claims["exp"] = members["expires_at"]
+    return identity_of(claims, user_id_claim="user_id")
+
+
+def confirmed(identity: Identity, now: float, session_ttl: float, chance: float) -> Identity:
+    """Return an identity that ends at a moment, by `chance`, of the last quarter of `session_ttl`, if not before.
+
+    Raises:
+        AuthError: "expired": it has ended.
+    """
+    if identity.ends_at is not None and now >= identity.ends_at:
+        raise AuthError("expired", "the session has expired")
+    ends_at = now + session_ttl * (1 - _SPREAD * chance)
+    if identity.ends_at is not None and identity.ends_at <= ends_at:
+        return identity
+    return msgspec.structs.replace(identity, ends_at=ends_at)
 
 
 def headers_for(headers: Mapping[str, str], token: str | None) -> dict[str, str]:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 
 from fastws import logs
-from fastws.auth.application import Application, Ask
+from fastws.auth.application import Application, Ask, headers_for
+from fastws.auth.callback import AuthRequest, Callback, CallbackIdentities
+from fastws.auth.configured import configured_keys
 from fastws.auth.identity import Identity, identity_of, time_of
 from fastws.auth.jwks import Fetch, RemoteKeys, Timing
-from fastws.auth.keys import (
-    Key,
-    KeyMaterialError,
-    Keys,
-    has_signed,
-    is_symmetric,
-    read_key,
-    recommended_secret_size,
-)
+from fastws.auth.keys import Keys, has_signed
 from fastws.auth.revocations import Revocations
 from fastws.auth.tokens import AuthError, parse, parse_claims
 from fastws.settings import Settings
-from fastws.settings_catalog import is_plain_path
 
 # With these, keys that are fetched anew may make the difference.
 _MAY_BE_NEW_KEY: Final = frozenset({"unknown_key", "unavailable"})
@@ -46,11 +36,11 @@ class Authenticator:
     4. :meth:`verify` never waits. Only :meth:`authenticate` may, for published keys.
     5. `failures` counts the tokens that were not accepted, each once, by reason.
     6. Neither an error nor a log line has any part of a token in it.
-    7. The application at `auth_url` is asked about those who bring no token, and about tokens where there is no key
-       to verify any: a token that can be verified needs nobody's word.
+    7. The application at `auth_url`, or the `callback`, is asked about those who bring no token, and about tokens
+       where there is no key to verify any: a token that can be verified needs nobody's word.
 
     Used from the event loop's thread. `clock` returns seconds since the Unix epoch. `fetch` is needed where
-    `jwks_url` is set, and `ask` where `auth_url` is.
+    `jwks_url` is set, and `ask` where `auth_url` is. A `callback` is in the place of an `auth_url`.
 
     Raises:
         SettingsError: keys are unusable or contradict the algorithm.
@@ -62,18 +52,21 @@ class Authenticator:
         *,
         fetch: Fetch | None = None,
         ask: Ask | None = None,
+        callback: Callback | None = None,
         clock: Callable[[], float] = time.time,
         jwks_timing: Timing | None = None,
     ) -> None:
         self._fetch = fetch
         self._ask = ask
+        self._callback = callback
         self._clock = clock
         self._jwks_timing = jwks_timing
         self._revocations = Revocations()
         self._settings = settings
-        self._keys = _configured_keys(settings)
+        self._keys = configured_keys(settings, has_callback=callback is not None)
         self._remote = self._new_remote(settings)
         self._application = self._new_application(settings)
+        self._callers = self._new_callers(settings)
         self._merged: tuple[Keys, Keys] | None = None
         self.failures: dict[str, int] = {}
 
@@ -88,8 +81,18 @@ class Authenticator:
         return bool(self._keys) or self._remote is not None
 
     def asks(self, token: str | None) -> bool:
-        """Whether it is the application that says who brings this token, or none; see :meth:`identify`."""
-        return self._application is not None and (token is None or not self.has_keys)
+        """Whether somebody else is asked who brings this token, or none; see :meth:`identify`."""
+        has_other = self._application is not None or self._callers is not None
+        return has_other and (token is None or not self.has_keys)
+
+    def question(self, request: AuthRequest) -> AuthRequest | None:
+        """What of a request :meth:`identify` is to be given; None where nobody is asked, or there is nothing to ask."""
+        if not self.asks(request.token):
+            return None
+        if self._callers is not None:
+            return request
+        headers = headers_for(request.headers, request.token)
+        return AuthRequest(request.token, headers) if headers else None
 
     def start(self) -> None:
         """Begin to fetch published keys, where there is a `jwks_url`; a loop must be running."""
@@ -112,7 +115,8 @@ class Authenticator:
         Raises:
             SettingsError: they are unusable, and nothing has changed.
         """
-        keys = _configured_keys(settings)
+        keys = configured_keys(settings, has_callback=self._callback is not None)
+        self._callers = self._new_callers(settings)
         before, self._application = self._application, self._new_application(settings)
         old, new = self._remote, self._new_remote(settings)
         if old is not None and new is not None and (old.url, old.algorithm) == (new.url, new.algorithm):
@@ -184,24 +188,25 @@ class Authenticator:
                 raise AuthError(reason)
         return self._verify(token)
 
-    async def identify(self, token: str | None, headers: Mapping[str, str]) -> Identity | None:
-        """Return who sends a request with `token` and `headers` (see :func:`headers_for`); None: who says nothing.
+    async def identify(self, token: str | None, request: AuthRequest | None) -> Identity | None:
+        """Return who sends a request with `token`, of which :meth:`question` has made `request`; None: nobody says it.
 
         Waits as long as the application may take, or one fetch.
 
         Raises:
             AuthError: the token, or the user, is not accepted, or it cannot be found out; counted in `failures`.
         """
-        application = self._application
-        if application is not None and self.asks(token):
-            if not headers:
-                return None
-            try:
-                return await application.identify(headers)
-            except AuthError as error:
-                self._count(error)
-                raise
-        return None if token is None else await self.authenticate(token)
+        if not self.asks(token):
+            return None if token is None else await self.authenticate(token)
+        if request is None:
+            return None
+        try:
+            if self._callers is not None:
+                return await self._callers.identify(request)
+            return None if self._application is None else await self._application.identify(request.headers)
+        except AuthError as error:
+            self._count(error)
+            raise
 
     def check(self, identity: Identity) -> None:
         """Look again at an identity that was verified a while ago.
@@ -247,6 +252,16 @@ class Authenticator:
             self._ask,
             time_limit=settings.auth_url_timeout,
             cache_ttl=settings.auth_cache_ttl,
+            session_ttl=settings.auth_session_ttl,
+            clock=self._clock,
+        )
+
+    def _new_callers(self, settings: Settings) -> CallbackIdentities | None:
+        if self._callback is None:
+            return None
+        return CallbackIdentities(
+            self._callback,
+            time_limit=settings.auth_url_timeout,
             session_ttl=settings.auth_session_ttl,
             clock=self._clock,
         )
@@ -297,101 +312,3 @@ def _is_addressed(claims: dict[str, Any], audience: str | None) -> bool:
     if audience is None:
         return named is None or named == []
     return named == audience or (isinstance(named, list) and audience in named)
-
-
-def _configured_keys(settings: Settings) -> Keys:
-    """Read the keys in `settings`.
-
-    Raises:
-        SettingsError: one is unusable, or contradicts another setting.
-    """
-    _check_combination(settings)
-    algorithm = settings.jwt_algorithm
-    named = {
-        kid: (_read(settings, "jwt_keys", key, f"the key {kid!r}"),) for kid, key in settings.jwt_keys.items()
-    }
-    unnamed = tuple(
-        _read(settings, name, getattr(settings, name), "the key")
-        for name in ("jwt_secret", "jwt_previous_secret", "jwt_public_key")
-        if getattr(settings, name) is not None
-    )
-    _warn_of_http("jwks_url", settings.jwks_url, "without https, whoever is on the way can replace the keys")
-    _warn_of_http(
-        "auth_url", settings.auth_url, "without https, whoever is on the way can read the sessions of users"
-    )
-    if is_symmetric(algorithm):
-        for name in ("jwt_secret", "jwt_previous_secret"):
-            _warn_of_short(name, getattr(settings, name), algorithm)
-        for key in settings.jwt_keys.values():
-            _warn_of_short("jwt_keys", key, algorithm)
-    return Keys(named, unnamed)
-
-
-def _check_combination(settings: Settings) -> None:
-    algorithm = settings.jwt_algorithm
-    if is_symmetric(algorithm):
-        if settings.jwt_public_key is not None or settings.jwks_url is not None:
-            raise settings.error(
-                "jwt_public_key" if settings.jwt_public_key is not None else "jwks_url",
-                f"public keys are of no use to {algorithm}, which is what jwt_algorithm says",
-                "set jwt_algorithm to what the issuer signs with, such as RS256",
-            )
-        if settings.jwt_previous_secret is not None and settings.jwt_secret is None:
-            raise settings.error(
-                "jwt_previous_secret", "there is no jwt_secret that came after it", "set jwt_secret"
-            )
-        needed = "jwt_secret, jwt_keys or auth_url"
-    else:
-        for name in ("jwt_secret", "jwt_previous_secret"):
-            if getattr(settings, name) is not None:
-                raise settings.error(
-                    name,
-                    f"a secret is of no use to {algorithm}, which is what jwt_algorithm says",
-                    "set jwt_public_key, jwt_keys or jwks_url instead, or jwt_algorithm to HS256",
-                )
-        needed = "jwt_public_key, jwt_keys or jwks_url"
-    if settings.jwt_secret or settings.jwt_public_key or settings.jwt_keys or settings.jwks_url:
-        return
-    if not settings.allow_anonymous and settings.auth_url is None:
-        raise settings.error(
-            "allow_anonymous", "nobody could connect: there is no key to verify tokens with", f"set {needed}"
-        )
-    if not is_symmetric(algorithm):
-        raise settings.error("jwt_algorithm", f"{algorithm} needs a public key", f"set {needed}")
-
-
-def _read(settings: Settings, name: str, text: str, subject: str) -> Key:
-    if not is_symmetric(settings.jwt_algorithm) and "-----BEGIN" not in text:
-        try:
-            text = Path(text).read_text()
-        except (OSError, ValueError) as error:
-            # Anything else than a path may be a secret in the wrong place.
-            file = f"the file {text}, which" if is_plain_path(text) else "a file that"
-            reason = error.strerror if isinstance(error, OSError) else "it is not a text"
-            raise settings.error(
-                name, f"{subject} is in {file} cannot be read: {reason}", "give its path, or PEM text"
-            ) from None
-    try:
-        return read_key(text, settings.jwt_algorithm)
-    except KeyMaterialError as error:
-        raise settings.error(name, f"{subject} {error.problem}", error.fix) from None
-
-
-def _warn_of_short(name: str, secret: str | None, algorithm: str) -> None:
-    needed = recommended_secret_size(algorithm)
-    if secret is not None and len(secret.encode()) < needed:
-        # Whoever has one token can try all short secrets at home.
-        _log.warning("the secret is short and may be guessed", setting=name, bytes_recommended=needed)
-
-
-def _warn_of_http(name: str, address: str | None, danger: str) -> None:
-    url = urlsplit(address or "")
-    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-        _log.warning(danger, setting=name)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

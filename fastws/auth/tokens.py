@@ -60,6 +60,9 @@ class AuthError(FastwsError):
     """
 
     def __init__(self, reason: Reason, text: str = "") -> None:
+        if reason not in _TEXTS:
+            # It goes into close reasons and metrics, and a program that fastws runs in may raise this.
+            raise ValueError(f"reason: {reason!r} is none of {', '.join(_TEXTS)}")
         super().__init__(text or _TEXTS[reason])
         self.reason: Reason = reason
 

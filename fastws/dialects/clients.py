@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from fastws._core import Connection
-from fastws.auth import Identity
+from fastws.auth import AuthRequest, Identity
 from fastws.errors import ErrorCode
 from fastws.sessions import Session
 
@@ -17,11 +17,11 @@ from fastws.sessions import Session
 class Arrival(msgspec.Struct, frozen=True):
     """What a client brings with the handshake. `address` is for people; limits count by `address_key`.
 
-    `asked_with` are the headers that tell who it is where the application is asked; see `fastws.auth.headers_for`.
+    `asked_with` is what tells who it is where somebody is asked; see `Authenticator.question`.
     """
 
     token: str | None = None
-    asked_with: Mapping[str, str] = {}
+    asked_with: AuthRequest | None = None
     session_id: str | None = None
     last_sequence: int | None = None
     epoch: str | None = None

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from fastws._core import Hub, Topic
-from fastws.auth import Authenticator, AuthError, Identity, headers_for
+from fastws.auth import Authenticator, AuthError, AuthRequest, Identity, headers_for
 from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
 from fastws.dialects.permits import Permits
@@ -61,9 +61,9 @@ class Credentials:
         """
         arrival = client.arrival
         if self.authenticator.asks(arrival.token):
-            if arrival.asked_with:
-                token, headers = arrival.token, arrival.asked_with
-                self._begin(client, lambda: self.authenticator.identify(token, headers), done, failed)
+            if arrival.asked_with is not None:
+                token, request = arrival.token, arrival.asked_with
+                self._begin(client, lambda: self.authenticator.identify(token, request), done, failed)
             else:
                 done(None)
         elif arrival.token is None:
@@ -87,7 +87,8 @@ class Credentials:
             done(identity)
 
     async def _of_application(self, token: str) -> Identity:
-        identity = await self.authenticator.identify(token, headers_for({}, token))
+        request = AuthRequest(token, headers_for({}, token))
+        identity = await self.authenticator.identify(token, request)
         if identity is None:
             raise AuthError("refused")
         return identity

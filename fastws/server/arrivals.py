@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import parse_qsl
 
-from fastws.auth import Authenticator, headers_for, token_of
+from fastws.auth import Authenticator, AuthRequest, token_of
 from fastws.dialects.clients import Arrival
 from fastws.server.handshake import Request
 
@@ -17,12 +17,16 @@ _MAX_SEQUENCE_DIGITS: Final = 18
 def arrival_of(request: Request, authenticator: Authenticator, *, has_sessions: bool) -> Arrival:
     """What a client brings in its handshake; literals that pages send for want of a value count as absent.
 
-    The headers that the application is asked with are part of it where `authenticator` needs them.
+    What somebody else is asked with who it is is part of it where `authenticator` needs that.
     """
     query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
     token = token_of(request.headers, query)
     address, address_key = request.peer.address, request.peer.key
-    asked_with = headers_for(request.headers, token) if authenticator.asks(token) else {}
+    asked_with = (
+        authenticator.question(AuthRequest(token, request.headers, query, request.path, address))
+        if authenticator.asks(token)
+        else None
+    )
     if not has_sessions:
         return Arrival(token, asked_with, address=address, address_key=address_key)
     session_id = query.get("session_id")

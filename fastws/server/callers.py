@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from fastws.auth import Authenticator, AuthError, Identity, headers_for, token_of
+from fastws.auth import Authenticator, AuthError, AuthRequest, Identity, token_of
 from fastws.errors import ErrorCode
 from fastws.limits import Limits
 from fastws.server.handshake import Refusal, Request, check_origin
@@ -116,11 +116,19 @@ async def find_caller(request: web.Request, server: CallersView) -> Identity | N
     """
     token = token_of(request.headers, request.query, ())
     authenticator = server.authenticator
-    asked_with = headers_for(_headers_of(request), token) if authenticator.asks(token) else {}
-    if token is None and not asked_with:
+    peer = peer_of(request, server.peers)
+    asked_with = (
+        authenticator.question(
+            AuthRequest(token, _headers_of(request), dict(request.query), request.path, peer.address)
+        )
+        if authenticator.asks(token)
+        else None
+    )
+    if token is None and asked_with is None:
         return None
-    _check_page(request, server, asked_with)
-    key = peer_of(request, server.peers).key
+    if asked_with is not None:
+        _check_page(request, server, asked_with.headers, peer)
+    key = peer.key
     limits = server.limits
     if seconds := limits.token_wait(key, time.monotonic_ns()):
         raise HttpError(
@@ -146,7 +154,7 @@ async def find_caller(request: web.Request, server: CallersView) -> Identity | N
         raise HttpError(refusal, {"reason": error.reason}) from None
 
 
-def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[str, str]) -> None:
+def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[str, str], peer: Peer) -> None:
     """Refuse what another site's page does in the name of a user (CWE-352): browsers send cookies along by themselves.
 
     A token in the query proves nothing: any page can write one into its address, and the application, which is sent
@@ -156,7 +164,7 @@ def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[s
     Raises:
         HttpError: 403.
     """
-    if request.method in _READING or not asked_with:
+    if request.method in _READING:
         return
     scheme = request.headers.get("Authorization", "").partition(" ")[0].lower()
     if scheme not in _SENT_BY_BROWSERS if scheme else "cookie" not in asked_with:
@@ -169,16 +177,21 @@ def _check_page(request: web.Request, server: CallersView, asked_with: Mapping[s
         request.query_string,
         (1, 1),
         {name: request.headers[name] for name in names},
-        peer_of(request, server.peers),
+        peer,
     )
     if (refusal := check_origin(page, server.allowed_origins)) is not None:
         raise HttpError(refusal)
 
 
 def _headers_of(request: web.Request) -> dict[str, str]:
-    """What of a request tells users apart, each once; HTTP/2 proxies may have cut the cookies into several."""
-    found = {"cookie": "; ".join(request.headers.getall("Cookie", ()))}
-    return found | {"authorization": request.headers.get("Authorization", "")}
+    """The headers of a request, each once; HTTP/2 proxies may have cut the cookies into several."""
+    headers = request.headers
+    found = {name.lower(): ", ".join(headers.getall(name)) for name in headers}
+    if "cookie" in found:
+        found["cookie"] = "; ".join(headers.getall("Cookie"))
+    if "authorization" in found:
+        found["authorization"] = headers["Authorization"]
+    return found
 
 
 def peer_of(request: web.Request, peers: Peers) -> Peer:

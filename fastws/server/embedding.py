@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from fastws._market import Instrument
     from fastws._rings import BookRing
+    from fastws.auth import Callback
     from fastws.feeds.base import Feed
     from fastws.settings import Settings
 
@@ -201,28 +202,39 @@ class Server:
     """A server on the running loop, for ``async with``; it listens once that is entered, and drains when it is left.
 
     `settings` are by their names as in the configuration; the environment is not read, and a file only where `config`
-    names one. `feed` is a `fastws.Feed` in the place of the one that the setting `feed` names. Log lines go to
-    `logging`, under "fastws"; `log_level` and `log_format` say nothing.
+    names one. `feed` is a `fastws.Feed` in the place of the one that the setting `feed` names. `authenticator` says who
+    a client is, in the place of the setting `auth_url` and bounded by those that begin with `auth_`; see
+    `fastws.auth.Callback`. Log lines go to `logging`, under "fastws"; `log_level` and `log_format` say nothing.
 
     Raises:
         SettingsError: naming the setting and what to do; on entering also for a port that is taken.
     """
 
-    def __init__(self, *, config: str | None = None, feed: Feed | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: str | None = None,
+        feed: Feed | None = None,
+        authenticator: Callback | None = None,
+        **settings: Any,
+    ) -> None:
         unknown = settings.keys() - SETTINGS.keys()
         if unknown:
             name = min(unknown)
             raise SettingsError(f"{name}: there is no such setting", setting=name)
         logs.configure_embedded()
         self.settings: Settings = configuration.load(config, {}, settings)
+        if authenticator is not None:
+            _check_authenticator(self.settings)
         self._feed = feed
+        self._authenticator = authenticator
         self._inner: inner.Server | None = None
         self._hub: Hub | None = None
 
     async def __aenter__(self) -> Self:
         if self._inner is not None:
             raise RuntimeError("a Server is entered once; make another one")
-        self._inner = inner.Server(self.settings, feed=self._feed)
+        self._inner = inner.Server(self.settings, feed=self._feed, authenticator=self._authenticator)
         self._hub = Hub(self._inner)
         await self._inner.start()
         return self
@@ -265,6 +277,19 @@ class Server:
         if self._inner is None:
             raise RuntimeError("the server does not run yet: async with fastws.Server(…) as server")
         return self._inner.stats()
+
+
+def _check_authenticator(settings: Settings) -> None:
+    if settings.auth_url is not None:
+        raise settings.error(
+            "auth_url", "there is an authenticator, which says the same", "leave one of them out"
+        )
+    if "*" in settings.allowed_origins:
+        raise settings.error(
+            "allowed_origins",
+            "with * any page that a user opens could connect with the user's cookies, which the authenticator gets",
+            "name the origins of the pages that may",
+        )
 
 
 async def load(server: inner.Server) -> None:

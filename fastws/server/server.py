@@ -19,7 +19,7 @@ import structlog
 
 from fastws import deflate
 from fastws._core import Connection, Hub
-from fastws.auth import Authenticator
+from fastws.auth import Authenticator, Callback
 from fastws.dialects.admission import Admission
 from fastws.dialects.conversation import Conversation
 from fastws.dialects.holdings import Holdings
@@ -98,6 +98,7 @@ class Server:
         *,
         feed: Feed | None = None,
         handed: Handed | None = None,
+        authenticator: Callback | None = None,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -148,7 +149,9 @@ class Server:
             None if feed is None else FeedSupervisor(feed, self.market, tell=self._on_feed_status)
         )
         self._application = ApplicationClient()
-        self.authenticator = Authenticator(settings, fetch=fetch, ask=self._application.ask)
+        self.authenticator = Authenticator(
+            settings, fetch=fetch, ask=self._application.ask, callback=authenticator
+        )
         self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
         self.peers = Peers(settings.trusted_proxies)
         self.limits = Limits(
@@ -587,7 +590,7 @@ class Server:
 
     @property
     def is_session_based(self) -> bool:
-        return self.settings.auth_url is not None
+        return self.authenticator.asks(None)
 
     @property
     def admin_token(self) -> str | None:
