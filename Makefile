@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel try-wheel clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel try-wheel try-image clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -175,6 +175,10 @@ try-wheel: wheel ## install the wheel where nothing else is, and let it serve a 
 	$(PYTHON) -m venv build/try
 	build/try/bin/python -m pip install -q dist/*.whl
 	build/try/bin/python tests/installed/smoke.py
+
+# Linux, as root: each stage is a file system of its own in memory.
+try-image: ## the steps of deploy/Dockerfile without Docker; what they make is started, and asked whether it is healthy
+	$(PYTHON) deploy/replay.py
 
 clean: ## remove everything that was built
 	rm -rf $(VENV) build dist site *.egg-info tests/node_modules benchmarks/peers/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

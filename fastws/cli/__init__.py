@@ -25,6 +25,7 @@ COMMANDS: Final = (
         "show every setting, and find what would keep the server from starting",
         "fastws.cli.serve:fill_check_config",
     ),
+    Command("health", "ask a running server whether it is well", "fastws.cli.health:fill_health"),
     Command("top", "watch a running server in the terminal", "fastws.cli.top:fill_top"),
     Command(
         "feed",

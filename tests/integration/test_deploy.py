@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import re
 import socket
@@ -77,6 +78,43 @@ def test_the_servers_of_compose_can_use_their_settings() -> None:
     assert stop < 30
     # What containers share is named in one place.
     assert found[0].database == f"sqlite:///{services['fastws-1']['volumes'][1].split(':')[1]}/fastws.db"
+
+
+def dockerfile() -> Any:
+    """The module that replays it."""
+    spec = importlib.util.spec_from_file_location("replay", DEPLOY / "replay.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_image_is_made_of_what_the_package_is_made_of() -> None:
+    replay = dockerfile()
+    steps = replay.instructions((DEPLOY / "Dockerfile").read_text())
+    assert {name for name, _ in steps if not hasattr(replay.Replay, f"_{name.lower()}")} == set()
+    patterns = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = {source for name, rest in steps if name == "COPY" for source in rest.split()[:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    # What links in the package lead to, as well.
+    assert copied >= {project["readme"], "LICENSE", "pyproject.toml", "setup.py", "fastws", "clients"}
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert not replay.ignored(patterns, source)
+    assert replay.ignored(patterns, "fastws/_core.c")
+    assert replay.ignored(patterns, "fastws/_core.cpython-312-x86_64-linux-gnu.so")
+    assert replay.ignored(patterns, "fastws/server/__pycache__")
+    assert not replay.ignored(patterns, "fastws/_core.pyx")
+    assert not replay.ignored(patterns, "fastws/web/static/vendor/LICENSE")
+    said = dict(steps)
+    command = json.loads(said["ENTRYPOINT"]) + json.loads(said["CMD"])
+    assert command == ["fastws", "serve"]
+    assert json.loads(said["HEALTHCHECK"].partition(" CMD ")[2]) == ["fastws", "health"]
+    # Kubernetes takes none by its name for one that is not root.
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", said["USER"])
+    variables = dict(rest.split("=", 1) for name, rest in steps if name == "ENV")
+    assert settings_of(variables).host == "0.0.0.0"
 
 
 def test_redis_takes_its_command_line(tmp_path: Path) -> None:

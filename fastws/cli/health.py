@@ -1,0 +1,113 @@
+"""``fastws health``: whether the server of these settings answers, for health checks of containers and scripts."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import socket
+import ssl
+from typing import Final
+
+from fastws.cli.arguments import some_duration
+from fastws.cli.options import add_config, add_settings, fail, load_settings
+from fastws.cli.parsers import FAILED
+from fastws.errors import SettingsError
+from fastws.settings import Settings
+from fastws.settings_checks import serves_tcp
+
+HEALTH_FLAGS: Final = ("host", "port", "unix_socket", "certfile", "keyfile")
+HEALTH_EXAMPLES: Final = """\
+It asks where the settings let a server of this machine listen: the flags, variables
+and file are those of the server, whose certificate is not verified.
+
+The exit status is 0; 1 when the server does not answer, or not with 200 in time; 2
+when a flag or setting is wrong.
+
+examples:
+  fastws health --config fastws.toml
+      whether the process serves
+  fastws health --ready
+      whether clients may be sent to it: not while it stops
+"""
+
+# What a server listens on, which is no address to connect to.
+_ANY: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def fill_health(health: argparse.ArgumentParser) -> None:
+    health.epilog = HEALTH_EXAMPLES
+    add_config(health)
+    health.add_argument("--ready", action="store_true", help="ask /ready, and not /health")
+    health.add_argument(
+        "--timeout",
+        type=some_duration,
+        default=3.0,
+        metavar="SECONDS",
+        help="how long the answer may take (default: %(default)s)",
+    )
+    add_settings(health, HEALTH_FLAGS)
+    health.set_defaults(run=_health)
+
+
+def _health(options: argparse.Namespace) -> int:
+    connection, shown = _connection(load_settings(options), options.timeout)
+    path = "/ready" if options.ready else "/health"
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return fail(f"{shown}{path} does not answer: {error or type(error).__name__}", FAILED)
+    finally:
+        connection.close()
+    said = _status(body)
+    if answer.status != http.client.OK:
+        return fail(f"{shown}{path} answers {answer.status}: {said or answer.reason}", FAILED)
+    print(said)
+    return 0
+
+
+def _connection(settings: Settings, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+    """What asks the server of `settings`, and how its place is shown."""
+    if not serves_tcp(settings):
+        return _UnixConnection(str(settings.unix_socket), timeout), f"unix:{settings.unix_socket}:"
+    if settings.port == 0:
+        raise SettingsError(
+            "port: 0 lets the server choose one, which is not known here; name it with --port",
+            setting="port",
+            source=settings.sources.get("port", "default"),
+        )
+    host = _ANY.get(settings.host, settings.host)
+    place = f"{f'[{host}]' if ':' in host else host}:{settings.port}"
+    if settings.certfile is None:
+        return http.client.HTTPConnection(host, settings.port, timeout=timeout), f"http://{place}"
+    # Its certificate is for the name that others know it by; this is about whether it answers at all.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(
+        host, settings.port, timeout=timeout, context=context
+    ), f"https://{place}"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._seconds = timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(self._path)
+
+
+def _status(body: bytes) -> str:
+    """The member `status` of an answer; empty where it is none of fastws."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return ""
+    status = document.get("status") if isinstance(document, dict) else None
+    return status if isinstance(status, str) else ""
