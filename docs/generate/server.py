@@ -34,14 +34,14 @@ def endpoints() -> str:
             "WebSocket" if one["protocol"] == "websocket" else one["method"],
             words(one["about"]),
         ]
-        for one in _asked()[0]
+        for one in asked()[0]
     )
     return table(("path", "method", "what"), rows)
 
 
 def metrics() -> str:
     """Every figure of ``/metrics`` that is fastws's own."""
-    return table(("figure", "what"), map(_row, _asked()[1]))
+    return table(("figure", "what"), map(_row, asked()[1]))
 
 
 def _row(family: Metric) -> list[str]:
@@ -67,7 +67,8 @@ def _values(values: list[str]) -> str:
 
 
 @cache
-def _asked() -> tuple[list[dict[str, str]], list[Metric]]:
+def asked() -> tuple[list[dict[str, str]], list[Metric]]:
+    """The endpoints that a server lists, and the families of its figures, without those of a relay and of workers."""
     return asyncio.run(_ask())
 
 

@@ -204,6 +204,87 @@ def test_the_servers_of_systemd_can_use_their_settings() -> None:
     )
 
 
+def kubernetes() -> dict[tuple[str, str], dict[str, Any]]:
+    """What the manifest makes, by kind and name."""
+    text = (DEPLOY / "kubernetes" / "fastws.yaml").read_text()
+    return {
+        (each["kind"], each["metadata"]["name"]): each for each in require_module("yaml").safe_load_all(text)
+    }
+
+
+def test_the_parts_of_the_manifest_find_each_other() -> None:
+    made = kubernetes()
+    sets = {
+        name: each["spec"] for (kind, name), each in made.items() if kind in ("StatefulSet", "Deployment")
+    }
+    assert sets.keys() == {"fastws", "redis"}
+    labels, ports = {}, {}
+    for name, spec in sets.items():
+        (container,) = spec["template"]["spec"]["containers"]
+        labels[name] = spec["template"]["metadata"]["labels"]
+        ports[name] = {port["name"] for port in container["ports"]}
+        assert spec["selector"]["matchLabels"] == labels[name]
+        volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        assert spec["template"]["spec"]["securityContext"]["runAsNonRoot"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+    services = {name: each["spec"] for (kind, name), each in made.items() if kind == "Service"}
+    assert services.keys() == {"fastws", "fastws-pods", "redis"}
+    for name, spec in services.items():
+        (target,) = (each for each in sets if labels[each] == spec["selector"])
+        assert {port["targetPort"] for port in spec["ports"]} <= ports[target], name
+        # The administrator's port is nobody's but Prometheus's.
+        assert "admin" not in {port["targetPort"] for port in spec["ports"]}
+    assert sets["fastws"]["serviceName"] in services
+    (path,) = made["Ingress", "fastws"]["spec"]["rules"][0]["http"]["paths"]
+    target = path["backend"]["service"]
+    assert target["port"]["name"] in {port["name"] for port in services[target["name"]]["ports"]}
+    for kind in ("PodDisruptionBudget", "NetworkPolicy"):
+        spec = made[kind, "fastws"]["spec"]
+        assert (spec.get("selector") or spec["podSelector"])["matchLabels"] == labels["fastws"]
+
+
+def test_the_servers_of_the_manifest_can_use_their_settings(tmp_path: Path) -> None:
+    made = kubernetes()
+    pod = made["StatefulSet", "fastws"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (name, text), *_ = made["ConfigMap", "fastws"]["data"].items()
+    variables = {each["name"]: each.get("value", "1") for each in container["env"]}
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert Path(variables.pop("FASTWS_CONFIG")).parent.as_posix() in mounts
+    (tmp_path / name).write_text(text)
+    secrets = {
+        "FASTWS_ADMIN_TOKEN": "a" * 32,
+        "FASTWS_JWT_SECRET": "b" * 32,
+        "FASTWS_DATABASE": "postgresql://db/fastws",
+    }
+    reading = read(str(tmp_path / name), variables | secrets, {})
+    assert not reading.problems
+    settings = reading.settings
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (settings.port, settings.admin_bind) == (ports["clients"], f"0.0.0.0:{ports['admin']}")
+    assert settings.feed_standby == 1
+    assert settings.relay is not None
+    service = made["Service", "redis"]
+    assert f"//{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/" in settings.relay
+    wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    stop = wait + settings.shutdown_delay + settings.shutdown_timeout
+    assert stop < pod["terminationGracePeriodSeconds"]
+    assert {each["httpGet"]["path"] for kind, each in container.items() if kind.endswith("Probe")} == {
+        "/health",
+        "/ready",
+    }
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    # The user of the image.
+    user = re.search(r"^USER (\d+):(\d+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert user is not None
+    assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (
+        int(user[1]),
+        int(user[2]),
+    )
+    assert not pod["enableServiceLinks"]
+
+
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[Server]]:
     started = [
