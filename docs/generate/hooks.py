@@ -13,7 +13,7 @@ from typing import Any, Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.generate import commands, messages, results, server, settings
+from docs.generate import alerts, commands, messages, results, server, settings
 
 SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "screener messages": messages.screener,
@@ -25,6 +25,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands.commands,
     "endpoints": server.endpoints,
     "metrics": server.metrics,
+    "alerts": alerts.alerts,
     "load results": results.load,
     "load faults": results.faults,
     "machine": results.machine,

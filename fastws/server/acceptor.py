@@ -28,6 +28,8 @@ _SCARCE_SHARE: Final = 0.75
 # Accepting goes on when so many could be accepted, so that it does not stop and go with every client.
 _RESUME_FDS: Final = 32
 _PROBE_SECONDS: Final = 0.1
+# Limits to try where the greatest is refused: kern.maxfilesperproc of a large Mac, of a small one, and OPEN_MAX.
+_LESSER_LIMITS: Final = (245_760, 61_440, 10_240)
 # What a server has open without any client: about 30 for its sockets and what the loop and the database need.
 _OWN_FDS: Final = 32
 
@@ -194,13 +196,16 @@ def raise_fd_limit() -> int:
     wanted = 1 << 20 if hard == resource.RLIM_INFINITY else hard
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (ValueError, OSError) as error:
-        # macOS refuses more than kern.maxfilesperproc, whatever the hard limit says.
-        _log.warning("cannot raise the limit of file descriptors", limit=soft, error=str(error))
-        return soft
-    return wanted
+    # macOS refuses more than kern.maxfilesperproc, whatever the hard limit says, and begins with 256.
+    for n_fds in (wanted, *(each for each in _LESSER_LIMITS if soft < each < wanted)):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (n_fds, hard))
+        except (ValueError, OSError) as error:
+            refusal = error
+        else:
+            return n_fds
+    _log.warning("cannot raise the limit of file descriptors", limit=soft, error=str(refusal))
+    return soft
 
 
 def capacity() -> int:

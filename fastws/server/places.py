@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -272,10 +273,11 @@ def bound_queues(sock: socket.socket) -> None:
     With 64 KiB not yet sent the kernel takes no more: a client that stops reading then holds 160 KB instead of
     3.9 MB, and what it gets when it reads again is fresh.
     """
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_SIZE)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+    for name, value in (("TCP_NOTSENT_LOWAT", _UNSENT_SIZE), ("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS)):
+        if hasattr(socket, name):
+            # A kernel that does not take one for a socket that listens serves without it.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _error(setting: str, problem: str, fix: str) -> SettingsError:

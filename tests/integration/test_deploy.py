@@ -256,7 +256,7 @@ def test_the_servers_of_the_manifest_can_use_their_settings(tmp_path: Path) -> N
     secrets = {
         "FASTWS_ADMIN_TOKEN": "a" * 32,
         "FASTWS_JWT_SECRET": "b" * 32,
-        "FASTWS_DATABASE": "postgresql://db/fastws",
+        "FASTWS_DATABASE": "postgresql+psycopg://db/fastws",
     }
     reading = read(str(tmp_path / name), variables | secrets, {})
     assert not reading.problems
