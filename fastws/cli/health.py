@@ -58,7 +58,9 @@ def _health(options: argparse.Namespace) -> int:
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        return fail(f"{shown}{path} does not answer: {error or type(error).__name__}", FAILED)
+        # What else may listen there says anything, over several lines.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return fail(f"{shown}{path} does not answer: {reason}", FAILED)
     finally:
         connection.close()
     said = _status(body)

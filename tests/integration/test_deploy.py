@@ -95,8 +95,10 @@ def test_the_image_is_made_of_what_the_package_is_made_of() -> None:
     steps = replay.instructions((DEPLOY / "Dockerfile").read_text())
     assert {name for name, _ in steps if not hasattr(replay.Replay, f"_{name.lower()}")} == set()
     patterns = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
-    copied = {source for name, rest in steps if name == "COPY" for source in rest.split()[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = dict(rest.split("=") for name, rest in steps if name == "ARG")["EXTRAS"].split(",")
+    assert set(extras) <= project["optional-dependencies"].keys()
+    copied = {source for name, rest in steps if name == "COPY" for source in rest.split()[:-1]}
     # What links in the package lead to, as well.
     assert copied >= {project["readme"], "LICENSE", "pyproject.toml", "setup.py", "fastws", "clients"}
     for source in copied:

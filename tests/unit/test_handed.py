@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fastws.errors import FastwsError
-from fastws.server import handed
+from fastws.errors import FastwsError, SettingsError
+from fastws.server import handed, supervisor
+from fastws.settings import Settings
 from tests.rawclient import RawClient
 from tests.serving import command, environment, free_port, require_program, until
 
@@ -133,16 +134,9 @@ def test_clients_wait_while_no_server_runs_and_none_is_refused(tmp_path: Path) -
             process.wait()
 
 
-def test_workers_do_not_take_them(tmp_path: Path) -> None:
-    # The shell has the number of the process that it becomes.
-    done = subprocess.run(
-        ["/bin/sh", "-c", 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh", *command("serve", "--workers", "2")],
-        cwd=tmp_path,
-        env=environment({}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "workers: 2 workers share a port" in done.stderr
+def test_workers_do_not_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in given(1).items():
+        monkeypatch.setenv(name, text)
+    settings = Settings(workers=2)
+    with pytest.raises(SettingsError, match="workers: 2 workers share a port that they bind themselves"):
+        supervisor.serve(settings, lambda: settings)

@@ -54,6 +54,17 @@ def test_what_is_checked_is_built_and_promised() -> None:
     assert PROJECT["project"]["requires-python"] == f">={checked[0]}"
 
 
+def test_the_page_on_installing_has_every_extra() -> None:
+    page = (ROOT / "docs" / "operations" / "installing.md").read_text()
+    section = page.partition("## Extras")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(
+        PROJECT["project"]["optional-dependencies"]
+    )
+    groups = re.findall(r"--group (\w+)", section)
+    assert groups
+    assert set(groups) <= PROJECT["dependency-groups"].keys()
+
+
 def test_a_wheel_that_lacks_something_or_has_too_much_is_told(tmp_path: Path) -> None:
     def wheel(tag: str, names: set[str]) -> Path:
         path = tmp_path / f"fastws-1.0-{tag}.whl"
