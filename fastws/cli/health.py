@@ -63,7 +63,7 @@ def _health(options: argparse.Namespace) -> int:
         return fail(f"{shown}{path} does not answer: {reason}", FAILED)
     finally:
         connection.close()
-    said = _status(body)
+    said = _said(body)
     if answer.status != http.client.OK:
         return fail(f"{shown}{path} answers {answer.status}: {said or answer.reason}", FAILED)
     print(said)
@@ -105,11 +105,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _status(body: bytes) -> str:
-    """The member `status` of an answer; empty where it is none of fastws."""
+def _said(body: bytes) -> str:
+    """The status, or the reason of a refusal, in an answer of fastws; empty where it is of something else."""
     try:
         document = json.loads(body)
     except ValueError:
         return ""
-    status = document.get("status") if isinstance(document, dict) else None
-    return status if isinstance(status, str) else ""
+    if not isinstance(document, dict):
+        return ""
+    error = document.get("error")
+    said = error.get("message") if isinstance(error, dict) else document.get("status")
+    return said if isinstance(said, str) else ""

@@ -51,7 +51,7 @@ def test_a_server_with_tls_and_a_unix_socket(
     # It speaks TLS, and is asked without.
     status, out, error = asked(capsys, *port)
     assert (status, out) == (1, "")
-    assert f"http://127.0.0.1:{target.port}/health does not answer" in error
+    assert f"http://127.0.0.1:{target.port}/health answers 400: this port speaks TLS" in error
 
 
 @pytest.mark.parametrize(
