@@ -235,6 +235,12 @@ class _Routes:
         wanted = request.query.get("subscriptions", "true")
         if wanted not in ("true", "false"):
             raise _ApiError(400, "INVALID_PARAMETER", "subscriptions must be true or false")
+        if request.query.get("scope", "instance") != "instance":
+            raise _ApiError(
+                400,
+                "INVALID_PARAMETER",
+                "scope must be instance: each server has a list of its own connections",
+            )
         return json_response(await encode_connections(self._server, has_subscriptions=wanted == "true"))
 
     async def kick(self, request: web.Request) -> web.Response:

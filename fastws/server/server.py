@@ -32,9 +32,7 @@ from fastws.feeds.kis import KISFeed
 from fastws.feeds.poll import NO_SOURCE, PollFeed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
-from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert
-from fastws.market.alert_store import Rule
 from fastws.market.alerts import AlertBook
 from fastws.market.instruments import Instruments, TableChange
 from fastws.market.interest import NO_INTEREST, Interest, find_interest
@@ -45,7 +43,7 @@ from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
 from fastws.market.store import StoreError
 from fastws.relay.address import parse_address
-from fastws.relay.control import Eviction, Kick, RulesChanged
+from fastws.relay.control import Eviction, Kick
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
 from fastws.server import stats
@@ -64,6 +62,7 @@ from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
 from fastws.server.shared import Shared
 from fastws.server.shared_alerts import SharedAlerts
+from fastws.server.shared_rules import SharedRules
 from fastws.server.stored import check_stored, find_queries, query_error, with_stored
 from fastws.server.tls import make_tls
 from fastws.server.workers import Worker
@@ -140,7 +139,6 @@ class Server:
         self.last_values = LastValues(
             self.market, self.store, interval=settings.save_interval, is_saving=is_owner
         )
-        self._refreshing: set[asyncio.Task[None]] = set()
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
         if feed is None:
@@ -196,9 +194,11 @@ class Server:
         # None where there is no feed, or nobody else who could run it.
         self.keeper: FeedKeeper | None = None
         self.shared_alerts: SharedAlerts | None = None
+        self._shared_rules: SharedRules | None = None
         if self.relay is not None:
             self.relay.on_kick = self._on_kick
             self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
+            self._shared_rules = SharedRules(self.relay, self.alerts)
             self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
             self.relay.forcing.on_request = self._force_here
@@ -208,10 +208,6 @@ class Server:
             self.admission.presence.elsewhere = self.relay.sharing
             self.admission.presence.on_user_changed = self.relay.sharing.note_user
             self.keeper = self._make_keeper(self.relay)
-        if self.relay is not None and settings.relay is not None:
-            self.relay.on_rules = self._on_rules
-            self.alerts.on_added.append(self._on_rule_added)
-            self.alerts.on_deleted.append(self._on_rule_changed)
         if self.relay is not None and settings.relay_sessions_bytes:
             admission = self.admission
             admission.takeover.elsewhere = self.relay.join_sessions(
@@ -309,6 +305,9 @@ class Server:
                 self.shared.start()
                 begun.push_async_callback(self.shared.stop)
             if self.relay is not None:
+                if self._shared_rules is not None:
+                    self._shared_rules.start()
+                    begun.push_async_callback(self._shared_rules.stop)
                 # After what is of before the start, which is for nobody else.
                 self.relay.start()
                 begun.push_async_callback(self.relay.stop)
@@ -617,7 +616,8 @@ class Server:
         Returns how many of this instance.
         """
         n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
-        if self.relay is not None:
+        if self.relay is not None and self.settings.relay is not None:
+            # Workers that have no other relay are asked by whoever answers for all; see `together`.
             self.relay.say(Kick(self.relay.origin, user_id, jti, connection_id))
         whom = {
             "user": user_id and user_id[:64],
@@ -670,32 +670,7 @@ class Server:
     def _on_eviction(self, eviction: Eviction) -> None:
         self.admission.presence.evict_oldest(eviction.user_key, eviction.opened_ms)
 
-    def _on_rules(self, changed: RulesChanged | None) -> None:
-        task = self.hub.loop.create_task(
-            self._refresh_rules(None if changed is None else changed.ids), name="alerts of other instances"
-        )
-        self._refreshing.add(task)
-        task.add_done_callback(self._refreshing.discard)
-
-    async def _refresh_rules(self, ids: Sequence[int] | None) -> None:
-        try:
-            await self.alerts.refresh(ids)
-        except StoreError as error:
-            log_limited(
-                _log, "alerts-not-refreshed", "alerts of other instances are not known here", error=str(error)
-            )
-
-    # What happens to alerts and to the feed here.
-
-    def _on_rule_added(self, rule: Rule) -> None:
-        if self.relay is not None:
-            # Its price may come from another instance before anybody has looked at it here.
-            self.relay.missing("stock", (rule.code,))
-        self._on_rule_changed(rule.id)
-
-    def _on_rule_changed(self, rule_id: int) -> None:
-        if self.relay is not None:
-            self.relay.say(RulesChanged(self.relay.origin, [rule_id]))
+    # What happens to the feed here.
 
     def _on_feed_status(self, feed: str, status: FeedState) -> None:
         if self.keeper is None:

@@ -10,7 +10,6 @@ import structlog
 from aiohttp import web
 
 from fastws.errors import FeedAwayError
-from fastws.market.alert_store import Rule
 from fastws.server import api, together
 from fastws.server.http import json_response
 from fastws.server.metrics import PARENT, parent_exposition, workers_exposition
@@ -42,7 +41,6 @@ class _Answer(msgspec.Struct):
 
 _kicks: Final = msgspec.json.Decoder(_Kick)
 _answers: Final = msgspec.msgpack.Decoder(_Answer)
-_rules: Final = msgspec.msgpack.Decoder(Rule)
 _ids: Final = msgspec.msgpack.Decoder(list[int] | None)
 _codes: Final = msgspec.msgpack.Decoder(list[str])
 _forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str], str])
@@ -54,7 +52,8 @@ class Shared:
 
     1. What there is to be one of is the owner's: it runs the feed, publishes what comes over HTTP, so that the order of
        requests is the order of updates, and saves last values. While it is not there, others publish themselves.
-    2. All have the same database. A rule for alerts that one of them makes waits at all of them, and fires once.
+    2. All have the same database. A rule for alerts that one of them makes waits at all of them, and fires once; see
+       `SharedRules`.
     """
 
     def __init__(self, server: Server, worker: Worker) -> None:
@@ -72,11 +71,7 @@ class Shared:
             "metrics": self._answer_metrics,
             "publish": self._answer_publish,
             "force_update": self._answer_force_update,
-            "rule added": self._take_rule,
-            "rule deleted": self._drop_rule,
         }
-        server.alerts.on_added.append(lambda rule: self._siblings.tell("rule added", _encode(rule)))
-        server.alerts.on_deleted.append(lambda rule_id: self._siblings.tell("rule deleted", b"%d" % rule_id))
 
     @property
     def is_owner(self) -> bool:
@@ -142,14 +137,6 @@ class Shared:
 
     async def _answer_reload_portfolios(self, data: bytes) -> bytes:
         await self._server.reload_portfolios(_ids.decode(data))
-        return b""
-
-    async def _take_rule(self, data: bytes) -> bytes:
-        self._server.alerts.admit(_rules.decode(data))
-        return b""
-
-    async def _drop_rule(self, data: bytes) -> bytes:
-        self._server.alerts.forget(int(data))
         return b""
 
     # What only the owner does.

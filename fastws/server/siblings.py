@@ -30,7 +30,7 @@ class SiblingError(FastwsError):
 
 
 class _Question(msgspec.Struct, frozen=True, tag="question"):
-    id: int  # 0: nobody waits for an answer
+    id: int
     asker: int
     name: str
     data: bytes
@@ -119,10 +119,6 @@ class Siblings:
             for worker in waiting.parts.keys() - self.present:
                 waiting.fail(worker, "it has ended")
 
-    def tell(self, name: str, data: bytes, *, worker: int | None = None) -> None:
-        """Let all others, or one of them, do what the question `name` is answered by; nobody waits for it."""
-        self._send(None if worker is None else worker, _Question(0, self.number, name, data))
-
     async def ask(
         self, worker: int, name: str, data: bytes = b"", *, seconds: float = ANSWER_SECONDS
     ) -> bytes:
@@ -194,8 +190,6 @@ class Siblings:
                 asked=question.name,
                 exc_info=problem,
             )
-        if not question.id:
-            return
         for at in range(0, max(1, len(data)), _PART_SIZE):
             part = data[at : at + _PART_SIZE]
             is_last = at + _PART_SIZE >= len(data)

@@ -255,10 +255,11 @@ async def test_the_connection_list_and_kicking() -> None:
         assert await ids() == ["c1", "c2", "c3"]
         short = await server.json("GET", "/v1/ws/connections?subscriptions=false", headers=bearer(ADMIN))
         assert short == server.view.open
-        error = await server.error(
-            "GET", "/v1/ws/connections?subscriptions=no", headers=bearer(ADMIN), status=400
-        )
-        assert error["code"] == "INVALID_PARAMETER"
+        for query in ("subscriptions=no", "scope=cluster"):
+            error = await server.error(
+                "GET", f"/v1/ws/connections?{query}", headers=bearer(ADMIN), status=400
+            )
+            assert error["code"] == "INVALID_PARAMETER"
         assert await kick({"jti": "t3"}) == 0
         assert await kick({"jti": "t2", "user_id": None}) == 1
         assert await kick({"connection_id": "c3"}) == 1
