@@ -75,9 +75,10 @@ forgotten.
 - That takes history here. Where this instance did not listen to one of the shards, has had a gap in it, or does not
   reach back, it is `recovered:false` and a snapshot. An instance listens to what somebody held for as long as
   sessions are kept. What is held in mode `latest` needs no history; its values come once more.
-- A holder that is gone, or that says nothing for 500 ms, is not waited for: the session is taken as it was announced,
-  with `recovered:false`. What it had not told yet, of its last few milliseconds, is lost with it. Sessions of
-  connections that were open last for `session_ttl` from when it was missed, others for what they had left.
+- A holder that lives is waited for, up to 3 s. One that is gone, or of which nothing at all was heard for 1.5 s, is
+  not: the session is taken as it was announced, with `recovered:false`. What it had not told yet, of its last few
+  milliseconds, is lost with it. Sessions of connections that were open last for `session_ttl` from when it was missed,
+  others for what they had left.
 - Of two that hold a session, because they took it at once, or because the old holder was only cut off, the one has it
   to which it has moved more often, then the one with the higher origin. The other one hears that and closes its
   connection with 4410.
@@ -98,7 +99,8 @@ the messages beside envelopes, `sending` what leaves and `ring` what was sent, `
 is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits
 for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
 `session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of others and
-`session_claims` brings them here, `sharing` what is known of users and of what is looked at everywhere and `tables`
-how that is kept the same, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has
-passed, `relay` all of it together.
+`session_claims` asks for them and `session_giving` gives them away, `expiring` is what is remembered for a while
+only, `sharing` what is known of users and of what is looked at everywhere and `tables` how that is kept the same,
+`delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has passed, `relay` all of it
+together.
 """

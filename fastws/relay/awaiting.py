@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+import structlog
+
 from fastws._core import Hub
 from fastws._relay import shard_of
+from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.channels import Channels
 from fastws.relay.interest import ShardInterest
@@ -19,6 +22,8 @@ WAIT_SECONDS: Final = 0.5
 
 # After Redis is there, peers have so long to say that they are; see `Awaiting.missing`.
 _MEETING_SECONDS: Final = 0.15
+
+_log = structlog.get_logger("fastws.relay")
 
 
 class Awaiting:
@@ -77,9 +82,11 @@ class Awaiting:
         self._listen(self._interest.want(shards))
         return self._missing_of(shards)
 
-    def when_heard(self, missing: frozenset[int], then: Callable[[], None]) -> None:
-        """Call `then` once nothing of `missing` is missing, at the latest after `WAIT_SECONDS`."""
-        self._waiters.append((self._clock() + WAIT_SECONDS, missing, then))
+    def when_heard(
+        self, missing: frozenset[int], then: Callable[[], None], seconds: float = WAIT_SECONDS
+    ) -> None:
+        """Call `then` once nothing of `missing` is missing, at the latest after `seconds`."""
+        self._waiters.append((self._clock() + seconds, missing, then))
 
     def is_missing(self, shards: frozenset[int]) -> bool:
         """Whether one of these is still not heard, also because Redis is away."""
@@ -94,7 +101,7 @@ class Awaiting:
         for waiter in waiters:
             deadline, shards, then = waiter
             if now >= deadline or not self._missing_of(shards):
-                then()
+                self._let_go(then)
             else:
                 self._waiters.append(waiter)
 
@@ -102,7 +109,14 @@ class Awaiting:
         """Let everyone go on: there is nothing to wait for any more."""
         waiters, self._waiters = self._waiters, []
         for _, _, then in waiters:
+            self._let_go(then)
+
+    def _let_go(self, then: Callable[[], None]) -> None:
+        try:
             then()
+        except Exception:
+            # A fault of ours; nobody else is to wait for ever over it.
+            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
 
     def refresh(self) -> None:
         """Listen to what is wanted now, and not any more to what was wanted long ago."""

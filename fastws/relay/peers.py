@@ -16,7 +16,8 @@ SILENCE_SECONDS: Final = 5.0
 class Peer:
     """Another instance. `name` is for people; `claims`, `feeds` and `figures` are those that it announced last.
 
-    `announced_at` is when that was, `heard_at` also when it was excused. `tables` are what it has told of its own.
+    `announced_at` is when that was, `heard_at` also when it was excused; `spoke_at` is when anything at all has come of
+    it, or it was excused. `tables` are what it has told of its own.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Peer:
         "heard_at",
         "name",
         "origin",
+        "spoke_at",
         "tables",
         "tables_asked_at",
     )
@@ -34,7 +36,7 @@ class Peer:
     def __init__(self, origin: int, name: str, heard_at: float) -> None:
         self.origin = origin
         self.name = name
-        self.heard_at = self.announced_at = heard_at
+        self.heard_at = self.announced_at = self.spoke_at = heard_at
         self.claims: Mapping[str, Claim] = {}
         self.feeds: Mapping[str, FeedState] = {}
         self.figures: Mapping[str, int] = {}
@@ -63,7 +65,12 @@ class Peers:
         return peer
 
     def hear(self, peer: Peer) -> None:
-        peer.heard_at = peer.announced_at = self._clock()
+        peer.heard_at = peer.announced_at = peer.spoke_at = self._clock()
+
+    def note_word(self, origin: int) -> None:
+        """Something has come of an instance, if it is there."""
+        if (peer := self._peers.get(origin)) is not None:
+            peer.spoke_at = self._clock()
 
     def remove(self, peer: Peer) -> None:
         del self._peers[peer.origin]
@@ -72,7 +79,7 @@ class Peers:
         """Give all of them time again: for a while nobody could be heard."""
         now = self._clock()
         for peer in self._peers.values():
-            peer.heard_at = now
+            peer.heard_at = peer.spoke_at = now
 
     def lost(self) -> list[Peer]:
         """Those that were not heard for too long."""

@@ -50,6 +50,7 @@ from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
+from fastws.relay.session_giving import SessionGiving
 from fastws.relay.session_messages import SessionChanges, SessionClaim, SessionsPart, SessionsRequest
 from fastws.relay.session_news import SessionNews
 from fastws.relay.sharing import Sharing
@@ -110,6 +111,7 @@ class Relay:
         self.listen_on(linger)
         self._interval = interval_ms / 1000
         self.claims: SessionClaims | None = None
+        self._giving: SessionGiving | None = None
         self.link = link(
             address,
             on_message=self._on_message,
@@ -187,18 +189,29 @@ class Relay:
             interval=self._interval,
             clock=self._clock,
         )
+        self._giving = SessionGiving(
+            self.hub,
+            holdings,
+            mail,
+            news,
+            self.link,
+            self._channels,
+            self.sending,
+            self.receiving,
+            self.counts,
+            origin=self.origin,
+            clock=self._clock,
+        )
         self.claims = SessionClaims(
             self.hub,
             self.market,
             holdings,
-            mail,
             news,
             sessions,
             self.peers,
             self.link,
             self._channels,
             self.sending,
-            self.receiving,
             self._awaiting,
             self.counts,
             origin=self.origin,
@@ -242,6 +255,9 @@ class Relay:
                     self.receiving.look_after_gaps(now)
                 self._awaiting.release()
                 self.sharing.tell()
+                if self.claims is not None and self._giving is not None:
+                    self.claims.look(now)
+                    self._giving.look(now)
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
                 log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
@@ -311,6 +327,7 @@ class Relay:
         try:
             if data[:3] == b"FWR":
                 if data[16:24] != self._origin_bytes:
+                    self.peers.note_word(int.from_bytes(data[16:24], "little"))
                     self.receiving.take(data)
             else:
                 self._take_control(data)
@@ -325,6 +342,7 @@ class Relay:
         message = decode(data)
         if message.origin == self.origin:
             return
+        self.peers.note_word(message.origin)
         if isinstance(message, Announcement):
             self.meetings.hear(message)
         elif isinstance(message, (ValuesRequest, GapRequest, TablesRequest, ForceRequest)):
@@ -358,8 +376,8 @@ class Relay:
             self._take_session_message(message)
 
     def _take_session_message(self, message: SessionMessage) -> None:
-        news, claims = self.meetings.sessions, self.claims
-        if news is None or claims is None:
+        news, claims, giving = self.meetings.sessions, self.claims, self._giving
+        if news is None or claims is None or giving is None:
             return
         if self.peers.get(message.origin) is None:
             raise ControlError("an instance that has not said that it is there tells of sessions")
@@ -370,7 +388,7 @@ class Relay:
         elif isinstance(message, SessionsRequest):
             news.tell_all(message.origin)
         elif isinstance(message, SessionClaim):
-            claims.hear_claim(message)
+            giving.hear_claim(message)
         else:
             claims.hear_answer(message)
 

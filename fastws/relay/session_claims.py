@@ -1,13 +1,13 @@
-"""Brings sessions from the instance that holds them to the one that their clients have come to."""
+"""Brings sessions here whose clients have come here, from the instances that hold them."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -16,43 +16,44 @@ from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS, Chann
 from fastws._relay import is_json_members
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.holdings import Holdings
-from fastws.dialects.mail import Mail
 from fastws.dialects.takeover import PROBE_SECONDS, Then
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert
-from fastws.market.alert_store import number_text
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
-from fastws.relay.control import MAX_SIZE, encode
+from fastws.relay.control import encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.links import AnyLink
-from fastws.relay.peer_sessions import PeerSessions
+from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
-from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_messages import (
-    Answer,
     Group,
     HandedAlert,
     Mark,
     SessionAnswer,
     SessionClaim,
-    groups_of,
     key_of,
     read_groups,
 )
 from fastws.relay.session_news import SessionNews
 from fastws.sessions import Handed, Session
 
-HANDOVER_SECONDS: Final = 0.5
-"""How long a client waits for the holder of its session; then it goes on without knowing what it has missed."""
+SILENCE_SECONDS: Final = 1.5
+"""After how long without a word, of whatever kind, a holder counts as gone: it announces itself every second."""
 
-# How long it is known that a session was given away: who asks again is too late.
-_GIVEN_SECONDS: Final = 5.0
-# Others may not have heard yet that a connection has ended.
-_JUST_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 3.0
+"""How long a client waits for a holder that is heard but does not answer."""
+
+HEARING_SECONDS: Final = 1.5
+"""How long a client waits until what it holds is heard here."""
+
+# After how long a question is asked again: it, or the answer, may have been lost.
+_ASK_AGAIN_SECONDS: Final = 1.0
+# Who does not look for so long has stood still itself, and may have heard nobody.
+_STALL_SECONDS: Final = 0.4
 
 _MESSAGES: Final = {
     CHANNEL_PRICE: "price_update",
@@ -66,20 +67,24 @@ _log = structlog.get_logger("fastws.relay")
 class _Claim:
     """A client that waits for a session. `since` is the number of the hub when its holder was asked, `is_level` whether
     everything that others had published until then was here. `followers` want the same session.
+
+    Nobody was asked yet while `n_asked` is 0; then `deadline` is by when an answer has to come.
     """
 
     __slots__ = (
         "arrival",
+        "ask_again_at",
         "client",
+        "deadline",
         "followers",
         "is_level",
         "key",
+        "missing",
         "n_asked",
         "number",
         "session_id",
         "since",
         "then",
-        "timer",
     )
 
     def __init__(
@@ -93,21 +98,23 @@ class _Claim:
         self.then = then
         self.since = 0
         self.is_level = False
+        self.missing: frozenset[int] = frozenset()
         self.n_asked = 0
-        self.timer: asyncio.Handle | None = None
+        self.deadline = self.ask_again_at = 0.0
         self.followers: list[tuple[Client, Arrival, Then]] = []
 
 
 class SessionClaims:
-    """Asks others for sessions, and gives them those of this instance. Belongs to the thread of the event loop.
+    """Asks other instances for their sessions. Belongs to the thread of the event loop.
 
-    1. A session that another instance holds is asked for there. An old connection that lives keeps it; what is given
-       is not there any more. The holder says by stamps how far the client is, and it goes on from there with what this
-       instance has published itself, by its own numbers.
-    2. Where the holder is gone, or says nothing for `HANDOVER_SECONDS`, the session is taken as it was announced, and
-       nobody knows what was missed. If the holder is there after all, it hears that and ends what it has.
-    3. One client at a time waits for a session; others want it from that one.
-    4. A session is its user's, at the one who asks as at the one who is asked.
+    1. A session that another instance holds is asked for there. The holder says by stamps how far the client is, and it
+       goes on from there with what this instance has published itself, by its own numbers.
+    2. A holder that lives is waited for, up to `ANSWER_SECONDS`. It is held to be gone when its end is known, or when
+       nothing at all was heard of it for `SILENCE_SECONDS` in which this instance did not stand still itself.
+    3. Where the holder is gone, or does not answer, the session is taken as it was announced, and nobody knows what was
+       missed. If the holder is there after all, it hears that and ends what it has.
+    4. One client at a time waits for a session; others want it from that one.
+    5. A session is its user's.
     """
 
     def __init__(
@@ -115,14 +122,12 @@ class SessionClaims:
         hub: Hub,
         market: Market,
         holdings: Holdings,
-        mail: Mail,
         news: SessionNews,
         sessions: PeerSessions,
         peers: Peers,
         link: AnyLink,
         channels: Channels,
         sending: Sending,
-        receiving: Receiving,
         awaiting: Awaiting,
         counts: RelayCounts,
         *,
@@ -132,14 +137,12 @@ class SessionClaims:
         self.hub = hub
         self.market = market
         self.holdings = holdings
-        self.mail = mail
         self.news = news
         self.sessions = sessions
         self.peers = peers
         self._link = link
         self._channels = channels
         self._sending = sending
-        self._receiving = receiving
         self._awaiting = awaiting
         self._counts = counts
         self._origin = origin
@@ -147,9 +150,8 @@ class SessionClaims:
         self._n_claims = 0
         self._claims: dict[int, _Claim] = {}
         self._by_key: dict[bytes, _Claim] = {}
-        self._given: dict[bytes, float] = {}
-
-    # Asking.
+        self._looked_at = clock()
+        self._excused_at = -math.inf
 
     def claim(self, client: Client, session_id: str, arrival: Arrival, then: Then) -> None:
         """Call `then` with a session of another instance, or with why it cannot be had; see `Takeover.find`."""
@@ -167,28 +169,69 @@ class SessionClaims:
         self._n_claims += 1
         claim = _Claim(self._n_claims, client, session_id, key, arrival, then)
         self._claims[claim.number] = self._by_key[key] = claim
+        self._listen(claim, known)
+
+    def look(self, now: float) -> None:
+        """Look after those who wait; to be called some times a second."""
+        stood_still, self._looked_at = now - self._looked_at, now
+        if stood_still > _STALL_SECONDS:
+            # What was said meanwhile may still be unread.
+            self._excused_at = now
+        for claim in list(self._claims.values()):
+            if stood_still > _STALL_SECONDS:
+                claim.deadline += stood_still
+            claim.client.guarded(self._look, claim, now)
+
+    def _look(self, claim: _Claim, now: float) -> None:
+        known = self.sessions.get(claim.key, now)
+        if known is None:
+            if claim.n_asked and (self.news.is_complete or now >= claim.deadline):
+                self._finish(claim, "unknown")
+        elif not self._is_there(known, now) or (claim.n_asked and now >= claim.deadline):
+            self._take_over(claim)
+        elif claim.n_asked and now >= claim.ask_again_at:
+            self._send(claim, known)
+
+    def _is_there(self, known: PeerSession, now: float) -> bool:
+        """Whether the holder of a session can still answer."""
+        holder = self.peers.get(known.origin)
+        return (
+            self._link.is_up
+            and holder is not None
+            and not known.is_orphan
+            and now - max(holder.spoke_at, self._excused_at) < SILENCE_SECONDS
+        )
+
+    def _listen(self, claim: _Claim, known: PeerSession | None) -> None:
+        """Hear what the client holds, and then ask: a holder says how far it is among what is heard from then on."""
         missing: frozenset[int] = frozenset()
         if known is not None:
-            # First: a holder says how far the client is among what is heard here from now on.
             for group in self._groups(known.subscriptions):
                 missing |= self._awaiting.missing(group.kind, group.names)
         if missing:
-            self._awaiting.when_heard(missing, partial(client.guarded, self._ask, claim, missing))
+            ask = partial(claim.client.guarded, self._ask, claim, missing)
+            self._awaiting.when_heard(missing, ask, HEARING_SECONDS)
         else:
             self._ask(claim, missing)
 
     def _ask(self, claim: _Claim, missing: frozenset[int]) -> None:
-        known = self.sessions.get(claim.key, self._clock())
-        holder = None if known is None else self.peers.get(known.origin)
-        if not self._link.is_up or (known is not None and (holder is None or known.is_orphan)):
+        if claim.number not in self._claims:
+            return  # its holder has gone meanwhile
+        now = self._clock()
+        known = self.sessions.get(claim.key, now)
+        if not self._link.is_up or (known is not None and not self._is_there(known, now)):
             self._take_over(claim)
             return
         # What is known here is to be known there, when it is asked.
         self._sending.flush()
         claim.since = self.hub.sequence
         claim.is_level = known is not None and not self._awaiting.is_missing(missing)
+        claim.deadline = now + ANSWER_SECONDS
         claim.n_asked += 1
-        self._wait(claim, HANDOVER_SECONDS)
+        self._send(claim, known)
+
+    def _send(self, claim: _Claim, known: PeerSession | None) -> None:
+        claim.ask_again_at = self._clock() + _ASK_AGAIN_SECONDS
         message = SessionClaim(
             self._origin,
             claim.number,
@@ -200,11 +243,6 @@ class SessionClaims:
         )
         to = self._channels.sessions if known is None else self._channels.inbox(known.origin)
         self._link.send(to, encode(message))
-
-    def _wait(self, claim: _Claim, seconds: float) -> None:
-        if claim.timer is not None:
-            claim.timer.cancel()
-        claim.timer = self.hub.loop.call_later(seconds, claim.client.guarded, self._take_over, claim)
 
     def _take_over(self, claim: _Claim) -> None:
         """Take a session as it was announced."""
@@ -236,11 +274,13 @@ class SessionClaims:
 
     def _take_answer(self, claim: _Claim, answer: SessionAnswer) -> None:
         if answer.what == "probing":
-            self._wait(claim, PROBE_SECONDS + HANDOVER_SECONDS)
+            patience = self._clock() + PROBE_SECONDS
+            claim.deadline = max(claim.deadline, patience + SILENCE_SECONDS)
+            claim.ask_again_at = patience + _ASK_AGAIN_SECONDS
         elif answer.what == "unknown":
             known = self.sessions.get(claim.key, self._clock())
             if known is not None and known.origin != answer.origin and claim.n_asked < 2:
-                self._ask(claim, frozenset())  # it has gone on meanwhile
+                self._listen(claim, known)  # it has gone on meanwhile
             else:
                 self.sessions.remove(answer.origin, claim.key)
                 self._finish(claim, "unknown")
@@ -272,12 +312,12 @@ class SessionClaims:
         if self._claims.pop(claim.number, None) is None:
             return
         del self._by_key[claim.key]
-        if claim.timer is not None:
-            claim.timer.cancel()
-        for client, arrival, then in claim.followers:
+        try:
+            claim.then(found)
+        finally:
             find = self.holdings.takeover.find
-            self.hub.loop.call_soon(client.guarded, find, client, claim.session_id, arrival, then)
-        claim.then(found)
+            for client, arrival, then in claim.followers:
+                self.hub.loop.call_soon(client.guarded, find, client, claim.session_id, arrival, then)
 
     def _session(
         self,
@@ -343,94 +383,6 @@ class SessionClaims:
         except msgspec.DecodeError as error:
             log_limited(_log, "relay-refused", "what came over the relay was left out", error=str(error))
             return []
-
-    # Giving.
-
-    def hear_claim(self, claim: SessionClaim) -> None:
-        """Give a session away, or say why not."""
-        session_id = self.news.id_of(claim.key)
-        if session_id is None:
-            if not claim.is_for_all:
-                self._say(claim, "in_use" if self._was_given(claim.key) else "unknown")
-            return
-        is_answered = False
-
-        def then(found: Session | str) -> None:
-            nonlocal is_answered
-            is_answered = True
-            if isinstance(found, Session):
-                self._give(claim, found)
-            else:
-                self._say(claim, found)  # type: ignore[arg-type]  # it is a key of REFUSALS
-
-        self.holdings.give(session_id, claim.user_key, self._guarded, then)
-        if not is_answered:
-            self._say(claim, "probing")
-
-    def _give(self, claim: SessionClaim, session: Session) -> None:
-        # Those who are asked about an update that is on its way here know less than they will.
-        self._sending.flush()
-        subscriptions = session.subscriptions
-        cursor = None
-        if not session.is_moved:
-            arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
-            cursor = self.holdings.takeover.cursor_of(session, arrival)
-        marks = None
-        if cursor is not None and not self._receiving.n_with_gaps:
-            marks = self.hub.marks(subscriptions, cursor)
-        kept = self.mail.missed_by(session, cursor)
-        answer = SessionAnswer(
-            self._origin,
-            claim.claim,
-            "given",
-            session.moves,
-            session.is_paused,
-            time.monotonic() - session.saved_at < _JUST_SECONDS,
-            groups_of(subscriptions),
-            None if marks is None else [Mark(_bit_of(each[0]), each[0].key, *each[1:]) for each in marks],
-            0 if cursor is None else self.hub.count_missed(subscriptions, cursor)[0],
-            [_handed(one.payload) for one in kept],
-        )
-        message = encode(answer)
-        if len(message) > MAX_SIZE:
-            message = encode(msgspec.structs.replace(answer, marks=None))
-        self._link.send(self._channels.inbox(claim.origin), message)
-        self.mail.note_told(kept)
-        self._counts.sessions["given"] += 1
-        self._given[claim.key] = self._clock() + _GIVEN_SECONDS
-
-    def _was_given(self, key: bytes) -> bool:
-        now = self._clock()
-        for known, until in list(self._given.items()):
-            if until >= now:
-                break
-            del self._given[known]
-        return key in self._given
-
-    def _say(self, claim: SessionClaim, what: Answer) -> None:
-        answer = SessionAnswer(self._origin, claim.claim, what)
-        self._link.send(self._channels.inbox(claim.origin), encode(answer))
-
-    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
-        try:
-            function(*arguments)
-        except Exception:
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
-
-
-def _bit_of(channel: Channel) -> Any:
-    return channel.bit
-
-
-def _handed(alert: Alert) -> HandedAlert:
-    return HandedAlert(
-        alert.code,
-        alert.alert_type,
-        number_text(alert.threshold),
-        number_text(alert.current_price),
-        alert.message,
-        alert.extra,
-    )
 
 
 def _alert_of(handed: HandedAlert) -> Alert:

@@ -119,6 +119,7 @@ SANS_IO = {
     "fastws.relay.control",
     "fastws.relay.counts",
     "fastws.relay.delays",
+    "fastws.relay.expiring",
     "fastws.relay.exchange",
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",

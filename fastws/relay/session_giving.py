@@ -1,0 +1,208 @@
+"""Gives sessions of this instance to those that their clients have gone to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from fastws._core import Channel, Hub
+from fastws.dialects.clients import Arrival
+from fastws.dialects.holdings import Holdings
+from fastws.dialects.mail import Mail
+from fastws.logs import log_limited
+from fastws.market.alert_messages import Alert
+from fastws.market.alert_store import number_text
+from fastws.relay.channels import Channels
+from fastws.relay.control import MAX_SIZE, encode
+from fastws.relay.counts import RelayCounts
+from fastws.relay.expiring import Expiring
+from fastws.relay.links import AnyLink
+from fastws.relay.receiving import Receiving
+from fastws.relay.sending import Sending
+from fastws.relay.session_messages import (
+    Answer,
+    HandedAlert,
+    Mark,
+    SessionAnswer,
+    SessionClaim,
+    groups_of,
+)
+from fastws.relay.session_news import SessionNews
+from fastws.relay.streams import GRACE_SECONDS, HOLD_SECONDS
+from fastws.sessions import Session
+
+GAP_SECONDS: Final = HOLD_SECONDS + 2 * GRACE_SECONDS
+"""How long an answer waits for what is missing here: by then it has come, or was given up."""
+
+# How long it is known what was given away: the same answer for who asks again, and for others that it is too late.
+_GIVEN_SECONDS: Final = 5.0
+_GIVEN_BYTES: Final = 16 << 20
+# What an entry takes beside its answer.
+_ENTRY_SIZE: Final = 400
+# Claims that wait for a gap to be closed; others are answered at once.
+_MAX_WAITING: Final = 10_000
+# Others may not have heard yet that a connection has ended.
+_JUST_SECONDS: Final = 1.0
+
+_log = structlog.get_logger("fastws.relay")
+
+
+class SessionGiving:
+    """Answers the claims of other instances. Belongs to the thread of the event loop.
+
+    1. An old connection that lives keeps its session; what is given is not there any more.
+    2. The answer says by stamps how far the client is, which takes that nothing is missing here. So it waits for gaps
+       to be closed, for `GAP_SECONDS` at most.
+    3. Who asks again gets the same answer again.
+    4. A session is its user's.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        holdings: Holdings,
+        mail: Mail,
+        news: SessionNews,
+        link: AnyLink,
+        channels: Channels,
+        sending: Sending,
+        receiving: Receiving,
+        counts: RelayCounts,
+        *,
+        origin: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hub = hub
+        self.holdings = holdings
+        self.mail = mail
+        self.news = news
+        self._link = link
+        self._channels = channels
+        self._sending = sending
+        self._receiving = receiving
+        self._counts = counts
+        self._origin = origin
+        self._clock = clock
+        # By the key of the session: to whom it was given, and the answer.
+        self._given: Expiring[bytes, tuple[int, int, bytes]] = Expiring(
+            seconds=_GIVEN_SECONDS, limit=_GIVEN_BYTES
+        )
+        self._waiting: list[tuple[float, SessionClaim]] = []
+
+    def hear_claim(self, claim: SessionClaim) -> None:
+        """Give a session away, or say why not."""
+        if self._receiving.n_with_gaps and len(self._waiting) < _MAX_WAITING and self._has(claim):
+            self._waiting.append((self._clock() + GAP_SECONDS, claim))
+            self._say(claim, "probing")
+        else:
+            self._answer(claim)
+
+    def look(self, now: float) -> None:
+        """Answer those that have waited long enough, or for what is here; to be called often."""
+        if not self._waiting:
+            self._given.expire(now)
+            return
+        has_gaps = self._receiving.n_with_gaps > 0
+        waiting, self._waiting = self._waiting, []
+        for until, claim in waiting:
+            if has_gaps and now < until:
+                self._waiting.append((until, claim))
+            else:
+                self._guarded(self._answer, claim)
+
+    def _has(self, claim: SessionClaim) -> bool:
+        return self.news.id_of(claim.key) is not None
+
+    def _answer(self, claim: SessionClaim) -> None:
+        session_id = self.news.id_of(claim.key)
+        if session_id is None:
+            self._refuse(claim, "unknown")
+            return
+        is_answered = False
+
+        def then(found: Session | str) -> None:
+            nonlocal is_answered
+            is_answered = True
+            if isinstance(found, Session):
+                self._give(claim, found)
+            else:
+                self._refuse(claim, found)
+
+        self.holdings.give(session_id, claim.user_key, self._guarded, then)
+        if not is_answered:
+            self._say(claim, "probing")
+
+    def _give(self, claim: SessionClaim, session: Session) -> None:
+        # Those who are asked about an update that is on its way here know less than they will.
+        self._sending.flush()
+        subscriptions = session.subscriptions
+        cursor = None
+        if not session.is_moved:
+            arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
+            cursor = self.holdings.takeover.cursor_of(session, arrival)
+        marks = None
+        if cursor is not None and not self._receiving.n_with_gaps:
+            marks = self.hub.marks(subscriptions, cursor)
+        kept = self.mail.missed_by(session, cursor)
+        answer = SessionAnswer(
+            self._origin,
+            claim.claim,
+            "given",
+            session.moves,
+            session.is_paused,
+            time.monotonic() - session.saved_at < _JUST_SECONDS,
+            groups_of(subscriptions),
+            None if marks is None else [_mark(*each) for each in marks],
+            0 if cursor is None else self.hub.count_missed(subscriptions, cursor)[0],
+            [_handed(one.payload) for one in kept],
+        )
+        message = encode(answer)
+        if len(message) > MAX_SIZE:
+            message = encode(msgspec.structs.replace(answer, marks=None))
+        self._given.put(
+            claim.key, (claim.origin, claim.claim, message), _ENTRY_SIZE + len(message), self._clock()
+        )
+        self._link.send(self._channels.inbox(claim.origin), message)
+        self.mail.note_told(kept)
+        self._counts.sessions["given"] += 1
+
+    def _refuse(self, claim: SessionClaim, reason: str) -> None:
+        """Say why a session cannot be had, which is a key of `REFUSALS`."""
+        given = None if reason != "unknown" else self._given.get(claim.key, self._clock())
+        if given is None:
+            if reason != "unknown" or not claim.is_for_all:
+                self._say(claim, reason)  # type: ignore[arg-type]  # those are among the answers
+        elif given[:2] == (claim.origin, claim.claim):
+            self._link.send(self._channels.inbox(claim.origin), given[2])
+        else:
+            self._say(claim, "in_use")
+
+    def _say(self, claim: SessionClaim, what: Answer) -> None:
+        answer = SessionAnswer(self._origin, claim.claim, what)
+        self._link.send(self._channels.inbox(claim.origin), encode(answer))
+
+    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception:
+            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+
+
+def _mark(channel: Channel, first: int, last: int) -> Mark:
+    bit: Any = channel.bit  # it is one of those that a mark may have: only those have topics
+    return Mark(bit, channel.key, first, last)
+
+
+def _handed(alert: Alert) -> HandedAlert:
+    return HandedAlert(
+        alert.code,
+        alert.alert_type,
+        number_text(alert.threshold),
+        number_text(alert.current_price),
+        alert.message,
+        alert.extra,
+    )
