@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import errno
 import logging
@@ -10,7 +11,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from enum import Enum
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -28,7 +28,7 @@ from picows import (
 from python_socks import ProxyError
 
 from fastws.deflate import InflateError, inflate
-from fastws.errors import FastwsError
+from fastws.opening import Cause, OpenError
 
 FAREWELL: Final = 1.0
 """Seconds that the close handshake may take."""
@@ -41,67 +41,11 @@ _MAX_REASON_SIZE: Final = 123  # RFC 6455, section 5.5
 # No window is kept from message to message, so that each can be expanded by itself.
 _DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
+_utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
+
 # What it says about each socket is said by errors and endings.
 _log = logging.getLogger("fastws.websocket")
 _log.setLevel(logging.CRITICAL)
-
-
-class Cause(Enum):
-    """Why a WebSocket could not be opened."""
-
-    TIMEOUT = "no answer in time"
-    UNKNOWN_HOST = "the host has no address"
-    NO_LISTENER = "nothing listens there"
-    UNREACHABLE = "no way to the host"
-    UNTRUSTED = "the certificate is not trusted"
-    NO_TLS = "no TLS, or not as it should be"
-    STATUS = "an HTTP status instead of the upgrade"
-    NO_WEBSOCKET = "an answer that is no upgrade"
-    ENDED = "the other side ended the connection in the handshake"
-    OTHER = "something else"
-
-
-class OpenError(FastwsError):
-    """A WebSocket could not be opened.
-
-    `status` is that of the answer where the cause is STATUS, and 0 elsewhere. `detail` are the words of the system or
-    of the TLS library, where there are any.
-    """
-
-    def __init__(self, cause: Cause, detail: str = "", status: int = 0) -> None:
-        super().__init__(f"{cause.value}: {detail or status}".removesuffix(": 0"))
-        self.cause = cause
-        self.detail = detail
-        self.status = status
-
-    def statement(self, place: str, time_limit: float, path: str = "") -> str:
-        """What has happened, as a sentence that advice can follow.
-
-        It is of a connection to `place`, a host and its port, that had `time_limit` seconds and was to be upgraded at
-        `path`.
-        """
-        match self.cause:
-            case Cause.TIMEOUT:
-                return f"{place} did not answer within {time_limit:g} s"
-            case Cause.UNKNOWN_HOST:
-                return f"the host of {place} is not known"
-            case Cause.NO_LISTENER:
-                return f"nothing listens at {place}"
-            case Cause.UNREACHABLE:
-                return f"{place} cannot be reached"
-            case Cause.UNTRUSTED:
-                return f"the certificate of {place} is not trusted ({self.detail})"
-            case Cause.NO_TLS:
-                return f"{place} does not speak TLS as it should ({self.detail})"
-            case Cause.STATUS:
-                upgrade = f"the WebSocket upgrade of {path}" if path else "the WebSocket upgrade"
-                return f"{place} answered {upgrade} with HTTP {self.status}"
-            case Cause.NO_WEBSOCKET:
-                return f"what listens at {place} does not speak WebSocket"
-            case Cause.ENDED:
-                return f"{place} ended the connection in the handshake"
-            case Cause.OTHER:
-                return f"connecting to {place} failed: {self.detail}"
 
 
 class Ending(NamedTuple):
@@ -117,7 +61,8 @@ class WebSocket(WSListener):
 
     1. :meth:`connect` returns when it is open, and otherwise raises and leaves nothing open.
     2. `on_message` gets every text message whole, and with `takes_binary` every binary one; a message of more than
-       `max_message_size` bytes ends the socket. `peer` is what the other side is called in the reason for that.
+       `max_message_size` bytes ends the socket, and so does one that breaks the protocol. `peer` is what the other side
+       is called in the reason for that.
     3. The end is decided by a close frame, by :meth:`abort` with a reason, or by the loss of the connection, whichever
        is first: then `on_over` is called, once, and nothing is delivered any more. `ended` follows, with the same
        `Ending`, when the connection is gone.
@@ -141,9 +86,13 @@ class WebSocket(WSListener):
         self._ending: Ending | None = None
         self._parts: list[bytes] = []
         self._parts_size = 0
-        self._is_left_out = False  # the message whose parts are coming
+        # Of the message whose parts are coming.
+        self._is_under_way = False
+        self._is_left_out = False
         self._is_compressed = False
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._may_inflate = False
+        self._over: asyncio.Future[None] | None = None
 
     def on_message(self, message: bytes) -> None:
         """Take a message."""
@@ -302,29 +251,60 @@ class WebSocket(WSListener):
         if frame.payload_size > self._max_message_size:
             # picows is about to end the connection for it, and delivers it if the rest comes before that.
             self._refuse_size()
-        elif kind == WSMsgType.TEXT and frame.fin and not frame.rsv1:
-            self.on_message(frame.get_payload_as_bytes())
+        elif frame.rsv1 and not self._may_inflate:
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, "has compressed what it was not asked to")
+        elif frame.rsv2 or frame.rsv3 or (frame.rsv1 and kind not in (WSMsgType.TEXT, WSMsgType.BINARY)):
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, "set reserved bits of a frame")
+        elif kind == WSMsgType.TEXT and frame.fin and not frame.rsv1 and not self._is_under_way:
+            self._take_text(frame.get_payload_as_bytes())
         elif kind in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION):
-            self._on_part(kind, frame)
+            if self._is_under_way == (kind == WSMsgType.CONTINUATION):
+                self._on_part(kind, frame)
+            elif self._is_under_way:
+                self._refuse(WSCloseCode.PROTOCOL_ERROR, "began a message inside another")
+            else:
+                self._refuse(WSCloseCode.PROTOCOL_ERROR, "went on with a message that it had not begun")
         elif kind == WSMsgType.CLOSE:
-            code = int(frame.get_close_code())  # type: ignore[call-overload]  # an IntEnum, or an int
-            reason = (frame.get_close_message() or b"").decode("utf-8", "replace")
-            printable = "".join(char for char in reason[:_MAX_REASON_SIZE] if char.isprintable())
-            self._decide(code or NO_CODE, printable)
+            self._on_close(transport, frame)
+
+    def _on_close(self, transport: WSTransport, frame: WSFrame) -> None:
+        code = int(frame.get_close_code())  # type: ignore[call-overload]  # an IntEnum, or an int
+        if frame.payload_size and (code == ABNORMAL or not 1000 <= code < 5000):
+            # The others that nobody may send (RFC 6455, section 7.4) are known to picows.
+            self._refuse(WSCloseCode.PROTOCOL_ERROR, f"closed with the code {code}, which nobody may send")
+            return
+        reason = (frame.get_close_message() or b"").decode("utf-8", "replace")
+        printable = "".join(char for char in reason[:_MAX_REASON_SIZE] if char.isprintable())
+        self._decide(code or NO_CODE, printable)
+        if not transport.is_close_frame_sent:
             # Of its codes picows sends none that it does not know.
             transport.send_close(WSCloseCode.OK)
-            transport.disconnect(True)
+        transport.disconnect(True)
+
+    def _take_text(self, message: bytes) -> None:
+        if not message.isascii():
+            try:
+                message.decode()
+            except UnicodeDecodeError:
+                self._refuse_text()
+                return
+        self.on_message(message)
 
     def _on_part(self, kind: WSMsgType, frame: WSFrame) -> None:
+        self._is_under_way = not frame.fin
         if kind != WSMsgType.CONTINUATION:
             self._is_left_out = kind == WSMsgType.BINARY and not self._takes_binary
-            self._is_compressed = frame.rsv1
+            self._is_compressed = bool(frame.rsv1)
+            self._decoder = _utf8_decoder() if kind == WSMsgType.TEXT else None
         if self._is_left_out:
             return
-        self._parts.append(frame.get_payload_as_bytes())
-        self._parts_size += len(self._parts[-1])
+        part = frame.get_payload_as_bytes()
+        self._parts.append(part)
+        self._parts_size += len(part)
         if self._parts_size > self._max_message_size:
             self._refuse_size()
+        elif not self._is_compressed and not self._is_utf8(part, is_last=bool(frame.fin)):
+            self._refuse_text()
         elif frame.fin:
             message = b"".join(self._parts)
             self._parts.clear()
@@ -334,22 +314,51 @@ class WebSocket(WSListener):
             else:
                 self.on_message(message)
 
+    def _is_utf8(self, part: bytes, *, is_last: bool) -> bool:
+        """Whether the parts of a text are one so far: what is wrong is told at once, not with the last part."""
+        if self._decoder is None:
+            return True
+        try:
+            self._decoder.decode(part, is_last)
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def _refuse_size(self) -> None:
-        self.abort(f"{self._peer} sent a message of over {self._max_message_size >> 20} MiB")
+        self._refuse(
+            WSCloseCode.MESSAGE_TOO_BIG, f"sent a message of over {self._max_message_size >> 20} MiB"
+        )
+
+    def _refuse_text(self) -> None:
+        self._refuse(WSCloseCode.INVALID_TEXT, "sent a text that is not UTF-8")
+
+    def _refuse(self, code: WSCloseCode, what: str) -> None:
+        """End it because of what the other side has done, which is told it by `code`."""
+        if self._transport is not None:
+            self._decide(ABNORMAL, f"{self._peer} {what}")
+            if not self._transport.is_close_frame_sent:
+                self._transport.send_close(code)
+            self._transport.disconnect(True)
+            # It may read nothing.
+            asyncio.get_running_loop().call_later(FAREWELL, self._transport.disconnect, False)
 
     def _on_compressed(self, message: bytes) -> None:
-        if not self._may_inflate:
-            self.abort(f"{self._peer} has compressed what it was not asked to")
-            return
         try:
             whole = inflate(message, self._max_message_size)
         except InflateError as error:
-            self.abort(f"{self._peer} sent what cannot be expanded: {error.args[1]}")
-        else:
+            self._refuse(WSCloseCode(error.args[0]), f"sent what cannot be expanded: {error.args[1]}")
+            return
+        if self._decoder is None:
             self.on_message(whole)
+        else:
+            self._take_text(whole)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._decide(ABNORMAL, "it ended without a close frame")
+        # What picows has ended it for, which nobody else asks about: asyncio would log that nobody did.
+        over = asyncio.ensure_future(transport.wait_disconnected())
+        over.add_done_callback(_take_failure)
+        self._over = over
         if self._ending is not None and not self.ended.done():
             self.ended.set_result(self._ending)
 
@@ -358,6 +367,11 @@ class WebSocket(WSListener):
 
     def resume_writing(self) -> None:
         """See `pause_writing`."""
+
+
+def _take_failure(over: asyncio.Future[None]) -> None:
+    if not over.cancelled():
+        over.exception()
 
 
 def _explain(error: Exception) -> OpenError:

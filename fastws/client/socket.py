@@ -8,7 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastws.client.errors import ConnectError
-from fastws.websocket import Cause, OpenError, WebSocket
+from fastws.opening import Cause, OpenError
+from fastws.websocket import WebSocket
 
 # A snapshot of all stocks of a market with their books is some ten megabytes.
 _MAX_MESSAGE_SIZE: Final = 64 << 20

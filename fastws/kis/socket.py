@@ -8,7 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastws.kis.errors import KISConnectionError
-from fastws.websocket import ABNORMAL, NO_CODE, Cause, Ending, OpenError, WebSocket
+from fastws.opening import Cause, OpenError
+from fastws.websocket import ABNORMAL, NO_CODE, Ending, WebSocket
 
 # Bursts of half a megabyte have been seen.
 _MAX_MESSAGE_SIZE: Final = 4 << 20

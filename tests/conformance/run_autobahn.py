@@ -1,23 +1,35 @@
-"""Runs the Autobahn suite against the echo endpoint: ``python -m tests.conformance.run_autobahn COMMAND``.
+"""Runs the Autobahn suite against the server's connections and the Python client's, and writes what it found.
 
-COMMAND runs the suite's fuzzing client; it is called as ``COMMAND URL CASES`` with CASES as a JSON list without its
-brackets, and must exit with 0 only when every case is strictly OK.
+``python -m tests.conformance.run_autobahn [--side server|client] [--sections 1 2 …] [--json FILE]``
+
+Exits with 0 only when every case is strictly OK. What is run replaces what FILE has about the same sections, so that
+it can be run in pieces; all of it takes about twenty minutes, most of it sections 12 and 13.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
 
-# All but section 9, which is about speed. Sections 12 and 13 are permessage-deflate.
-CASES = '"1.*","2.*","3.*","4.*","5.*","6.*","7.*","10.*","12.*","13.*"'
-SECONDS = 3600
+from fastws import __version__
+from tests.conformance.autobahn import SUITE_VERSION, Case, MissingError, Suite, summary
+from tests.serving import free_port
+
+# 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragments, 6 UTF-8, 7 closing, 9 large messages, 10 many small
+# ones, 12 and 13 permessage-deflate. The suite has no others.
+SECTIONS: Final = ("1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13")
+SECONDS: Final = 3600.0
 
 
-def main() -> int:
-    if len(sys.argv) < 2:
-        print("name the command that runs the suite: make conformance AUTOBAHN=…", file=sys.stderr)
-        return 2
+def run_server(suite: Suite, cases: list[str]) -> list[Case]:
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.conformance.echo_server", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -25,10 +37,74 @@ def main() -> int:
     )
     try:
         url = server.stdout.readline().split()[-1] if server.stdout else ""
-        return subprocess.run([*sys.argv[1:], url, CASES], timeout=SECONDS, check=False).returncode
+        return suite.test_server(url, cases, SECONDS)
     finally:
         server.terminate()
         server.wait(10)
+
+
+def run_client(suite: Suite, cases: list[str]) -> list[Case]:
+    def connect(url: str, agent: str) -> None:
+        command = [sys.executable, "-m", "tests.conformance.echo_client", url, agent]
+        subprocess.run(command, timeout=SECONDS, check=True)
+
+    return suite.test_client(free_port(), cases, connect)
+
+
+SIDES: Final = {"server": run_server, "client": run_client}
+
+
+def merge(path: Path, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The document at `path`, with `found` in the place of the same sections of the same sides."""
+    before = json.loads(path.read_text())["sides"] if path.exists() else {}
+    sides: dict[str, Any] = {}
+    for side in SIDES:
+        sections = before.get(side, {}) | found.get(side, {})
+        sides[side] = {section: sections[section] for section in SECTIONS if section in sections}
+    return {"suite": f"autobahntestsuite {SUITE_VERSION}", "sides": sides}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--side", choices=SIDES, action="append", help="one side instead of both")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="N")
+    parser.add_argument("--json", type=Path, help="where the counts go")
+    parser.add_argument(
+        "--reports", type=Path, help="a directory for the suite's own reports, which is emptied"
+    )
+    arguments = parser.parse_args()
+    patterns = [f"{section}.*" for section in arguments.sections]
+    bad: list[str] = []
+    found: dict[str, dict[str, Any]] = {}
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "fastws": __version__,
+        "python": platform.python_version(),
+    }
+    with tempfile.TemporaryDirectory(prefix="fastws-autobahn-") as temporary:
+        reports = arguments.reports or Path(temporary)
+        for side in arguments.side or SIDES:
+            shutil.rmtree(reports / side, ignore_errors=True)
+            try:
+                cases = SIDES[side](Suite(reports / side), patterns)
+            except MissingError as error:
+                print(error, file=sys.stderr)
+                return 2
+            counts = summary(cases)
+            found[side] = {section: {"cases": counts[section]} | facts for section in counts}
+            for section, behaviors in counts.items():
+                print(f"{side} {section:>2}: " + ", ".join(f"{n} {name}" for name, n in behaviors.items()))
+            bad += [
+                f"{side} {case.id}: {case.behavior}, closing {case.behavior_close}"
+                for case in cases
+                if not case.is_good
+            ]
+            bad += [f"{side}: no case of section {n} was run" for n in arguments.sections if n not in counts]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(merge(arguments.json, found), indent=1) + "\n")
+    for line in bad:
+        print(f"NOT STRICTLY OK: {line}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ RANKS = {
     "fastws.limits": 1,
     "fastws.messages": 1,
     "fastws.sessions": 2,
+    "fastws.opening": 0,
     "fastws.websocket": 1,
     "fastws.mailboxes": 0,
     "fastws.logs": 1,
@@ -112,6 +113,7 @@ HOMES = {
 }
 # Bytes or values in, values out: no event loop in these.
 SANS_IO = {
+    "fastws.opening",
     "fastws._relay",
     "fastws.relay.address",
     "fastws.relay.carrier",

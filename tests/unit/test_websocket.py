@@ -19,7 +19,8 @@ from fastws.client.socket import Socket
 from fastws.deflate import compress
 from fastws.kis import KISConnectionError
 from fastws.kis.socket import KISSocket
-from fastws.websocket import ABNORMAL, FAREWELL, NO_CODE, Cause, Ending, OpenError, WebSocket
+from fastws.opening import Cause, OpenError
+from fastws.websocket import ABNORMAL, FAREWELL, NO_CODE, Ending, WebSocket
 
 TEXT, BINARY, CONTINUATION, CLOSE, PONG = 1, 2, 0, 8, 10
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -60,6 +61,8 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
     head = bytes((opcode | 0x80 * fin,))
     if len(payload) < 126:
         return head + bytes((len(payload),)) + payload
+    if len(payload) < 65536:
+        return head + bytes((126,)) + struct.pack(">H", len(payload)) + payload
     return head + bytes((127,)) + struct.pack(">Q", len(payload)) + payload
 
 
@@ -327,6 +330,84 @@ async def test_what_is_compressed_is_expanded_where_that_was_offered() -> None:
         await unasked.connect(url, time_limit=5)
         ending = await asyncio.wait_for(unasked.ended, 5)
         assert (unasked.messages, "was not asked to" in ending.reason) == ([], True)
+
+
+# Name, frames, the close code that the other side is told, what the reason says.
+BREACHES = {
+    "a reserved bit": ([(TEXT | 0x20, b"x", True)], 1002, "reserved bits"),
+    "a reserved bit of a compressed message": ([(TEXT | 0x50, b"x", True)], 1002, "reserved bits"),
+    "a compressed pong": ([(PONG | 0x40, b"x", True)], 1002, "reserved bits"),
+    "a compressed part": ([(TEXT, b"x", False), (CONTINUATION | 0x40, b"x", True)], 1002, "reserved bits"),
+    "a part of nothing": ([(CONTINUATION, b"x", True)], 1002, "had not begun"),
+    "a message inside another": ([(TEXT, b"x", False), (TEXT, b"y", True)], 1002, "inside another"),
+    "what goes on with a binary message": (
+        [(BINARY, b"x", False), (CONTINUATION, b"y", True), (CONTINUATION, b"z", True)],
+        1002,
+        "had not begun",
+    ),
+    "no UTF-8": ([(TEXT, b"\xce\xba\xed\xa0\x80", True)], 1007, "not UTF-8"),
+    "no UTF-8 in the first part": ([(TEXT, b"\xce\xba\xed\xa0\x80", False)], 1007, "not UTF-8"),
+    "half a character at the end": (
+        [(TEXT, b"\xce", False), (CONTINUATION, b"\xba\xce", True)],
+        1007,
+        "not UTF-8",
+    ),
+    "no UTF-8 when expanded": ([(TEXT | 0x40, compress(b"\xff" * 9, 15), True)], 1007, "not UTF-8"),
+    "no deflate data": ([(TEXT | 0x40, b"\xff\xff no", True)], 1007, "cannot be expanded"),
+    "a bomb": ([(TEXT | 0x40, compress(bytes(2 << 20), 15), True)], 1009, "cannot be expanded"),
+    "a bomb in parts": (
+        [(TEXT | 0x40, (bomb := compress(bytes(2 << 20), 15))[:99], False), (CONTINUATION, bomb[99:], True)],
+        1009,
+        "cannot be expanded",
+    ),
+    **{
+        f"a close code of {code}": ([(CLOSE, struct.pack(">H", code), True)], 1002, "")
+        for code in (0, 999, 1005, 1006, 1015, 2999, 5000, 65535)
+    },
+}
+
+
+@pytest.mark.parametrize("name", BREACHES)
+async def test_what_breaks_the_protocol_ends_it_and_is_told(name: str) -> None:
+    frames, code, reason = BREACHES[name]
+    told: list[bytes] = []
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        for opcode, payload, fin in frames:
+            peer.send(opcode, payload, fin=fin)
+        told.append(await peer.until_end())
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0, deflate=True)
+        ending = await socket.end()
+        assert ending.code == ABNORMAL
+        assert reason in ending.reason
+        assert socket.messages == []
+    (frame_,) = told
+    key, masked = frame_[2:6], frame_[6:8]
+    assert frame_[0] == 0x80 | CLOSE
+    assert struct.unpack(">H", bytes(a ^ b for a, b in zip(masked, key, strict=False)))[0] == code
+
+
+async def test_parts_of_characters_become_whole_ones() -> None:
+    text = "가격 12,340원 \U0001f4c8".encode()
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        for n, byte in enumerate(text):
+            peer.send(CONTINUATION if n else TEXT, bytes((byte,)), fin=n == len(text) - 1)
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        async with asyncio.timeout(10.0):
+            while not socket.messages:
+                await asyncio.sleep(0.001)
+        await socket.close()
+        assert socket.messages == [text]
 
 
 async def test_a_farewell_that_is_not_answered_is_not_waited_for_long() -> None:
