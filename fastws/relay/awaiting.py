@@ -60,6 +60,12 @@ class Awaiting:
         self.up_since: float | None = None
         self._down_since: float | None = None
 
+    @property
+    def state_seconds(self) -> float:
+        """For how long Redis is there by now, or away."""
+        since = self._down_since if self.up_since is None else self.up_since
+        return 0.0 if since is None else self._clock() - since
+
     def note_down(self) -> None:
         """Redis is away."""
         if self._down_since is None:

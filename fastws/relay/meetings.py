@@ -157,7 +157,7 @@ class Meetings:
 
     def _forget(self, peer: Peer, reason: str, *, is_over: bool) -> None:
         """Count a peer as gone. If it comes back and its run is not over, what was missed of it is still known."""
-        self.peers.remove(peer)
+        self.peers.remove(peer, is_missed=not is_over)
         if is_over:
             self.on_left(peer)
         self._tell_feeds(peer.feeds)
@@ -212,5 +212,6 @@ class Meetings:
 
     def _end(self, origin: int) -> None:
         """Nothing comes of this origin any more."""
+        self.peers.end(origin)
         self._gone.pop(origin, None)
         self._receiving.end(origin)

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 SILENCE_SECONDS: Final = 5.0
 """After how long an instance that announces itself every second counts as gone."""
 
+MISSED_SECONDS: Final = 300.0
+"""For how long one that has gone without a word is told of."""
+
+_MAX_MISSED: Final = 64
+
 
 class Peer:
     """Another instance. `name` is for people; `claims`, `feeds` and `figures` are those that it announced last.
@@ -50,6 +55,8 @@ class Peers:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._peers: dict[int, Peer] = {}
+        # Those that have gone without a word, the longest ago first.
+        self._missed: dict[int, Peer] = {}
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -62,6 +69,8 @@ class Peers:
 
     def add(self, origin: int, name: str) -> Peer:
         peer = self._peers[origin] = Peer(origin, name, self._clock())
+        # One that was started anew has another origin.
+        self._missed = {key: one for key, one in self._missed.items() if key != origin and one.name != name}
         return peer
 
     def hear(self, peer: Peer) -> None:
@@ -72,8 +81,27 @@ class Peers:
         if (peer := self._peers.get(origin)) is not None:
             peer.spoke_at = self._clock()
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, peer: Peer, *, is_missed: bool) -> None:
+        """It is there no more; `is_missed`: nobody knows why."""
         del self._peers[peer.origin]
+        if is_missed:
+            self._missed[peer.origin] = peer
+            while len(self._missed) > _MAX_MISSED:
+                del self._missed[next(iter(self._missed))]
+
+    def end(self, origin: int) -> None:
+        """It has said good-bye, or it is known that it has ended."""
+        self._missed.pop(origin, None)
+
+    def missed(self) -> list[Peer]:
+        """Those that have gone without a word within `MISSED_SECONDS` and have not come back."""
+        since = self._clock() - MISSED_SECONDS
+        self._missed = {key: peer for key, peer in self._missed.items() if peer.heard_at >= since}
+        return list(self._missed.values())
+
+    def age(self, peer: Peer) -> float:
+        """How many seconds ago it has announced itself."""
+        return self._clock() - peer.announced_at
 
     def excuse(self) -> None:
         """Give all of them time again: for a while nobody could be heard."""

@@ -289,6 +289,11 @@ class Relay:
         return self._awaiting.up_since
 
     @property
+    def state_seconds(self) -> float:
+        """For how long Redis is there by now, or away."""
+        return self._awaiting.state_seconds
+
+    @property
     def n_streams_with_gaps(self) -> int:
         return self.receiving.n_with_gaps
 

@@ -46,7 +46,7 @@ from fastws.relay.address import parse_address
 from fastws.relay.control import Eviction, Kick
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
-from fastws.server import stats
+from fastws.server import cluster_stats, stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
@@ -540,9 +540,13 @@ class Server:
 
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
-        claims = None if self.relay is None else self.relay.claims
-        elsewhere = {} if claims is None else {"sessions_elsewhere": len(claims.sessions)}
-        return elsewhere | stats.totals(
+        relay = self.relay
+        more: dict[str, Any] = {}
+        if relay is not None and relay.claims is not None:
+            more["sessions_elsewhere"] = len(relay.claims.sessions)
+        if relay is not None and self.settings.relay is not None:
+            more["relay"] = cluster_stats.relay_state(relay)
+        return more | stats.totals(
             self.hub,
             self.market,
             self.sessions,
@@ -555,14 +559,11 @@ class Server:
 
     def cluster_stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
-        own = self.stats()
-        if self.relay is None:
-            return stats.together(own, [stats.Instance("this one", stats.summable(own), self._feed_roles)])
-        instances = [stats.Instance(self.relay.name, stats.summable(own), self._feed_roles)]
-        for peer in self.relay.peers:
-            roles = {feed: "owner" if claim.is_owner else "standby" for feed, claim in peer.claims.items()}
-            instances.append(stats.Instance(peer.name, peer.figures, roles))
-        return stats.together(own, instances)
+        body, relay = self.stats(), self.relay
+        own = cluster_stats.Instance(
+            "this one" if relay is None else relay.name, cluster_stats.summable(body), self._feed_roles
+        )
+        return cluster_stats.together(body, own, () if relay is None else cluster_stats.others(relay))
 
     @property
     def _feed_roles(self) -> dict[str, str]:
@@ -690,7 +691,7 @@ class Server:
         self.market.set_feed_status(keeper.feed, status)
 
     def _figures(self) -> dict[str, int]:
-        return stats.summable(self.stats())
+        return cluster_stats.summable(self.stats())
 
     def _on_told(self, alert: Alert) -> None:
         if self.shared_alerts is not None:

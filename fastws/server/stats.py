@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastws._core import Hub
 from fastws._market import utc_text
@@ -15,18 +15,6 @@ from fastws.market.market import Market
 from fastws.server.acceptor import capacity
 from fastws.server.listener import Listener
 from fastws.sessions import Sessions
-
-_BY_TYPE: Final = "subscriptions_by_type"
-_SUMMABLE: Final = (
-    "active_connections",
-    "total_subscriptions",
-    "messages_sent",
-    "saved_sessions",
-    "queued_messages",
-    "messages_received",
-    "queued_bytes",
-    "connections_accepted",
-)
 
 
 def totals(
@@ -40,7 +28,7 @@ def totals(
     uptime: float,
     is_draining: bool,
 ) -> dict[str, Any]:
-    """The body of ``/v1/ws/stats``. `feed_roles`: see :class:`Instance`."""
+    """The body of ``/v1/ws/stats``. `feed_roles`: which part this instance has in each feed; see `FeedKeeper.role`."""
     by_type = {"stock": 0, "market": 0, "sector": 0}
     counts = hub.subscription_counts()
     by_type |= {kind: n for kind, n in counts.items() if kind in by_type or (kind == "portfolio" and n)}
@@ -87,45 +75,6 @@ def totals(
         "bytes_received": hub.meters.n_bytes_received,
         "messages_rate_limited": hub.meters.n_rate_limited,
         "last_update_age_ms": None if last is None else max(0, wall_ms() - last),
-    }
-
-
-def summable(body: Mapping[str, Any]) -> dict[str, int]:
-    """Those figures of :func:`totals` that instances have each of their own."""
-    figures = {name: body[name] for name in _SUMMABLE}
-    return figures | {f"{_BY_TYPE}.{kind}": n for kind, n in body[_BY_TYPE].items()}
-
-
-class Instance(NamedTuple):
-    """What one instance has: the figures of :func:`summable`, and which part it has in each feed, ``owner`` or
-    ``standby``."""
-
-    name: str
-    figures: Mapping[str, int]
-    feed_roles: Mapping[str, str] = {}
-
-
-def together(body: Mapping[str, Any], instances: Sequence[Instance]) -> dict[str, Any]:
-    """The body of :func:`totals` with the sums of all `instances`, and what each of them has."""
-    sums: dict[str, int] = {}
-    for instance in instances:
-        for name, n in instance.figures.items():
-            sums[name] = sums.get(name, 0) + n
-    by_type = {kind: sums.get(f"{_BY_TYPE}.{kind}", 0) for kind in body[_BY_TYPE]}
-    by_type |= {
-        name.removeprefix(f"{_BY_TYPE}."): n for name, n in sums.items() if name.startswith(f"{_BY_TYPE}.")
-    }
-    shown = [
-        {"name": instance.name, "feed_roles": dict(instance.feed_roles)}
-        | {each: instance.figures.get(each, 0) for each in _SUMMABLE}
-        for instance in instances
-    ]
-    return {
-        **body,
-        **{name: sums.get(name, 0) for name in _SUMMABLE},
-        _BY_TYPE: by_type,
-        "scope": "cluster",
-        "instances": shown,
     }
 
 

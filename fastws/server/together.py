@@ -181,6 +181,8 @@ def _added(name: str, one: Any, other: Any) -> Any:
         return max(one, other)
     if name in _SMALLEST:
         return min(one, other)
+    if name == "relay":
+        return other if one["is_up"] and not other["is_up"] else one
     if isinstance(one, dict):
         return {key: _added("", one.get(key), other.get(key)) for key in dict.fromkeys((*one, *other))}
     return round(one + other, 3) if isinstance(one, float) else one + other

@@ -74,12 +74,29 @@ def clock(wall: float) -> str:
 
 
 def feeds(stats: Stats) -> list[Words]:
-    """Each feed with its state."""
-    found = [
-        Words(f"{text(name, 24)} {text(status, 16)}", _FEED_LEVELS.get(status, "warn"))
-        for name, status in stats.feeds.items()
-    ]
+    """Each feed with its state; of joined servers also whether this one stands by."""
+    found = []
+    for name, status in stats.feeds.items():
+        role = stats.feed_roles.get(name)
+        elsewhere = " (runs elsewhere)" if stats.relay is not None and role not in ("owner", None) else ""
+        found.append(
+            Words(f"{text(name, 24)} {text(status, 16)}{elsewhere}", _FEED_LEVELS.get(status, "warn"))
+        )
     return found or [Words("none")]
+
+
+def relay(stats: Stats) -> Words | None:
+    """Whether other servers are heard; None where there is no relay."""
+    if stats.relay is None:
+        return None
+    since = age(stats.relay.seconds)
+    if not stats.relay.is_up:
+        return Words(f"away for {since}", "bad")
+    n = stats.relay.instances
+    return Words(
+        f"up for {since}, {n} servers" if n > 1 else f"up for {since}, no other server",
+        "warn" if stats.relay.missing else "good",
+    )
 
 
 def last_price(stats: Stats) -> str:
@@ -273,6 +290,7 @@ def _notices(history: History) -> Iterator[Words]:
         yield Words("several servers answer here in turns; name one of them with --url", "bad")
     if stats.draining:
         yield Words("the server is stopping, and tells its clients to come back", "warn")
+    yield from _relay_notices(stats)
     yield from _feed_notices(history)
     if level := _lateness(stats):
         yield Words(
@@ -300,6 +318,20 @@ def _notices(history: History) -> Iterator[Words]:
         yield Words(history.reading.metrics)
     if isinstance(history.reading.listing, str):
         yield Words(history.reading.listing, "warn")
+
+
+def _relay_notices(stats: Stats) -> Iterator[Words]:
+    if stats.relay is None:
+        return
+    missing = [text(name, 60) for name in stats.relay.missing]
+    if not stats.relay.is_up:
+        yield Words(
+            f"cut off from the relay for {age(stats.relay.seconds)}: nothing of other servers comes; the log says why",
+            "bad",
+        )
+    elif missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        yield Words(f"not heard any more over the relay: {shown}", "warn")
 
 
 def _feed_notices(history: History) -> Iterator[Words]:

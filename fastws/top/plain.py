@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from fastws.top.exposition import FLUSH_DELAY, LOOP_LAG, STAGES
-from fastws.top.figures import clock, feeds, notices, rows, stages, state
+from fastws.top.figures import clock, feeds, notices, relay, rows, stages, state
 from fastws.top.history import History, sort_busy
 from fastws.top.readings import Listing
 from fastws.top.units import NONE, age, number, rate, size, text
@@ -25,6 +25,7 @@ def snapshot(url: str, history: History) -> str:
         ("server", f"{url}, fastws {stats.version or 'of an unknown version'}"),
         ("state", f"{state(history).text} at {clock(wall)}, up {age(stats.uptime_seconds)}"),
         ("feeds", ", ".join(words.text for words in feeds(stats))),
+        *(("relay", words.text) for words in (relay(stats),) if words is not None),
         *((row.label, f"{row.value:<12} {row.detail}") for row in rows(history)),
         *((name, f"p50 {p50}, p90 {p90}, p99 {p99}") for name, p50, p90, p99 in stages(history)),
         *(("notice", words.text) for words in notices(history)),

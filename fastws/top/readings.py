@@ -25,6 +25,18 @@ class Updates(msgspec.Struct, frozen=True):
     waiting: int = 0
 
 
+class Relay(msgspec.Struct, frozen=True):
+    """Whether the servers that this one is joined with are heard; `seconds` is for how long that is so.
+
+    `instances` counts itself as well. `missing` are names of those that have ceased without a word.
+    """
+
+    is_up: bool
+    seconds: float = 0.0
+    instances: int = 1
+    missing: list[str] = []
+
+
 class Stats(msgspec.Struct, frozen=True):
     """The body of ``/v1/ws/stats``. Those without a default tell a fastws server from others."""
 
@@ -44,6 +56,7 @@ class Stats(msgspec.Struct, frozen=True):
     sequence: int | None = None
     epoch: str = ""
     feeds: dict[str, str] = {}
+    feed_roles: dict[str, str] = {}
     connections_accepted: int | None = None
     closes: dict[str, int] = {}
     accept_pauses: int = 0
@@ -63,6 +76,7 @@ class Stats(msgspec.Struct, frozen=True):
     messages_rate_limited: int | None = None
     last_update_age_ms: int | None = None
     workers: int = 1
+    relay: Relay | None = None
 
 
 class Health(msgspec.Struct, frozen=True):

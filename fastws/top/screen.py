@@ -170,9 +170,14 @@ class Screen:
         for n, words in enumerate(figures.feeds(history.reading.stats)):
             line.append(" · " if n else "").append(words.text, "dim" if is_old else _STYLES[words.level])
         then = " then" if is_old else ""
-        return line.append(
+        line.append(
             f"   last price {figures.last_price(history.reading.stats)}{then}", "dim" if is_old else ""
         )
+        relay = figures.relay(history.reading.stats)
+        if relay is not None:
+            line.append("   relay ", "dim" if is_old else "")
+            line.append(relay.text, "dim" if is_old else _STYLES[relay.level])
+        return line
 
     def _notices(self, history: History, room: int) -> list[Text]:
         found = figures.notices(history)

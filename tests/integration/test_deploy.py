@@ -368,6 +368,7 @@ def status_of(port: int, path: str) -> int:
     return status
 
 
+@pytest.mark.long
 def test_prices_are_polled_at_once_whoever_is_asked(tmp_path: Path) -> None:
     (tmp_path / "prices.csv").write_text("symbol,price\nAAPL,150.25\n")
     secret = "a secret of at least thirty-two bytes"

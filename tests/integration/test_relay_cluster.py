@@ -288,6 +288,11 @@ async def test_statistics_of_all(servers: list[Server]) -> None:
                 "standby",
             ]
             assert body["feeds"] == {"simulator": "live"}
+            assert (body["is_complete"], body["missing"]) == (True, [])
+            assert body["answered_by"] == each[0]["name"]
+            assert all(found["seconds_old"] < 3 and not found["is_stale"] for found in each)
+            # What is of one server alone is not among the sums.
+            assert not {"loop_lag_ms", "epoch", "sequence", "uptime_seconds"} & body.keys()
         assert [metric(server, "fastws_feed_owner", "simulator") for server in servers] == [1, 0, 0]
 
 
@@ -319,7 +324,11 @@ async def test_what_a_dead_server_had_goes_to_others(servers: list[Server]) -> N
         assert (await watching.until(is_live_price))["code"] == CODE
         # Not heard for 5 s, it counts as gone.
         await until_known([two, three], "seo", 0)
-        assert len(together(two)["instances"]) == 2
+        # It has not said good-bye, so it is missed, and what it had is in no sum.
+        sums = together(two)
+        assert sums["missing"] == [each["name"] for each in sums["instances"] if each["is_stale"]]
+        assert (len(sums["instances"]), len(sums["missing"]), sums["is_complete"]) == (3, 1, False)
+        assert sums["active_connections"] == 1
         joined = await stack.enter_async_context(client(url_for(two, "seo")))
         await joined.sync()
         assert three.get_json("/health")["price_feed_running"]

@@ -9,7 +9,7 @@ import pytest
 from top_readings import Health, history, metrics, reading
 
 from fastws.top.exposition import Histogram
-from fastws.top.figures import closes, feeds, notices, refusals, rows, stages, state
+from fastws.top.figures import closes, feeds, notices, refusals, relay, rows, stages, state
 from fastws.top.history import History
 
 
@@ -62,6 +62,14 @@ def test_a_server_that_is_well() -> None:
             {"feeds": {}, "health": Health("ok", False)},
             "no feed, and nothing was published of late", "warn", "",
         ),
+        (
+            {"relay": {"is_up": False, "seconds": 75.5}},
+            "cut off from the relay for 1 min 15 s: nothing of other servers comes; the log says why", "bad", "",
+        ),
+        (
+            {"relay": {"is_up": True, "instances": 2, "missing": ["a/1", "a/2", "a/3", "b\n/4"]}},
+            "not heard any more over the relay: a/1, a/2, a/3 and 1 more", "warn", "",
+        ),
         ({"draining": True}, "the server is stopping, and tells its clients to come back", "warn", ""),
     ],
 )  # fmt: skip
@@ -96,6 +104,22 @@ def test_what_cannot_be_seen_is_said() -> None:
     assert told(found) == [("not its admin token", "warn"), ("http://x has no /metrics", "")]
     several = history(reading(0.0, epoch="a"), reading(1.0, epoch="b"), reading(2.0, epoch="a"))
     assert told(several)[0] == ("several servers answer here in turns; name one of them with --url", "bad")
+
+
+def test_servers_that_a_relay_joins() -> None:
+    def shown(**state: Any) -> tuple[str, str] | None:
+        words = relay(well(relay=state, feed_roles={"kis": "standby"}).reading.stats)
+        return None if words is None else (words.text, words.level)
+
+    assert relay(well().reading.stats) is None
+    assert shown(is_up=True, seconds=61.0, instances=3) == ("up for 1 min 01 s, 3 servers", "good")
+    assert shown(is_up=True, seconds=2.0) == ("up for 2 s, no other server", "good")
+    assert shown(is_up=True, seconds=2.0, instances=2, missing=["a/1"]) == ("up for 2 s, 2 servers", "warn")
+    assert shown(is_up=False, seconds=2.0) == ("away for 2 s", "bad")
+    standby = well(relay={"is_up": True}, feed_roles={"kis": "standby"}).reading.stats
+    assert feeds(standby) == [("kis live (runs elsewhere)", "good")]
+    owner = well(relay={"is_up": True}, feed_roles={"kis": "owner"}).reading.stats
+    assert feeds(owner) == feeds(well(feed_roles={"kis": "owner"}).reading.stats) == [("kis live", "good")]
 
 
 def test_a_server_of_before_these_figures() -> None:

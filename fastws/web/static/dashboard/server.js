@@ -17,6 +17,7 @@ const CHECK_MS = 250;
  * 2. Figures are current until the next ones are a second late. Then they are marked as old, with their age, whatever
  *    the reason is: no answer yet, a refusal, or a page that nobody has looked at.
  * 3. That the server does not answer is said once, when a question waits; only its age goes on.
+ * 4. That it hears nothing of the servers that it is joined with is said for as long as it is so.
  */
 export class ServerPanel {
   #panel = byId("server");
@@ -28,6 +29,7 @@ export class ServerPanel {
   #askedAt = 0;
   #answeredAt = -Infinity;
   #failure = null;
+  #isCutOff = false;
 
   constructor() {
     document.addEventListener("visibilitychange", () => this.#next(0));
@@ -72,10 +74,13 @@ export class ServerPanel {
     let problem = "";
     if (this.#failure !== null) problem = t("server_failed", { reason: this.#failure.message });
     else if (isLate) problem = t("server_silent");
+    else if (isCurrent && this.#isCutOff) problem = t("server_cut_off");
     setText(this.#note, problem);
   }
 
   #show(stats) {
+    // Of servers that a relay joins; one that is alone has no such member.
+    this.#isCutOff = stats.relay?.is_up === false;
     const at = this.#answeredAt;
     const before = this.#before;
     this.#before = { at, sent: stats.messages_sent, epoch: stats.epoch };

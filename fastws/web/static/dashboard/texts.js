@@ -161,6 +161,7 @@ const en = {
   server_rate_title: "Messages sent to all clients together",
   server_failed: "No figures: {reason}",
   server_silent: "The server does not answer.",
+  server_cut_off: "This server is cut off from the others; what only they know does not come.",
   server_age: "{age} old",
 
   keys: "Keys",
@@ -338,6 +339,7 @@ const ko = {
   server_rate_title: "모든 클라이언트에 보낸 메시지",
   server_failed: "수치 없음: {reason}",
   server_silent: "서버가 응답하지 않습니다.",
+  server_cut_off: "이 서버는 다른 서버들과 연결이 끊겼습니다. 다른 서버에만 있는 시세는 오지 않습니다.",
   server_age: "{age} 전 수치",
 
   keys: "단축키",
