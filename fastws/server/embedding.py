@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
@@ -28,15 +28,19 @@ from fastws.errors import SettingsError
 from fastws.feeds.lines import decode_body
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.server import server as inner
+from fastws.server.mounting import add_to_aiohttp, check_prefix, uvicorn_protocol
 from fastws.settings import SETTINGS
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aiohttp import web
+
     from fastws._market import Instrument
     from fastws._rings import BookRing
     from fastws.auth import Callback
     from fastws.feeds.base import Feed
+    from fastws.server.listener import Listener
     from fastws.settings import Settings
 
 MAX_WAITING: Final = 65_536
@@ -228,15 +232,23 @@ class Server:
             _check_authenticator(self.settings)
         self._feed = feed
         self._authenticator = authenticator
+        self._is_mounted = False
+        self._is_up = False
         self._inner: inner.Server | None = None
         self._hub: Hub | None = None
 
     async def __aenter__(self) -> Self:
         if self._inner is not None:
             raise RuntimeError("a Server is entered once; make another one")
-        self._inner = inner.Server(self.settings, feed=self._feed, authenticator=self._authenticator)
+        self._inner = inner.Server(
+            self.settings,
+            feed=self._feed,
+            authenticator=self._authenticator,
+            listens=not self._is_mounted,
+        )
         self._hub = Hub(self._inner)
         await self._inner.start()
+        self._is_up = True
         return self
 
     async def __aexit__(
@@ -244,6 +256,46 @@ class Server:
     ) -> None:
         if self._inner is not None:
             await self._inner.stop()
+            self._is_up = False
+
+    def mount(self, app: web.Application, prefix: str = "/") -> None:
+        """Serve at a path of an aiohttp application in the place of a port, from its startup to its cleanup.
+
+        All that a server of its own has is below `prefix`: WebSockets, endpoints, pages. With ``/`` it is what the
+        application has no route for. The application's middlewares are around all of it.
+
+        Raises:
+            ValueError: `prefix` is no path.
+            RuntimeError: the application has started, or the server has been entered.
+        """
+        add_to_aiohttp(app, self._begin_mounting(prefix), self._find_listener)
+
+        async def life(app: web.Application) -> AsyncIterator[None]:
+            async with self:
+                yield
+
+        app.cleanup_ctx.append(life)
+
+    def for_uvicorn(self, prefix: str = "/") -> Callable[..., asyncio.Protocol]:
+        """Return what uvicorn takes as `ws`, to open WebSockets at a path of its port in the place of one of one's own.
+
+        ``/v1/ws`` below `prefix` and the other WebSocket path are fastws's, while the server is entered, as in the
+        application's lifespan; others are the application's, as without this. HTTP is the application's altogether.
+
+        Raises:
+            ValueError: `prefix` is no path.
+            RuntimeError: the server has been entered.
+        """
+        return uvicorn_protocol(self._begin_mounting(prefix), self._find_listener)
+
+    def _begin_mounting(self, prefix: str) -> str:
+        if self._inner is not None:
+            raise RuntimeError("the server runs already; mount it before it is entered")
+        self._is_mounted = True
+        return check_prefix(prefix)
+
+    def _find_listener(self) -> Listener | None:
+        return None if self._inner is None or not self._is_up else self._inner.listener
 
     @property
     def hub(self) -> Hub:
@@ -268,7 +320,7 @@ class Server:
 
     def _base(self) -> str:
         if self._inner is None or not self._inner.listener.addresses:
-            raise RuntimeError("the server does not listen to a port")
+            raise RuntimeError("the server does not listen to a port of its own")
         host, port = self._inner.listener.addresses[0]
         return f"{'s' if self._inner.listener.is_tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 

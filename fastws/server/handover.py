@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import structlog
 from aiohttp import StreamReader, web
@@ -72,6 +72,7 @@ class HttpConnections:
         """`app` must not have been started; it gets one more middleware."""
         self._upgrades = upgrades
         app.middlewares.insert(0, self._take_back)
+        self._app = app
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         self._server: web.Server | None = None
         self._kept: Waiting[HttpProtocol] = Waiting()
@@ -104,6 +105,29 @@ class HttpConnections:
         if key is not None:
             self._keep(protocol, key, is_scarce)
         protocol.data_received(data)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request that has come to another application of aiohttp, with the path that it has here."""
+        if self._server is None:  # on the way down
+            return problem_response(refusal_of(503))
+        try:
+            response = await self._server.request_handler(request)
+        except (web.RequestPayloadError, ConnectionError):
+            raise
+        except Exception as error:
+            log_limited(
+                _log,
+                "http request failed",
+                "request failed",
+                level="error",
+                path=request.path,
+                exc_info=error,
+            )
+            response = problem_response(refusal_of(500))
+        # aiohttp asks only the application that the request has come to.
+        if not response.prepared:
+            await self._app.on_response_prepare.send(request, response)
+        return response
 
     def _keep(self, protocol: HttpProtocol, key: str, is_scarce: bool) -> None:
         now = time.monotonic()
@@ -149,14 +173,15 @@ class HttpConnections:
             response = problem_response(refusal or UPGRADE_REQUIRED)
             response.force_close()  # what follows may be WebSocket frames
             return response
-        protocol = cast(HttpProtocol, request.protocol)
+        protocol = request.protocol
         if transport is not None and not transport.is_closing():
             leftover = _detach(protocol)
-            if protocol.is_half_closed:  # the end of the stream has been read, nobody would see it again
+            # Its end has been read, nobody would see it again.
+            if isinstance(protocol, HttpProtocol) and protocol.is_half_closed:
                 transport.close()
             else:
                 self._upgrades.open(transport, head, leftover)
-        return _NoResponse()
+        return _NoResponse(status=101)
 
 
 def _head_of(request: web.Request) -> bytes:

@@ -242,6 +242,23 @@ class Listener:
             head.transport.abort()
         await self._http.close()
 
+    # What others have accepted; see `fastws.server.mounting`.
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request that has come to somebody else's aiohttp; an upgrade takes the connection from it."""
+        return await self._http.answer(request)
+
+    def take(self, transport: asyncio.Transport, request: Request, leftover: bytes) -> None:
+        """Open the WebSocket that a request asks for, or answer why not and close `transport`."""
+        request = self.identify(transport, request)
+        refusal = self.check(request)
+        if refusal is None:
+            self.open(transport, request, leftover)
+        else:
+            self.count_refusal(refusal)
+            transport.write(refusal_response(refusal))
+            transport.close()
+
     # Connections.
 
     def _acceptor(self, place: Place, tls: TlsContext | None) -> Acceptor:

@@ -98,6 +98,7 @@ class Server:
         feed: Feed | None = None,
         handed: Handed | None = None,
         authenticator: Callback | None = None,
+        listens: bool = True,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -240,7 +241,7 @@ class Server:
                 "/v1/ws": partial(self._open, self.screener),
                 REALTIME_PATH: partial(self._open, self.realtime),
             },
-            main_places(settings, handed.main),
+            main_places(settings, handed.main) if listens else (),
             tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,

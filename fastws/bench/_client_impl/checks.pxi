@@ -323,7 +323,8 @@ cdef void check_message(
         entry.price_size = <uint8_t>message.price_size
     else:
         entry.price_size = 0
-    memcpy(entry.price, message.price, entry.price_size)
+    if entry.price_size:        # of a message without one there is no text either
+        memcpy(entry.price, message.price, entry.price_size)
 
 
 cdef bint scan_batch(
