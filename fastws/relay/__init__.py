@@ -92,15 +92,17 @@ else has spoken is believed after `streams.DISAGREEMENT_SECONDS`. What is kept o
 
 **When Redis is away,** local clients get what is published locally as ever. Envelopes wait in a bounded queue; what
 falls out of it is a gap, which is repaired or declared. Both connections are given up when nothing comes back for
-`SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by chance.
+`REDIS_SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by
+chance. A message that Redis does not take, or with which it ends three connections in a row, is left out and counted.
 
-Modules: `links` the two connections, `address` what the setting `relay` may say, `channels` their names, `control`
-the messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes, `streams` what
-is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted, `awaiting` who waits
-for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and `keeper` runs it,
-`session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of others and
-`session_claims` asks for them and `session_giving` gives them away, `expiring` is what is remembered for a while
-only, `sharing` what is known of users and of what is looked at everywhere and `tables` how that is kept the same,
-`delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has passed, `relay` all of it
-together.
+Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
+`worker_links` with `exchange` and `exchange_frames`; `outbox` what waits to be sent, `address` what the setting `relay`
+may say, `channels` their names, `control` the messages beside envelopes, `sending` what leaves and `ring` what was
+sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the market, `interest`
+which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard,
+`posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with `session_messages`,
+`peer_sessions` are those of others and `session_claims` asks for them and `session_giving` gives them away, `expiring`
+is what is remembered for a while only, `sharing` what is known of users and of what is looked at everywhere and
+`tables` how that is kept the same, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts`
+what has passed, `relay` all of it together.
 """

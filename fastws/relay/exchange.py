@@ -25,10 +25,9 @@ from fastws.relay.exchange_frames import (
     FrameError,
     Splitter,
     encode,
+    kind_of,
 )
-
-QUEUE_SIZE: Final = 16 << 20
-"""What may wait for a worker that does not read. More is dropped, which the relay sees as a gap."""
+from fastws.relay.links import QUEUE_SIZE
 
 _READ_SIZE: Final = 256 << 10
 _SEND_AT_ONCE: Final = 64
@@ -59,7 +58,8 @@ class Exchange:
 
     1. A message goes to all who listen to its channel, and not back to who has sent it.
     2. Messages of one worker come in their order.
-    3. Nobody waits for a worker that does not read: what is over `QUEUE_SIZE` for it is dropped and counted.
+    3. Nobody waits for a worker that does not read: of more than `queue_limit` bytes for it, the oldest messages are
+       dropped and counted, which the relay sees as a gap. What the parent itself tells it is kept.
     4. What workers say to the parent goes to `on_frame`, with their number; `on_lost` is told whose end was closed.
     """
 
@@ -165,10 +165,12 @@ class Exchange:
             self._lose(end)
             return False
         for frame in frames:
+            if self._ends.get(end.number) is not end:
+                return False  # closed, by what it has said just now
             if frame.kind == MESSAGE:
                 for number, listener in self._listeners.get(frame.channel, {}).items():
                     if number != end.number:
-                        self._append(listener, frame.whole, is_droppable=True)
+                        self._append(listener, frame.whole)
             elif frame.kind == LISTEN:
                 end.channels.add(frame.channel)
                 self._listeners.setdefault(frame.channel, {})[end.number] = end
@@ -194,8 +196,24 @@ class Exchange:
 
     # Sending.
 
-    def _append(self, end: _End, frame: bytes, *, is_droppable: bool = False) -> None:
-        if is_droppable and end.queue_size + len(frame) > self._queue_limit:
+    def _append(self, end: _End, frame: bytes) -> None:
+        end.queue.append(frame)
+        end.queue_size += len(frame)
+        if end.queue_size > self._queue_limit:
+            self._make_room(end)
+        if not end.is_blocked:
+            self._filled[end.number] = end
+
+    def _make_room(self, end: _End) -> None:
+        queue = end.queue
+        # Of the first, a part may be gone.
+        at = 1 if end.n_sent else 0
+        while end.queue_size > self._queue_limit and at < len(queue):
+            if kind_of(queue[at]) != MESSAGE:
+                at += 1
+                continue
+            end.queue_size -= len(queue[at])
+            del queue[at]
             self.n_dropped += 1
             log_limited(
                 _log,
@@ -203,11 +221,6 @@ class Exchange:
                 "a worker does not keep up, and what others tell it is dropped",
                 worker=end.number,
             )
-            return
-        end.queue.append(frame)
-        end.queue_size += len(frame)
-        if not end.is_blocked:
-            self._filled[end.number] = end
 
     def _flush(self) -> None:
         while self._filled:

@@ -62,6 +62,11 @@ def encode(kind: int, channel: bytes = b"", data: bytes = b"") -> bytes:
     return b"".join((_HEADER.pack(size, kind, len(channel)), channel, data))
 
 
+def kind_of(whole: bytes) -> int:
+    """The kind of a whole frame."""
+    return whole[4]
+
+
 class Splitter:
     """Finds the frames in a stream of bytes."""
 

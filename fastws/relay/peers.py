@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fastws.relay.control import Claim, FeedState
     from fastws.relay.tables import PeerTable
 
-SILENCE_SECONDS: Final = 5.0
+PEER_SILENCE_SECONDS: Final = 5.0
 """After how long an instance that announces itself every second counts as gone."""
 
 MISSED_SECONDS: Final = 300.0
@@ -50,7 +50,7 @@ class Peer:
 
 
 class Peers:
-    """The instances that were heard within `SILENCE_SECONDS`, by origin."""
+    """The instances that were heard within `PEER_SILENCE_SECONDS`, by origin."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -112,4 +112,4 @@ class Peers:
     def lost(self) -> list[Peer]:
         """Those that were not heard for too long."""
         now = self._clock()
-        return [peer for peer in self._peers.values() if now - peer.heard_at > SILENCE_SECONDS]
+        return [peer for peer in self._peers.values() if now - peer.heard_at > PEER_SILENCE_SECONDS]

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -39,15 +40,15 @@ from fastws.relay.control import (
     encode,
 )
 from fastws.relay.counts import RelayCounts
-from fastws.relay.delays import Delays
 from fastws.relay.forcing import Forcing
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.lasting import Lasting
-from fastws.relay.links import AnyLink, Link
+from fastws.relay.links import AnyLink
 from fastws.relay.meetings import Meetings
 from fastws.relay.peer_sessions import PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
+from fastws.relay.redis_links import RedisLink
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
 from fastws.relay.session_giving import SessionGiving
@@ -58,7 +59,8 @@ from fastws.relay.sharing import Sharing
 _TICK_SECONDS: Final = 0.05
 _ANNOUNCE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 1.0
-_QUEUE_SIZE: Final = 16 << 20
+# Between two lines of the log that the relay is away, or that it is there.
+_CHANGE_SECONDS: Final = 10.0
 
 _log = structlog.get_logger("fastws.relay")
 
@@ -67,7 +69,8 @@ class Relay:
     """Joins this instance to the others. Belongs to the thread of the event loop.
 
     `wanted` says which codes are looked at here, for whatever reason, and is asked every second; what was looked at is
-    listened to for `linger` seconds more. `name` is for people. `link` makes what messages go over.
+    listened to for `linger` seconds more. `name` is for people. `link` makes what messages go over; without it, that is
+    the Redis at `address`.
 
     1. Local publishing and local clients wait for nothing that happens here.
     2. What comes from other instances is input: what cannot be read is counted and left out.
@@ -89,7 +92,7 @@ class Relay:
         wanted: Callable[[], Iterable[str]],
         linger: float = LINGER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-        link: Callable[..., AnyLink] = Link,
+        link: Callable[..., AnyLink] | None = None,
     ) -> None:
         self.hub = hub
         self.market = market
@@ -105,6 +108,11 @@ class Relay:
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
+        # Why the relay is away, None while it is there; as it is, and as it was logged last.
+        self._reason: str | None = ""
+        self._told_reason: str | None = ""
+        self._away = 0.0
+        self._tell_from = [0.0, 0.0]
         self._task = Lasting("the looks at what is due", self._run)
         self._channels = Channels(prefix, address.database, n_shards)
         self._interest = ShardInterest(n_shards, clock)
@@ -112,13 +120,9 @@ class Relay:
         self._interval = interval_ms / 1000
         self.claims: SessionClaims | None = None
         self._giving: SessionGiving | None = None
-        self.link = link(
-            address,
-            on_message=self._on_message,
-            on_change=self._on_change,
-            on_listening=self._on_listening,
-            delays=Delays,
-            queue_limit=_QUEUE_SIZE,
+        make_link = partial(RedisLink, address) if link is None else link
+        self.link: AnyLink = make_link(
+            on_message=self._on_message, on_change=self._on_change, on_listening=self._on_listening
         )
         self.sending = Sending(
             hub,
@@ -264,6 +268,7 @@ class Relay:
             await asyncio.sleep(_TICK_SECONDS)
 
     def _every_second(self, now: float) -> None:
+        self._tell_change()
         self._awaiting.refresh()
         if self.link.is_up:
             self.sharing.look(is_anyone_feeding=self.meetings.is_anyone_feeding())
@@ -400,12 +405,13 @@ class Relay:
     # Redis.
 
     def _on_change(self, reason: str | None) -> None:
+        self._reason = reason
         if reason is not None:
             self._awaiting.note_down()
-            _log.warning("the relay is away; local clients go on", redis=self.address.shown, error=reason)
+            self._tell_change()
             return
-        away = self._awaiting.note_up()
-        _log.info("the relay is there", redis=self.address.shown, after_s=round(away, 3))
+        self._away = self._awaiting.note_up()
+        self._tell_change()
         # Nobody could be heard meanwhile.
         self.peers.excuse()
         self.meetings.announce()
@@ -413,6 +419,19 @@ class Relay:
         self.on_rules(None)
         if self.meetings.sessions is not None:
             self.meetings.sessions.note_up()
+
+    def _tell_change(self) -> None:
+        """Log whether the relay is there: each change, but of many only some, and the last one."""
+        reason, now = self._reason, self._clock()
+        is_away = reason is not None
+        if reason == self._told_reason or now < self._tell_from[is_away]:
+            return
+        self._told_reason = reason
+        self._tell_from[is_away] = now + _CHANGE_SECONDS
+        if is_away:
+            _log.warning("the relay is away; local clients go on", redis=self.address.shown, error=reason)
+        else:
+            _log.info("the relay is there", redis=self.address.shown, after_s=round(self._away, 3))
 
     def _on_listening(self, channel: str) -> None:
         if self._channels.is_of_shard(channel):

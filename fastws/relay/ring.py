@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import NamedTuple
 
 
@@ -41,4 +40,4 @@ class SentRing:
         kept = self._shards[shard]
         if not kept or first < kept[0].first or last > kept[-1].last or first > last:
             return []
-        return [sent.envelope for sent in islice(kept, None) if sent.last >= first and sent.first <= last]
+        return [sent.envelope for sent in kept if sent.last >= first and sent.first <= last]

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from fastws.relay.address import RedisAddress
 from fastws.relay.exchange_frames import (
@@ -19,11 +19,10 @@ from fastws.relay.exchange_frames import (
     Splitter,
     encode,
 )
+from fastws.relay.links import QUEUE_SIZE
+from fastws.relay.outbox import Outbox
 
-if TYPE_CHECKING:
-    from fastws.relay.links import Delays
-
-SILENCE_SECONDS: Final = 3.0
+PARENT_SILENCE_SECONDS: Final = 3.0
 """After how long without a word of the parent, who says one every second, it counts as away."""
 
 _LOOK_SECONDS: Final = 0.5
@@ -35,7 +34,8 @@ ADDRESS: Final = RedisAddress("", "the parent of the workers", 0)
 class ExchangeEnd(asyncio.Protocol):
     """A worker's end of its pair of sockets; see `fastws.relay.exchange`. Belongs to the thread of the event loop.
 
-    1. Sending never waits. What is over `queue_limit` while the parent does not read is dropped and counted.
+    1. Sending never waits. While the parent does not read, up to `queue_limit` bytes of messages wait; beyond, the
+       oldest are dropped and counted. What is told to the parent itself is little, and not among them.
     2. What the parent says to this worker goes to `on_frame`, and `on_lost` is called once when the parent is gone.
     3. While the parent is not heard, `is_up` is false; `on_change` is told whenever that changes. The parent hears of
        this end twice a second.
@@ -47,15 +47,15 @@ class ExchangeEnd(asyncio.Protocol):
         *,
         on_frame: Callable[[Frame], object],
         on_lost: Callable[[], object],
-        queue_limit: int = 16 << 20,
+        queue_limit: int = QUEUE_SIZE,
     ) -> None:
         self.is_up = False
-        self.n_dropped = 0
         self.on_change: list[Callable[[bool], object]] = []
         self._sock = sock
         self._on_frame = on_frame
         self._on_lost = on_lost
-        self._queue_limit = queue_limit
+        # Whole frames: what the transport was given cannot be taken back.
+        self._outbox: Outbox[bytes] = Outbox(queue_limit)
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
         self._channels: dict[bytes, tuple[Callable[[bytes], object], Callable[[], object]]] = {}
@@ -63,6 +63,7 @@ class ExchangeEnd(asyncio.Protocol):
         self._heard_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._is_closing = False
+        self._is_paused = False
         self._is_drained = asyncio.Event()
         self._is_drained.set()
 
@@ -80,19 +81,33 @@ class ExchangeEnd(asyncio.Protocol):
     @property
     def queue_size(self) -> int:
         """Bytes that the parent has not read yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._outbox.size + (0 if self._transport is None else self._transport.get_write_buffer_size())
+
+    @property
+    def n_dropped(self) -> int:
+        return self._outbox.n_dropped
 
     def send(self, channel: str, data: bytes) -> None:
         """Say something to all others who listen to a channel."""
-        if self.queue_size + len(data) > self._queue_limit:
-            self.n_dropped += 1
-        else:
-            self.tell(MESSAGE, channel.encode(), data)
+        frame = encode(MESSAGE, channel.encode(), data)
+        self._outbox.put(frame, len(frame))
+        self._send()
 
     def tell(self, kind: int, channel: bytes = b"", data: bytes = b"") -> None:
-        """Say something to the parent."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode(kind, channel, data))
+        """Say something to the parent, before all messages that wait."""
+        if (transport := self._open_transport()) is not None:
+            transport.write(encode(kind, channel, data))
+
+    def _send(self) -> None:
+        transport = self._open_transport()
+        # It pauses as soon as the kernel takes no more.
+        while transport is not None and not self._is_paused and (taken := self._outbox.take(1, 1)):
+            self._outbox.settled(taken[0])
+            transport.write(taken[0][0])
+
+    def _open_transport(self) -> asyncio.Transport | None:
+        transport = self._transport
+        return None if transport is None or transport.is_closing() else transport
 
     def listen(
         self,
@@ -130,6 +145,7 @@ class ExchangeEnd(asyncio.Protocol):
         transport.set_write_buffer_limits(high=0)
         for name in self._channels:
             self.tell(LISTEN, name)
+        self._send()
         self._heard()
         self._look()
 
@@ -147,10 +163,14 @@ class ExchangeEnd(asyncio.Protocol):
                 self._on_frame(frame)
 
     def pause_writing(self) -> None:
+        self._is_paused = True
         self._is_drained.clear()
 
     def resume_writing(self) -> None:
-        self._is_drained.set()
+        self._is_paused = False
+        self._send()
+        if not self._is_paused:
+            self._is_drained.set()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_drained.set()
@@ -167,7 +187,7 @@ class ExchangeEnd(asyncio.Protocol):
             self._set_up(True)
 
     def _look(self) -> None:
-        if self.is_up and time.monotonic() - self._heard_at > SILENCE_SECONDS:
+        if self.is_up and time.monotonic() - self._heard_at > PARENT_SILENCE_SECONDS:
             self._set_up(False)
         self.tell(ALIVE)
         self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
@@ -182,21 +202,20 @@ class ExchangeEnd(asyncio.Protocol):
 class WorkerLink:
     """Sends messages to channels of the exchange and hears those of channels that are listened to.
 
-    It does what `fastws.relay.links.Link` does over Redis, except that nobody hears what it has said itself.
+    An `AnyLink`, as `RedisLink` is one, except that nobody hears what it has said itself.
     """
 
     def __init__(
         self,
         end: ExchangeEnd,
-        address: RedisAddress,
         *,
         on_message: Callable[[bytes], None],
         on_change: Callable[[str | None], None],
         on_listening: Callable[[str], None],
-        delays: Callable[[], Delays],
-        queue_limit: int,
     ) -> None:
         self.n_connects = 0
+        # The parent takes all that it reads.
+        self.n_refused = 0
         self._end = end
         self._on_message = on_message
         self._on_change = on_change
@@ -261,4 +280,4 @@ class WorkerLink:
             self.n_connects += 1
             self._on_change(None)
         else:
-            self._on_change(f"the parent has said nothing for {SILENCE_SECONDS:g} s")
+            self._on_change(f"the parent has said nothing for {PARENT_SILENCE_SECONDS:g} s")

@@ -523,6 +523,7 @@ class ServerCollector(Collector):
         yield _gauge("relay_history_bytes", "what was sent and is kept for others", relay.ring_size)
         yield _gauge("relay_queue_bytes", "what waits to be sent", link.queue_size)
         yield _counter("relay_dropped", "messages dropped because too much waited", link.n_dropped)
+        yield _counter("relay_not_taken", "messages that Redis has refused to hand on", link.n_refused)
 
 
 Values = float | Mapping[str, float] | Mapping[tuple[str, str], float]

@@ -19,11 +19,11 @@ from fastws._relay import shard_of
 from fastws.feeds.base import FeedState
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
-from fastws.relay import links, meetings, peers, posts
+from fastws.relay import meetings, peers, posts, redis_listening
 from fastws.relay import relay as relays
 from fastws.relay.address import parse_address
 from fastws.relay.keeper import FeedKeeper
-from fastws.relay.links import Link
+from fastws.relay.redis_links import RedisLink
 from fastws.relay.relay import Relay
 from tests.redis_server import RedisServer
 
@@ -249,7 +249,7 @@ async def test_redis_is_killed_again_and_again_under_load(start: Start, redis: R
 async def test_what_is_not_kept_any_more_is_counted(
     start: Start, redis: RedisServer, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(relays, "_QUEUE_SIZE", 20_000)
+    monkeypatch.setattr(relays, "RedisLink", partial(RedisLink, queue_limit=20_000))
     one = await start(history=20_000)
     two = await start(history=20_000)
     await meeting(one, two)
@@ -282,17 +282,17 @@ async def test_messages_lost_by_redis_are_repeated(start: Start, monkeypatch: An
     """As when Redis drops the connection of one that reads too slowly."""
     one, two = await start(), await start()
     await meeting(one, two)
-    sent = Link.send
+    sent = RedisLink.send
     n_dropped = 0
 
-    def lossy(link: Link, channel: str, data: bytes) -> None:
+    def lossy(link: RedisLink, channel: str, data: bytes) -> None:
         nonlocal n_dropped
         if link is one.relay.link and data[8:9] == b"\x01" and data[:3] == b"FWR" and hash(data) % 3 == 0:
             n_dropped += 1
             return
         sent(link, channel, data)
 
-    monkeypatch.setattr(Link, "send", lossy)
+    monkeypatch.setattr(RedisLink, "send", lossy)
     for number in range(400):
         one.publish(CODES[number % 7], number)
         await asyncio.sleep(0.001)
@@ -310,13 +310,13 @@ async def test_an_origin_that_is_silent_delays_for_a_second_and_not_more(
     await meeting(one, two)
     one.publish(CODES[0], 1)
     await until(lambda: two.seen)
-    sent = Link.send
-    monkeypatch.setattr(Link, "send", lambda link, channel, data: None)
+    sent = RedisLink.send
+    monkeypatch.setattr(RedisLink, "send", lambda link, channel, data: None)
     one.publish(CODES[0], 2)
     await asyncio.sleep(0.01)
     # Nor does it answer what it is asked.
     monkeypatch.setattr(one.relay.sending, "repeat", lambda request: None)
-    monkeypatch.setattr(Link, "send", sent)
+    monkeypatch.setattr(RedisLink, "send", sent)
     at = time.monotonic()
     one.publish(CODES[0], 3)
     await until(lambda: two.seen[CODES[0]] == [1, 3])
@@ -361,8 +361,8 @@ async def test_what_strangers_send_is_left_out(start: Start, redis: RedisServer)
 
 async def test_a_partition_heals(start: Start, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides go on, count each other as gone, and are one again: each update seen, or known to be missed."""
-    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(redis_listening, "REDIS_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(peers, "PEER_SILENCE_SECONDS", 0.8)
     monkeypatch.setattr(relays, "_ANNOUNCE_SECONDS", 0.2)
     async with FaultProxy.run(redis.port) as proxy:
         one, three = await start(), await start()
@@ -428,8 +428,8 @@ class Runner:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time passes faster for everything that waits to hear of others."""
-    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(peers, "SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(redis_listening, "REDIS_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(peers, "PEER_SILENCE_SECONDS", 0.8)
     monkeypatch.setattr(relays, "_ANNOUNCE_SECONDS", 0.2)
     for name in ("SETTLE_SECONDS", "HANDOVER_SECONDS"):
         monkeypatch.setattr(posts, name, 0.4)
@@ -535,11 +535,11 @@ async def test_a_lost_change_of_a_table_is_found_out(start: Start, monkeypatch: 
     one, two = await start(), await start()
     await meeting(one, two)
     two.relay.sharing.user = lambda key: (1, 5)
-    sent = Link.send
+    sent = RedisLink.send
 
     n_lost = 0
 
-    def lossy(link: Link, channel: str, data: bytes) -> None:
+    def lossy(link: RedisLink, channel: str, data: bytes) -> None:
         nonlocal n_lost
         # Changes, and not the whole table.
         if link is two.relay.link and b"n_left\xc0" in data:
@@ -547,7 +547,7 @@ async def test_a_lost_change_of_a_table_is_found_out(start: Start, monkeypatch: 
         else:
             sent(link, channel, data)
 
-    monkeypatch.setattr(Link, "send", lossy)
+    monkeypatch.setattr(RedisLink, "send", lossy)
     two.relay.sharing.note_user("kim")
     await until(lambda: one.relay.sharing.n_connections("kim") == 1)
     assert n_lost == 1

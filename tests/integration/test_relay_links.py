@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Connection
 
-from fastws.relay import links
+from fastws.relay import redis_listening
 from fastws.relay.address import parse_address
-from fastws.relay.delays import Delays
-from fastws.relay.links import Link
+from fastws.relay.redis_links import RedisLink
 from tests.certificates import files
 from tests.redis_server import RedisServer
 from tests.serving import free_port
@@ -32,12 +31,11 @@ class End:
         self.messages: list[bytes] = []
         self.changes: list[str | None] = []
         self.listening: list[str] = []
-        self.link = Link(
+        self.link = RedisLink(
             parse_address(url),
             on_message=self.messages.append,
             on_change=self.changes.append,
             on_listening=self.listening.append,
-            delays=Delays,
             queue_limit=queue_limit,
         )
 
@@ -113,7 +111,7 @@ async def test_what_waits_is_bounded_and_the_oldest_goes(redis: RedisServer) -> 
 async def test_a_redis_that_stands_still_is_given_up(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(redis_listening, "REDIS_SILENCE_SECONDS", 0.3)
     async with end(redis.url, "{a}:1") as made:
         await made.until("self.link.is_up")
         redis.freeze()
@@ -166,6 +164,64 @@ async def test_memory_that_is_full_is_not_ours(tmp_path: Path) -> None:
             await made.until("self.link.is_up")
             made.link.send("{a}:1", b"x" * 100_000)
             await made.until("self.messages")
+
+
+async def test_what_redis_refuses_is_left_out_and_all_else_arrives_once(tmp_path: Path) -> None:
+    rights = ("on", ">word", "+@all", "allkeys", "resetchannels", "&{a}:1", "&{a}:2")
+    with RedisServer(tmp_path, "--user", "some", *rights) as redis:
+        async with end(f"redis://some:word@127.0.0.1:{redis.port}", "{a}:1") as made:
+            await made.until("self.link.is_up")
+            for i in range(300):
+                made.link.send("{a}:3" if i % 3 == 0 else "{a}:1", b"%d" % i)
+            await made.until("len(self.messages) >= 200 and self.link.queue_size == 0")
+            assert made.messages == [b"%d" % i for i in range(300) if i % 3]
+            assert made.link.n_refused == 100
+            assert made.link.is_up
+            assert made.changes == [None]
+            # Where everything is refused, it is not there.
+            assert "OK" in redis.command("ACL", "SETUSER", "some", "-publish")
+            made.link.send("{a}:1", b"to nobody")
+            await made.until("len(self.changes) == 2")
+            assert "no permissions" in str(made.changes[1])
+            assert not made.link.is_up
+            assert "OK" in redis.command("ACL", "SETUSER", "some", "+publish")
+            await made.until("self.link.is_up")
+            made.link.send("{a}:1", b"again")
+            await made.until("self.messages[-1] == b'again'")
+
+
+async def test_a_message_that_ends_the_connection_is_left_out(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--proto-max-bulk-len", "1mb") as redis:
+        async with end(redis.url, "{a}:1", queue_limit=8 << 20) as made:
+            await made.until("self.link.is_up")
+            for i in range(40):
+                made.link.send("{a}:1", bytes(3 << 20) if i == 20 else b"%d" % i)
+            await made.until("self.link.n_refused and b'39' in self.messages and self.link.is_up")
+            # What was on its way when the connection ended may have come twice.
+            assert sorted(set(map(int, made.messages))) == [i for i in range(40) if i != 20]
+            assert made.link.n_refused == 1
+            assert made.link.queue_size == 0
+
+
+async def test_a_redis_that_ends_listeners_for_one_message_is_recognized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = ("--client-output-buffer-limit", "pubsub 100kb 0 0")
+    hidden = ("--rename-command", "CONFIG", "")
+    for options, said in (
+        (limit, "more than 102400 bytes wait"),
+        ((*limit, *hidden), "connections in a row"),
+    ):
+        with RedisServer(tmp_path, *options) as redis:
+            async with end(redis.url, "{a}:1") as made:
+                await made.until("self.link.is_up")
+                for n in range(1, 4):
+                    made.link.send("{a}:1", bytes(500_000))
+                    await made.until(f"self.link.n_connects > {n}")
+                    assert made.link.is_up
+                text = str(made.changes[-2])
+                assert said in text
+                assert "client-output-buffer-limit" in text
 
 
 async def test_tls(tmp_path: Path) -> None:

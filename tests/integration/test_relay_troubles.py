@@ -11,8 +11,7 @@ import pytest
 
 from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws.relay.address import parse_address
-from fastws.relay.delays import Delays
-from fastws.relay.links import Link
+from fastws.relay.redis_links import RedisLink
 from tests.redis_server import RedisServer
 from tests.relays import Instance, two_instances, until
 
@@ -87,13 +86,12 @@ async def test_listeners_that_redis_ends_come_back_and_miss_nothing(redis: Redis
         assert two.seen == one.seen == list(range(1, n + 1))
 
 
-def link(url: str, changes: list[str | None], **what: object) -> Link:
-    made = Link(
+def link(url: str, changes: list[str | None], **what: object) -> RedisLink:
+    made = RedisLink(
         parse_address(url),
         on_message=lambda data: None,
         on_change=changes.append,
         on_listening=lambda channel: None,
-        delays=Delays,
         queue_limit=1 << 20,
     )
     made.listen(["{a}:1"])

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastws.relay import worker_links
-from fastws.relay.delays import Delays
 from fastws.relay.exchange import Exchange
 from fastws.relay.exchange_frames import (
     ALIVE,
@@ -28,7 +27,7 @@ from fastws.relay.exchange_frames import (
     Splitter,
     encode,
 )
-from fastws.relay.worker_links import ADDRESS, ExchangeEnd, WorkerLink
+from fastws.relay.worker_links import ExchangeEnd, WorkerLink
 
 
 @given(
@@ -151,10 +150,11 @@ def test_nobody_waits_for_one_that_does_not_read() -> None:
         with suppress(BlockingIOError):
             late += splitter.feed(two.recv(1 << 20))
         parent.turn_until_quiet()
-    # What it has is whole and in order, and the newest are those that are missing.
+    # What it has is whole and in order, and of what has waited the oldest are those that are missing.
     numbers = [int.from_bytes(frame.data[:4], "little") for frame in late[1:]]
     assert numbers == sorted(numbers)
     assert len(numbers) == n - parent.exchange.n_dropped
+    assert numbers[-5:] == list(range(n - 5, n))
     for sock in (one, two, three):
         sock.close()
     parent.close()
@@ -179,6 +179,27 @@ def test_one_that_talks_nonsense_is_cut_off(parent: Parent) -> None:
     sock.close()
 
 
+def test_one_that_is_cut_off_for_what_it_says_is_not_known_any_more(parent: Parent) -> None:
+    exchange = Exchange(
+        parent.selector,
+        on_frame=lambda number, frame: exchange.disconnect(number),
+        on_lost=parent.lost.append,
+    )
+    old = exchange.connect(1)
+    # What is behind that for which it is cut off has come with it.
+    old.send(encode(READY) + encode(LISTEN, b"a"))
+    parent.turn_until_quiet()
+    new, other = exchange.connect(1), exchange.connect(2)
+    new.send(encode(LISTEN, b"b"))
+    other.send(encode(MESSAGE, b"b", b"to the new one") + encode(MESSAGE, b"a", b"to nobody"))
+    parent.turn_until_quiet()
+    assert read(new) == [(LISTENING, b"b", b""), (MESSAGE, b"b", b"to the new one")]
+    assert parent.lost == []
+    for sock in (old, new, other):
+        sock.close()
+    exchange.close()
+
+
 # The link of a relay.
 
 
@@ -194,12 +215,9 @@ class End:
         self.end = ExchangeEnd(sock, on_frame=self.frames.append, on_lost=self._on_lost, queue_limit=100_000)
         self.link = WorkerLink(
             self.end,
-            ADDRESS,
             on_message=self.messages.append,
             on_change=self.changes.append,
             on_listening=self.listening.append,
-            delays=Delays,
-            queue_limit=1 << 20,
         )
 
     def _on_lost(self) -> None:
@@ -244,11 +262,18 @@ async def test_a_link_hears_what_it_listens_to(parent: Parent) -> None:
         assert two.messages == [b"%d" % i for i in range(50)]
         assert one.messages == []
         # What is sent while the parent does nothing is bounded.
-        for _ in range(2000):
-            one.link.send("a", bytes(1000))
+        for i in range(2000):
+            one.link.send("a", i.to_bytes(4, "little") + bytes(1000))
         assert one.link.n_dropped > 0
-        assert one.link.queue_size <= 100_000
+        # Those that wait, and the one that the kernel has taken a part of.
+        assert one.link.queue_size <= 101_100
+        two.messages.clear()
         await until(parent, lambda: one.link.queue_size == 0)
+        await until(parent, lambda: len(two.messages) == 2000 - one.link.n_dropped)
+        # Of what has waited the oldest are missing.
+        numbers = [int.from_bytes(data[:4], "little") for data in two.messages]
+        assert numbers == sorted(numbers)
+        assert numbers[-90:] == list(range(1910, 2000))
         assert parent.exchange.silence(1) < 5
         assert parent.exchange.silence(3) == 0
         await until(parent, lambda: (2, ALIVE, b"") in parent.heard)
@@ -257,7 +282,7 @@ async def test_a_link_hears_what_it_listens_to(parent: Parent) -> None:
 async def test_a_parent_that_is_silent_counts_as_away(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(worker_links, "PARENT_SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(worker_links, "_LOOK_SECONDS", 0.01)
     async with workers(parent, 1) as (one,):
         one.link.start()

@@ -73,7 +73,12 @@ HOMES = {
     "pandas": {"fastws.client.frames", "fastws.kis.dataframes"},
     "picows": {"fastws.websocket"},
     "python_socks": {"fastws.websocket"},
-    "redis": {"fastws.relay.links"},
+    "redis": {
+        "fastws.relay.redis_access",
+        "fastws.relay.redis_links",
+        "fastws.relay.redis_listening",
+        "fastws.relay.redis_sending",
+    },
     "yaml": {"fastws.kis.credentials"},
     "yfinance": {"fastws.feeds.sources.yahoo"},
     "sqlalchemy": {
@@ -125,6 +130,7 @@ SANS_IO = {
     "fastws.relay.exchange",
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",
+    "fastws.relay.outbox",
     "fastws.relay.peer_sessions",
     "fastws.relay.peers",
     "fastws.relay.posts",

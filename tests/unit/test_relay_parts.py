@@ -25,7 +25,7 @@ from fastws.relay.control import (
 )
 from fastws.relay.delays import LAST_SECONDS, Delays
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
-from fastws.relay.peers import SILENCE_SECONDS, Peers
+from fastws.relay.peers import PEER_SILENCE_SECONDS, Peers
 from fastws.relay.ring import SentRing
 
 
@@ -178,7 +178,7 @@ def test_peers_are_lost_when_they_are_silent_and_are_not_excused() -> None:
     clock = Clock()
     peers = Peers(clock)
     one, two = peers.add(1, "one"), peers.add(2, "two")
-    clock.now += SILENCE_SECONDS
+    clock.now += PEER_SILENCE_SECONDS
     peers.hear(two)
     assert peers.lost() == []
     clock.now += 0.1
