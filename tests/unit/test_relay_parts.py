@@ -185,7 +185,7 @@ def test_peers_are_lost_when_they_are_silent_and_are_not_excused() -> None:
     assert peers.lost() == [one]
     peers.excuse()
     assert peers.lost() == []
-    peers.remove(one)
+    peers.remove(one, is_missed=False)
     assert (list(peers), peers.get(1), len(peers)) == ([two], None, 1)
 
 
