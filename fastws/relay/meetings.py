@@ -106,7 +106,7 @@ class Meetings:
         if len(announcement.positions) != self.n_shards:
             log_limited(
                 _log,
-                f"relay-shards {announcement.name}",
+                "relay-shards",
                 "an instance has another number of shards and is ignored; set relay_shards to the same on all",
                 level="error",
                 instance=announcement.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from fastws._core import Hub
@@ -15,12 +15,17 @@ from fastws.relay.counts import RelayCounts
 from fastws.relay.interest import ShardInterest
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peers
-from fastws.relay.streams import Stream
+from fastws.relay.streams import Arrived, Stream
 
 # Of origins, each as many times as there are shards: of those that are there, and of strangers.
 _MAX_ORIGINS: Final = 1024
 # What is known of updates by their numbers, of all origins together.
 _MAX_NUMBERS: Final = 2_000_000
+
+MAX_HELD_SIZE: Final = 32 << 20
+"""Bytes of memory for what is held back behind gaps, of all origins together; of more, gaps are given up early: those
+of the stream that holds back most."""
+
 # After how long last values are asked for again that have not come.
 _ASK_AGAIN_SECONDS: Final = 1.0
 
@@ -60,6 +65,12 @@ class Receiving:
         self._asked: dict[tuple[int, int], float] = {}
         self._asking: asyncio.Handle | None = None
         self._n_numbers = 0
+        self._held_size = 0
+
+    @property
+    def held_size(self) -> int:
+        """Bytes of memory for what is held back behind gaps."""
+        return self._held_size
 
     @property
     def n_with_gaps(self) -> int:
@@ -103,17 +114,15 @@ class Receiving:
         ) >= _MAX_ORIGINS * self.n_shards:
             raise EnvelopeError("it is of one instance too many")
         stream = self._stream(envelope.origin, envelope.shard)
-        wanted_values, n_before = stream.wants_values, stream.n_numbers
-        for arrived in stream.receive(envelope, len(data), now):
-            self._carrier.publish(arrived)
-        self._count(stream)
-        self._n_numbers += stream.n_numbers - n_before
+        wanted_values = stream.wants_values
+        self._publish(stream, stream.receive(envelope, len(data), now))
         if self._n_numbers > _MAX_NUMBERS:
             # Nobody has so many; what is published goes by its stamps all the same.
             self._n_numbers -= stream.n_numbers
             stream.forget_numbers()
         if stream.has_gap:
             self._close_gap(stream, envelope.origin, envelope.shard, now)
+            self._make_room(now)
         if wanted_values and not stream.wants_values:
             self.on_values()
 
@@ -123,10 +132,9 @@ class Receiving:
         for shard in self._interest.shards:
             stream = self._streams.get((origin, shard))
             if stream is not None:
-                n_before = stream.n_numbers
+                before = stream.n_numbers, stream.held_size
                 stream.announced(positions[shard], now)
-                self._n_numbers += stream.n_numbers - n_before
-                self._count(stream)
+                self._count(stream, before)
 
     def look_after_gaps(self, now: float) -> None:
         """Ask for what is missing, or give it up, where it is time for that."""
@@ -144,32 +152,39 @@ class Receiving:
         """Wait no longer for what is missing of an origin."""
         for (one, _), stream in list(self._streams.items()):
             if one == origin:
-                for arrived in stream.give_up(self._clock()):
-                    self._carrier.publish(arrived)
-                self._count(stream)
+                self._publish(stream, stream.give_up(self._clock()))
 
     def end(self, origin: int) -> None:
         """Nothing comes of this origin any more."""
         self._carrier.forget(origin)
-        for key in [key for key in self._streams if key[0] == origin]:
-            self._n_numbers -= self._streams.pop(key).n_numbers
-            self._asked.pop(key, None)
+        self._drop([key for key in self._streams if key[0] == origin])
 
     def leave_out(self, shards: list[int]) -> None:
         """Nothing comes of these shards any more."""
-        for key in [key for key in self._streams if key[1] in shards]:
+        self._drop([key for key in self._streams if key[1] in shards])
+
+    def _drop(self, keys: list[tuple[int, int]]) -> None:
+        for key in keys:
             stream = self._streams.pop(key)
             self._n_numbers -= stream.n_numbers
-            self._count(stream)
+            self._held_size -= stream.held_size
+            self._asked.pop(key, None)
+
+    def _make_room(self, now: float) -> None:
+        """Give up gaps early, where too much is held back behind them."""
+        while self._held_size > MAX_HELD_SIZE:
+            stream = max(self._streams.values(), key=lambda stream: stream.held_size)
+            if not stream.has_gap:
+                raise AssertionError("something is held back, and not behind a gap")
+            self._publish(stream, stream.give_up(now))
+            self.ask_soon()
 
     def _close_gap(self, stream: Stream, origin: int, shard: int, now: float) -> None:
         gap = stream.due(now)
         if gap is None:
             return
         if gap.is_given_up:
-            for arrived in stream.give_up(now):
-                self._carrier.publish(arrived)
-            self._count(stream)
+            self._publish(stream, stream.give_up(now))
             self.ask_soon()
         else:
             request = GapRequest(self._origin, shard, gap.first, gap.last)
@@ -200,7 +215,18 @@ class Receiving:
             stream = self._streams[origin, shard] = Stream()
             return stream
 
-    def _count(self, stream: Stream) -> None:
+    def _publish(self, stream: Stream, arrived: Iterator[Arrived]) -> None:
+        before = stream.n_numbers, stream.held_size
+        try:
+            for one in arrived:
+                self._carrier.publish(one)
+        finally:
+            self._count(stream, before)
+
+    def _count(self, stream: Stream, before: tuple[int, int]) -> None:
+        """Reckon with what a stream has become, of which `before` were the numbers and what it had held back."""
+        self._n_numbers += stream.n_numbers - before[0]
+        self._held_size += stream.held_size - before[1]
         seen, given_up = stream.take_counts()
         self._counts.gaps["seen"] += seen
         self._counts.gaps["given_up"] += given_up

@@ -73,9 +73,6 @@ class Sending:
         """Send what is left, and take no more."""
         self.flush()
         self.hub.attach(None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def positions(self) -> list[int]:
         """Those of the last updates that were sent, per shard."""
@@ -83,6 +80,10 @@ class Sending:
         return self._outgoing.positions()
 
     def flush(self) -> None:
+        if self._timer is not None:
+            # What it was for leaves now; what comes next is waited for anew.
+            self._timer.cancel()
+            self._timer = None
         self._flushed_at = self.hub.loop.time()
         for shard, first, n, envelope in self._outgoing.envelopes():
             self._ring.add(shard, first, n, envelope)

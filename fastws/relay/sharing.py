@@ -26,6 +26,9 @@ INTEREST: Final = "interest"
 _TABLES: Final[tuple[TableName, ...]] = (USERS, INTEREST)
 _ASK_AGAIN_SECONDS: Final = 1.0
 
+MIN_CHANGED: Final = 2 * CHANGES
+"""So many users who may have changed are remembered without a look at them."""
+
 
 class Sharing:
     """Tells the others of the tables of this instance, and knows theirs. Belongs to the thread of the event loop.
@@ -35,7 +38,9 @@ class Sharing:
 
     1. Changes leave within a tick of the relay (50 ms), together; `interest` is looked at every second.
     2. What a change has lost is seen at the next announcement, and the whole table asked for.
-    3. Who is not heard any more has no entries, nor has anybody while Redis is away: then each is alone.
+    3. While Redis is away, users who have changed are remembered: at most twice as many as have connections, or were
+       told to have some.
+    4. Who is not heard any more has no entries, nor has anybody while Redis is away: then each is alone.
 
     `on_eviction` is called with what others ask for, and `on_users` with an instance's origin and users who have
     connections there now, or others than before.
@@ -64,6 +69,7 @@ class Sharing:
         self._clock = clock
         self._own: dict[TableName, OwnTable] = {name: OwnTable(origin, name) for name in _TABLES}
         self._changed_users: set[str] = set()
+        self._max_changed = MIN_CHANGED
 
     # Of this instance.
 
@@ -77,9 +83,23 @@ class Sharing:
         """How many entries the others have been told of."""
         return {name: len(table) for name, table in self._own.items()}
 
+    @property
+    def n_waiting(self) -> int:
+        """Users who may have changed and are still to be told of."""
+        return len(self._changed_users)
+
     def note_user(self, key: str) -> None:
         """A user has other connections than before."""
         self._changed_users.add(key)
+        if len(self._changed_users) > self._max_changed:
+            self._forget_unchanged()
+
+    def _forget_unchanged(self) -> None:
+        """Of users who have come and gone while nothing could be told, there is nothing to tell."""
+        table = self._own[USERS]
+        self._changed_users = {key for key in self._changed_users if table.differs(key, self.user(key))}
+        # The next look is worth it once there are as many again.
+        self._max_changed = max(MIN_CHANGED, 2 * len(self._changed_users))
 
     def look(self, *, is_anyone_feeding: bool) -> None:
         """Look at what clients want; once a second."""

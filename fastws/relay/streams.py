@@ -23,8 +23,6 @@ AUTHOR_MASK: Final = 0xFFF
 DISAGREEMENT_SECONDS: Final = 3.0
 """After how long of announcing less than was received an origin is believed: something else has spoken for it."""
 
-# Of what is held back, in memory; beyond, the gap is given up early.
-_MAX_HELD_SIZE: Final = 32 << 20
 # What an update needs in memory beside its own bytes.
 _UPDATE_SIZE: Final = 400
 # What one gap can have cost a code.
@@ -86,7 +84,8 @@ class Stream:
         self._held: dict[int, tuple[Envelope, int]] = {}
         # A heap of what is held back.
         self._firsts: list[int] = []
-        self._held_size = 0
+        # What that takes, in bytes of memory.
+        self.held_size = 0
         self._disagrees_since: float | None = None
         self._numbers: dict[tuple[int, str], int] = {}
         self._gap_since: float | None = None
@@ -159,7 +158,7 @@ class Stream:
         return last
 
     def give_up(self, now: float) -> Iterator[Arrived]:
-        """Go on behind the gap; yields the updates whose turn it is."""
+        """Go on behind the gap, up to the next one; yields the updates whose turn it is. To be exhausted."""
         if self._gap_since is None:
             return
         self._n_given_up += 1
@@ -182,7 +181,7 @@ class Stream:
         self.forget_numbers()
         self._held.clear()
         self._firsts.clear()
-        self._held_size = 0
+        self.held_size = 0
         self._gap_since = self._disagrees_since = None
         self.next, self._known_last = last + 1, last
         self._n_gaps += 1
@@ -193,16 +192,13 @@ class Stream:
             weight = size + _UPDATE_SIZE * (1 + len(envelope.updates))
             self._held[envelope.first] = envelope, weight
             heapq.heappush(self._firsts, envelope.first)
-            self._held_size += weight
+            self.held_size += weight
         is_another = envelope.first > self._known_last + 1
         self._known_last = max(self._known_last, envelope.first + len(envelope.updates) - 1)
         if self._gap_since is None:
             self._gap_since = now
             self._n_gaps += 1
             # A position that was announced meanwhile has its time of grace; what has overtaken others has not.
-            self._ask_at = now
-        elif self._held_size > _MAX_HELD_SIZE:
-            self._gap_since = min(self._gap_since, now - HOLD_SECONDS)
             self._ask_at = now
         elif is_another:
             self._ask_at = min(self._ask_at, now + GRACE_SECONDS)
@@ -246,11 +242,15 @@ class Stream:
                 break
             heapq.heappop(self._firsts)
             envelope, weight = self._held.pop(first)
-            self._held_size -= weight
+            self.held_size -= weight
             if first + len(envelope.updates) > self.next:
                 yield from self._take(envelope)
-        if self.next > self._known_last:
+        if self.next > self._known_last or not self.next:
             self._gap_since = None
-        elif self._gap_since is not None and self.next != before:
+        elif self._gap_since is None:
+            # Another one, behind the one that was given up.
+            self._gap_since = self._ask_at = now
+            self._n_gaps += 1
+        elif self.next != before:
             # Another one, behind the one that was closed.
             self._gap_since = now

@@ -49,12 +49,17 @@ class OwnTable:
 
     def replace(self, entries: Mapping[str, Pair]) -> None:
         """Make `entries` all that the table holds."""
+        self._changed = {}
         for key in self._told:
             if key not in entries:
                 self.put(key, NOTHING)
         for key, pair in entries.items():
             if self._told.get(key) != pair:
                 self.put(key, pair)
+
+    def differs(self, key: str, pair: Pair) -> bool:
+        """Whether the others know, or are to be told, anything else of `key`."""
+        return self._changed.get(key, self._told.get(key, NOTHING)) != pair
 
     def changes(self) -> Iterator[TablePart]:
         """Yield what is to be told. To be exhausted."""

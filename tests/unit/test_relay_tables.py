@@ -50,6 +50,10 @@ def test_a_table_is_replaced() -> None:
     own.replace({"b": (0, 5), "c": (1, 1)})
     assert [part.entries for part in told(own)] == [{"a": (0, 0), "c": (1, 1)}]
     assert len(own) == 2
+    # What was to be told, and is so no more.
+    own.replace({"b": (9, 9), "c": (1, 1), "d": (1, 1)})
+    own.replace({"b": (0, 5), "c": (1, 1)})
+    assert not told(own)
 
 
 def test_a_whole_table_in_parts_with_changes_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
