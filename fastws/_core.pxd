@@ -76,6 +76,15 @@ cdef class Channel:
     cdef int64_t n_relayed
     cdef int64_t n_missed
     cdef int32_t shard
+    # Of the ledger; see `Books`.
+    cdef int64_t n_due
+    cdef int64_t n_conflated
+    cdef int64_t n_dropped
+    cdef int64_t n_unflushed
+    cdef int64_t n_absent           # never came from another instance, and were declared
+    cdef int64_t n_lost             # in the outboxes of slow clients
+    cdef int64_t n_counted          # flushed, counted one by one in a debug build
+    cdef int64_t n_pending          # when `Books` were opened last
 
 
 cdef class Update:
@@ -111,6 +120,7 @@ cdef class Frame:
     cdef uint32_t n_entries
     cdef uint32_t n_messages
     cdef uint32_t n_conflated
+    cdef int64_t n_declared         # updates that it tells the client are lost
     cdef bint has_latest
     cdef bint is_addressed
     cdef int64_t first_position     # of its entries, and of the last of them
@@ -170,6 +180,7 @@ cdef class Lane:
     cdef int64_t claimed_position
     cdef uint8_t state
     cdef uint8_t has_latest
+    cdef uint8_t is_copy            # what becomes of its entries is no matter of the ledger
     cdef int interval_ms
     cdef uint32_t n_conflated
     cdef int64_t due_ms
@@ -367,6 +378,8 @@ cdef class Registry:
     cdef int64_t n_conflated
     cdef int64_t n_lost
     cdef int64_t n_undelivered
+    cdef int64_t n_declared
+    cdef int64_t n_flushed
     cdef readonly int64_t n_messages_sent
     cdef readonly int64_t n_messages_received
     cdef readonly int64_t n_accepted
@@ -377,6 +390,7 @@ cdef class Registry:
     cdef int depart(self, Connection connection) except -1
     cdef int part_until(self, int64_t until_ns) except -1
     cdef int count_close(self, int code) except -1
+    cdef int check_books(self) except -1
 
 
 cdef class Hub(Registry):
@@ -423,6 +437,17 @@ cdef class Hub(Registry):
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
 
+cdef class Books:
+    cdef Hub hub
+    cdef list faults
+
+    cdef int fault(self, str text) except -1
+    cdef int count_pending(self) except -1
+    cdef dict cohorts(self)
+    cdef dict connections(self)
+    cdef list channels(self)
+
+
 cdef class Outbox(FrameParser):
     cdef readonly Hub hub
     cdef readonly object transport
@@ -449,6 +474,8 @@ cdef class Outbox(FrameParser):
     cdef int64_t n_delivered
     cdef int64_t n_conflated
     cdef int64_t n_lost
+    cdef int64_t n_declared         # of these, told to the client
+    cdef int64_t n_refused          # neither sent nor kept, because the socket is broken
     cdef int64_t taken_ns
     cdef Py_ssize_t waiting_size
 
@@ -461,6 +488,8 @@ cdef class Outbox(FrameParser):
     cdef int assign(self, Frame frame) except -1
     cdef int write_frame(self, Frame frame) except -1
     cdef int on_sent(self, Frame frame, Py_ssize_t n_sent) except -1
+    cdef int64_t n_held(self) except -1
+    cdef int64_t n_undeclared(self) except -1
     cdef void refuse(self, Frame frame) noexcept
     cdef int on_cut_written(self) except -1
     cdef int enqueue(self, Frame frame) except -1

@@ -110,11 +110,14 @@ cdef Py_ssize_t MAX_SIZE = <Py_ssize_t>1 << 40
 cdef int64_t MAX_NUMBER = <int64_t>1 << 62     # comes after every number and every position
 cdef Py_ssize_t MAX_RATE = 1000000
 
-cdef dict _n_live = {"Connection": 0, "Cohort": 0, "Lane": 0, "Frame": 0, "Update": 0}
+cdef dict _n_live = {"Connection": 0, "Cohort": 0, "Lane": 0, "Frame": 0, "Update": 0, "Fault": 0}
 
 
 def debug_counters():
-    """Live objects of the core by class, counted in a debug build (`make debug`) only; else all zero."""
+    """Live objects of the core by class, counted in a debug build (`make debug`) only; else all zero.
+
+    Fault: times that the ledger did not add up, which such a build looks at ten times a second.
+    """
     return dict(_n_live)
 
 

@@ -123,6 +123,7 @@ cdef class Lane:
                         self.begin_loss(update.position, number_from(update))
                     excess -= PyBytes_GET_SIZE(text_or_failure(self.cohort.hub, self.cohort.dialect, update))
                     self.loss.add(update)
+                    update.channel.n_dropped += 1
                     Py_DECREF(update)
                 read += 1
         finally:
@@ -171,6 +172,7 @@ cdef class Lane:
         for read in range(n):
             entry = self.pending[read]
             if entry_is_latest(entry) and (<Update>entry_update(entry)).is_superseded:
+                (<Update>entry_update(entry)).channel.n_conflated += not self.is_copy
                 Py_DECREF(<object>entry_update(entry))
                 continue
             self.pending[write] = entry
@@ -190,6 +192,7 @@ cdef class Lane:
             update = entry_update(entry)
             if entry_is_latest(entry):
                 if (<Update>update).channel.mark == hub.mark:
+                    (<Update>update).channel.n_conflated += not self.is_copy
                     Py_DECREF(<object>update)
                     continue
                 (<Update>update).channel.mark = hub.mark
@@ -220,6 +223,7 @@ cdef class Lane:
     cdef Lane copy(self):
         cdef Lane other = Lane.__new__(Lane, self.cohort, self.interval_ms)
         cdef uint32_t i
+        other.is_copy = True
         if self.n_pending:
             other.pending = <uintptr_t*>malloc(self.n_pending * sizeof(uintptr_t))
             if other.pending is NULL:
@@ -402,6 +406,8 @@ cdef class Cohort:
             for i in range(self.n_subs):
                 (<Topic>self.subs[i].topic).remove_interest(self.subs[i].interest_index)
         for lane in [self.lane] + (self.slow_lanes or []):
+            for i in range(lane.n_pending):
+                (<Update>entry_update(lane.pending[i])).channel.n_unflushed += 1
             lane.discard()
             lane.state = DEAD
             lane.cohort = None

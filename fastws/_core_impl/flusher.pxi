@@ -333,6 +333,7 @@ cdef class Flusher:
         cdef Cohort cohort = lane.cohort
         cdef int interval_ms
         cdef double late_ms
+        cdef int64_t n_due
         if lane.state == DEAD or cohort is None:
             return 0
         if lane.state == ARMED:
@@ -360,12 +361,16 @@ cdef class Flusher:
             if lane is not cohort.lane:
                 # The number on a batch says that everything of mode `all` up to it was sent: take that along.
                 lane.merge(cohort.lane)
+            n_due = lane.n_pending + lane.n_conflated
             self.job_frames = lane.frames(-1, lane)
         except BaseException:
             if lane is not cohort.lane:
                 # Where it is looked for when the members' sessions are saved.
                 cohort.lane.merge(lane)
             raise
+        self.hub.n_flushed += n_due - lane.n_conflated
+        if FASTWS_DEBUG:
+            count_flushed(self.job_frames)
         lane.clear()
         interval_ms = self.hub.interval_ms
         if lane.interval_ms > interval_ms:

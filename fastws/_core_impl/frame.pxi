@@ -114,6 +114,7 @@ cdef Frame declaration(Hub hub, Dialect dialect, Loss loss, int window_bits):
     """The frame that declares a loss; it stands for no updates, and waits its turn like one that does."""
     cdef Frame frame = plain_frame(pack(hub, 1, overflow_text(dialect, loss.ranges), window_bits), 1)
     frame.loss = loss
+    frame.n_declared = loss.n
     frame.first_position = loss.first_position
     frame.position = loss.position
     frame.first_sequence = loss.first_sequence

@@ -277,7 +277,7 @@ cdef class Hub(Registry):
         cdef Interest* interest
         cdef Lane lane
         cdef uint32_t i, n
-        cdef int64_t now = monotonic_ns(), position = self.position + 1
+        cdef int64_t now = monotonic_ns(), position = self.position + 1, n_due = 0
         cdef bint is_private = channel.is_private
         if channel.n_missed:
             self.declare_missed(channel)
@@ -318,8 +318,11 @@ cdef class Hub(Registry):
                 lane.claim[0] = position
                 if channel.bit == STATUS_BIT:
                     lane.cohort.lane.append(update, False)
+                    n_due += 1
                 elif interest.channels & channel.bit:
                     lane.append(update, interest.latest)
+                    n_due += 1
+        channel.n_due += n_due
         return 0
 
     def attach(self, Tap tap):
@@ -367,6 +370,7 @@ cdef class Hub(Registry):
         channel.n_missed = 0
         if not channel.is_numbered:
             return 0
+        channel.n_absent += last - first + 1
         channel.seq = last
         for topic in channel.topics:
             for i in range(topic.n_interests):
@@ -396,6 +400,7 @@ cdef class Hub(Registry):
             if not cohort.is_paused and cohort.lane.claimed_position != update.position:
                 cohort.lane.claimed_position = update.position
                 cohort.lane.append(update, False)
+                channel.n_due += 1
         return update.sequence
 
     def tell(self, Channel channel not None, payload, connections):
@@ -565,6 +570,20 @@ cdef class Hub(Registry):
     def history_size(self):
         """Size of the updates kept, as `History` counts it."""
         return self.history.size
+
+    def audit(self, *, bint channels=False):
+        """What became of all updates, held against what is counted where they wait now; see `Books`.
+
+        It looks at every pending update and every connection: milliseconds where there are tens of thousands.
+
+        :return: dict: `cohorts` and `connections` (sums), `faults` (what does not add up, empty at any time), and with
+            `channels` those, each with its `key`, None for all private ones of a name.
+        """
+        cdef Books books = Books.__new__(Books, self)
+        cdef dict found = {"cohorts": books.cohorts(), "connections": books.connections(), "faults": books.faults}
+        if channels:
+            found["channels"] = books.channels()
+        return found
 
     def update_counts(self, *, bint private=True):
         """Number of updates published by name of channel: dict[str, int]; `private`: those of private ones too."""

@@ -53,14 +53,34 @@ cdef class Outbox(FrameParser):
         return n
 
     def ledger(self):
-        """The conservation law in numbers: published = delivered + conflated + lost + waiting."""
+        """The conservation law in numbers: published = delivered + conflated + lost + waiting.
+
+        Of what is lost, the client was told of what is declared.
+        """
         return {
             "published": self.n_published,
             "delivered": self.n_delivered,
             "conflated": self.n_conflated,
             "lost": self.n_lost,
             "waiting": self.n_published - self.n_delivered - self.n_conflated - self.n_lost,
+            "declared": self.n_declared,
         }
+
+    cdef int64_t n_held(self) except -1:
+        """Updates that wait, counted one by one."""
+        cdef Frame frame
+        cdef int64_t n = 0 if self.cut is None else self.cut.n_entries
+        for frame in self.outbox or ():
+            n += frame.n_entries
+        return n + len(self.backlog or ()) + len(self.backlog_all or ())
+
+    cdef int64_t n_undeclared(self) except -1:
+        """Updates that are lost and of which the client is still to be told, counted."""
+        cdef Frame frame
+        cdef int64_t n = 0 if self.cut is None else self.cut.n_declared
+        for frame in self.outbox or ():
+            n += frame.n_declared
+        return n if self.overflow is None else n + n_lost_in(self.overflow)
 
     # What the classes on top of this one do.
 
@@ -125,6 +145,7 @@ cdef class Outbox(FrameParser):
         """Data, in order: now if nothing waits, else into the queue."""
         self.assign(frame)
         if self.state != OPEN:
+            self.n_refused += frame.n_entries
             return 0
         if self.is_blocked or self.outbox is not None or self.backlog_size or self.backlog:
             return self.enqueue(frame)
@@ -160,8 +181,9 @@ cdef class Outbox(FrameParser):
         if n_sent == frame.size():
             if frame.n_entries:
                 self.delivered_sequence = frame.sequence
-            elif frame.loss is not None:
+            elif frame.n_declared:
                 self.hub.meters.n_overflows += 1
+                self.n_declared += frame.n_declared
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
             self.hub.meters.n_bytes_sent += n_sent
@@ -182,6 +204,7 @@ cdef class Outbox(FrameParser):
 
     cdef void refuse(self, Frame frame) noexcept:
         """The socket is broken: what it did not take must come again in a restored session."""
+        self.n_refused += frame.n_entries
         if self.refused_sequence == 0:
             self.refused_sequence = frame.first_sequence if frame.n_entries or frame.loss is not None else -1
 
@@ -191,8 +214,9 @@ cdef class Outbox(FrameParser):
             self.cut = None
             if frame.n_entries:
                 self.delivered_sequence = frame.sequence
-            elif frame.loss is not None:
+            elif frame.n_declared:
                 self.hub.meters.n_overflows += 1
+                self.n_declared += frame.n_declared
             self.n_delivered += frame.n_entries
             self.hub.n_messages_sent += frame.n_messages
             self.hub.meters.n_bytes_sent += frame.size()
@@ -253,6 +277,7 @@ cdef class Outbox(FrameParser):
 
     cdef int declare_lost(self, Update update) except -1:
         self.n_lost += 1
+        update.channel.n_lost += 1
         if self.overflow is None:
             self.overflow = {}
         return add_lost(self.overflow, update.channel, 1, update.seq, update.seq)
@@ -322,9 +347,10 @@ cdef class Outbox(FrameParser):
             if self.overflow is not None:
                 lost = self.overflow
                 self.overflow = None
-                self.hub.meters.n_overflows += 1
                 text = overflow_text(self.dialect, lost)
-                self.write_frame(plain_frame(frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)), 1))
+                frame = plain_frame(frame_text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)), 1)
+                frame.n_declared = n_lost_in(lost)
+                self.write_frame(frame)
             elif self.outbox:
                 frame = <Frame>self.outbox.pop(0)
                 self.outbox_size -= frame.size()

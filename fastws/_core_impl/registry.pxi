@@ -37,6 +37,7 @@ cdef class Registry:
         self.n_delivered += connection.n_delivered
         self.n_conflated += connection.n_conflated
         self.n_lost += connection.n_lost
+        self.n_declared += connection.n_declared
         self.n_undelivered += (
             connection.n_published - connection.n_delivered - connection.n_conflated - connection.n_lost
         )
@@ -105,6 +106,8 @@ cdef class Registry:
             self.sweep_due_ns = now + SWEEP_NS
         # Before anything can fail: without it nobody would be pinged or timed out any more.
         self.sweep_timer = self.loop.call_later((self.sweep_due_ns - now) * 1e-9, self._sweep)
+        if FASTWS_DEBUG:
+            self.check_books()
         while i < self.n_connections:
             connection = <Connection>self.connections[i]
             try:
@@ -172,6 +175,14 @@ cdef class Registry:
             "max_bytes": max_bytes,
             "max_messages": max_messages,
         }
+
+    cdef int check_books(self) except -1:
+        """In a debug build, ten times a second: the laws of the ledger hold; see `Books`."""
+        faults = self.audit()["faults"]
+        if faults:
+            count_live("Fault", 1)
+            self.logger.error("the ledger does not add up: %s", "; ".join(faults))
+        return 0
 
     def ledger(self):
         """The conservation law over all connections that ever were:

@@ -91,6 +91,9 @@ class ApiView(CallersView, Protocol):
     def connections(self, *, has_subscriptions: bool = True) -> Iterable[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``, each made when it is asked for."""
 
+    async def encode_ledger(self, *, has_topics: bool, has_connections: bool) -> bytes:
+        """The body of ``/v1/ws/ledger``; see :class:`fastws.server.ledger.Ledger`."""
+
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
         """Close the connections of a user, of a token or with an id (the others are None); return how many.
 
@@ -155,6 +158,12 @@ def add_admin_routes(app: web.Application, server: ApiView) -> None:
             routes.connections,
             "open WebSocket connections; ?subscriptions=false leaves theirs out; admin",
         ),
+        (
+            "GET",
+            "/v1/ws/ledger",
+            routes.ledger,
+            "what became of every update; ?topics=false and ?connections=false leave lists out; admin",
+        ),
         ("POST", "/v1/admin/kick", routes.kick, "close a user's connections, a token's, or one; admin"),
         (
             "POST",
@@ -196,6 +205,13 @@ def _error_response(problem: _ApiError) -> web.Response:
     return response
 
 
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "true")
+    if text not in ("true", "false"):
+        raise _ApiError(400, "INVALID_PARAMETER", f"{name} must be true or false")
+    return text == "true"
+
+
 async def encode_connections(server: ApiView, *, has_subscriptions: bool) -> bytes:
     """The body of ``/v1/ws/connections``."""
     elements = []
@@ -232,16 +248,19 @@ class _Routes:
 
     async def connections(self, request: web.Request) -> web.Response:
         self._check_admin(request)
-        wanted = request.query.get("subscriptions", "true")
-        if wanted not in ("true", "false"):
-            raise _ApiError(400, "INVALID_PARAMETER", "subscriptions must be true or false")
+        has_subscriptions = _flag(request, "subscriptions")
         if request.query.get("scope", "instance") != "instance":
             raise _ApiError(
                 400,
                 "INVALID_PARAMETER",
                 "scope must be instance: each server has a list of its own connections",
             )
-        return json_response(await encode_connections(self._server, has_subscriptions=wanted == "true"))
+        return json_response(await encode_connections(self._server, has_subscriptions=has_subscriptions))
+
+    async def ledger(self, request: web.Request) -> web.Response:
+        self._check_admin(request)
+        wanted = {f"has_{name}": _flag(request, name) for name in ("topics", "connections")}
+        return json_response(await self._server.encode_ledger(**wanted))
 
     async def kick(self, request: web.Request) -> web.Response:
         self._check_admin(request)

@@ -54,6 +54,7 @@ from fastws.server.fetch import fetch
 from fastws.server.handed import Handed
 from fastws.server.handshake import Request
 from fastws.server.last_values import LastValues
+from fastws.server.ledger import Ledger
 from fastws.server.listener import Listener
 from fastws.server.parts import configure_hub, fixed_symbols, load_instruments, make_feed, make_store
 from fastws.server.peers import Peers
@@ -611,6 +612,11 @@ class Server:
     def connections(self, *, has_subscriptions: bool = True) -> Iterator[dict[str, Any]]:
         """The elements of ``/v1/ws/connections``."""
         return stats.connections(self.admission, has_subscriptions=has_subscriptions)
+
+    async def encode_ledger(self, *, has_topics: bool, has_connections: bool) -> bytes:
+        """The body of ``/v1/ws/ledger``."""
+        ledger = Ledger(self.hub, self.admission.presence.by_id)
+        return await ledger.encode(has_topics=has_topics, has_connections=has_connections)
 
     def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
         """Close connections with 4401, also those of other instances; see `Admission.kick`.

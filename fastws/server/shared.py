@@ -42,6 +42,7 @@ class _Answer(msgspec.Struct):
 _kicks: Final = msgspec.json.Decoder(_Kick)
 _answers: Final = msgspec.msgpack.Decoder(_Answer)
 _ids: Final = msgspec.msgpack.Decoder(list[int] | None)
+_flags: Final = msgspec.msgpack.Decoder(tuple[bool, bool])
 _codes: Final = msgspec.msgpack.Decoder(list[str])
 _forced: Final = msgspec.msgpack.Decoder(tuple[list[str], dict[str, str], str])
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -65,6 +66,7 @@ class Shared:
             "stats": self._answer_stats,
             "n_connections": self._answer_n_connections,
             "connections": self._answer_connections,
+            "ledger": self._answer_ledger,
             "kick": self._answer_kick,
             "realtime": self._answer_realtime,
             "reload_portfolios": self._answer_reload_portfolios,
@@ -117,6 +119,10 @@ class Shared:
 
     async def _answer_connections(self, data: bytes) -> bytes:
         return await api.encode_connections(self._server, has_subscriptions=data == b"true")
+
+    async def _answer_ledger(self, data: bytes) -> bytes:
+        has_topics, has_connections = _flags.decode(data)
+        return await self._server.encode_ledger(has_topics=has_topics, has_connections=has_connections)
 
     async def _answer_realtime(self, data: bytes) -> bytes:
         body: dict[str, Any] = {"global_stats": self._server.realtime_totals()}

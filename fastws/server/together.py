@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from aiohttp import web
 
-from fastws.server import api
+from fastws.server import api, ledger
 from fastws.server.callers import is_administrator
 from fastws.server.handshake import Refusal
 from fastws.server.http import HttpError, json_response
@@ -90,6 +90,11 @@ def together(shared: Shared) -> Any:
         lists = [data[1:-1] for _, data in sorted({worker.number: own, **answers.found}.items())]
         return b"[%b]" % b",".join(filter(None, lists))
 
+    async def the_ledger(request: web.Request, own: bytes) -> bytes:
+        wanted = [request.query.get(name, "true") == "true" for name in ("topics", "connections")]
+        answers = await _all(siblings, "ledger", msgspec.msgpack.encode(wanted))
+        return ledger.joined({worker.number: own, **answers.found})
+
     async def kick(request: web.Request, own: bytes) -> bytes:
         answers = await siblings.ask_all("kick", await request.read())
         body = _read(own)
@@ -112,6 +117,7 @@ def together(shared: Shared) -> Any:
         ("GET", "/v1/ws/stats"): stats,
         ("GET", "/health"): health,
         ("GET", "/v1/ws/connections"): connections,
+        ("GET", "/v1/ws/ledger"): the_ledger,
         ("POST", "/v1/admin/kick"): kick,
         ("POST", "/v1/portfolios/reload"): reload_portfolios,
         ("GET", "/realtime/status"): realtime,

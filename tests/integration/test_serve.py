@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -267,6 +268,44 @@ async def test_messages_sent_counts_each_message_of_a_batch(server: StartServer,
         + ledger["waiting"]
     )
     assert (ledger["lost"], ledger["waiting"]) == (0, 0)
+
+
+async def test_the_ledger_says_what_became_of_every_update(server: StartServer) -> None:
+    target = server("--feed", "none", unknown_symbols="accept", admin_token="a token")
+    headers = {"Authorization": "Bearer a token"}
+
+    def ledger(query: str = "") -> dict[str, Any]:
+        status, body = target.get(f"/v1/ws/ledger{query}", headers=headers)
+        found: dict[str, Any] = json.loads(body)
+        assert (status, found["balanced"], found["faults"]) == (200, True, [])
+        return found
+
+    async with client(target.url) as connection, client(target.url) as other:
+        for each in (connection, other):
+            await each.subscribe("stock", "005930")
+            await each.until_snapshot()
+        body = f"[{','.join(price('005930', number) for number in range(1, 101))}]".encode()
+        assert target.get("/v1/publish", "POST", body, headers)[0] == 202
+        for each in (connection, other):
+            n = 0
+            while n < 100:
+                n += len(updates(await each.receive()))
+        found = await asyncio.to_thread(
+            until,
+            lambda: None if (found := ledger())["connections"]["waiting"] else found,
+            "everything to be in the kernel",
+        )
+        (topic,) = [line for line in found["by_topic"] if line["channel"] == "price"]
+        assert (topic["key"], topic["published"], topic["due"], topic["flushed"]) == ("005930", 100, 100, 100)
+        assert [line["delivered"] for line in found["by_connection"]] == [100, 100]
+        assert found["connections"]["delivered"] == found["connections"]["published"] == 200
+        assert sorted(ledger("?topics=false&connections=false")) == [
+            "balanced",
+            "cohorts",
+            "connections",
+            "faults",
+        ]
+    assert target.get("/v1/ws/ledger?topics=no", headers=headers)[0] == 400
 
 
 def test_the_overview_and_the_stocks(server: StartServer) -> None:

@@ -135,6 +135,12 @@ async def test_whoever_is_asked_answers_for_all(server: Server) -> None:
             status, body = server.get("/v1/ws/connections?subscriptions=false", headers=AS_ADMIN)
             assert status == 200
             assert len({row["connection_id"] for row in json.loads(body)}) == N
+            status, body = server.get("/v1/ws/ledger?topics=false", headers=AS_ADMIN)
+            ledger = json.loads(body)
+            assert (status, ledger["balanced"], ledger["faults"]) == (200, True, [])
+            assert {line["worker"] for line in ledger["by_connection"]} == {1, 2}
+            assert len({line["connection_id"] for line in ledger["by_connection"]}) == N
+            assert "by_topic" not in ledger
             status, body = server.get("/realtime/status", headers={"Authorization": f"Bearer {token('u1')}"})
             told = json.loads(body)
             assert told["global_stats"]["total_connections"] == N

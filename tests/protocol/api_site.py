@@ -25,6 +25,7 @@ from fastws.market.portfolio_reader import Reloaded
 from fastws.market.store import Store, StoreError
 from fastws.server.api import add_admin_routes, add_user_routes
 from fastws.server.http import bare_app
+from fastws.server.ledger import Ledger
 from fastws.server.peers import Peers
 from fastws.sessions import Sessions
 from fastws.settings import Settings
@@ -90,6 +91,10 @@ class View:
     def connections(self, *, has_subscriptions: bool = True) -> list[dict[str, Any]]:
         named = {"subscriptions": {"stock": ["005930"]}} if has_subscriptions else {}
         return [{**connection, **named} for connection in self.open]
+
+    async def encode_ledger(self, *, has_topics: bool, has_connections: bool) -> bytes:
+        ledger = Ledger(self.hub, {})
+        return await ledger.encode(has_topics=has_topics, has_connections=has_connections)
 
     async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
         self.reloaded.append(ids)

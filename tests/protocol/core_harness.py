@@ -232,6 +232,7 @@ class Bench:
         parts = ("delivered", "conflated", "lost", "undelivered", "waiting")
         assert ledger["published"] == sum(ledger[part] for part in parts), ledger
         assert all(value >= 0 for value in ledger.values()), ledger
+        assert self.hub.audit()["faults"] == []
         return ledger
 
 

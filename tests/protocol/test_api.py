@@ -18,6 +18,7 @@ from fastws.auth.tokens import sign
 
 ADMIN_REQUESTS: list[tuple[str, str, object, int]] = [
     ("GET", "/v1/ws/connections", None, 200),
+    ("GET", "/v1/ws/ledger", None, 200),
     ("POST", "/v1/admin/kick", {"jti": "x"}, 200),
     ("POST", "/v1/publish", PRICE, 202),
     ("POST", "/v1/portfolios/reload", None, 200),
@@ -127,7 +128,7 @@ async def test_other_methods_are_refused_like_elsewhere() -> None:
 async def test_every_listed_endpoint_is_there() -> None:
     async with site() as server:
         endpoints = (await server.json("GET", "/"))["endpoints"]
-        assert len(endpoints) == 8
+        assert len(endpoints) == 9
         for endpoint in endpoints:
             assert endpoint["about"]
             path = endpoint["path"].format(id=1)

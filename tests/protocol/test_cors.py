@@ -20,7 +20,14 @@ EVIL = "https://evil.example"
 RULE = json.dumps({"code": "AAPL", "alert_type": "price_above", "threshold": 1})
 # For everybody who may connect; of the administrator; pages; files that all may load.
 OPEN = ("/health", "/v1/ws/stats", "/v1/stocks", "/realtime/status/", "/v1/asyncapi.json", "/missing", "/")
-CLOSED = ("/v1/ws/connections", "/v1/admin/kick", "/v1/publish/", "/v1/portfolios/reload", "/metrics")
+CLOSED = (
+    "/v1/ws/connections",
+    "/v1/ws/ledger",
+    "/v1/admin/kick",
+    "/v1/publish/",
+    "/v1/portfolios/reload",
+    "/metrics",
+)
 PAGES = ("/realtime/dashboard/", "/realtime/test")
 
 

@@ -33,6 +33,7 @@ ADMIN = "the administrator's token"
 MOVED = (
     ("GET", "/metrics"),
     ("GET", "/v1/ws/connections"),
+    ("GET", "/v1/ws/ledger"),
     ("POST", "/v1/publish"),
     ("POST", "/v1/admin/kick"),
     ("POST", "/v1/portfolios/reload"),
