@@ -150,6 +150,11 @@ class Mail:
             kept for kept in self._of(user_key) if kept.sequence in owed or cursor < kept.sequence <= until
         ]
 
+    def since(self, client: Client, number: int) -> list[Kept]:
+        """Return what has come here for the user of a connection since `number`, or since it is the user's."""
+        number = min(number, client.entered_sequence)
+        return [kept for kept in self._of(client.user_key) if kept.sequence > number]
+
     def hand(self, client: Client, payloads: Iterable[Any]) -> None:
         """Tell one connection what another instance has kept for it, under new numbers."""
         for payload in payloads:
@@ -162,6 +167,8 @@ class Mail:
             # The connection may turn out to be as dead as the one before it.
             kept = Kept(sequence, wall_ms(), payload)
             self.mailboxes.keep(client.user_key, kept, time.monotonic(), is_told=True)
+            if is_told and client.connection.is_open:
+                self.on_told(payload)
 
     def send(self, client: Client, messages: list[Kept]) -> None:
         """Send messages out of their places, with their numbers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import UNSET, UnsetType
 
 from fastws import messages
@@ -11,7 +13,6 @@ from fastws.dialects.clients import Client
 from fastws.dialects.mail import Mail
 from fastws.dialects.subscriptions import Subscriptions
 from fastws.dialects.takeover import Takeover
-from fastws.mailboxes import Kept
 from fastws.market.alert_messages import Alert
 from fastws.messages import RequestId
 from fastws.sessions import Session
@@ -40,8 +41,13 @@ def restore(
     found = takeover.starts_of(session) if session.is_moved else None
     starts = None if found is None else found[1]
     addressed = mail.missed(client, session, cursor)
-    handed = _handed(session, addressed)
-    n_missed, is_complete = hub.count_missed(wanted, 0 if cursor is None else cursor, starts)
+    handed = []
+    # Without a cursor, at least what came since it is known that the client was not there.
+    least = 0
+    if session.handed is not None:
+        handed = unheard(mail, client, session.heard, session.handed.alerts)
+        least = session.handed.since
+    n_missed, is_complete = hub.count_missed(wanted, least if cursor is None else cursor, starts)
     if session.handed is not None:
         n_missed = max(n_missed, session.handed.n_missed)
     recovered = cursor is not None and is_complete
@@ -93,20 +99,22 @@ def restore(
     client.speaker.note_held(client)
 
 
-def _handed(session: Session, addressed: list[Kept]) -> list[Alert]:
-    """What another instance had for the user, but for what was addressed to the user here as well in the meantime."""
-    if session.handed is None:
-        return []
-    known = [_text_of(kept.payload) for kept in addressed]
-    handed = []
-    for payload in session.handed.alerts:
-        if _text_of(payload) in known:
-            known.remove(_text_of(payload))
+def unheard(mail: Mail, client: Client, number: int, alerts: Iterable[Alert]) -> list[Alert]:
+    """Return what another instance has kept for a client, but for what has come here as well since `number`."""
+    known = [kept.payload for kept in mail.since(client, number)]
+    ids = {alert.id for alert in known if alert.id}
+    texts = [_text_of(alert) for alert in known if not alert.id]
+    found = []
+    for alert in alerts:
+        if alert.id in ids:
+            continue
+        if not alert.id and _text_of(alert) in texts:
+            texts.remove(_text_of(alert))
         else:
-            handed.append(payload)
-    return handed
+            found.append(alert)
+    return found
 
 
 def _text_of(alert: Alert) -> tuple[object, ...]:
-    """What an alert says; by what it has fired is known at one instance only."""
+    """What an alert says that has no id; by what it has fired is known at one instance only."""
     return alert.code, alert.alert_type, alert.threshold, alert.current_price, alert.message, alert.extra

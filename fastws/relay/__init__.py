@@ -82,8 +82,11 @@ forgotten.
 - Of two that hold a session, because they took it at once, or because the old holder was only cut off, the one has it
   to which it has moved more often, then the one with the higher origin. The other one hears that and closes its
   connection with 4410.
-- User-addressed messages that the client has missed are handed over with the session. Those of an instance that has
-  died are lost with it, as far as no other one has them.
+- Who has taken a session waits until it is as far as the holder was, up to 1.5 s: else the client would see an older
+  value after a newer one. What has not come by then is declared by `recovered:false`.
+- User-addressed messages that the client has missed are handed over with the session, and kept at the holder as well
+  until their new instance says that it has told them: an answer that is lost is asked for again, one that comes too
+  late still brings them. Those of an instance that has died are lost with it, as far as no other one has them.
 
 **Whoever reaches Redis** can publish prices as if an instance: keep it where only the instances reach it, or let it ask
 for a password. What cannot be true is refused and counted all the same: text that is no JSON, stamps a day ahead,
@@ -101,8 +104,8 @@ may say, `channels` their names, `control` the messages beside envelopes, `sendi
 sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the market, `interest`
 which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard,
 `posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with `session_messages`,
-`peer_sessions` are those of others and `session_claims` asks for them and `session_giving` gives them away, `expiring`
-is what is remembered for a while only, `sharing` what is known of users and of what is looked at everywhere and
-`tables` how that is kept the same, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts`
-what has passed, `relay` all of it together.
+`peer_sessions` are those of others, `session_claims` asks for them, `session_giving` gives them away and
+`moved_sessions` makes them, `expiring` is what is remembered for a while only, `sharing` what is known of users and of
+what is looked at everywhere and `tables` how that is kept the same, `delays` when Redis is tried again, `lasting` the
+tasks that must not end, `counts` what has passed, `relay` all of it together.
 """

@@ -84,7 +84,7 @@ class Awaiting:
 
         It is empty where there is nothing to wait for, also because Redis is away.
         """
-        shards = self._shards_of(kind, names)
+        shards = self.shards_of(kind, names)
         self._listen(self._interest.want(shards))
         return self._missing_of(shards)
 
@@ -150,7 +150,8 @@ class Awaiting:
             self._receiving.has_values(peer.origin, shard) for peer in self._peers
         )
 
-    def _shards_of(self, kind: str, names: Iterable[str]) -> set[int]:
+    def shards_of(self, kind: str, names: Iterable[str]) -> set[int]:
+        """The shards of what these topics are made of."""
         if kind == "stock":
             return {shard_of(name, self.n_shards) for name in names}
         shards: set[int] = set()

@@ -12,16 +12,17 @@ class PeerSession:
     """A session of `origin`. `expires_at`: None while its connection is open there. `subscriptions` is a list of
     `fastws.relay.session_messages.Group` as it came.
 
-    `heard` is the number of the hub when it was heard of last. `is_orphan`: its holder is not there any more.
+    `heard` is the number of the hub when it was heard of last, `lost_at` when its holder was not there any more, None
+    as long as it is.
     """
 
     __slots__ = (
         "expires_at",
         "generation",
         "heard",
-        "is_orphan",
         "is_paused",
         "key",
+        "lost_at",
         "moves",
         "origin",
         "subscriptions",
@@ -48,7 +49,12 @@ class PeerSession:
         self.subscriptions = subscriptions
         self.heard = heard
         self.generation = 0
-        self.is_orphan = False
+        self.lost_at: int | None = None
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its holder is not there any more."""
+        return self.lost_at is not None
 
     @property
     def size(self) -> int:
@@ -131,11 +137,14 @@ class PeerSessions:
             if session.origin == origin and session.generation != generation:
                 self.drop(session.key)
 
-    def lose(self, origin: int, now: float, ttl: float) -> None:
-        """An instance is gone: its sessions wait for their clients for `ttl` seconds, those that ended before less."""
+    def lose(self, origin: int, now: float, ttl: float, number: int) -> None:
+        """An instance is gone: its sessions wait for their clients for `ttl` seconds, those that ended before less.
+
+        `number` is that of the hub.
+        """
         for session in self._sessions.values():
             if session.origin == origin and not session.is_orphan:
-                session.is_orphan = True
+                session.lost_at = number
                 if session.expires_at is None:
                     session.expires_at = now + ttl
                 if session.user_key is not None:

@@ -90,6 +90,15 @@ class Receiving:
         stream = self._streams.get((origin, shard))
         return stream is not None and not stream.wants_values
 
+    def positions(self) -> list[tuple[int, int, int]]:
+        """How far it is: (origin, shard, position of the last update whose turn it was)."""
+        return [(origin, shard, stream.next - 1) for (origin, shard), stream in self._streams.items()]
+
+    def has_reached(self, origin: int, shard: int, position: int) -> bool:
+        """Whether nothing up to this position is missing here."""
+        stream = self._streams.get((origin, shard))
+        return stream is not None and stream.next > position
+
     def take(self, data: bytes) -> None:
         """Take an envelope of another origin.
 

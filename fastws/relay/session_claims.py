@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from decimal import Decimal
 from functools import partial
 from typing import Final
 
-import msgspec
-import structlog
-
-from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS, Channel, Hub, Options, Topic
-from fastws._relay import is_json_members
+from fastws._core import Hub
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.holdings import Holdings
+from fastws.dialects.mail import Mail
+from fastws.dialects.restoration import unheard
 from fastws.dialects.takeover import PROBE_SECONDS, Then
-from fastws.logs import log_limited
-from fastws.market.alert_messages import Alert
-from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
 from fastws.relay.control import encode
 from fastws.relay.counts import RelayCounts
+from fastws.relay.expiring import Expiring
 from fastws.relay.links import AnyLink
+from fastws.relay.moved_sessions import MovedSessions, alerts_of, groups_in
 from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
+from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
-from fastws.relay.session_messages import (
-    Group,
-    HandedAlert,
-    Mark,
-    SessionAnswer,
-    SessionClaim,
-    key_of,
-    read_groups,
-)
+from fastws.relay.session_messages import SessionAnswer, SessionClaim, key_of
 from fastws.relay.session_news import SessionNews
 from fastws.sessions import Handed, Session
 
@@ -50,36 +38,39 @@ ANSWER_SECONDS: Final = 3.0
 HEARING_SECONDS: Final = 1.5
 """How long a client waits until what it holds is heard here."""
 
+LEVEL_SECONDS: Final = 1.5
+"""How long a client waits until what the holder has is here: what is missing comes within a second, or not at all."""
+
+# For how long an answer that comes too late still has what is addressed to a user, and of how many claims.
+_LATE_SECONDS: Final = 60.0
+_LATE_BYTES: Final = 1 << 20
+_LATE_SIZE: Final = 250
 # After how long a question is asked again: it, or the answer, may have been lost.
 _ASK_AGAIN_SECONDS: Final = 1.0
 # Who does not look for so long has stood still itself, and may have heard nobody.
 _STALL_SECONDS: Final = 0.4
-
-_MESSAGES: Final = {
-    CHANNEL_PRICE: "price_update",
-    CHANNEL_ORDERBOOK: "orderbook_update",
-    CHANNEL_STATUS: "market_status",
-}
-
-_log = structlog.get_logger("fastws.relay")
 
 
 class _Claim:
     """A client that waits for a session. `since` is the number of the hub when its holder was asked, `is_level` whether
     everything that others had published until then was here. `followers` want the same session.
 
-    Nobody was asked yet while `n_asked` is 0; then `deadline` is by when an answer has to come.
+    `known` is what was announced of the session when its holder was asked; None: all were asked. Until it `is_asked`,
+    what the client holds is still to be heard; then `deadline` is by when an answer has to come. Once there is one, as
+    `answer`, it is by when this instance has to be as far as the holder.
     """
 
     __slots__ = (
+        "answer",
         "arrival",
         "ask_again_at",
         "client",
         "deadline",
         "followers",
+        "is_asked",
         "is_level",
         "key",
-        "missing",
+        "known",
         "n_asked",
         "number",
         "session_id",
@@ -97,8 +88,10 @@ class _Claim:
         self.arrival = arrival
         self.then = then
         self.since = 0
+        self.known: PeerSession | None = None
+        self.is_asked = False
         self.is_level = False
-        self.missing: frozenset[int] = frozenset()
+        self.answer: SessionAnswer | None = None
         self.n_asked = 0
         self.deadline = self.ask_again_at = 0.0
         self.followers: list[tuple[Client, Arrival, Then]] = []
@@ -114,7 +107,10 @@ class SessionClaims:
     3. Where the holder is gone, or does not answer, the session is taken as it was announced, and nobody knows what was
        missed. If the holder is there after all, it hears that and ends what it has.
     4. One client at a time waits for a session; others want it from that one.
-    5. A session is its user's.
+    5. Nobody goes on here before what the holder has is here, at most `LEVEL_SECONDS` later: then the client is told
+       that it has missed something.
+    6. What comes too late for a client that has gone on is its user's messages still.
+    7. A session is its user's.
     """
 
     def __init__(
@@ -122,12 +118,14 @@ class SessionClaims:
         hub: Hub,
         market: Market,
         holdings: Holdings,
+        mail: Mail,
         news: SessionNews,
         sessions: PeerSessions,
         peers: Peers,
         link: AnyLink,
         channels: Channels,
         sending: Sending,
+        receiving: Receiving,
         awaiting: Awaiting,
         counts: RelayCounts,
         *,
@@ -135,14 +133,16 @@ class SessionClaims:
         clock: Callable[[], float],
     ) -> None:
         self.hub = hub
-        self.market = market
         self.holdings = holdings
         self.news = news
         self.sessions = sessions
         self.peers = peers
+        self._moved = MovedSessions(hub, market)
+        self._mail = mail
         self._link = link
         self._channels = channels
         self._sending = sending
+        self._receiving = receiving
         self._awaiting = awaiting
         self._counts = counts
         self._origin = origin
@@ -150,6 +150,9 @@ class SessionClaims:
         self._n_claims = 0
         self._claims: dict[int, _Claim] = {}
         self._by_key: dict[bytes, _Claim] = {}
+        # By the number of their claims: clients that went on without an answer, and since when their users' messages
+        # have been heard here.
+        self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
         self._looked_at = clock()
         self._excused_at = -math.inf
 
@@ -177,20 +180,34 @@ class SessionClaims:
         if stood_still > _STALL_SECONDS:
             # What was said meanwhile may still be unread.
             self._excused_at = now
+        self._late.expire(now)
         for claim in list(self._claims.values()):
             if stood_still > _STALL_SECONDS:
                 claim.deadline += stood_still
             claim.client.guarded(self._look, claim, now)
 
     def _look(self, claim: _Claim, now: float) -> None:
-        known = self.sessions.get(claim.key, now)
+        if claim.answer is not None:
+            if now >= claim.deadline or not self._is_behind(claim.answer):
+                self._take(claim, claim.answer)
+            return
+        if not claim.is_asked:
+            return
+        known = self._known(claim, now)
         if known is None:
-            if claim.n_asked and (self.news.is_complete or now >= claim.deadline):
+            if now >= claim.deadline:
                 self._finish(claim, "unknown")
-        elif not self._is_there(known, now) or (claim.n_asked and now >= claim.deadline):
+        elif not self._is_there(known, now) or now >= claim.deadline:
             self._take_over(claim)
-        elif claim.n_asked and now >= claim.ask_again_at:
+        elif now >= claim.ask_again_at:
             self._send(claim, known)
+
+    def _known(self, claim: _Claim, now: float) -> PeerSession | None:
+        """What is known of a session, also when its holder has said already that it is not there any more."""
+        known = self.sessions.get(claim.key, now) or claim.known
+        if known is not None and known.expires_at is not None and now >= known.expires_at:
+            return None
+        return known
 
     def _is_there(self, known: PeerSession, now: float) -> bool:
         """Whether the holder of a session can still answer."""
@@ -203,10 +220,15 @@ class SessionClaims:
         )
 
     def _listen(self, claim: _Claim, known: PeerSession | None) -> None:
-        """Hear what the client holds, and then ask: a holder says how far it is among what is heard from then on."""
+        """Hear what the client holds, and then ask: a holder says how far it is among what is heard from then on.
+
+        What is taken over as it was announced is to be heard as well, so that no snapshot is of long ago.
+        """
+        claim.is_asked = False
+        claim.known = known
         missing: frozenset[int] = frozenset()
         if known is not None:
-            for group in self._groups(known.subscriptions):
+            for group in groups_in(known.subscriptions):
                 missing |= self._awaiting.missing(group.kind, group.names)
         if missing:
             ask = partial(claim.client.guarded, self._ask, claim, missing)
@@ -215,18 +237,18 @@ class SessionClaims:
             self._ask(claim, missing)
 
     def _ask(self, claim: _Claim, missing: frozenset[int]) -> None:
-        if claim.number not in self._claims:
-            return  # its holder has gone meanwhile
         now = self._clock()
-        known = self.sessions.get(claim.key, now)
+        known = claim.known = self._known(claim, now)
+        claim.is_asked = True
+        # From here on it is certain that the client misses what is published here.
+        claim.since = self.hub.sequence
         if not self._link.is_up or (known is not None and not self._is_there(known, now)):
             self._take_over(claim)
             return
         # What is known here is to be known there, when it is asked.
         self._sending.flush()
-        claim.since = self.hub.sequence
         claim.is_level = known is not None and not self._awaiting.is_missing(missing)
-        claim.deadline = now + ANSWER_SECONDS
+        claim.deadline = now + (SILENCE_SECONDS if known is None else ANSWER_SECONDS)
         claim.n_asked += 1
         self._send(claim, known)
 
@@ -247,21 +269,24 @@ class SessionClaims:
     def _take_over(self, claim: _Claim) -> None:
         """Take a session as it was announced."""
         now = self._clock()
-        known = self.sessions.get(claim.key, now)
+        known = self._known(claim, now)
         if known is None or known.user_key != claim.client.user_key:
             self._finish(claim, "unknown" if known is None else "forbidden")
             return
         self.sessions.drop(claim.key)
         self._counts.sessions["taken_over"] += 1
+        self._late.put(claim.number, (claim.client, known.heard), _LATE_SIZE, now)
+        since = claim.since if known.lost_at is None else known.lost_at
         self._finish(
             claim,
-            self._session(
-                claim,
-                self._groups(known.subscriptions),
+            self._moved.make(
+                claim.session_id,
+                claim.client,
+                groups_in(known.subscriptions),
                 is_paused=known.is_paused,
                 moves=known.moves + 1,
                 heard=known.heard,
-                handed=None,
+                handed=Handed(None, since, 0, []),
                 was_open=known.expires_at is None,
             ),
         )
@@ -271,12 +296,24 @@ class SessionClaims:
         claim = self._claims.get(answer.claim)
         if claim is not None:
             claim.client.guarded(self._take_answer, claim, answer)
+        elif answer.what == "given":
+            late = self._late.pop(answer.claim, self._clock())
+            if late is not None:
+                late[0].guarded(self._hand_late, *late, answer)
+
+    def _hand_late(self, client: Client, heard: int, answer: SessionAnswer) -> None:
+        """Tell a client that has gone on already what was addressed to its user."""
+        if client.is_admitted:
+            alerts = unheard(self._mail, client, heard, alerts_of(answer.alerts))
+            self._mail.hand(client, alerts)
 
     def _take_answer(self, claim: _Claim, answer: SessionAnswer) -> None:
         if answer.what == "probing":
             patience = self._clock() + PROBE_SECONDS
             claim.deadline = max(claim.deadline, patience + SILENCE_SECONDS)
             claim.ask_again_at = patience + _ASK_AGAIN_SECONDS
+        elif claim.answer is not None:
+            pass  # it was said again
         elif answer.what == "unknown":
             known = self.sessions.get(claim.key, self._clock())
             if known is not None and known.origin != answer.origin and claim.n_asked < 2:
@@ -285,28 +322,57 @@ class SessionClaims:
                 self.sessions.remove(answer.origin, claim.key)
                 self._finish(claim, "unknown")
         elif answer.what == "given":
-            self.sessions.drop(claim.key)
-            self._counts.sessions["taken"] += 1
-            marks = self._marks(answer.marks) if claim.is_level and answer.marks is not None else None
-            alerts = [
-                _alert_of(alert)
-                for alert in answer.alerts
-                if alert.extra is None or is_json_members(alert.extra)
-            ]
-            self._finish(
-                claim,
-                self._session(
-                    claim,
-                    answer.subscriptions,
-                    is_paused=answer.is_paused,
-                    moves=answer.moves + 1,
-                    heard=claim.since,
-                    handed=Handed(marks, claim.since, answer.n_missed, alerts),
-                    was_open=answer.was_open,
-                ),
-            )
+            claim.answer = answer
+            claim.deadline = self._clock() + LEVEL_SECONDS
+            if not self._is_behind(answer):
+                self._take(claim, answer)
         else:
             self._finish(claim, answer.what)
+
+    def _is_behind(self, answer: SessionAnswer) -> bool:
+        """Whether something is not here yet that the client may have seen at the one that gives its session away."""
+        if not self._link.is_up:
+            return False  # it will not come
+        shards: set[int] = set()
+        for group in answer.subscriptions:
+            shards |= self._awaiting.shards_of(group.kind, group.names)
+        if any(
+            shard in shards
+            and self.peers.get(origin) is not None
+            and not self._receiving.has_reached(origin, shard, position)
+            for origin, shard, position in answer.positions
+        ):
+            return True
+        marks = None if answer.marks is None else self._moved.marks(answer.marks)
+        return marks is not None and any(channel.stamp < last for channel, _, last in marks)
+
+    def _take(self, claim: _Claim, answer: SessionAnswer) -> None:
+        """Take a session as its holder gives it away."""
+        self.sessions.drop(claim.key)
+        self._counts.sessions["taken"] += 1
+        since = claim.since
+        marks = None
+        # What was not heard in time is older here than what the client has seen, which is to be said.
+        if claim.is_level and answer.marks is not None and not self._is_behind(answer):
+            marks = self._moved.marks(answer.marks)
+        if marks is not None and answer.is_early:
+            # What the marks leave out has to be what nobody has published yet.
+            since = self.hub.sequence
+            if self._moved.has_others(self._moved.subscriptions(answer.subscriptions), marks):
+                marks = None
+        self._finish(
+            claim,
+            self._moved.make(
+                claim.session_id,
+                claim.client,
+                answer.subscriptions,
+                is_paused=answer.is_paused,
+                moves=answer.moves + 1,
+                heard=claim.since,
+                handed=Handed(marks, since, answer.n_missed, alerts_of(answer.alerts)),
+                was_open=answer.was_open,
+            ),
+        )
 
     def _finish(self, claim: _Claim, found: Session | str) -> None:
         if self._claims.pop(claim.number, None) is None:
@@ -318,73 +384,3 @@ class SessionClaims:
             find = self.holdings.takeover.find
             for client, arrival, then in claim.followers:
                 self.hub.loop.call_soon(client.guarded, find, client, claim.session_id, arrival, then)
-
-    def _session(
-        self,
-        claim: _Claim,
-        groups: list[Group],
-        *,
-        is_paused: bool,
-        moves: int,
-        heard: int,
-        handed: Handed | None,
-        was_open: bool,
-    ) -> Session:
-        subscriptions: dict[Topic, Options] = {}
-        for group in groups:
-            options = self.hub.options(latest=group.latest, max_rate=group.max_rate, channels=group.channels)
-            for name in group.names:
-                if (topic := self._topic(group.kind, name)) is not None:
-                    subscriptions[topic] = options
-        return Session(
-            session_id=claim.session_id,
-            user_key=claim.client.user_key,
-            subscriptions=subscriptions,
-            is_paused=is_paused,
-            cursor=-1,
-            epoch=self.hub.epoch,
-            saved_at=time.monotonic(),
-            heard=heard,
-            address_key=claim.client.arrival.address_key,
-            moves=moves,
-            is_moved=True,
-            handed=handed,
-            was_open=was_open,
-        )
-
-    def _topic(self, kind: str, name: str) -> Topic | None:
-        """A topic that somebody holds elsewhere; what the client may hold here is looked at when it is restored."""
-        instruments = self.market.instruments
-        if kind == "stock" and self.market.instrument(name) is None:
-            if len(instruments) >= MAX_INSTRUMENTS:
-                return None
-            try:
-                self.market.ensure_instrument(name)
-            except ValueError:
-                return None
-        elif (kind == "market" and name not in instruments.markets) or (
-            kind == "sector" and name not in instruments.sectors
-        ):
-            return None
-        return self.hub.topic(kind, name)
-
-    def _marks(self, marks: list[Mark]) -> list[tuple[Channel, int, int]] | None:
-        try:
-            return [
-                (self.market.channel_of(_MESSAGES[mark.bit], mark.code), mark.first, mark.last)
-                for mark in marks
-            ]
-        except ValueError:
-            return None  # there is no such symbol here
-
-    def _groups(self, subscriptions: bytes) -> list[Group]:
-        try:
-            return read_groups(subscriptions)
-        except msgspec.DecodeError as error:
-            log_limited(_log, "relay-refused", "what came over the relay was left out", error=str(error))
-            return []
-
-
-def _alert_of(handed: HandedAlert) -> Alert:
-    threshold, price = Decimal(handed.threshold), Decimal(handed.current_price)
-    return Alert(handed.code, handed.alert_type, threshold, price, handed.message, handed.extra)

@@ -21,12 +21,14 @@ from fastws.relay.control import MAX_SIZE, encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.expiring import Expiring
 from fastws.relay.links import AnyLink
+from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_messages import (
     Answer,
     HandedAlert,
     Mark,
+    Reached,
     SessionAnswer,
     SessionClaim,
     groups_of,
@@ -58,7 +60,8 @@ class SessionGiving:
     2. The answer says by stamps how far the client is, which takes that nothing is missing here. So it waits for gaps
        to be closed, for `GAP_SECONDS` at most.
     3. Who asks again gets the same answer again.
-    4. A session is its user's.
+    4. What is addressed to the user of a session is kept until somebody says that it was told.
+    5. A session is its user's.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class SessionGiving:
         holdings: Holdings,
         mail: Mail,
         news: SessionNews,
+        peers: Peers,
         link: AnyLink,
         channels: Channels,
         sending: Sending,
@@ -80,6 +84,7 @@ class SessionGiving:
         self.holdings = holdings
         self.mail = mail
         self.news = news
+        self._peers = peers
         self._link = link
         self._channels = channels
         self._sending = sending
@@ -137,38 +142,53 @@ class SessionGiving:
             self._say(claim, "probing")
 
     def _give(self, claim: SessionClaim, session: Session) -> None:
+        arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
+        message = _fitting(self._state_of(session, arrival, claim.claim))
+        self._given.put(
+            claim.key, (claim.origin, claim.claim, message), _ENTRY_SIZE + len(message), self._clock()
+        )
+        self._link.send(self._channels.inbox(claim.origin), message)
+        self._counts.sessions["given"] += 1
+
+    def _state_of(self, session: Session, arrival: Arrival, claim: int) -> SessionAnswer:
+        """What there is to say of a session. Who tells its user's messages says so, until then they are kept here."""
         # Those who are asked about an update that is on its way here know less than they will.
-        self._sending.flush()
+        own = self._sending.positions()
         subscriptions = session.subscriptions
         cursor = None
-        if not session.is_moved:
-            arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
+        handed = session.handed
+        if session.is_moved:
+            # Nobody has used it here.
+            marks = None if handed is None else handed.marks
+        else:
             cursor = self.holdings.takeover.cursor_of(session, arrival)
-        marks = None
-        if cursor is not None and not self._receiving.n_with_gaps:
-            marks = self.hub.marks(subscriptions, cursor)
-        kept = self.mail.missed_by(session, cursor)
-        answer = SessionAnswer(
+            marks = None if cursor is None else self.hub.marks(subscriptions, cursor)
+        if self._receiving.n_with_gaps:
+            marks = None
+        n_missed = 0 if cursor is None else self.hub.count_missed(subscriptions, cursor)[0]
+        alerts = [kept.payload for kept in self.mail.missed_by(session, cursor)]
+        if handed is not None:
+            n_missed = max(n_missed, handed.n_missed)
+            ids = {alert.id for alert in alerts if alert.id}
+            alerts = [alert for alert in handed.alerts if alert.id not in ids] + alerts
+        return SessionAnswer(
             self._origin,
-            claim.claim,
+            claim,
             "given",
             session.moves,
             session.is_paused,
             time.monotonic() - session.saved_at < _JUST_SECONDS,
             groups_of(subscriptions),
             None if marks is None else [_mark(*each) for each in marks],
-            0 if cursor is None else self.hub.count_missed(subscriptions, cursor)[0],
-            [_handed(one.payload) for one in kept],
+            n_missed,
+            [_handed(alert) for alert in alerts],
+            session.is_moved,
+            self._positions(own),
         )
-        message = encode(answer)
-        if len(message) > MAX_SIZE:
-            message = encode(msgspec.structs.replace(answer, marks=None))
-        self._given.put(
-            claim.key, (claim.origin, claim.claim, message), _ENTRY_SIZE + len(message), self._clock()
-        )
-        self._link.send(self._channels.inbox(claim.origin), message)
-        self.mail.note_told(kept)
-        self._counts.sessions["given"] += 1
+
+    def _positions(self, own: list[int]) -> list[Reached]:
+        reached = [(self._origin, shard, position) for shard, position in enumerate(own)]
+        return reached + [each for each in self._receiving.positions() if self._peers.get(each[0])]
 
     def _refuse(self, claim: SessionClaim, reason: str) -> None:
         """Say why a session cannot be had, which is a key of `REFUSALS`."""
@@ -192,6 +212,16 @@ class SessionGiving:
             log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
 
 
+def _fitting(answer: SessionAnswer) -> bytes:
+    """As much of it as others read, what is most needed first."""
+    message = encode(answer)
+    if len(message) > MAX_SIZE:
+        message = encode(answer := msgspec.structs.replace(answer, marks=None))
+    if len(message) > MAX_SIZE:
+        message = encode(msgspec.structs.replace(answer, alerts=[]))
+    return message
+
+
 def _mark(channel: Channel, first: int, last: int) -> Mark:
     bit: Any = channel.bit  # it is one of those that a mark may have: only those have topics
     return Mark(bit, channel.key, first, last)
@@ -205,4 +235,5 @@ def _handed(alert: Alert) -> HandedAlert:
         number_text(alert.current_price),
         alert.message,
         alert.extra,
+        alert.id,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -113,13 +113,19 @@ class HandedAlert(msgspec.Struct, frozen=True, array_like=True):
     current_price: NumberText
     message: str
     extra: bytes | None
+    id: Annotated[int, Meta(ge=0, le=2**62)] = 0
+
+
+Reached: TypeAlias = tuple[_Origin, _Count, _Count]
+"""How far somebody is with what an origin publishes in a shard: (origin, shard, position)."""
 
 
 class SessionAnswer(msgspec.Struct, frozen=True, tag="claim-answer"):
     """What becomes of a claim: the session is given away, or it is not, or an old connection is asked first.
 
     Without `marks` it cannot be said what the client has missed; `n_missed` is how many updates that are. `was_open`:
-    its connection has ended only now.
+    its connection has ended only now. `is_early`: the marks are older than the claim, and leave out what had no update
+    then. `positions` are how far the holder is, and so what the client may have seen.
     """
 
     origin: _Origin
@@ -132,6 +138,8 @@ class SessionAnswer(msgspec.Struct, frozen=True, tag="claim-answer"):
     marks: list[Mark] | None = None
     n_missed: _Count = 0
     alerts: list[HandedAlert] = []
+    is_early: bool = False
+    positions: list[Reached] = []
 
 
 NO_SUBSCRIPTIONS: Final = b"\xc0"

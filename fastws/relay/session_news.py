@@ -220,7 +220,7 @@ class SessionNews:
         self._asked.pop(origin, None)
         if (telling := self._telling.pop(origin, None)) is not None:
             telling.cancel()
-        self.peers.lose(origin, self._clock(), self.holdings.ttl)
+        self.peers.lose(origin, self._clock(), self.holdings.ttl, self.hub.sequence)
 
     def hear(self, message: SessionChanges) -> None:
         """Take what has changed elsewhere."""

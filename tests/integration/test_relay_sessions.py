@@ -347,6 +347,97 @@ async def test_a_server_that_is_slow_is_waited_for(joined: Joined) -> None:
         assert seen.prices == {"C0": [1000, 1001, 1002]}
 
 
+def alert(user: str, number: int) -> dict[str, Any]:
+    return {
+        "type": "alert",
+        "user_id": user,
+        "code": "A",
+        "alert_type": "price_above",
+        "threshold": number,
+        "current_price": number,
+        "message": "m",
+    }
+
+
+class Alerts:
+    """The alerts that a connection has got."""
+
+    def __init__(self, one: Client) -> None:
+        self.client = one
+        self.numbers: list[int] = []
+        one.on_message = self._take
+
+    def _take(self, message: dict[str, Any]) -> None:
+        for each in message.get("messages", [message]):
+            if each["type"] == "alert":
+                self.numbers.append(each["threshold"])
+
+    async def until(self, *numbers: int) -> None:
+        if self.numbers != list(numbers):
+            await self.client.until(lambda _: self.numbers == list(numbers))
+
+
+async def left(one: Client, server: Server) -> None:
+    """Cut a connection, and wait until its server knows."""
+    before = server.stats()["saved_sessions"]
+    one.connection.transport.abort()
+    await asyncio.to_thread(until, lambda: server.stats()["saved_sessions"] > before, "its session")
+
+
+async def test_alerts_go_along(joined: Joined) -> None:
+    """Those that the client has missed, once; and they are told to nobody again."""
+    one, two = joined.servers[:2]
+    token, known, seen = bearer("pat"), Known(two), Seen()
+    at_one = await opened(f"{one.url}?token={token}")
+    seen.follow(at_one)
+    await at_one.subscribe("stock", "A")
+    await at_one.until_snapshot()
+    known.until(1)
+    await left(at_one, one)
+    publish(one, alert("pat", 1), alert("pat", 2))
+    at_two, answer = await go_on(seen, two, token)
+    assert (answer["type"], answer["recovered"], answer["missed_messages_count"]) == ("reconnected", True, 2)
+    got = Alerts(at_two)
+    await got.until(1, 2)
+    async with client(f"{one.url}?token={token}") as another:
+        others = Alerts(another)
+        publish(one, alert("pat", 3))
+        await others.until(3)
+        await got.until(1, 2, 3)
+        await another.sync()
+        await at_two.sync()
+        assert (got.numbers, others.numbers) == ([1, 2, 3], [3])
+
+
+async def test_alerts_of_an_answer_that_comes_too_late(joined: Joined) -> None:
+    one, two = joined.servers[:2]
+    token, known, seen = bearer("max"), Known(two), Seen()
+    async with client(f"{one.url}?token={token}") as another:
+        at_one = await opened(f"{one.url}?token={token}")
+        seen.follow(at_one)
+        await at_one.subscribe("stock", "A")
+        await at_one.until_snapshot()
+        known.until(2)
+        await left(at_one, one)
+        # Somebody hears it, and so it waits for nobody but the session.
+        others = Alerts(another)
+        publish(one, alert("max", 1))
+        await others.until(1)
+        one.process.send_signal(signal.SIGSTOP)
+        try:
+            at_two, answer = await go_on(seen, two, token)
+            assert (answer["type"], answer["recovered"]) == ("reconnected", False)
+            got = Alerts(at_two)
+            await at_two.sync()
+            assert got.numbers == []
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+        await got.until(1)
+        await at_two.sync()
+        await another.sync()
+        assert got.numbers == others.numbers == [1]
+
+
 async def one_gets_it(seen: Seen, two: Server, three: Server) -> None:
     """A client goes on at two servers at once."""
     found = await asyncio.gather(go_on(seen, two), go_on(seen, three))

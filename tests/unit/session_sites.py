@@ -23,6 +23,7 @@ from fastws.relay.address import RedisAddress
 from fastws.relay.control import ControlError, decode
 from fastws.relay.relay import Relay
 from fastws.relay.session_messages import SessionAnswer
+from fastws.server.shared_alerts import SharedAlerts
 from fastws.sessions import Session, Sessions
 from tests.relays import until
 
@@ -155,6 +156,8 @@ class Site:
             Holdings(self.sessions, presence, self.takeover), self.mail, limit=1 << 20
         )
         self.takeover.elsewhere = self.claims
+        self.alerts = SharedAlerts(self.relay, self.mail, self.sessions.has_user)
+        self.mail.on_told = self.alerts.on_told
         self.relay.start()
 
     @property
@@ -178,6 +181,18 @@ class Site:
                 heard=self.hub.sequence,
             )
         )
+
+    def last(self, code: str) -> int:
+        update = self.market.last_price(code)
+        return 0 if update is None else int(update.price)
+
+    def untold(self, user_key: str) -> list[int]:
+        """The thresholds of what nobody has heard of what is kept for a user."""
+        boxes = self.mail.mailboxes
+        kept = boxes.take_untold(user_key, time.monotonic())
+        for one in kept:
+            boxes.keep(user_key, one, time.monotonic(), is_told=False)
+        return [int(one.payload.threshold) for one in kept]
 
     def ask(self, session_id: str, user_key: str | None = None) -> Asker:
         """A client comes with a session."""

@@ -130,6 +130,7 @@ SANS_IO = {
     "fastws.relay.exchange",
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",
+    "fastws.relay.moved_sessions",
     "fastws.relay.outbox",
     "fastws.relay.peer_sessions",
     "fastws.relay.peers",

@@ -43,7 +43,7 @@ def test_who_is_gone_leaves_its_sessions_for_a_while() -> None:
     known.put(session("ended", expires_at=103.0, user=None))
     known.put(session("other's", origin=2, user="lee"))
     assert not known.has_orphan_of("kim")
-    known.lose(1, 100.0, 10.0)
+    known.lose(1, 100.0, 10.0, 7)
     assert known.has_orphan_of("kim")
     assert not known.has_orphan_of("lee")
     assert known.get(key_of("ended"), 102.9) is not None

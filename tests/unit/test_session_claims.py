@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from fastws.relay.session_claims import ANSWER_SECONDS, SILENCE_SECONDS
+from fastws.market.alert_messages import Alert
+from fastws.relay.session_claims import ANSWER_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
 from fastws.sessions import Session
 from tests.relays import until
 from tests.unit.session_sites import is_answer, known, pass_time, settle, sites
+
+
+def alert(number: int) -> Alert:
+    return Alert("A", "price_above", number, number, "m")
 
 
 async def test_a_holder_that_is_slow_is_waited_for() -> None:
@@ -109,9 +114,22 @@ async def test_an_answer_that_is_lost_is_given_again() -> None:
         await until(lambda: not len(one.sessions))
         assert asker.found is None
         wire.is_lost = lambda data: False
+        await until(lambda: not len(two.claims.sessions))  # its holder says that it is not there any more
         await pass_time(clock, 1.1, two)
         assert two.missed(asker.found) == [1]
         assert one.relay.counts.sessions["given"] == two.relay.counts.sessions["taken"] == 1
+
+
+async def test_one_that_dies_with_its_answer_leaves_what_was_announced() -> None:
+    async with sites() as (wire, clock, (one, two)):
+        one.hold("s", "A")
+        await known(two)
+        wire.is_lost = is_answer
+        asker = two.ask("s")
+        await until(lambda: not len(two.claims.sessions))
+        two.relay.meetings.end(one.relay.origin)
+        two.claims.look(clock.now)
+        assert two.missed(asker.found) is None
 
 
 async def test_what_is_missing_at_the_holder_is_waited_for() -> None:
@@ -142,6 +160,128 @@ async def test_what_is_missing_at_the_holder_is_waited_for() -> None:
         three.link.let_go()
         await until(lambda: asker.found)
         assert two.missed(asker.found) == [2]
+
+
+async def test_nobody_goes_on_before_what_was_seen_elsewhere_is_here() -> None:
+    """Also in mode `latest`: a snapshot would show an older value after a newer one."""
+    async with sites(3) as (_, clock, (one, two, three)):
+        one.hold("s", "A", latest=True)
+        one.hold("t", "A")
+        await known(two, 2)
+        slow = []
+
+        def is_late(data: bytes) -> bool:
+            return data[:3] == b"FWR" and data[16:24] == three.relay.origin.to_bytes(8, "little")
+
+        # What three publishes comes to two only when it asks for it.
+        deliver = two.link.on_message
+        two.link.on_message = lambda data: slow.append(data) if is_late(data) else deliver(data)  # type: ignore[method-assign]
+        three.publish("A", 7)
+        await until(lambda: one.last("A") == 7)
+        latest, every = two.ask("s"), two.ask("t")
+        await until(lambda: not len(one.sessions))
+        await pass_time(clock, 0.3, two)
+        assert latest.found is every.found is None
+        assert slow
+        for data in slow:
+            deliver(data)
+        await until(lambda: latest.found and every.found)
+        assert two.last("A") == 7
+        assert two.missed(latest.found) == [0]
+        assert two.missed(every.found) == [1]
+
+
+async def test_who_is_not_level_in_time_says_so() -> None:
+    async with sites(3) as (_, clock, (one, two, three)):
+        one.hold("s", "A", latest=True)
+        one.hold("t", "A")
+        await known(two, 2)
+        deliver = two.link.on_message
+        of_three = three.relay.origin.to_bytes(8, "little")
+        two.link.on_message = lambda data: None if data[16:24] == of_three else deliver(data)  # type: ignore[method-assign]
+        three.publish("A", 7)
+        await until(lambda: one.last("A") == 7)
+        latest, every = two.ask("s"), two.ask("t")
+        await until(lambda: not len(one.sessions))
+        await pass_time(clock, LEVEL_SECONDS - 0.1, two)
+        assert latest.found is every.found is None
+        await pass_time(clock, 0.3, two)
+        assert two.missed(latest.found) is two.missed(every.found) is None
+
+
+async def test_a_session_moves_on_before_anybody_has_used_it() -> None:
+    """What is known of it goes along: how far its client is, and what its user has not heard."""
+    async with sites(3) as (_, _, (one, two, three)):
+        one.hold("s", "A", "B", user_key="kim")
+        one.publish("A", 1)
+        one.alerts.tell("kim", alert(1))
+        await known(two)
+        await known(three)
+        asker = two.ask("s", "kim")
+        await until(lambda: asker.found)
+        assert isinstance(asker.found, Session)
+        # Its client has gone meanwhile.
+        two.sessions.save(asker.found)
+        two.publish("A", 2)
+        two.alerts.tell("kim", alert(2))
+        await until(lambda: [each.moves for each in three.claims.sessions] == [1])
+        asker = three.ask("s", "kim")
+        await until(lambda: asker.found)
+        assert three.missed(asker.found) == [2, 0]
+        assert isinstance(asker.found, Session)
+        assert asker.found.moves == 2
+        assert asker.found.handed is not None
+        assert [each.threshold for each in asker.found.handed.alerts] == [1, 2]
+        assert asker.found.handed.n_missed == 1
+
+
+async def test_what_nobody_told_of_before_a_second_move_is_not_counted_on() -> None:
+    async with sites(3) as (_, _, (one, two, three)):
+        one.hold("s", "A", "B")
+        one.publish("A", 1)
+        await known(two)
+        asker = two.ask("s")
+        await until(lambda: asker.found)
+        assert isinstance(asker.found, Session)
+        two.sessions.save(asker.found)
+        two.publish("B", 2)
+        await until(lambda: [each.moves for each in three.claims.sessions] == [1])
+        asker = three.ask("s")
+        await until(lambda: asker.found)
+        assert three.missed(asker.found) is None
+
+
+async def test_alerts_are_kept_until_they_were_told() -> None:
+    async with sites() as (wire, clock, (one, two)):
+        one.hold("s", "A", user_key="kim")
+        one.alerts.tell("kim", alert(1))
+        await known(two)
+        wire.is_lost = is_answer
+        asker = two.ask("s", "kim")
+        await until(lambda: not len(one.sessions))
+        wire.is_lost = lambda data: False
+        assert one.untold("kim") == [1]
+        await pass_time(clock, 1.1, two)
+        assert isinstance(asker.found, Session)
+        assert asker.found.handed is not None
+        (handed,) = asker.found.handed.alerts
+        assert one.untold("kim") == [1]
+        two.mail.on_told(handed)
+        await until(lambda: one.untold("kim") == [])
+
+
+async def test_what_was_missed_of_a_server_that_is_gone_counts_from_when_it_went() -> None:
+    async with sites() as (_, _, (one, two)):
+        for number in range(10):
+            two.publish("A", number)
+        one.hold("s", "A")
+        await known(two)
+        two.relay.meetings.end(one.relay.origin)
+        two.publish("A", 10)
+        asker = two.ask("s")
+        assert isinstance(asker.found, Session)
+        assert asker.found.handed is not None
+        assert two.hub.count_missed(asker.found.subscriptions, asker.found.handed.since)[0] == 1
 
 
 async def test_who_follows_is_heard_also_when_the_first_one_fails() -> None:
