@@ -30,7 +30,8 @@ class Mailboxes:
     1. A message is kept for `ttl` seconds; at most `limit_per_user` of a user are kept, and `limit` in all. Beyond,
        the oldest go.
     2. It may be looked at as often as there are sessions that have missed it.
-    3. One that nobody has heard yet may be taken out instead, to be told anew.
+    3. One that nobody has heard yet may be taken out instead, to be told anew. It may also be entrusted to somebody who
+       is to tell it: until that has happened, or it is taken back, nobody else tells it.
     4. A call forgets a thousand at most for their age; the rest go with the next calls, and are not to be had.
 
     Times are those of any one monotonic clock, in seconds, passed in by the caller; sequences rise.
@@ -44,6 +45,7 @@ class Mailboxes:
         self._letters: OrderedDict[int, _Letter] = OrderedDict()
         self._by_user: dict[str, deque[int]] = {}
         self._untold: set[int] = set()
+        self._entrusted: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._letters)
@@ -61,7 +63,7 @@ class Mailboxes:
         while len(sequences) > self.limit_per_user:
             oldest = sequences.popleft()
             del self._letters[oldest]
-            self._untold.discard(oldest)
+            self.note_told(oldest)
         while len(self._letters) > self.limit:
             self._drop_oldest()
 
@@ -74,6 +76,19 @@ class Mailboxes:
     def note_told(self, sequence: int) -> None:
         """Somebody has heard a message, which need not be kept any more."""
         self._untold.discard(sequence)
+        self._entrusted.discard(sequence)
+
+    def entrust(self, sequence: int) -> None:
+        """Somebody else is to tell a message, if nobody has heard it yet."""
+        if sequence in self._untold:
+            self._untold.remove(sequence)
+            self._entrusted.add(sequence)
+
+    def take_back(self, sequence: int) -> None:
+        """Nobody has said that a message was told that was entrusted to somebody."""
+        if sequence in self._entrusted:
+            self._entrusted.remove(sequence)
+            self._untold.add(sequence)
 
     def take_untold(self, user_key: str, now: float) -> list[Kept]:
         """Return what nobody has heard of what is kept for a user, in order, and keep it no longer."""
@@ -99,7 +114,7 @@ class Mailboxes:
     def _drop_oldest(self) -> None:
         # The oldest of all is the oldest of its user.
         sequence, letter = self._letters.popitem(last=False)
-        self._untold.discard(sequence)
+        self.note_told(sequence)
         sequences = self._by_user[letter.user_key]
         sequences.popleft()
         if not sequences:

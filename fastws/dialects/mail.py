@@ -81,6 +81,16 @@ class Mail:
         for boxes in (self.mailboxes, self._of_absent):
             boxes.note_told(sequence)
 
+    def entrust(self, messages: Iterable[Kept]) -> None:
+        """Another instance is to tell messages; until it has, they are kept and nobody here tells them."""
+        for kept in messages:
+            self.mailboxes.entrust(kept.sequence)
+
+    def take_back(self, messages: Iterable[Kept]) -> None:
+        """Nothing was heard of messages that were entrusted, as far as that is so."""
+        for kept in messages:
+            self.mailboxes.take_back(kept.sequence)
+
     def configure(self, *, ttl: float, limit_per_user: int) -> None:
         """Set how long, and how many messages of a user are kept; it holds from the next one on."""
         for boxes in (self.mailboxes, self._of_absent):

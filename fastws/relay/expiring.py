@@ -26,12 +26,15 @@ class Expiring(Generic[Key, Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: Key, value: Value, size: int, now: float) -> None:
-        """Remember `value`, which takes `size` bytes, from now on and in place of what was there."""
+    def put(self, key: Key, value: Value, size: int, now: float) -> list[Value]:
+        """Remember `value`, which takes `size` bytes, from now on and in place of what was there.
+
+        Returns what is forgotten for it; see :meth:`expire`.
+        """
         self.pop(key, now)
         self._entries[key] = now + self.seconds, size, value
         self.size += size
-        self.expire(now)
+        return self.expire(now)
 
     def get(self, key: Key, now: float) -> Value | None:
         """Return a value that is not over, None if there is none."""
@@ -46,11 +49,14 @@ class Expiring(Generic[Key, Value]):
         self.size -= found[1]
         return None if now >= found[0] else found[2]
 
-    def expire(self, now: float) -> None:
-        """Forget what is over, and the oldest of what is too much."""
+    def expire(self, now: float) -> list[Value]:
+        """Forget what is over, and the oldest of what is too much; returns those."""
+        gone = []
         while self._entries:
-            key, (until, size, _) = next(iter(self._entries.items()))
+            key, (until, size, value) = next(iter(self._entries.items()))
             if now < until and self.size <= self.limit:
-                return
+                break
             del self._entries[key]
             self.size -= size
+            gone.append(value)
+        return gone

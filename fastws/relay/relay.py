@@ -119,7 +119,7 @@ class Relay:
         self.listen_on(linger)
         self._interval = interval_ms / 1000
         self.claims: SessionClaims | None = None
-        self._giving: SessionGiving | None = None
+        self.giving: SessionGiving | None = None
         make_link = partial(RedisLink, address) if link is None else link
         self.link: AnyLink = make_link(
             on_message=self._on_message, on_change=self._on_change, on_listening=self._on_listening
@@ -193,7 +193,7 @@ class Relay:
             interval=self._interval,
             clock=self._clock,
         )
-        self._giving = SessionGiving(
+        self.giving = SessionGiving(
             self.hub,
             holdings,
             mail,
@@ -262,9 +262,9 @@ class Relay:
                     self.receiving.look_after_gaps(now)
                 self._awaiting.release()
                 self.sharing.tell()
-                if self.claims is not None and self._giving is not None:
+                if self.claims is not None and self.giving is not None:
                     self.claims.look(now)
-                    self._giving.look(now)
+                    self.giving.look(now)
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
                 log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
@@ -389,7 +389,7 @@ class Relay:
             self._take_session_message(message)
 
     def _take_session_message(self, message: SessionMessage) -> None:
-        news, claims, giving = self.meetings.sessions, self.claims, self._giving
+        news, claims, giving = self.meetings.sessions, self.claims, self.giving
         if news is None or claims is None or giving is None:
             return
         if self.peers.get(message.origin) is None:

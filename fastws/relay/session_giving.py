@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -14,6 +14,7 @@ from fastws.dialects.clients import Arrival
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
 from fastws.logs import log_limited
+from fastws.mailboxes import Kept
 from fastws.market.alert_messages import Alert
 from fastws.market.alert_store import number_text
 from fastws.relay.channels import Channels
@@ -53,6 +54,15 @@ _JUST_SECONDS: Final = 1.0
 _log = structlog.get_logger("fastws.relay")
 
 
+class _Given(NamedTuple):
+    """The answer to a claim of `origin`, and what of it is still kept here for the user of the session."""
+
+    origin: int
+    claim: int
+    message: bytes
+    kept: list[Kept]
+
+
 class SessionGiving:
     """Answers the claims of other instances. Belongs to the thread of the event loop.
 
@@ -60,7 +70,8 @@ class SessionGiving:
     2. The answer says by stamps how far the client is, which takes that nothing is missing here. So it waits for gaps
        to be closed, for `GAP_SECONDS` at most.
     3. Who asks again gets the same answer again.
-    4. What is addressed to the user of a session is kept until somebody says that it was told.
+    4. What is addressed to the user of a session is kept here, too. Who takes the session tells it; when nobody has
+       said so while the answer is remembered, it waits here again.
     5. A session is its user's.
     """
 
@@ -92,10 +103,8 @@ class SessionGiving:
         self._counts = counts
         self._origin = origin
         self._clock = clock
-        # By the key of the session: to whom it was given, and the answer.
-        self._given: Expiring[bytes, tuple[int, int, bytes]] = Expiring(
-            seconds=_GIVEN_SECONDS, limit=_GIVEN_BYTES
-        )
+        # By the keys of the sessions.
+        self._given: Expiring[bytes, _Given] = Expiring(seconds=_GIVEN_SECONDS, limit=_GIVEN_BYTES)
         self._waiting: list[tuple[float, SessionClaim]] = []
 
     def hear_claim(self, claim: SessionClaim) -> None:
@@ -108,8 +117,8 @@ class SessionGiving:
 
     def look(self, now: float) -> None:
         """Answer those that have waited long enough, or for what is here; to be called often."""
+        self._take_back(self._given.expire(now))
         if not self._waiting:
-            self._given.expire(now)
             return
         has_gaps = self._receiving.n_with_gaps > 0
         waiting, self._waiting = self._waiting, []
@@ -142,16 +151,24 @@ class SessionGiving:
             self._say(claim, "probing")
 
     def _give(self, claim: SessionClaim, session: Session) -> None:
+        now = self._clock()
         arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
-        message = _fitting(self._state_of(session, arrival, claim.claim))
-        self._given.put(
-            claim.key, (claim.origin, claim.claim, message), _ENTRY_SIZE + len(message), self._clock()
-        )
+        state, kept = self._state_of(session, arrival, claim.claim)
+        message = _fitting(state)
         self._link.send(self._channels.inbox(claim.origin), message)
+        self.mail.entrust(kept)
+        size = _ENTRY_SIZE + len(message)
+        self._take_back(
+            self._given.put(claim.key, _Given(claim.origin, claim.claim, message, kept), size, now)
+        )
         self._counts.sessions["given"] += 1
 
-    def _state_of(self, session: Session, arrival: Arrival, claim: int) -> SessionAnswer:
-        """What there is to say of a session. Who tells its user's messages says so, until then they are kept here."""
+    def _take_back(self, given: list[_Given]) -> None:
+        for one in given:
+            self.mail.take_back(one.kept)
+
+    def _state_of(self, session: Session, arrival: Arrival, claim: int) -> tuple[SessionAnswer, list[Kept]]:
+        """What there is to say of a session, and what of that is kept here for its user."""
         # Those who are asked about an update that is on its way here know less than they will.
         own = self._sending.positions()
         subscriptions = session.subscriptions
@@ -166,12 +183,13 @@ class SessionGiving:
         if self._receiving.n_with_gaps:
             marks = None
         n_missed = 0 if cursor is None else self.hub.count_missed(subscriptions, cursor)[0]
-        alerts = [kept.payload for kept in self.mail.missed_by(session, cursor)]
+        kept = self.mail.missed_by(session, cursor)
+        alerts = [one.payload for one in kept]
         if handed is not None:
             n_missed = max(n_missed, handed.n_missed)
             ids = {alert.id for alert in alerts if alert.id}
             alerts = [alert for alert in handed.alerts if alert.id not in ids] + alerts
-        return SessionAnswer(
+        state = SessionAnswer(
             self._origin,
             claim,
             "given",
@@ -185,6 +203,7 @@ class SessionGiving:
             session.is_moved,
             self._positions(own),
         )
+        return state, kept
 
     def _positions(self, own: list[int]) -> list[Reached]:
         reached = [(self._origin, shard, position) for shard, position in enumerate(own)]
@@ -196,8 +215,8 @@ class SessionGiving:
         if given is None:
             if reason != "unknown" or not claim.is_for_all:
                 self._say(claim, reason)  # type: ignore[arg-type]  # those are among the answers
-        elif given[:2] == (claim.origin, claim.claim):
-            self._link.send(self._channels.inbox(claim.origin), given[2])
+        elif (given.origin, given.claim) == (claim.origin, claim.claim):
+            self._link.send(self._channels.inbox(claim.origin), given.message)
         else:
             self._say(claim, "in_use")
 

@@ -57,9 +57,10 @@ class WireLink:
     is_up = True
     n_connects = 1
     n_dropped = 0
+    n_refused = 0
     queue_size = 0
 
-    def __init__(self, wire: Wire, address: RedisAddress, **callbacks: Any) -> None:
+    def __init__(self, wire: Wire, **callbacks: Any) -> None:
         self.wire = wire
         self.channels: set[str] = set()
         self.is_held = False
@@ -150,7 +151,7 @@ class Site:
             history_bytes=1 << 20,
             wanted=lambda: codes,
             clock=clock,
-            link=lambda address, **callbacks: WireLink(wire, address, **callbacks),
+            link=lambda **callbacks: WireLink(wire, **callbacks),
         )
         self.claims = self.relay.join_sessions(
             Holdings(self.sessions, presence, self.takeover), self.mail, limit=1 << 20
@@ -219,6 +220,8 @@ async def pass_time(clock: Clock, seconds: float, *sites: Site) -> None:
         clock.now += 0.1
         for site in sites:
             site.claims.look(clock.now)
+            if site.relay.giving is not None:
+                site.relay.giving.look(clock.now)
         await settle()
 
 

@@ -252,22 +252,26 @@ async def test_what_nobody_told_of_before_a_second_move_is_not_counted_on() -> N
 
 
 async def test_alerts_are_kept_until_they_were_told() -> None:
+    """While they are on their way nobody else tells them; what nobody has told waits where it was."""
     async with sites() as (wire, clock, (one, two)):
-        one.hold("s", "A", user_key="kim")
-        one.alerts.tell("kim", alert(1))
-        await known(two)
+        for session_id, number in (("s", 1), ("t", 2)):
+            one.hold(session_id, "A", user_key=session_id)
+            one.alerts.tell(session_id, alert(number))
+        await known(two, 2)
         wire.is_lost = is_answer
-        asker = two.ask("s", "kim")
+        told, lost = two.ask("s", "s"), two.ask("t", "t")
         await until(lambda: not len(one.sessions))
+        assert one.untold("s") == one.untold("t") == []
         wire.is_lost = lambda data: False
-        assert one.untold("kim") == [1]
         await pass_time(clock, 1.1, two)
-        assert isinstance(asker.found, Session)
-        assert asker.found.handed is not None
-        (handed,) = asker.found.handed.alerts
-        assert one.untold("kim") == [1]
+        assert isinstance(told.found, Session)
+        assert isinstance(lost.found, Session)
+        assert told.found.handed is not None
+        (handed,) = told.found.handed.alerts
         two.mail.on_told(handed)
-        await until(lambda: one.untold("kim") == [])
+        await settle()
+        await pass_time(clock, 5.0, one)
+        assert (one.untold("s"), one.untold("t")) == ([], [2])
 
 
 async def test_what_was_missed_of_a_server_that_is_gone_counts_from_when_it_went() -> None:
