@@ -17,6 +17,7 @@ from fastws.settings_catalog import meta as _meta
 from fastws.settings_checks import FEEDS, SAMPLE_FEED, check
 
 _TEXT = Annotated[str, Meta(min_length=1)]
+_SHORT_TEXT = Annotated[str, Meta(min_length=1, max_length=100)]
 
 JwtAlgorithm = Literal[
     "HS256",
@@ -371,6 +372,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _TEXT | None,
         _meta(
             "Redis that joins this server with others: redis://, rediss:// or redis+sentinel://; unset: it is alone",
+            restart=True,
+        ),
+    ] = None
+    relay_name: Annotated[
+        _SHORT_TEXT | None,
+        _meta(
+            "what this server is called in logs and statistics of all; unset: by the host and port that it listens at",
             restart=True,
         ),
     ] = None

@@ -58,6 +58,12 @@ def check(settings: Settings) -> None:
         except AddressError as error:
             # Not shown, because what is wrong with it may be the password in it.
             raise settings.error("relay", str(error), f"write such as {EXAMPLES}") from None
+    if settings.relay_name is not None and not settings.relay_name.isprintable():
+        raise settings.error(
+            "relay_name",
+            "it has characters that cannot be shown",
+            "write such as prices-1 or push1.example:8000",
+        )
     if not _PREFIX.fullmatch(settings.relay_prefix):
         raise settings.error(
             "relay_prefix",

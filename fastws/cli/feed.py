@@ -182,6 +182,7 @@ def make_publishers(
                 interval_ms=settings.relay_interval_ms,
                 history_bytes=settings.relay_history_bytes,
                 fresh=settings.poll_fresh,
+                name=settings.relay_name,
             )
         )
     return publishers

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -20,6 +18,7 @@ from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
 from fastws.relay.control import FeedState
 from fastws.relay.keeper import FeedKeeper
+from fastws.relay.naming import instance_name
 from fastws.relay.relay import Relay
 
 _LOOK_SECONDS: Final = 0.1
@@ -33,6 +32,8 @@ class RelayPublisher:
     1. While Redis is there, a price is published when it is offered. It counts as published: nobody knows how many
        servers there are. One that starts later asks for the last prices and gets them.
     2. While it is away, the newest price of each symbol waits, for `fresh` seconds at most.
+
+    `name` is how servers call this process, behind the word feed; None: by its host and its number.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RelayPublisher:
         interval_ms: int,
         history_bytes: int,
         fresh: float,
+        name: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = address.shown
@@ -60,7 +62,7 @@ class RelayPublisher:
             self._market,
             Dialect("screener", encode_screener),
             address,
-            name=f"feed {socket.gethostname()}/{os.getpid()}",
+            name=f"feed {instance_name(name)}",
             prefix=prefix,
             n_shards=n_shards,
             interval_ms=interval_ms,

@@ -434,7 +434,12 @@ class Relay:
         if is_away:
             _log.warning("the relay is away; local clients go on", redis=self.address.shown, error=reason)
         else:
-            _log.info("the relay is there", redis=self.address.shown, after_s=round(self._away, 3))
+            _log.info(
+                "the relay is there",
+                redis=self.address.shown,
+                after_s=round(self._away, 3),
+                instance=self.name,
+            )
 
     def _on_listening(self, channel: str) -> None:
         if self._channels.is_of_shard(channel):

@@ -485,6 +485,9 @@ class ServerCollector(Collector):
         if relay is None:
             return
         counts, link = relay.counts, relay.link
+        yield _gauge(
+            "relay_info", "1, labelled with what others call this server", {relay.name: 1}, "instance_name"
+        )
         yield _gauge("relay_up", "1 while the relay is there", int(relay.is_up))
         yield _counter("relay_connects", "times that the relay was reached", link.n_connects)
         yield _gauge("relay_instances", "other instances that are heard", len(relay.peers))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -44,6 +42,7 @@ from fastws.market.portfolios import Portfolios
 from fastws.market.store import StoreError
 from fastws.relay.address import parse_address
 from fastws.relay.control import Eviction, Kick
+from fastws.relay.naming import instance_name
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
 from fastws.server import cluster_stats, stats
@@ -69,7 +68,7 @@ from fastws.server.tls import make_tls
 from fastws.server.workers import Worker
 from fastws.sessions import Sessions
 from fastws.settings import Settings
-from fastws.settings_checks import check_standby
+from fastws.settings_checks import check_standby, serves_tcp
 
 if TYPE_CHECKING:
     from fastws._inlet import Inlet
@@ -191,7 +190,9 @@ class Server:
             message_bytes=settings.message_bytes,
         )
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
-        self.relay = self._make_relay()
+        # A socket that was handed over is wherever its owner has bound it.
+        is_own = listens and not (handed is not None and handed.main) and serves_tcp(settings)
+        self.relay = self._make_relay((settings.host, settings.port) if is_own else None)
         self.targets.elsewhere = self.relay
         # None where there is no feed, or nobody else who could run it.
         self.keeper: FeedKeeper | None = None
@@ -323,7 +324,7 @@ class Server:
                 self._start_feed(self.supervisor)
             self._begun = begun.pop_all()
 
-    def _make_relay(self) -> Relay | None:
+    def _make_relay(self, place: tuple[str, int] | None) -> Relay | None:
         settings, worker = self.settings, self.worker
         if settings.relay is None and worker is None:
             return None
@@ -338,7 +339,7 @@ class Server:
             self.market,
             self.screener.dialect,
             WORKERS if settings.relay is None else parse_address(settings.relay),
-            name=f"{socket.gethostname()}/{os.getpid()}{of}",
+            name=instance_name(settings.relay_name, place) + of,
             prefix=settings.relay_prefix,
             n_shards=settings.relay_shards,
             interval_ms=settings.relay_interval_ms,

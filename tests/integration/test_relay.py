@@ -138,6 +138,7 @@ def test_a_password_is_never_shown(tmp_path: Path, redis: RedisServer) -> None:
     [
         ("relay_shards", "6", "no power of two"),
         ("relay_prefix", "a b", "other characters"),
+        ("relay_name", "a\nb", "relay_name: it has characters that cannot be shown"),
         ("feed_standby", "1", "feed_standby: without a relay there is no other server"),
     ],
 )

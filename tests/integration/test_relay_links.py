@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -188,6 +189,25 @@ async def test_what_redis_refuses_is_left_out_and_all_else_arrives_once(tmp_path
             await made.until("self.link.is_up")
             made.link.send("{a}:1", b"again")
             await made.until("self.messages[-1] == b'again'")
+
+
+@pytest.mark.parametrize("more", ["+info +config|get", ""])
+async def test_the_rights_that_the_documents_name_suffice(tmp_path: Path, more: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    rights = re.search(r"^user fastws (on .*\n  .*)$", text, re.MULTILINE)
+    assert rights is not None
+    words = rights[1].replace("PASSWORD", "word").replace("+info +config|get", more).split()
+    with RedisServer(tmp_path, "--user", "fastws", *words) as redis:
+        async with end(f"redis://fastws:word@127.0.0.1:{redis.port}/0", "{fastws:0}:control") as made:
+            await made.until("self.link.is_up")
+            made.link.listen(["{fastws:0}:shard:0/4"])
+            await made.until("self.link.is_listening('{fastws:0}:shard:0/4')")
+            made.link.ignore(["{fastws:0}:shard:0/4"])
+            made.link.send("{fastws:0}:control", b"there")
+            await made.until("self.messages")
+            assert made.changes == [None]
+            made.link.send("others", b"nothing else")
+            await made.until("self.link.n_refused == 1")
 
 
 async def test_a_message_that_ends_the_connection_is_left_out(tmp_path: Path) -> None:

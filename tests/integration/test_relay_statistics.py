@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 from fastws.auth.tokens import sign
 from tests.clients import client
-from tests.joined import Joined
+from tests.joined import Joined, metric
 from tests.redis_server import RedisServer
 from tests.serving import Server, run, until
 
@@ -42,7 +43,7 @@ async def test_who_is_missing_is_named_and_counts_no_more(tmp_path: Path) -> Non
         }
         (one,) = joined.start(1, **settings)
         until(lambda: one.stats()["feed_roles"] == {"csv": "owner"}, "the feed")
-        (two,) = joined.start(1, **settings)
+        (two,) = joined.start(1, **settings, relay_name="the second")
         async with client(one.url), client(two.url):
             until(lambda: together(two)["active_connections"] == 2, "both")
             assert two.stats()["relay"].items() >= {"is_up": True, "instances": 2, "missing": []}.items()
@@ -51,6 +52,13 @@ async def test_who_is_missing_is_named_and_counts_no_more(tmp_path: Path) -> Non
             assert force(two) == (202, {"updated": ["AAPL"], "failed": []})
 
             name = together(one)["answered_by"]
+            assert name == f"{socket.gethostname()}:{one.port}"
+            assert together(two)["answered_by"] == "the second"
+            assert metric(two, "fastws_relay_info", instance_name="the second") == 1
+            until(
+                lambda: any("has joined" in line and "the second" in line for line in one.log.splitlines()),
+                "it",
+            )
             joined.kill(one)
             sums = until(lambda: (body := together(two))["missing"] and body, "that one is missed")
             assert sums["missing"] == [name]

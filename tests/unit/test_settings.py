@@ -115,6 +115,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "publish_url": ["http://10.0.0.5:8000", "https://push.example"],
         "relay": "redis://10.0.0.5:6379/0",
         "load": "my_feed:setup",
+        "relay_name": "push1.example:8000",
         "relay_prefix": "prices",
         "relay_shards": 16,
     }
