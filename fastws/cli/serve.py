@@ -26,9 +26,10 @@ from fastws.cli.options import (
 from fastws.cli.parsers import FAILED, USAGE
 from fastws.configuration import read
 from fastws.errors import FastwsError, SettingsError
+from fastws.relay.address import parse_address
 from fastws.server import lifecycle, supervisor
 from fastws.server.advice import warnings
-from fastws.server.preflight import start_problems
+from fastws.server.preflight import relay_problems, start_problems
 
 SERVE_EXAMPLES: Final = """\
 examples:
@@ -63,6 +64,9 @@ def fill_check_config(checking: argparse.ArgumentParser) -> None:
     checking.epilog = CHECK_EXAMPLES + other_settings(SERVE_FLAGS)
     add_config(checking)
     checking.add_argument("--json", action="store_true", help="print JSON for programs")
+    checking.add_argument(
+        "--try-relay", action="store_true", help="connect to the relay as well, and send a message over it"
+    )
     add_settings(checking, SERVE_FLAGS)
     checking.set_defaults(run=_check_config)
 
@@ -88,6 +92,10 @@ def _check_config(options: argparse.Namespace) -> int:
     warn_of_linked_variables()
     settings, problems, wrong = read(options.config, os.environ, flags_of(options))
     problems += start_problems(settings, wrong)
+    starts = not problems
+    tries_relay = options.try_relay and "relay" not in wrong
+    if tries_relay:
+        problems += relay_problems(settings)
     if options.json:
         print(config_report.document(settings, problems, wrong))
     elif not problems:
@@ -95,10 +103,13 @@ def _check_config(options: argparse.Namespace) -> int:
             _log.warning(line)
         print(config_report.table(settings))
         print("\n".join(config_report.notes(settings)))
+        if tries_relay:
+            print(f"the relay delivers what is sent: {parse_address(settings.relay or '').shown}")
         print(config_report.conclusion(settings))
     else:
         for problem in problems:
             fail(str(problem))
         n = len(problems)
-        print(f"{n} problem{'s' if n > 1 else ''}; a server would not start", file=sys.stderr)
+        outcome = "start, and do without the relay" if starts else "not start"
+        print(f"{n} problem{'s' if n > 1 else ''}; a server would {outcome}", file=sys.stderr)
     return USAGE if problems else 0

@@ -125,8 +125,25 @@ class RedisAccess:
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:
-    await connection.send_command(*command)
+    await tell(connection, *command)
     return await connection.read_response()
+
+
+async def tell(connection: AbstractConnection, *command: str) -> None:
+    """Send a command, whose answer somebody else reads."""
+    await connection.send_command(*command)
+    end_if_cancelled()
+
+
+def end_if_cancelled() -> None:
+    """End the task that runs, if it is to end.
+
+    Redis-py writes with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes as it is done, and
+    makes errors of its own of others while it connects.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def disconnect(connection: AbstractConnection) -> None:

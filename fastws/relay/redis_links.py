@@ -16,7 +16,14 @@ from fastws.relay.address import RedisAddress
 from fastws.relay.delays import Delays
 from fastws.relay.lasting import Lasting
 from fastws.relay.links import QUEUE_SIZE
-from fastws.relay.redis_access import RedisAccess, RelayLostError, disconnect, is_refusal, reason_of
+from fastws.relay.redis_access import (
+    RedisAccess,
+    RelayLostError,
+    disconnect,
+    end_if_cancelled,
+    is_refusal,
+    reason_of,
+)
 from fastws.relay.redis_listening import REDIS_SILENCE_SECONDS, RedisListener
 from fastws.relay.redis_sending import RedisSender
 
@@ -137,6 +144,7 @@ class RedisLink:
                     self._sender.note_deaf()
                 if connection is not None:
                     await disconnect(connection)
+            end_if_cancelled()
             # Where nothing answers, an attempt takes its time itself, and what heals meanwhile is not seen by it.
             tried = time.monotonic() - began if connection is None else 0.0
             await asyncio.sleep(max(_LEAST_DELAY_SECONDS, delays.next_delay() - tried))

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from fastws._relay import MAX_ENVELOPE_SIZE
 from fastws.feeds.together import run_together
-from fastws.relay.redis_access import RedisAccess, RelayLostError, pubsub_limit
+from fastws.relay.redis_access import RedisAccess, RelayLostError, pubsub_limit, tell
 
 REDIS_SILENCE_SECONDS: Final = 3.0
 """After how long without a message, where at least one's own come every second, the connection is given up."""
@@ -153,8 +153,8 @@ class RedisListener:
             wanted = set(self._wanted)
             # In the order in which they were asked for: the first ones are those that instances talk by.
             if added := [channel for channel in self._wanted if channel not in told]:
-                await connection.send_command(f"{prefix}SUBSCRIBE", *added)
+                await tell(connection, f"{prefix}SUBSCRIBE", *added)
             if gone := told - wanted:
-                await connection.send_command(f"{prefix}UNSUBSCRIBE", *gone)
+                await tell(connection, f"{prefix}UNSUBSCRIBE", *gone)
             told = wanted
             await self._changes.wait()

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from fastws.logs import log_limited
 from fastws.relay.outbox import Outbox
-from fastws.relay.redis_access import RedisAccess, ask, is_about_the_message, reason_of
+from fastws.relay.redis_access import RedisAccess, ask, end_if_cancelled, is_about_the_message, reason_of
 from fastws.relay.redis_listening import RedisListener
 
 _BATCH: Final = 256
@@ -104,6 +104,7 @@ class RedisSender:
             await connection.send_packed_command(
                 connection.pack_commands((self._command, *message) for message, _ in batch)
             )
+            end_if_cancelled()
             for one in batch:
                 try:
                     await connection.read_response()

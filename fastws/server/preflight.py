@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection
@@ -14,6 +15,7 @@ from fastws.errors import SettingsError
 from fastws.feeds.replay import ReplayFeed
 from fastws.market.portfolio_queries import QueryError, check_queries
 from fastws.market.store import StoreError, probe
+from fastws.relay.address import parse_address
 from fastws.server.application import ApplicationClient
 from fastws.server.fetch import fetch
 from fastws.server.parts import (
@@ -47,6 +49,24 @@ def start_problems(settings: Settings, wrong: Collection[str]) -> list[SettingsE
             except SettingsError as error:
                 problems.append(error)
     return problems
+
+
+def relay_problems(settings: Settings) -> list[SettingsError]:
+    """Return why the relay cannot be used; it takes five seconds at most.
+
+    A server starts without it and goes on trying, so this is asked on request only.
+    """
+    if settings.relay is None:
+        return [settings.error("relay", "there is none to be tried", "set relay, or leave --try-relay out")]
+    from fastws.relay.trial import find_fault  # noqa: PLC0415 - it takes 60 ms, for those who need it
+
+    address = parse_address(settings.relay)
+    fault = asyncio.run(find_fault(address, prefix=settings.relay_prefix, n_shards=settings.relay_shards))
+    if fault is None:
+        return []
+    return [
+        settings.error("relay", f"{address.shown}: {fault}", "let Redis run there, and let fastws use it")
+    ]
 
 
 def _check_host(settings: Settings) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fastws.relay import redis_listening
 from fastws.relay.address import parse_address
@@ -145,6 +146,48 @@ async def test_a_connection_that_ends_while_it_is_told_what_to_listen_to(
         made.link.send("{a}:2", b"there")
         await made.until("self.messages")
         assert [change is None for change in made.changes] == [True, False, True]
+
+
+async def test_it_ends_though_redis_py_makes_an_error_of_that(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_tried = 0
+
+    async def connect(self: Connection) -> None:
+        nonlocal n_tried
+        n_tried += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RedisConnectionError("it was closed") from None
+
+    monkeypatch.setattr(Connection, "connect", connect)
+    async with asyncio.timeout(10), end(redis.url, "{a}:1") as made:
+        async with asyncio.timeout(5):
+            while n_tried < 2:
+                await asyncio.sleep(0)
+    assert made.changes == ["it was closed"]
+    assert n_tried == 2
+
+
+async def test_it_ends_though_a_cancellation_is_forgotten_while_it_writes(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does, where what it waits for is done at the same moment."""
+    write = Connection.send_command
+    begun: list[str] = []
+
+    async def forget(self: Connection, *command: str, **options: object) -> None:
+        await write(self, *command, **options)
+        if "SUBSCRIBE" in command:
+            begun.append(command[0])
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    monkeypatch.setattr(Connection, "send_command", forget)
+    async with asyncio.timeout(10), end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_listening('{a}:1')")
+    assert begun == ["SUBSCRIBE"]
 
 
 async def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
