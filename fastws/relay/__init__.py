@@ -79,6 +79,9 @@ forgotten.
   not: the session is taken as it was announced, with `recovered:false`. What it had not told yet, of its last few
   milliseconds, is lost with it. Sessions of connections that were open last for `session_ttl` from when it was missed,
   others for what they had left.
+- An instance that stops leaves its sessions to the others, once its clients have gone: it tells them of all what it
+  would answer if it were asked. A client goes on with that if it has seen what was sent to it. Of a symbol that nobody
+  had published until then it cannot be told how far a client is, and neither of what a slow one had not taken.
 - Of two that hold a session, because they took it at once, or because the old holder was only cut off, the one has it
   to which it has moved more often, then the one with the higher origin. The other one hears that and closes its
   connection with 4410.

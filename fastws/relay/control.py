@@ -14,6 +14,7 @@ from fastws.relay.session_messages import (
     SessionAnswer,
     SessionChanges,
     SessionClaim,
+    SessionsLeft,
     SessionsPart,
     SessionsRequest,
 )
@@ -183,7 +184,9 @@ class ForceAnswer(msgspec.Struct, frozen=True, tag="forced"):
     failed: Annotated[dict[_Code, Annotated[str, Meta(max_length=1000)]], Meta(max_length=_MAX_CODES)]
 
 
-SessionMessage: TypeAlias = SessionChanges | SessionsRequest | SessionsPart | SessionClaim | SessionAnswer
+SessionMessage: TypeAlias = (
+    SessionChanges | SessionsRequest | SessionsPart | SessionClaim | SessionAnswer | SessionsLeft
+)
 Message: TypeAlias = (
     Announcement
     | ValuesRequest

@@ -20,12 +20,20 @@ from fastws._core import (
     Topic,
 )
 from fastws._relay import is_json_members
-from fastws.dialects.clients import Client
+from fastws.dialects.clients import Arrival, Client
 from fastws.logs import log_limited
 from fastws.market.alert_messages import Alert
 from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
-from fastws.relay.session_messages import Group, HandedAlert, Mark, read_groups
+from fastws.relay.peer_sessions import Left
+from fastws.relay.session_messages import (
+    Group,
+    HandedAlert,
+    Mark,
+    SessionAnswer,
+    read_answer,
+    read_groups,
+)
 from fastws.sessions import Handed, Session
 
 _MESSAGES: Final = {
@@ -132,6 +140,25 @@ def groups_in(subscriptions: bytes) -> list[Group]:
     except msgspec.DecodeError as error:
         log_limited(_log, "relay-refused", "what came over the relay was left out", error=str(error))
         return []
+
+
+def read_left(left: Left, arrival: Arrival) -> SessionAnswer | None:
+    """What an instance that has gone would answer a client that says `arrival` of itself, None if it cannot be read.
+
+    It has marks if the client has seen what was handed to the kernel for it.
+    """
+    try:
+        state = read_answer(left.session.state)
+    except msgspec.DecodeError as error:
+        log_limited(_log, "relay-refused", "what came over the relay was left out", error=str(error))
+        return None
+    seen = arrival.last_sequence
+    is_as_told = seen is None or (
+        arrival.epoch in (None, left.epoch) and left.session.least <= seen <= left.session.cursor
+    )
+    return msgspec.structs.replace(
+        state, marks=state.marks if is_as_told else None, is_early=True, positions=left.positions
+    )
 
 
 def alerts_of(handed: Iterable[HandedAlert]) -> list[Alert]:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastws.relay.session_messages import Reached, SessionLeft
 
 # What an entry takes beside its subscriptions and its user: measured with tracemalloc.
 _ENTRY_SIZE = 330
+_LEFT_SIZE = 300
+
+
+class Left(NamedTuple):
+    """What an instance that has gone has left of a session; see `SessionsLeft`."""
+
+    epoch: str
+    positions: list[Reached]
+    session: SessionLeft
 
 
 class PeerSession:
@@ -13,7 +25,7 @@ class PeerSession:
     `fastws.relay.session_messages.Group` as it came.
 
     `heard` is the number of the hub when it was heard of last, `lost_at` when its holder was not there any more, None
-    as long as it is.
+    as long as it is. `left` is what that has left of it, if it could.
     """
 
     __slots__ = (
@@ -22,6 +34,7 @@ class PeerSession:
         "heard",
         "is_paused",
         "key",
+        "left",
         "lost_at",
         "moves",
         "origin",
@@ -50,6 +63,7 @@ class PeerSession:
         self.heard = heard
         self.generation = 0
         self.lost_at: int | None = None
+        self.left: Left | None = None
 
     @property
     def is_orphan(self) -> bool:
@@ -58,7 +72,8 @@ class PeerSession:
 
     @property
     def size(self) -> int:
-        return _ENTRY_SIZE + len(self.subscriptions) + len(self.user_key or "")
+        left = 0 if self.left is None else _LEFT_SIZE + len(bytes(self.left.session.state))
+        return _ENTRY_SIZE + len(self.subscriptions) + len(self.user_key or "") + left
 
 
 class PeerSessions:
@@ -111,9 +126,7 @@ class PeerSessions:
         session.generation = self._generations.get(session.origin, 0)
         self._sessions[session.key] = session
         self.size += session.size
-        while self.size > self.limit and self._sessions:
-            self.drop(next(iter(self._sessions)))
-            self.n_dropped += 1
+        self._keep_to_limit()
         return True
 
     def remove(self, origin: int, key: bytes) -> None:
@@ -144,11 +157,29 @@ class PeerSessions:
         """
         for session in self._sessions.values():
             if session.origin == origin and not session.is_orphan:
-                session.lost_at = number
-                if session.expires_at is None:
-                    session.expires_at = now + ttl
-                if session.user_key is not None:
-                    self._orphans[session.user_key] = self._orphans.get(session.user_key, 0) + 1
+                self._orphan(session, now, ttl, number)
+
+    def leave(self, key: bytes, origin: int, left: Left, now: float, ttl: float, number: int) -> None:
+        """The same for one session of an instance that goes, with what that says of it."""
+        session = self._sessions.get(key)
+        if session is not None and session.origin == origin and not session.is_orphan:
+            self.size -= session.size
+            session.left = left
+            self.size += session.size
+            self._orphan(session, now, ttl, number)
+            self._keep_to_limit()
+
+    def _orphan(self, session: PeerSession, now: float, ttl: float, number: int) -> None:
+        session.lost_at = number
+        if session.expires_at is None:
+            session.expires_at = now + ttl
+        if session.user_key is not None:
+            self._orphans[session.user_key] = self._orphans.get(session.user_key, 0) + 1
+
+    def _keep_to_limit(self) -> None:
+        while self.size > self.limit and self._sessions:
+            self.drop(next(iter(self._sessions)))
+            self.n_dropped += 1
 
     def expire(self, now: float) -> None:
         """Forget the sessions whose time is over."""

@@ -52,13 +52,20 @@ from fastws.relay.redis_links import RedisLink
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
 from fastws.relay.session_giving import SessionGiving
-from fastws.relay.session_messages import SessionChanges, SessionClaim, SessionsPart, SessionsRequest
+from fastws.relay.session_messages import (
+    SessionChanges,
+    SessionClaim,
+    SessionsLeft,
+    SessionsPart,
+    SessionsRequest,
+)
 from fastws.relay.session_news import SessionNews
 from fastws.relay.sharing import Sharing
 
 _TICK_SECONDS: Final = 0.05
 _ANNOUNCE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 1.0
+_LEAVE_SECONDS: Final = 1.0
 # Between two lines of the log that the relay is away, or that it is there.
 _CHANGE_SECONDS: Final = 10.0
 
@@ -239,7 +246,9 @@ class Relay:
         self._task.start()
 
     async def stop(self) -> None:
-        """Hand on what is left, say good-bye, and disconnect."""
+        """Hand on what is left, leave the sessions to the others, say good-bye, and disconnect."""
+        if self.giving is not None:
+            await self.giving.leave(_LEAVE_SECONDS)
         self.sending.stop()
         await self._task.stop()
         self.receiving.stop()
@@ -400,6 +409,8 @@ class Relay:
             news.hear_part(message)
         elif isinstance(message, SessionsRequest):
             news.tell_all(message.origin)
+        elif isinstance(message, SessionsLeft):
+            news.hear_left(message)
         elif isinstance(message, SessionClaim):
             giving.hear_claim(message)
         else:

@@ -20,7 +20,7 @@ from fastws.relay.control import encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.expiring import Expiring
 from fastws.relay.links import AnyLink
-from fastws.relay.moved_sessions import MovedSessions, alerts_of, groups_in
+from fastws.relay.moved_sessions import MovedSessions, alerts_of, groups_in, read_left
 from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
@@ -242,12 +242,12 @@ class SessionClaims:
         claim.is_asked = True
         # From here on it is certain that the client misses what is published here.
         claim.since = self.hub.sequence
+        claim.is_level = known is not None and not self._awaiting.is_missing(missing)
         if not self._link.is_up or (known is not None and not self._is_there(known, now)):
             self._take_over(claim)
             return
         # What is known here is to be known there, when it is asked.
         self._sending.flush()
-        claim.is_level = known is not None and not self._awaiting.is_missing(missing)
         claim.deadline = now + (SILENCE_SECONDS if known is None else ANSWER_SECONDS)
         claim.n_asked += 1
         self._send(claim, known)
@@ -272,6 +272,11 @@ class SessionClaims:
         known = self._known(claim, now)
         if known is None or known.user_key != claim.client.user_key:
             self._finish(claim, "unknown" if known is None else "forbidden")
+            return
+        if known.left is not None and (answer := read_left(known.left, claim.arrival)) is not None:
+            # It was left to whomever its client comes to.
+            claim.since = known.heard
+            self._await_level(claim, answer)
             return
         self.sessions.drop(claim.key)
         self._counts.sessions["taken_over"] += 1
@@ -322,12 +327,15 @@ class SessionClaims:
                 self.sessions.remove(answer.origin, claim.key)
                 self._finish(claim, "unknown")
         elif answer.what == "given":
-            claim.answer = answer
-            claim.deadline = self._clock() + LEVEL_SECONDS
-            if not self._is_behind(answer):
-                self._take(claim, answer)
+            self._await_level(claim, answer)
         else:
             self._finish(claim, answer.what)
+
+    def _await_level(self, claim: _Claim, answer: SessionAnswer) -> None:
+        claim.answer = answer
+        claim.deadline = self._clock() + LEVEL_SECONDS
+        if not self._is_behind(answer):
+            self._take(claim, answer)
 
     def _is_behind(self, answer: SessionAnswer) -> bool:
         """Whether something is not here yet that the client may have seen at the one that gives its session away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -32,7 +33,10 @@ from fastws.relay.session_messages import (
     Reached,
     SessionAnswer,
     SessionClaim,
+    SessionLeft,
+    SessionsLeft,
     groups_of,
+    key_of,
 )
 from fastws.relay.session_news import SessionNews
 from fastws.relay.streams import GRACE_SECONDS, HOLD_SECONDS
@@ -50,6 +54,12 @@ _ENTRY_SIZE: Final = 400
 _MAX_WAITING: Final = 10_000
 # Others may not have heard yet that a connection has ended.
 _JUST_SECONDS: Final = 1.0
+
+# Of what is left to others: bytes of a message, and how long the loop is held for one.
+_PART_SIZE: Final = 48 << 10
+_SLICE_SECONDS: Final = 0.002
+_BUSY_SIZE: Final = 8 << 20
+_LOOK_SECONDS: Final = 0.01
 
 _log = structlog.get_logger("fastws.relay")
 
@@ -73,6 +83,7 @@ class SessionGiving:
     4. What is addressed to the user of a session is kept here, too. Who takes the session tells it; when nobody has
        said so while the answer is remembered, it waits here again.
     5. A session is its user's.
+    6. When this instance goes, it says of all sessions at once what it would answer; see :meth:`leave`.
     """
 
     def __init__(
@@ -153,8 +164,11 @@ class SessionGiving:
     def _give(self, claim: SessionClaim, session: Session) -> None:
         now = self._clock()
         arrival = Arrival(last_sequence=claim.last_sequence, epoch=claim.epoch)
-        state, kept = self._state_of(session, arrival, claim.claim)
-        message = _fitting(state)
+        # Those who are asked about an update that is on its way here know less than they will.
+        positions = self._positions()
+        cursor = None if session.is_moved else self.holdings.takeover.cursor_of(session, arrival)
+        state, kept = self._state_of(session, cursor, claim.claim)
+        message = _fitting(msgspec.structs.replace(state, positions=positions))
         self._link.send(self._channels.inbox(claim.origin), message)
         self.mail.entrust(kept)
         size = _ENTRY_SIZE + len(message)
@@ -167,18 +181,74 @@ class SessionGiving:
         for one in given:
             self.mail.take_back(one.kept)
 
-    def _state_of(self, session: Session, arrival: Arrival, claim: int) -> tuple[SessionAnswer, list[Kept]]:
-        """What there is to say of a session, and what of that is kept here for its user."""
-        # Those who are asked about an update that is on its way here know less than they will.
-        own = self._sending.positions()
+    async def leave(self, seconds: float) -> None:
+        """Tell others how far the clients of all sessions are: this instance goes, and they come to one of those.
+
+        It takes `seconds` at most, holds the loop for some milliseconds at a time, and begins with the sessions that
+        ended last.
+        """
+        deadline = self._clock() + seconds
+        while self._receiving.n_with_gaps and self._link.is_up and self._clock() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+        sessions = self.holdings.sessions
+        self.news.tell_now()
+        ids = list(sessions.ids())
+        n = 0
+        while ids and self._link.is_up and self._clock() < deadline:
+            if self._link.queue_size > _BUSY_SIZE:
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            left = []
+            size = 0
+            slice_ends = time.monotonic() + _SLICE_SECONDS
+            while ids and size < _PART_SIZE and time.monotonic() < slice_ends:
+                session = sessions.look(ids.pop(), time.monotonic())
+                if session is not None:
+                    left.append(self._left(session))
+                    size += len(bytes(left[-1].state))
+            message = SessionsLeft(self._origin, self.hub.epoch, self._positions(), left)
+            self._link.send(self._channels.sessions, encode(message))
+            n += len(left)
+            await asyncio.sleep(0)
+        if n or ids:
+            _log.info("sessions were left to the other instances", sessions=n, not_told=len(ids))
+
+    def _left(self, session: Session) -> SessionLeft:
+        is_known = not session.is_moved and session.epoch == self.hub.epoch and session.cursor >= 0
+        cursor = session.cursor if is_known else 0
+        state, _ = self._state_of(session, cursor if is_known else None, 0)
+        if session.is_moved:
+            # What its client has counted is of an instance before this one.
+            state = msgspec.structs.replace(state, marks=None)
+        least = cursor if state.marks is None else self._least(session, cursor)
+        return SessionLeft(key_of(session.session_id), least, cursor, msgspec.Raw(_fitting(state)))
+
+    def _least(self, session: Session, cursor: int) -> int:
+        """A number up to `cursor` after which nothing was published until then of what is held in mode `all`.
+
+        What a client has seen last may be before that of the kernel: others have got the numbers between.
+        """
+        held = {topic: options for topic, options in session.subscriptions.items() if not options.latest}
+        n_after = self.hub.count_missed(held, cursor)[0]
+        least, step = cursor, 1
+        while step:
+            before = max(least - step, self.hub.history_start - 1, 0)
+            if before < least and self.hub.count_missed(held, before)[0] == n_after:
+                least = before
+                step *= 2
+            else:
+                step //= 2
+        return least
+
+    def _state_of(self, session: Session, cursor: int | None, claim: int) -> tuple[SessionAnswer, list[Kept]]:
+        """What there is to say of a session whose client has seen everything up to `cursor`, but for positions; and
+        what of that is kept here for its user."""
         subscriptions = session.subscriptions
-        cursor = None
         handed = session.handed
         if session.is_moved:
             # Nobody has used it here.
             marks = None if handed is None else handed.marks
         else:
-            cursor = self.holdings.takeover.cursor_of(session, arrival)
             marks = None if cursor is None else self.hub.marks(subscriptions, cursor)
         if self._receiving.n_with_gaps:
             marks = None
@@ -201,11 +271,12 @@ class SessionGiving:
             n_missed,
             [_handed(alert) for alert in alerts],
             session.is_moved,
-            self._positions(own),
         )
         return state, kept
 
-    def _positions(self, own: list[int]) -> list[Reached]:
+    def _positions(self) -> list[Reached]:
+        """How far this instance is; what it has published itself is on its way then."""
+        own = self._sending.positions()
         reached = [(self._origin, shard, position) for shard, position in enumerate(own)]
         return reached + [each for each in self._receiving.positions() if self._peers.get(each[0])]
 

@@ -142,10 +142,36 @@ class SessionAnswer(msgspec.Struct, frozen=True, tag="claim-answer"):
     positions: list[Reached] = []
 
 
+class SessionLeft(msgspec.Struct, frozen=True, array_like=True):
+    """A session of an instance that goes, as the `SessionAnswer` `state` says; only its positions are elsewhere.
+
+    Its marks are those of a client that has seen everything up to number `cursor`. Between `least` and that there was
+    nothing for it of what it holds in mode `all`.
+    """
+
+    key: _Key
+    least: _Count
+    cursor: _Count
+    state: msgspec.Raw
+
+
+class SessionsLeft(msgspec.Struct, frozen=True, tag="sessions-left"):
+    """An instance goes, and leaves sessions to whomever their clients come to.
+
+    `epoch` is that of the numbers in it, `positions` are how far the instance was.
+    """
+
+    origin: _Origin
+    epoch: _Epoch
+    positions: list[Reached]
+    sessions: list[SessionLeft]
+
+
 NO_SUBSCRIPTIONS: Final = b"\xc0"
 """Of a session that is no more: null."""
 
 _groups: Final = msgspec.msgpack.Decoder(list[Group])
+_answers: Final = msgspec.msgpack.Decoder(SessionAnswer)
 
 
 def key_of(session_id: str) -> bytes:
@@ -173,3 +199,12 @@ def read_groups(data: bytes) -> list[Group]:
         msgspec.DecodeError: they are none.
     """
     return _groups.decode(data)
+
+
+def read_answer(data: bytes) -> SessionAnswer:
+    """Read the state of a `SessionLeft`.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return _answers.decode(data)

@@ -14,11 +14,12 @@ from fastws.relay.channels import Channels
 from fastws.relay.control import SessionMessage, encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.links import AnyLink
-from fastws.relay.peer_sessions import PeerSession, PeerSessions
+from fastws.relay.peer_sessions import Left, PeerSession, PeerSessions
 from fastws.relay.session_messages import (
     MAX_SUBSCRIPTIONS_SIZE,
     NO_SUBSCRIPTIONS,
     SessionChanges,
+    SessionsLeft,
     SessionsPart,
     SessionsRequest,
     SessionState,
@@ -129,6 +130,10 @@ class SessionNews:
         for timer in (self._timer, *self._telling.values()):
             if timer is not None:
                 timer.cancel()
+        self.tell_now()
+
+    def tell_now(self) -> None:
+        """Tell all that has changed."""
         while self._changed and self._link.is_up:
             self._send_changes()
 
@@ -252,6 +257,13 @@ class SessionNews:
         if part.is_last:
             self.peers.end_all(part.origin)
             heard.is_whole = heard.number >= part.number
+
+    def hear_left(self, message: SessionsLeft) -> None:
+        """Take what an instance that goes leaves to the others."""
+        now = self._clock()
+        for session in message.sessions:
+            left = Left(message.epoch, message.positions, session)
+            self.peers.leave(session.key, message.origin, left, now, self.holdings.ttl, self.hub.sequence)
 
     def look_after(self, now: float) -> None:
         """Forget what is over; to be called every second."""

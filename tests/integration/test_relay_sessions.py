@@ -87,6 +87,10 @@ class Seen:
         if message["type"] == "batch":
             self.sequence = max(self.sequence, message.get("sequence", 0))
 
+    def has(self, codes: list[str], message: dict[str, Any]) -> bool:
+        """Whether there was a price of each."""
+        return all(code in self.prices for code in codes)
+
     def url(self, server: Server, token: str = "") -> str:
         """Where it goes on at `server`."""
         return (
@@ -256,6 +260,89 @@ async def test_sessions_of_a_live_server_go_on_without_a_gap(joined: Joined) -> 
 @pytest.mark.long
 async def test_many_sessions_of_a_live_server_go_on_without_a_gap(joined: Joined) -> None:
     await moved_from_live(joined, 300)
+
+
+async def moved_from_stopped(joined: Joined, n: int, rate: int) -> None:
+    """`n` sessions of a server that is stopped go on at another one, where `rate` updates/s are published; each price
+    comes once."""
+    two = joined.servers[1]
+    (one,) = joined.start(1, shutdown_spread=1, **SETTINGS)
+    known = Known(two)
+    seen = [Seen() for _ in range(n)]
+    is_over = asyncio.Event()
+    last = 0
+
+    async with AsyncExitStack() as stack:
+        other = await stack.enter_async_context(client(two.url))
+        await other.subscribe("stock", *CODES)
+        await other.until_snapshot()
+
+        async def publish_on() -> None:
+            """Also what nobody looks at: numbers are not without holes."""
+            nonlocal last
+            codes = [*CODES, *(f"D{i}" for i in range(12))]
+            began = time.monotonic()
+            while not is_over.is_set():
+                last += 1
+                await asyncio.to_thread(publish, two, *(price(code, last) for code in codes))
+                await asyncio.sleep(max(0.0, began + last * len(codes) / rate - time.monotonic()))
+
+        async def begin(i: int) -> Client:
+            at_one = await opened(one.url)
+            seen[i].follow(at_one)
+            await at_one.subscribe("stock", *CODES[i % 6 :: 3])
+            await at_one.until_snapshot()
+            return at_one
+
+        clients = [await begin(i) for i in range(n)]
+        known.until(n)
+        # Of what nobody has ever published a server that has gone cannot tell how far a client was.
+        last = 1
+        publish(two, *(price(code, last) for code in CODES))
+        for i, each in enumerate(clients):
+            await each.until(partial(seen[i].has, CODES[i % 6 :: 3]))
+        publishing = asyncio.ensure_future(publish_on())
+        recovered = []
+
+        async def go(i: int) -> None:
+            told = await clients[i].until_type("server_shutdown", 60)
+            assert await clients[i].closed() == 1012
+            await asyncio.sleep(told["reconnect_after_ms"] / 1000)
+            clients[i], answer = await go_on(seen[i], two)
+            seen[i].follow(clients[i])
+            assert answer["type"] == "reconnected", answer
+            recovered.append(answer["recovered"])
+
+        going = [asyncio.ensure_future(go(i)) for i in range(n)]
+        try:
+            await other.until(lambda _: last > 5)
+            began = time.monotonic()
+            one.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(one.wait) == 0
+            stopped_after = time.monotonic() - began
+            await asyncio.gather(*going)
+        finally:
+            is_over.set()
+            await publishing
+            for each in going:
+                each.cancel()
+        assert recovered == [True] * n
+        for i, each in enumerate(clients):
+            for code in CODES[i % 6 :: 3]:
+                while (seen[i].prices.get(code) or [0])[-1] != last:
+                    await each.receive()
+                assert seen[i].prices[code] == list(range(1, last + 1)), (i, code)
+            await each.connection.close()
+    print(f"{n} sessions, {last * 24} updates; the stop took {stopped_after:.2f} s")
+
+
+async def test_sessions_of_a_stopped_server_go_on_without_a_gap(joined: Joined) -> None:
+    await moved_from_stopped(joined, 10, 500)
+
+
+@pytest.mark.long
+async def test_many_sessions_of_a_stopped_server_go_on_without_a_gap(joined: Joined) -> None:
+    await moved_from_stopped(joined, 200, 500)
 
 
 async def test_a_session_is_its_users(joined: Joined) -> None:

@@ -28,6 +28,8 @@ from fastws.sessions import Session, Sessions
 from tests.relays import until
 
 CODES = ("A", "B", "C")
+NOTHING = Arrival()
+"""What a client says of itself that has counted nothing."""
 
 
 class Clock:
@@ -195,10 +197,10 @@ class Site:
             boxes.keep(user_key, one, time.monotonic(), is_told=False)
         return [int(one.payload.threshold) for one in kept]
 
-    def ask(self, session_id: str, user_key: str | None = None) -> Asker:
+    def ask(self, session_id: str, user_key: str | None = None, arrival: Arrival = NOTHING) -> Asker:
         """A client comes with a session."""
         asker = Asker(user_key)
-        self.takeover.find(cast(Client, asker), session_id, Arrival(session_id=session_id), asker.take)
+        self.takeover.find(cast(Client, asker), session_id, arrival, asker.take)
         return asker
 
     def missed(self, session: Session | str | None) -> list[int] | None:

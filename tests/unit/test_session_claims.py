@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
 from fastws.relay.session_claims import ANSWER_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
 from fastws.sessions import Session
@@ -272,6 +273,58 @@ async def test_alerts_are_kept_until_they_were_told() -> None:
         await settle()
         await pass_time(clock, 5.0, one)
         assert (one.untold("s"), one.untold("t")) == ([], [2])
+
+
+@pytest.mark.parametrize(("last_sequence", "n_missed"), [(None, 2), (1, 2), (2, 2), (0, None), (3, None)])
+async def test_who_stops_leaves_its_sessions(last_sequence: int | None, n_missed: int | None) -> None:
+    """Nobody has to ask it any more. A client that has not seen what was sent to it does not go on without a gap."""
+    async with sites() as (_, _, (one, two)):
+        one.publish("A", 1)
+        one.publish("C", 1)
+        one.hold("s", "A", "B", user_key="kim")
+        one.hold("t", "A", latest=True)
+        one.publish("A", 2)
+        one.alerts.tell("kim", alert(1))
+        await known(two, 2)
+        await one.relay.stop()
+        await until(lambda: not len(two.relay.peers))
+        two.publish("A", 3)
+        epoch = None if last_sequence is None else one.hub.epoch
+        asker = two.ask("s", "kim", Arrival(last_sequence=last_sequence, epoch=epoch))
+        assert two.missed(asker.found) == (None if n_missed is None else [n_missed, 0])
+        assert isinstance(asker.found, Session)
+        assert asker.found.moves == 1
+        assert asker.found.handed is not None
+        assert [each.threshold for each in asker.found.handed.alerts] == [1]
+        assert asker.found.handed.n_missed == 1
+        latest = two.ask("t", arrival=Arrival(last_sequence=0, epoch=one.hub.epoch))
+        assert two.missed(latest.found) == [0]
+        # They have gone to their clients.
+        assert two.ask("s", "kim").found == "unknown"
+
+
+async def test_what_was_counted_at_another_server_is_not_what_was_left() -> None:
+    async with sites() as (_, _, (one, two)):
+        one.hold("s", "A")
+        await known(two)
+        await one.relay.stop()
+        await until(lambda: not len(two.relay.peers))
+        asker = two.ask("s", arrival=Arrival(last_sequence=0, epoch="another"))
+        assert two.missed(asker.found) is None
+
+
+async def test_what_is_left_waits_only_so_long_and_takes_only_so_much() -> None:
+    async with sites() as (_, clock, (one, two)):
+        one.hold("s", "A", user_key="kim")
+        await known(two)
+        size = two.claims.sessions.size
+        await one.relay.stop()
+        await until(lambda: two.claims.sessions.has_orphan_of("kim"))
+        assert two.claims.sessions.size > size
+        clock.now += 1e9  # sessions here end by another clock
+        assert two.ask("s", "kim").found == "unknown"
+        assert two.claims.sessions.size == 0
+        assert not two.claims.sessions.has_orphan_of("kim")
 
 
 async def test_what_was_missed_of_a_server_that_is_gone_counts_from_when_it_went() -> None:
