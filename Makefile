@@ -103,6 +103,7 @@ bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow rea
 	$(BIN)/python -m benchmarks.load kis --connections 1000 --rate 2000 --json bench_results/load_kis.json
 	$(BIN)/python -m benchmarks.load portfolios --seconds 10 --json bench_results/load_portfolios.json
 	$(BIN)/python -m benchmarks.load relay --json bench_results/load_relay.json
+	$(BIN)/python -m benchmarks.load inlet --json bench_results/load_inlet.json
 	$(BIN)/python -m benchmarks.load slow --connections 500 --slow 50 --seconds 20 --json bench_results/load_slow.json
 	$(BIN)/python -m benchmarks.load deflate --connections 1000 --json bench_results/load_deflate.json
 	$(BIN)/python -m benchmarks.load alerts --rules 10000 --json bench_results/load_alerts.json

@@ -18,6 +18,7 @@
     python -m benchmarks.load portfolios --watched 5000 --rate 2000
     python -m benchmarks.load relay --connections 3000 --rate 2000
     python -m benchmarks.load chaos --kills 5 --partition 20
+    python -m benchmarks.load inlet --connections 20 --rate 50000
 
 Each starts `fastws serve` on a free port and stops it again; the first three can measure what runs at `--url` instead.
 The exit status is 1 when a message was lost without being declared, came twice or out of order, could not be read, or
@@ -42,6 +43,7 @@ from benchmarks.scenarios import (
     clients,
     deflate,
     growth,
+    inlet,
     kis,
     memory,
     portfolios,
@@ -100,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         (portfolios.portfolios, "portfolios"),
         (relay.relay, "relay"),
         (relay_chaos.chaos, "chaos"),
+        (inlet.inlet, "inlet"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -110,7 +113,8 @@ def parser() -> argparse.ArgumentParser:
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
          "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
          "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
-         "portfolios": _add_portfolios, "relay": _add_relay, "chaos": _add_chaos}[name](command)  # fmt: skip
+         "portfolios": _add_portfolios, "relay": _add_relay, "chaos": _add_chaos,
+         "inlet": _add_inlet}[name](command)  # fmt: skip
     return top
 
 
@@ -291,6 +295,15 @@ def _add_chaos(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--kills", type=int, default=5, metavar="N", help="of Redis (default: %(default)d)")
     add("--partition", type=positive, default=20.0, metavar="S", help="(default: %(default)g)")
+
+
+def _add_inlet(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 20)
+    _add_rate(command, 50_000.0)
+    _add_seconds(command, 5.0, "measured time, of each part with subscribers")
+    add = command.add_argument
+    add("--symbols", type=count, default=50, metavar="N", help="(default: %(default)d)")
+    add("--rounds", type=count, default=30, metavar="N", help="into the ring (default: %(default)d)")
 
 
 def _add_growth(command: argparse.ArgumentParser) -> None:

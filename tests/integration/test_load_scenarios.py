@@ -111,6 +111,17 @@ def test_waiting_alert_rules_are_loaded_and_weighed(tmp_path: Path) -> None:
     assert "cost of the rules" in out["printed"]
 
 
+def test_what_an_extension_publishes_arrives(tmp_path: Path) -> None:
+    out = load(
+        tmp_path, "inlet", "--connections", "4", "--symbols", "10", "--rate", "2000", "--seconds", "1",
+        "--rounds", "2",
+    )  # fmt: skip
+    assert out["ring"]["one_thread_per_second"] > out["flat_out"]["published_per_second"] > 2000
+    assert out["paced"]["run"]["load"]["messages"] == pytest.approx(4 * 2000, rel=0.3)
+    assert out["paced"]["taken"] == out["paced"]["published"] > 0
+    assert "million/s published into the ring" in out["printed"]
+
+
 def test_watched_portfolios_are_worth_what_came(tmp_path: Path) -> None:
     """Each probe's values are held against the prices that came before, while everything is read again."""
     out = load(

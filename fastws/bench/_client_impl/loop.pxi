@@ -306,8 +306,9 @@ cdef bint hold_more(Client* c, Hold* hold, const char* p, Py_ssize_t n) noexcept
                 return False
             hold.whole = grown
             hold.capacity = kept
-        memcpy(hold.whole + hold.size, p, n)
-        hold.size += n
+        if n:           # an empty payload has no place
+            memcpy(hold.whole + hold.size, p, n)
+            hold.size += n
         return True
     if hold.size < HEAD_SIZE:
         memcpy(hold.head + hold.size, p, n if n < HEAD_SIZE - hold.size else HEAD_SIZE - hold.size)
