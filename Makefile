@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug conformance wheel try-wheel try-image clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug sanitize conformance wheel try-wheel try-image clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets

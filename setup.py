@@ -1,9 +1,10 @@
 """Builds the compiled core. Everything else about the package stands in pyproject.toml.
 
-Environment switches (see `make debug`):
+Environment switches (see `make debug` and `make sanitize`):
 
 FASTWS_DEBUG=1      bounds and None checks on, object counters and assertions compiled in
 FASTWS_SANITIZE=…   value for -fsanitize=, e.g. ``address,undefined``
+FASTWS_MODULES=…    of the compiled modules only these, e.g. ``_inlet,_frames``
 FASTWS_COMPILED=1   compile nothing: an editable install beside what build_ext has put in its place
 FASTWS_ANNOTATE=1   write Cython's annotated HTML beside each source
 """
@@ -18,6 +19,7 @@ from setuptools import Extension, setup
 debug = os.environ.get("FASTWS_DEBUG", "") not in ("", "0")
 sanitize = os.environ.get("FASTWS_SANITIZE", "")
 is_compiled = os.environ.get("FASTWS_COMPILED", "") not in ("", "0")
+chosen = [name for name in os.environ.get("FASTWS_MODULES", "").split(",") if name]
 annotate = os.environ.get("FASTWS_ANNOTATE", "") not in ("", "0")
 
 compile_args = ["-std=c11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code", "-Wno-sign-compare"]
@@ -53,10 +55,12 @@ extensions = [
         f"fastws.{name}",
         [f"fastws/{name.replace('.', '/')}.pyx"],
         depends=sorted(map(str, Path("fastws").glob("*/*.h"))) if name == "_inlet" else [],
+        include_dirs=["fastws/include"] if name == "_inlet" else [],
         extra_compile_args=compile_args,
-        extra_link_args=link_args,
+        extra_link_args=[*link_args, "-pthread"] if name == "_inlet" else link_args,
     )
     for name in names
+    if not chosen or name in chosen
 ]
 
 setup(

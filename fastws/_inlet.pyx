@@ -8,12 +8,25 @@ the thread of the event loop it makes values of what is in the ring and hands th
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport INT64_MIN, int8_t, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport read
 
 import os
 
+from fastws cimport (
+    FASTWS_COUNT_FULL,
+    FASTWS_COUNT_INVALID,
+    FASTWS_COUNT_PUBLISHED,
+    FASTWS_COUNT_REJECTED,
+    FASTWS_COUNT_TAKEN,
+    FASTWS_COUNT_UNDELIVERED,
+    FASTWS_NONE,
+    fastws_book,
+    fastws_decimal,
+    fastws_hub,
+    fastws_price,
+)
 from fastws._market cimport (
     BookUpdate,
     Decimal64,
@@ -36,6 +49,18 @@ cdef extern from *:
         publish_json, publish_many, subscriber_count, hub_count,
     };
 
+    /* The table as extensions get it, with the two functions that need Python; called once. NULL: no memory. */
+    static inline void *the_api(void *from_object, void *intern) {
+        if (pthread_atfork(NULL, NULL, ring_forked)) return NULL;
+        fastws_the_api.hub_from_object = (fastws_hub *(*)(void *))from_object;
+        fastws_the_api.intern = (int32_t (*)(fastws_hub *, const char *, size_t))intern;
+        return &fastws_the_api;
+    }
+
+    static inline void *hub_owner(fastws_hub *hub) { return hub->owner; }
+
+    static inline void hub_set_owner(fastws_hub *hub, void *owner) { hub->owner = owner; }
+
     static inline void hub_set_n_topics(fastws_hub *hub, int32_t n) {
         atomic_store_explicit(&hub->n_topics, n, memory_order_release);
     }
@@ -53,39 +78,6 @@ cdef extern from *:
         atomic_fetch_add_explicit(&hub->n_rejected, rejected, memory_order_relaxed);
     }
     """
-    ctypedef struct fastws_hub:
-        void* owner
-    ctypedef struct fastws_decimal:
-        int64_t mantissa
-        int32_t scale
-    ctypedef struct fastws_price:
-        int32_t topic
-        fastws_decimal price
-        fastws_decimal change
-        fastws_decimal change_percent
-        fastws_decimal high
-        fastws_decimal low
-        int64_t volume
-        int64_t trade_volume
-        int64_t event_time_ms
-        char[8] venue
-        char[16] quality
-    ctypedef struct fastws_level:
-        int64_t price
-        int64_t quantity
-    ctypedef struct fastws_book:
-        int32_t topic
-        int32_t n_bids
-        int32_t n_asks
-        int32_t price_scale
-        int64_t event_time_ms
-        char[8] venue
-        char[16] quality
-        fastws_level[10] bids
-        fastws_level[10] asks
-    ctypedef struct fastws_api:
-        void* hub_from_object
-        void* intern
     ctypedef struct ring_record:
         int kind
         uint32_t size
@@ -93,10 +85,10 @@ cdef extern from *:
         uint64_t span
     cdef enum:
         RECORD_SKIP, RECORD_PRICE, RECORD_BOOK, RECORD_JSON
-        FASTWS_COUNT_TAKEN, FASTWS_COUNT_PUBLISHED, FASTWS_COUNT_REJECTED, FASTWS_COUNT_UNDELIVERED
-        FASTWS_COUNT_FULL, FASTWS_COUNT_INVALID
-    fastws_api fastws_the_api
+    void* the_api(void* from_object, void* intern) nogil
     fastws_hub* hub_new(uint64_t size, int32_t max_topics, int read_fd, int wake_fd) nogil
+    void* hub_owner(fastws_hub* hub)
+    void hub_set_owner(fastws_hub* hub, void* owner)
     void hub_hold(fastws_hub* hub) noexcept nogil
     void hub_release(fastws_hub* hub) noexcept nogil
     void hub_set_n_topics(fastws_hub* hub, int32_t n) noexcept nogil
@@ -161,7 +153,7 @@ cdef class Inlet:
             if wake_fd != self.fd:
                 os.close(wake_fd)
             raise MemoryError(f"a ring of {power} bytes")
-        self.hub.owner = <void*>self
+        hub_set_owner(self.hub, <void*>self)
         self.loop = loop
         self.market = market
         self.publish_json = publish_json
@@ -175,7 +167,7 @@ cdef class Inlet:
 
     def __dealloc__(self):
         if self.hub is not NULL:
-            self.hub.owner = NULL
+            hub_set_owner(self.hub, NULL)
             ring_close(self.hub)
             hub_release(self.hub)
 
@@ -260,7 +252,7 @@ cdef class Inlet:
             if ring_waiting(self.hub) == before:
                 break
         self.is_open = False
-        self.hub.owner = NULL
+        hub_set_owner(self.hub, NULL)
         self.loop.remove_reader(self.fd)
         if self.counting is not None:
             self.counting.cancel()
@@ -353,7 +345,7 @@ cdef class Inlet:
 
 cdef inline Decimal64 decimal(fastws_decimal value) noexcept:
     cdef Decimal64 out
-    if value.mantissa == INT64_MIN:
+    if value.mantissa == FASTWS_NONE:
         return absent()
     out.mantissa = value.mantissa
     out.scale = <int8_t>value.scale
@@ -369,11 +361,10 @@ cdef fastws_hub* hub_from_object(object given) except NULL with gil:
 
 
 cdef int32_t intern(fastws_hub* hub, const char* code, size_t size) except -1 with gil:
-    if hub.owner is NULL:
+    if hub_owner(hub) is NULL:
         raise ValueError("the server has ended")
-    return (<Inlet>hub.owner).intern(code[:size].decode())
+    return (<Inlet>hub_owner(hub)).intern(code[:size].decode())
 
 
-fastws_the_api.hub_from_object = <void*>hub_from_object
-fastws_the_api.intern = <void*>intern
-_C_API = PyCapsule_New(&fastws_the_api, "fastws._inlet._C_API", NULL)
+# Without the table, which then is NULL, it raises.
+_C_API = PyCapsule_New(the_api(<void*>hub_from_object, <void*>intern), "fastws._inlet._C_API", NULL)

@@ -88,6 +88,16 @@ class RawClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.socket()
+        try:
+            self._open(port, receive_buffer, tls, handshake=handshake)
+        except BaseException:
+            # Or the next test would fail over it.
+            self.socket.close()
+            raise
+
+    def _open(
+        self, port: int, receive_buffer: int | None, tls: ssl.SSLContext | None, *, handshake: bool
+    ) -> None:
         self.socket.settimeout(_WAIT_SECONDS)
         if receive_buffer is not None:
             # Before connecting: it decides the window that the peer is offered.

@@ -14,6 +14,9 @@
  *
  * Closing sets a bit of `tail`, so that a claim either came before it, and is seen, or fails.
  *
+ * Forking: a child has a copy of the ring that nobody empties. So its publications are refused as closed, by the number of
+ * forks, which a process has from its parent and adds itself to.
+ *
  * Waking: the consumer sets `is_asleep` and looks once more before it sleeps; a producer writes the state and then looks
  * at `is_asleep`. All four are sequentially consistent, so one of the two sees the other.
  */
@@ -21,6 +24,7 @@
 #define FASTWS_RING_H
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +34,11 @@
 
 enum { RECORD_SKIP = 1, RECORD_PRICE = 2, RECORD_BOOK = 3, RECORD_JSON = 4 };
 enum { RECORD_HEAD = 16, RECORD_ALIGN = 16, CACHE_LINE = 64 };
+
+/* How many forks this process is away from the one that has loaded this. */
+static _Atomic uint32_t n_forks;
+
+static void ring_forked(void) { atomic_fetch_add_explicit(&n_forks, 1, memory_order_relaxed); }
 
 /* In `tail`: no more claims. */
 #define RING_CLOSED (UINT64_C(1) << 63)
@@ -41,6 +50,7 @@ struct fastws_hub {
     int read_fd;
     int wake_fd; /* the same one, but for a pipe */
     int32_t max_topics;
+    uint32_t n_forks; /* of the process it belongs to */
     _Atomic(int32_t) *subscribers; /* by topic; -1: not known */
     void *owner;                   /* the Inlet, borrowed; NULL once it is closed. With the GIL only. */
     _Atomic int64_t references;
@@ -85,6 +95,7 @@ static fastws_hub *hub_new(uint64_t size, int32_t max_topics, int read_fd, int w
     memset(hub->subscribers, 0xff, sizeof(int32_t) * (size_t)max_topics);
     hub->size = size;
     hub->max_topics = max_topics;
+    hub->n_forks = atomic_load_explicit(&n_forks, memory_order_relaxed);
     hub->read_fd = read_fd;
     hub->wake_fd = wake_fd;
     atomic_init(&hub->references, 1);
@@ -122,6 +133,7 @@ static inline int ring_put(fastws_hub *hub, int kind, const void *value, uint32_
     uint64_t tail = atomic_load_explicit(&hub->tail, memory_order_relaxed);
     uint64_t skipped, place;
     char *record;
+    if (hub->n_forks != atomic_load_explicit(&n_forks, memory_order_relaxed)) return FASTWS_CLOSED;
     do {
         const uint64_t left = hub->size - (tail & (hub->size - 1));
         skipped = left < span ? left : 0;

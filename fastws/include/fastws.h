@@ -41,7 +41,7 @@ extern "C" {
 enum {
     FASTWS_OK = 0,
     FASTWS_FULL = -1,    /* no room in the ring: nothing was taken; the server is behind, try later */
-    FASTWS_CLOSED = -2,  /* the server has ended, or is ending: nothing is taken any more */
+    FASTWS_CLOSED = -2,  /* the server has ended, is ending, or is that of a parent process: nothing is taken any more */
     FASTWS_INVALID = -3  /* an argument is outside of what its field may hold: nothing was taken */
 };
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -259,6 +260,92 @@ async def test_what_was_published_before_the_stop_is_delivered(consumer: Any) ->
     with pytest.raises(ValueError, match="the server has ended"):
         consumer.intern("BBB")
     consumer.let_go()
+
+
+async def test_threads_that_publish_through_the_stop_hear_of_it(consumer: Any) -> None:
+    async with fastws.Server(port=0) as server:
+        inlet = server.hub.__fastws_inlet__
+        running = asyncio.create_task(asyncio.to_thread(consumer.run, server, ["A", "B", "C"], 1 << 40, True))
+        async with asyncio.timeout(20):
+            while inlet.counts()["taken"] < 1000:
+                await asyncio.sleep(0.001)
+    async with asyncio.timeout(20):
+        done = await running
+    assert [status for _, _, status in done] == [CLOSED] * 3
+    counts = inlet.counts()
+    assert (
+        sum(taken for taken, _, _ in done) == counts["taken"] == counts["published"] + counts["undelivered"]
+    )
+
+
+async def test_two_servers_have_a_ring_each(consumer: Any) -> None:
+    async with fastws.Server(port=0) as second:
+        async with fastws.Server(port=0) as first:
+            for server, n in ((first, 10), (second, 20)):
+                ((taken, _, _),) = consumer.run(server, ["AAA"], n, False)
+                assert taken == n
+            assert (await emptied(first))["published"] == 10
+            assert (await emptied(second))["published"] == 20
+        ((taken, _, status),) = consumer.run(second, ["AAA"], 5, False)
+        assert (taken, status) == (5, OK)
+        assert (await emptied(second))["published"] == 25
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_child_process_publishes_nothing(server: fastws.Server, consumer: Any) -> None:
+    consumer.keep(server)
+    topic = consumer.intern("AAA")
+    assert consumer.price(topic, 1, 0) == OK
+    if (pid := os.fork()) == 0:
+        os._exit(-consumer.price(topic, 2, 0))
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -CLOSED
+    assert consumer.price(topic, 3, 0) == OK
+    assert (await emptied(server))["published"] == 2
+    last = server.hub.last_price("AAA")
+    assert last is not None
+    assert last.price == 3
+    consumer.let_go()
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_the_program_ends_while_threads_publish(tmp_path: Path, built: Path, is_left: bool) -> None:
+    """Also where nobody has left the server, whose ring nobody empties then."""
+    shutil.copy(next(built.glob("consumer.*so")), tmp_path)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio, sys, threading, fastws, consumer\n"
+        "async def main():\n"
+        "    server = fastws.Server(port=0)\n"
+        "    await server.__aenter__()\n"
+        "    arguments = (server, ['A', 'B', 'C', 'D'], 1 << 40, True)\n"
+        "    threading.Thread(target=consumer.run, args=arguments, daemon=True).start()\n"
+        "    while server.hub.last_price('D') is None:\n"
+        "        await asyncio.sleep(0.001)\n"
+        f"    if {is_left}:\n"
+        "        await server.__aexit__(None, None, None)\n"
+        "    sys.stdout.write('published')\n"
+        "asyncio.run(main())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(fastws.__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stdout) == (0, "published"), result.stderr
+
+
+def test_another_interpreter_of_the_process_is_refused() -> None:
+    name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    program = (
+        f"import {name} as interpreters, fastws._inlet\n"
+        "made = interpreters.create()\n"
+        "text = 'try:\\n import fastws._inlet\\nexcept ImportError as error:\\n print(error)'\n"
+        "print(getattr(interpreters, 'run_string')(made, text) or '')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "interpreter" in result.stdout, result.stdout + result.stderr
 
 
 async def test_what_is_no_server(consumer: Any) -> None:
