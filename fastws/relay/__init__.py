@@ -109,6 +109,7 @@ which shards are wanted, `awaiting` who waits for them, `meetings` who is there 
 `posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with `session_messages`,
 `peer_sessions` are those of others, `session_claims` asks for them, `session_giving` gives them away and
 `moved_sessions` makes them, `expiring` is what is remembered for a while only, `sharing` what is known of users and of
-what is looked at everywhere and `tables` how that is kept the same, `delays` when Redis is tried again, `lasting` the
-tasks that must not end, `counts` what has passed, `relay` all of it together.
+what is looked at everywhere and `tables` how that is kept the same, `numbering` how far what others tell is known,
+`naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts`
+what has passed, `relay` all of it together.
 """

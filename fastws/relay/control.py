@@ -130,15 +130,15 @@ class AlertHeard(msgspec.Struct, frozen=True, tag="heard"):
 class TablePart(msgspec.Struct, frozen=True, tag="table"):
     """What has changed in a table of an instance: the change with the number `serial`.
 
-    Or, with `n_left` more to come, a part of the whole table as it was after that change; `is_first` the first.
+    Or, with the number `part` from 0, a part of the whole table as it was after that change; `is_last` the last one.
     """
 
     origin: Origin
     table: TableName
     serial: _Position
     entries: Entries
-    n_left: Annotated[int, Meta(ge=0, le=2**31)] | None = None
-    is_first: bool = False
+    part: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    is_last: bool = False
 
 
 class TablesRequest(msgspec.Struct, frozen=True, tag="tables"):

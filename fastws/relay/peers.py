@@ -35,7 +35,6 @@ class Peer:
         "origin",
         "spoke_at",
         "tables",
-        "tables_asked_at",
     )
 
     def __init__(self, origin: int, name: str, heard_at: float) -> None:
@@ -46,7 +45,6 @@ class Peer:
         self.feeds: Mapping[str, FeedState] = {}
         self.figures: Mapping[str, int] = {}
         self.tables: dict[str, PeerTable] = {}
-        self.tables_asked_at: dict[str, float] = {}
 
 
 class Peers:

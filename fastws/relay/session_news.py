@@ -14,6 +14,7 @@ from fastws.relay.channels import Channels
 from fastws.relay.control import SessionMessage, encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.links import AnyLink
+from fastws.relay.numbering import Numbering
 from fastws.relay.peer_sessions import Left, PeerSession, PeerSessions
 from fastws.relay.session_messages import (
     MAX_SUBSCRIPTIONS_SIZE,
@@ -37,17 +38,6 @@ _LEAST_INTERVAL: Final = 0.01
 # Who is asked for all its sessions is not asked again before.
 _ASK_AGAIN_SECONDS: Final = 2.0
 _EXPIRE_SECONDS: Final = 10.0
-
-
-class _Hearing:
-    """What has come of an instance: up to which number, whether that is all, and which part of all is expected next."""
-
-    __slots__ = ("is_whole", "number", "part")
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.part = 0
-        self.is_whole = False
 
 
 class SessionNews:
@@ -86,8 +76,7 @@ class SessionNews:
         self._changed: dict[str, None] = {}
         self._ids: dict[bytes, str] = {}
         self._timer: asyncio.Handle | None = None
-        self._heard: dict[int, _Hearing] = {}
-        self._asked: dict[int, float] = {}
+        self._heard: dict[int, Numbering] = {}
         self._telling: dict[int, asyncio.Handle] = {}
         self._expire_at = 0.0
         holdings.on_change = self.note
@@ -147,7 +136,7 @@ class SessionNews:
 
     def _send_changes(self) -> None:
         ids = list(self._changed)
-        states, n = self._states(ids)
+        states, n = self._tell_of(ids)
         for session_id in ids[:n]:
             del self._changed[session_id]
         self.number += 1
@@ -161,7 +150,7 @@ class SessionNews:
             self._telling[origin] = self.hub.loop.call_soon(self._tell_part, origin, ids, 0, 0)
 
     def _tell_part(self, origin: int, ids: list[str], begin: int, number: int) -> None:
-        states, n = self._states(ids[begin : begin + _PART_COUNT])
+        states, n = self._tell_of(ids[begin : begin + _PART_COUNT])
         end = begin + n
         is_last = end >= len(ids)
         part = SessionsPart(self._origin, self.number, number, is_last, states)
@@ -173,28 +162,31 @@ class SessionNews:
                 self._interval, self._tell_part, origin, ids, end, number + 1
             )
 
-    def _states(self, ids: Iterable[str]) -> tuple[list[SessionState], int]:
-        """What there is to say of the first of these sessions, and of how many that is."""
+    def _tell_of(self, ids: Iterable[str]) -> tuple[list[SessionState], int]:
+        """What is told of the first of these sessions, and of how many that is."""
         states = []
         size = n = 0
         for session_id in ids:
             if size >= _PART_SIZE or n == _PART_COUNT:
                 break
             n += 1
-            state = self._state(session_id)
+            state = self._state_of(session_id)
             states.append(state)
             size += len(bytes(state.subscriptions)) + len(state.user_key or "") + 40
+            if bytes(state.subscriptions) == NO_SUBSCRIPTIONS:
+                self._ids.pop(state.key, None)
+            else:
+                self._ids[state.key] = session_id
+                # It is here, whoever had it before.
+                self.peers.drop(state.key)
         return states, n
 
-    def _state(self, session_id: str) -> SessionState:
+    def _state_of(self, session_id: str) -> SessionState:
         key = key_of(session_id)
         holding = self.holdings.find(session_id)
         if holding is not None:
             subscriptions = msgspec.msgpack.encode(groups_of(holding.subscriptions))
             if len(subscriptions) <= MAX_SUBSCRIPTIONS_SIZE:
-                self._ids[key] = session_id
-                # It is here, whoever had it before.
-                self.peers.drop(key)
                 left = holding.expires_at
                 return SessionState(
                     key,
@@ -204,7 +196,6 @@ class SessionNews:
                     -1 if left is None else max(0, round((left - self._clock()) * 1000)),
                     msgspec.Raw(subscriptions),
                 )
-        self._ids.pop(key, None)
         return SessionState(key, 0, None, False, 0, msgspec.Raw(NO_SUBSCRIPTIONS))
 
     def _send(self, channel: str, message: SessionMessage) -> None:
@@ -215,14 +206,12 @@ class SessionNews:
     def meet(self, origin: int, number: int) -> None:
         """An instance is there, and has sent `number` messages, -1: it has no sessions."""
         if number >= 0:
-            heard = self._heard.setdefault(origin, _Hearing())
-            if not heard.is_whole or heard.number < number:
-                self._ask(origin)
+            self._heard.setdefault(origin, Numbering()).announced(number)
+            self._ask_if_missing(origin)
 
     def lose(self, origin: int) -> None:
         """An instance is gone."""
         self._heard.pop(origin, None)
-        self._asked.pop(origin, None)
         if (telling := self._telling.pop(origin, None)) is not None:
             telling.cancel()
         self.peers.lose(origin, self._clock(), self.holdings.ttl, self.hub.sequence)
@@ -230,33 +219,20 @@ class SessionNews:
     def hear(self, message: SessionChanges) -> None:
         """Take what has changed elsewhere."""
         heard = self._heard.get(message.origin)
-        if heard is not None:
-            if heard.is_whole and message.number <= heard.number:
-                return  # it was sent again
-            if message.number > heard.number + 1:
-                heard.is_whole = False
-                self._ask(message.origin)
-            else:
-                heard.number = max(heard.number, message.number)
-        self._take(message.origin, message.states)
+        if heard is None or heard.take_change(message.number):
+            self._take(message.origin, message.states)
+            self._ask_if_missing(message.origin)
 
     def hear_part(self, part: SessionsPart) -> None:
         """Take a part of all sessions of an instance."""
         heard = self._heard.get(part.origin)
-        if heard is None:
+        if heard is None or not heard.take_part(part.part, part.number, is_last=part.is_last):
             return
         if part.part == 0:
             self.peers.begin_all(part.origin)
-            heard.number = part.number
-            heard.part = 0
-        if part.part != heard.part:
-            # One is missing, or this one was sent again.
-            return
-        heard.part += 1
         self._take(part.origin, part.states)
         if part.is_last:
             self.peers.end_all(part.origin)
-            heard.is_whole = heard.number >= part.number
 
     def hear_left(self, message: SessionsLeft) -> None:
         """Take what an instance that goes leaves to the others."""
@@ -272,10 +248,9 @@ class SessionNews:
             self._expire_at = now + _EXPIRE_SECONDS
             self.peers.expire(now)
 
-    def _ask(self, origin: int) -> None:
-        now = self._clock()
-        if now >= self._asked.get(origin, 0.0):
-            self._asked[origin] = now + _ASK_AGAIN_SECONDS
+    def _ask_if_missing(self, origin: int) -> None:
+        heard = self._heard.get(origin)
+        if heard is not None and heard.is_to_be_asked(self._clock(), _ASK_AGAIN_SECONDS):
             self._send(self._channels.inbox(origin), SessionsRequest(self._origin))
 
     def _take(self, origin: int, states: list[SessionState]) -> None:

@@ -185,12 +185,7 @@ class Sharing:
                     yield peer, pair
 
     def _ask_if_missing(self, peer: Peer, name: TableName) -> None:
-        now = self._clock()
-        if (
-            not _table(peer, name).is_whole
-            and now >= peer.tables_asked_at.get(name, 0.0) + _ASK_AGAIN_SECONDS
-        ):
-            peer.tables_asked_at[name] = now
+        if _table(peer, name).is_to_be_asked(self._clock(), _ASK_AGAIN_SECONDS):
             self._send(self._channels.inbox(peer.origin), TablesRequest(self._origin, [name]))
 
     def _send(self, channel: str, message: Message) -> None:

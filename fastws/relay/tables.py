@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final
 
 from fastws.relay.control import MAX_KEY_SIZE, NOTHING, Entries, Pair, TableName, TablePart
+from fastws.relay.numbering import Numbering
 
 PART_ENTRIES: Final = 1000
 """Entries of one message: some 25 KB, and a millisecond for who reads it."""
@@ -84,7 +85,7 @@ class OwnTable:
         """Return all that was told, in parts; changes that are told between two of them do no harm."""
         parts = list(_parts(self._told)) or [{}]
         return [
-            TablePart(self._origin, self.name, self.serial, part, n_left=len(parts) - 1 - i, is_first=i == 0)
+            TablePart(self._origin, self.name, self.serial, part, part=i, is_last=i == len(parts) - 1)
             for i, part in enumerate(parts)
         ]
 
@@ -94,65 +95,58 @@ class PeerTable:
 
     1. Before the whole table has come it is empty, unless nothing was ever told.
     2. It has `MAX_ENTRIES` at most; what is over is left out.
-    3. A change whose number is not the next one shows that others are missing: then, and until the whole table has
-       come again, what is known stays, and changes that do come count.
+    3. Where changes are missing (see `Numbering`), what is known stays, and changes that do come count, until the whole
+       table has come again.
     """
 
     def __init__(self) -> None:
         self.entries: dict[str, Pair] = {}
-        self.is_whole = False
-        self._serial = 0
+        self._numbering = Numbering()
         # The whole table, while it comes in parts, and the changes that came between them.
-        self._coming: dict[str, Pair] | None = None
-        self._between: list[TablePart] = []
+        self._coming: dict[str, Pair] = {}
+        self._between: list[Entries] = []
+
+    @property
+    def is_whole(self) -> bool:
+        return self._numbering.is_whole
 
     def get(self, key: str) -> Pair:
         return self.entries.get(key, NOTHING)
 
     def announced(self, serial: int) -> None:
         """Hear from the instance that `serial` is the number of its last change."""
-        if serial == 0 and not self._serial:
-            self.is_whole = True
-        elif serial > self._serial:
-            # Each tick tells changes before an announcement does, and both come in this order.
-            self.is_whole = False
+        if serial == 0 and not self._numbering.number:
+            self._numbering.is_whole = True
+        self._numbering.announced(serial)
+
+    def is_to_be_asked(self, now: float, again: float) -> bool:
+        """Whether the whole table is to be asked for now; see `Numbering`."""
+        return self._numbering.is_to_be_asked(now, again)
 
     def receive(self, part: TablePart) -> None:
-        if part.n_left is not None:
-            self._receive_whole(part, part.n_left)
-            return
-        if self._coming is not None:
-            self._between.append(part)
-            if len(self._between) > _MAX_BETWEEN:
-                self._end_coming()
-        if part.serial > self._serial:
-            if part.serial > self._serial + 1:
-                self.is_whole = False
-            self._serial = part.serial
+        if part.part is not None:
+            self._receive_whole(part, part.part)
+        elif self._numbering.take_change(part.serial):
             self._apply(part.entries)
-
-    def _receive_whole(self, part: TablePart, n_left: int) -> None:
-        if part.is_first:
+            if self._numbering.is_coming:
+                self._between.append(part.entries)
+                if len(self._between) > _MAX_BETWEEN:
+                    self._numbering.give_up()
+        if not self._numbering.is_coming:
             self._coming, self._between = {}, []
-        if self._coming is None:
-            return  # its beginning was lost
+
+    def _receive_whole(self, part: TablePart, number: int) -> None:
+        if number == 0:
+            self._coming, self._between = {}, []
+        if not self._numbering.take_part(number, part.serial, is_last=part.is_last):
+            return
         self._coming.update(part.entries)
         if len(self._coming) > MAX_ENTRIES:
-            self._end_coming()
-            return
-        if n_left:
-            return
-        between, self._between = self._between, []
-        self.entries, self._coming = self._coming, None
-        self.is_whole, self._serial = True, part.serial
-        for change in between:
-            self.receive(change)
-
-    def _end_coming(self) -> None:
-        """Wait no longer for the rest of a whole table."""
-        self._coming = None
-        self._between.clear()
-        self.is_whole = False
+            self._numbering.give_up()
+        elif part.is_last:
+            self.entries = self._coming
+            for entries in self._between:
+                self._apply(entries)
 
     def _apply(self, entries: Entries) -> None:
         for key, pair in entries.items():

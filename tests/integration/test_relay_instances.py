@@ -542,7 +542,7 @@ async def test_a_lost_change_of_a_table_is_found_out(start: Start, monkeypatch: 
     def lossy(link: RedisLink, channel: str, data: bytes) -> None:
         nonlocal n_lost
         # Changes, and not the whole table.
-        if link is two.relay.link and b"n_left\xc0" in data:
+        if link is two.relay.link and b"part\xc0" in data:
             n_lost += 1
         else:
             sent(link, channel, data)

@@ -131,6 +131,7 @@ SANS_IO = {
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",
     "fastws.relay.moved_sessions",
+    "fastws.relay.numbering",
     "fastws.relay.outbox",
     "fastws.relay.peer_sessions",
     "fastws.relay.peers",

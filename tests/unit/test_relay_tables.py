@@ -65,7 +65,7 @@ def test_a_whole_table_in_parts_with_changes_in_between(monkeypatch: pytest.Monk
     peer.announced(own.serial)
     assert not peer.is_whole
     first, *rest = own.whole()
-    assert [part.n_left for part in (first, *rest)] == [3, 2, 1, 0]
+    assert [(part.part, part.is_last) for part in (first, *rest)] == [(i, i == 3) for i in range(4)]
     peer.receive(first)
     own.put("1", (0, 0))
     own.put("new", (5, 5))
@@ -91,6 +91,35 @@ def test_a_lost_change_shows_with_the_next_one() -> None:
         peer.receive(part)
     assert peer.is_whole
     assert peer.entries == {"a": (1, 1), "b": (2, 2)}
+
+
+def test_a_lost_part_of_a_whole_table_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PART_ENTRIES", 3)
+    own, peer = OwnTable(1, "users"), PeerTable()
+    for i in range(10):
+        own.put(str(i), (1, i))
+    told(own)
+    whole = own.whole()
+    for lost in range(4):
+        peer.announced(own.serial)
+        assert peer.is_to_be_asked(2.0 * lost, 1.0)
+        assert not peer.is_to_be_asked(2.0 * lost + 0.5, 1.0)
+        for part in whole[:lost] + whole[lost + 1 :]:
+            peer.receive(part)
+        assert not peer.is_whole
+    # Nor is it whole where a change was lost meanwhile.
+    peer.receive(whole[0])
+    own.put("a", (1, 1))
+    assert told(own)
+    own.put("b", (1, 1))
+    for part in (*told(own), *whole[1:]):
+        peer.receive(part)
+    assert not peer.is_whole
+    for part in own.whole():
+        peer.receive(part)
+        peer.receive(part)
+    assert peer.is_whole
+    assert len(peer.entries) == 12
 
 
 def test_many_changes_are_told_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,15 +184,11 @@ def test_a_table_without_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(table.entries) == 100
     # One that comes as a whole, and never ends.
     for n in range(30):
-        table.receive(
-            TablePart(
-                1, "users", 31, {f"v{10 * n + i}": (1, 1) for i in range(10)}, n_left=5, is_first=n == 0
-            )
-        )
-        for _ in range(200):
-            table.receive(TablePart(1, "users", 31, {"u1": (2, 2)}))
+        table.receive(TablePart(1, "users", 31, {f"v{10 * n + i}": (1, 1) for i in range(10)}, part=n))
+        for i in range(200):
+            table.receive(TablePart(1, "users", 32 + 200 * n + i, {"u1": (2, 2)}))
     assert len(table.entries) == 100
     assert not table.is_whole
-    table.receive(TablePart(1, "users", 31, {"w": (1, 1)}, n_left=0, is_first=True))
+    table.receive(TablePart(1, "users", 31, {"w": (1, 1)}, part=0, is_last=True))
     assert table.is_whole
     assert table.entries == {"w": (1, 1)}
