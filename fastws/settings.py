@@ -371,7 +371,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay: Annotated[
         _TEXT | None,
         _meta(
-            "Redis that joins this server with others: redis://, rediss:// or redis+sentinel://; unset: it is alone",
+            "Redis that joins this server with others: redis://, rediss://, unix:// or redis+sentinel://; unset: none",
             restart=True,
         ),
     ] = None

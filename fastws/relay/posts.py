@@ -80,6 +80,11 @@ class Post:
         """Whether the first in the row has not found out yet if another one runs the feed."""
         return self.rank == 0 and self._owner is None and not self.is_owner and not self.is_over
 
+    @property
+    def is_next(self) -> bool:
+        """Whether another one has run the feed, and this one or one before it in the row does once that is gone."""
+        return self._owner is not None and not self.is_owner and not self.is_over
+
     def decide(
         self, now: float, up_since: float | None, status: str, others: Sequence[Candidate]
     ) -> Change | None:

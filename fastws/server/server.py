@@ -694,7 +694,8 @@ class Server:
         if keeper is None or supervisor is None or relay is None:
             return
         status = supervisor.status if keeper.post.is_owner else relay.meetings.state_of(keeper.feed)
-        if status == STOPPED and keeper.post.is_settling:
+        is_vacant = keeper.post.is_next and not relay.forcing.owners(keeper.feed)
+        if status == STOPPED and (keeper.post.is_settling or is_vacant):
             status = RECONNECTING
         self.market.set_feed_status(keeper.feed, status)
 
