@@ -51,7 +51,7 @@ class ControlError(FastwsError):
     """A message that is none of these."""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Candidacy(msgspec.Struct, frozen=True):
     """An instance can run a feed, or `is_owner` of it and does. `rank` is its place in the row; see `Post`."""
 
     rank: Annotated[int, Meta(ge=0, le=MAX_RANK)]
@@ -61,7 +61,7 @@ class Claim(msgspec.Struct, frozen=True):
 class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     """An instance is there. `positions` are those of its last update of each shard; empty when it is leaving.
 
-    `name` is for people. `feeds` are the states of the feeds that it runs, `claims` are of those that it can run.
+    `name` is for people. `feeds` are the states of the feeds that it runs, `candidacies` are of those that it can run.
     `figures` are what statistics of all instances together add up. `tables` are the numbers of the last changes that it
     has told of its tables. `sessions` is the number of its last `SessionChanges`, -1 where it has no sessions.
     """
@@ -71,7 +71,7 @@ class Announcement(msgspec.Struct, frozen=True, tag="announcement"):
     positions: Annotated[list[_Position], Meta(max_length=MAX_SHARDS)]
     feeds: Annotated[dict[_FeedName, FeedState], Meta(max_length=16)] = {}
     figures: Annotated[dict[Annotated[str, Meta(max_length=64)], _Figure], Meta(max_length=64)] = {}
-    claims: Annotated[dict[_FeedName, Claim], Meta(max_length=16)] = {}
+    candidacies: Annotated[dict[_FeedName, Candidacy], Meta(max_length=16)] = {}
     tables: dict[TableName, _Position] = {}
     sessions: Annotated[int, Meta(ge=-1, le=2**62)] = -1
 

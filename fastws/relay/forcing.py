@@ -62,7 +62,9 @@ class Forcing:
         return [
             peer
             for peer in self._peers
-            if any(claim.is_owner and feed in (None, name) for name, claim in peer.claims.items())
+            if any(
+                candidacy.is_owner and feed in (None, name) for name, candidacy in peer.candidacies.items()
+            )
         ]
 
     async def ask(self, feed: str | None, codes: Sequence[str]) -> Forced:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 
 from fastws.feeds.together import end
-from fastws.relay.control import Claim, FeedState
+from fastws.relay.control import Candidacy, FeedState
 from fastws.relay.peers import Peer
 from fastws.relay.posts import Candidate, Change, Post
 from fastws.relay.relay import Relay
@@ -54,7 +54,7 @@ class FeedKeeper:
         self._told: FeedState | None = None
         self._task: asyncio.Task[None] | None = None
         relay.meetings.feeds = self._states
-        relay.meetings.claims = self._claims
+        relay.meetings.candidacies = self._candidacies
         relay.meetings.on_left = self._on_left
 
     @property
@@ -146,19 +146,19 @@ class FeedKeeper:
         relay = self._relay
         now = self._clock()
         for peer in relay.peers:
-            if self.feed not in peer.claims:
+            if self.feed not in peer.candidacies:
                 self.post.left(peer.origin, now)
         others = [
             Candidate(
                 peer.origin,
                 peer.name,
-                claim.rank,
-                claim.is_owner,
+                candidacy.rank,
+                candidacy.is_owner,
                 peer.feeds.get(self.feed, "stopped"),
                 peer.announced_at,
             )
             for peer in relay.peers
-            if (claim := peer.claims.get(self.feed)) is not None
+            if (candidacy := peer.candidacies.get(self.feed)) is not None
         ]
         change = self.post.decide(now, relay.up_since, self._status(), others)
         if change is not None:
@@ -212,5 +212,5 @@ class FeedKeeper:
     def _states(self) -> dict[str, FeedState]:
         return {self.feed: self._status()} if self.is_owner else {}
 
-    def _claims(self) -> dict[str, Claim]:
-        return {} if self.post.is_over else {self.feed: Claim(self.post.rank, self.is_owner)}
+    def _candidacies(self) -> dict[str, Candidacy]:
+        return {} if self.post.is_over else {self.feed: Candidacy(self.post.rank, self.is_owner)}

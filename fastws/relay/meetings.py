@@ -9,7 +9,7 @@ import structlog
 
 from fastws.logs import log_limited
 from fastws.relay.channels import Channels
-from fastws.relay.control import Announcement, Claim, ControlError, FeedState, ValuesRequest, encode
+from fastws.relay.control import Announcement, Candidacy, ControlError, FeedState, ValuesRequest, encode
 from fastws.relay.interest import ShardInterest
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
@@ -35,7 +35,8 @@ class Meetings:
     """Announces this instance and hears the others do so. Belongs to the thread of the event loop.
 
     `on_feed` is called with the name of a feed of other instances and its state, whenever that changes, and `on_left`
-    with one that has said good-bye. `figures`, `feeds` and `claims` are asked for what this instance says of itself.
+    with one that has said good-bye. `figures`, `feeds` and `candidacies` are asked for what this instance says of
+    itself.
     `sessions` keeps those of all, None where there are none.
     """
 
@@ -60,7 +61,7 @@ class Meetings:
         self.on_feed: Callable[[str, str], object] = lambda feed, status: None
         self.figures: Callable[[], dict[str, int]] = dict
         self.feeds: Callable[[], dict[str, FeedState]] = dict
-        self.claims: Callable[[], dict[str, Claim]] = dict
+        self.candidacies: Callable[[], dict[str, Candidacy]] = dict
         self.on_left: Callable[[Peer], object] = lambda peer: None
         self.sessions: SessionNews | None = None
         self._origin = origin
@@ -84,7 +85,7 @@ class Meetings:
             [] if leaving else positions,
             self.feeds(),
             self.figures(),
-            self.claims(),
+            self.candidacies(),
             self._sharing.serials,
             -1 if self.sessions is None else self.sessions.number,
         )
@@ -120,7 +121,7 @@ class Meetings:
             peer = self._meet(announcement)
         self.peers.hear(peer)
         peer.figures = announcement.figures
-        peer.claims = announcement.claims
+        peer.candidacies = announcement.candidacies
         before, peer.feeds = peer.feeds, announcement.feeds
         self._tell_feeds((*before, *peer.feeds))
         self._sharing.announced(peer, announcement.tables)
@@ -185,8 +186,10 @@ class Meetings:
         for peer in self.peers:
             status = peer.feeds.get(feed)
             if status is not None and peer.announced_at >= heard_from:
-                claim = peer.claims.get(feed)
-                found.append((status != "live", 0 if claim is None else claim.rank, peer.origin, status))
+                candidacy = peer.candidacies.get(feed)
+                found.append(
+                    (status != "live", 0 if candidacy is None else candidacy.rank, peer.origin, status)
+                )
             elif status is not None and status != "stopped":
                 is_silent = True
         if found:
@@ -199,7 +202,7 @@ class Meetings:
 
     def is_anyone_feeding(self) -> bool:
         """Whether another instance can run a feed, and may want to know what is looked at here."""
-        return any(peer.claims for peer in self.peers)
+        return any(peer.candidacies for peer in self.peers)
 
     def _tell_feeds(self, names: Iterable[str]) -> None:
         for feed in dict.fromkeys(names):

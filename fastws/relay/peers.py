@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from fastws.relay.control import Claim, FeedState
+    from fastws.relay.control import Candidacy, FeedState
     from fastws.relay.tables import PeerTable
 
 PEER_SILENCE_SECONDS: Final = 5.0
@@ -19,7 +19,7 @@ _MAX_MISSED: Final = 64
 
 
 class Peer:
-    """Another instance. `name` is for people; `claims`, `feeds` and `figures` are those that it announced last.
+    """Another instance. `name` is for people; `candidacies`, `feeds` and `figures` are those that it announced last.
 
     `announced_at` is when that was, `heard_at` also when it was excused; `spoke_at` is when anything at all has come of
     it, or it was excused. `tables` are what it has told of its own.
@@ -27,7 +27,7 @@ class Peer:
 
     __slots__ = (
         "announced_at",
-        "claims",
+        "candidacies",
         "feeds",
         "figures",
         "heard_at",
@@ -41,7 +41,7 @@ class Peer:
         self.origin = origin
         self.name = name
         self.heard_at = self.announced_at = self.spoke_at = heard_at
-        self.claims: Mapping[str, Claim] = {}
+        self.candidacies: Mapping[str, Candidacy] = {}
         self.feeds: Mapping[str, FeedState] = {}
         self.figures: Mapping[str, int] = {}
         self.tables: dict[str, PeerTable] = {}

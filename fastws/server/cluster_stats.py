@@ -101,7 +101,9 @@ def together(body: Mapping[str, Any], own: Instance, found: Iterable[Instance]) 
 
 
 def _instance(peer: Peer, age: float, *, is_gone: bool) -> Instance:
-    roles = {feed: "owner" if claim.is_owner else "standby" for feed, claim in peer.claims.items()}
+    roles = {
+        feed: "owner" if candidacy.is_owner else "standby" for feed, candidacy in peer.candidacies.items()
+    }
     return Instance(peer.name, peer.figures, roles, age, is_gone)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastws.errors import FeedAwayError
-from fastws.relay.control import Claim
+from fastws.relay.control import Candidacy
 from fastws.relay.forcing import Forced
 from tests.redis_server import RedisServer
 from tests.relays import Instance, two_instances, until
@@ -28,7 +28,7 @@ async def asker_and_owner(redis: RedisServer) -> AsyncIterator[tuple[Instance, I
         assert not one.relay.forcing.owners(None)
         with pytest.raises(FeedAwayError, match="the feed csv runs at no server just now"):
             await one.relay.forcing.ask("csv", ["A"])
-        two.relay.meetings.claims = lambda: {"csv": Claim(0, is_owner=True)}
+        two.relay.meetings.candidacies = lambda: {"csv": Candidacy(0, is_owner=True)}
         two.relay.meetings.announce()
         await until(lambda: one.relay.forcing.owners(None))
         yield one, two
