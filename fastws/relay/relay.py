@@ -45,27 +45,17 @@ from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.lasting import Lasting
 from fastws.relay.links import AnyLink
 from fastws.relay.meetings import Meetings
-from fastws.relay.peer_sessions import PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.redis_links import RedisLink
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
-from fastws.relay.session_giving import SessionGiving
-from fastws.relay.session_messages import (
-    SessionChanges,
-    SessionClaim,
-    SessionsLeft,
-    SessionsPart,
-    SessionsRequest,
-)
-from fastws.relay.session_news import SessionNews
+from fastws.relay.session_moves import SessionMoves
 from fastws.relay.sharing import Sharing
 
 _TICK_SECONDS: Final = 0.05
 _ANNOUNCE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 1.0
-_LEAVE_SECONDS: Final = 1.0
 # Between two lines of the log that the relay is away, or that it is there.
 _CHANGE_SECONDS: Final = 10.0
 
@@ -125,8 +115,7 @@ class Relay:
         self._interest = ShardInterest(n_shards, clock)
         self.listen_on(linger)
         self._interval = interval_ms / 1000
-        self.claims: SessionClaims | None = None
-        self.giving: SessionGiving | None = None
+        self.sessions: SessionMoves | None = None
         make_link = partial(RedisLink, address) if link is None else link
         self.link: AnyLink = make_link(
             on_message=self._on_message, on_change=self._on_change, on_listening=self._on_listening
@@ -188,39 +177,11 @@ class Relay:
 
         To be called before :meth:`start`. Returns what asks others for sessions.
         """
-        sessions = PeerSessions(limit)
-        news = self.meetings.sessions = SessionNews(
-            self.hub,
-            holdings,
-            sessions,
-            self.link,
-            self._channels,
-            self.counts,
-            origin=self.origin,
-            interval=self._interval,
-            clock=self._clock,
-        )
-        self.giving = SessionGiving(
-            self.hub,
-            holdings,
-            mail,
-            news,
-            self.peers,
-            self.link,
-            self._channels,
-            self.sending,
-            self.receiving,
-            self.counts,
-            origin=self.origin,
-            clock=self._clock,
-        )
-        self.claims = SessionClaims(
+        moves = self.sessions = SessionMoves(
             self.hub,
             self.market,
             holdings,
             mail,
-            news,
-            sessions,
             self.peers,
             self.link,
             self._channels,
@@ -229,9 +190,12 @@ class Relay:
             self._awaiting,
             self.counts,
             origin=self.origin,
+            interval=self._interval,
+            limit=limit,
             clock=self._clock,
         )
-        return self.claims
+        self.meetings.sessions = moves.news
+        return moves.claims
 
     # Life.
 
@@ -239,7 +203,7 @@ class Relay:
         self.sending.start()
         self._awaiting.note_down()
         self.link.listen([self._channels.control, self._channels.inbox(self.origin)])
-        if self.claims is not None:
+        if self.sessions is not None:
             self.link.listen([self._channels.sessions])
         self._awaiting.refresh()
         self.link.start()
@@ -247,14 +211,14 @@ class Relay:
 
     async def stop(self) -> None:
         """Hand on what is left, leave the sessions to the others, say good-bye, and disconnect."""
-        if self.giving is not None:
-            await self.giving.leave(_LEAVE_SECONDS)
+        if self.sessions is not None:
+            await self.sessions.leave()
         self.sending.stop()
         await self._task.stop()
         self.receiving.stop()
         await self.forcing.stop()
-        if self.meetings.sessions is not None:
-            self.meetings.sessions.stop()
+        if self.sessions is not None:
+            self.sessions.news.stop()
         self.meetings.announce(leaving=True)
         await self.link.stop(_STOP_SECONDS)
         self._awaiting.release_all()
@@ -271,9 +235,8 @@ class Relay:
                     self.receiving.look_after_gaps(now)
                 self._awaiting.release()
                 self.sharing.tell()
-                if self.claims is not None and self.giving is not None:
-                    self.claims.look(now)
-                    self.giving.look(now)
+                if self.sessions is not None:
+                    self.sessions.look(now)
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
                 log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
@@ -289,8 +252,8 @@ class Relay:
             self.meetings.announce()
             self.meetings.look_after(now)
         self.meetings.look_at_feeds()
-        if self.meetings.sessions is not None:
-            self.meetings.sessions.look_after(now)
+        if self.sessions is not None:
+            self.sessions.news.look_after(now)
         self.sending.forget_answers(now)
 
     # What others ask it.
@@ -398,23 +361,11 @@ class Relay:
             self._take_session_message(message)
 
     def _take_session_message(self, message: SessionMessage) -> None:
-        news, claims, giving = self.meetings.sessions, self.claims, self.giving
-        if news is None or claims is None or giving is None:
+        if self.sessions is None:
             return
         if self.peers.get(message.origin) is None:
             raise ControlError("an instance that has not said that it is there tells of sessions")
-        if isinstance(message, SessionChanges):
-            news.hear(message)
-        elif isinstance(message, SessionsPart):
-            news.hear_part(message)
-        elif isinstance(message, SessionsRequest):
-            news.tell_all(message.origin)
-        elif isinstance(message, SessionsLeft):
-            news.hear_left(message)
-        elif isinstance(message, SessionClaim):
-            giving.hear_claim(message)
-        else:
-            claims.hear_answer(message)
+        self.sessions.hear(message)
 
     # Redis.
 
@@ -431,8 +382,8 @@ class Relay:
         self.meetings.announce()
         self.receiving.ask_soon()
         self.on_rules(None)
-        if self.meetings.sessions is not None:
-            self.meetings.sessions.note_up()
+        if self.sessions is not None:
+            self.sessions.news.note_up()
 
     def _tell_change(self) -> None:
         """Log whether the relay is there: each change, but of many only some, and the last one."""

@@ -514,12 +514,14 @@ class ServerCollector(Collector):
         yield _counter(
             "relay_values", "channels whose last values went between instances", counts.values, "what"
         )
-        if relay.claims is not None:
-            sessions = relay.claims.sessions
+        if relay.sessions is not None:
+            sessions = relay.sessions.known
             yield _gauge("relay_sessions", "sessions of other instances that are known", len(sessions))
             yield _gauge("relay_sessions_bytes", "what they take", sessions.size)
             yield _counter("relay_sessions_dropped", "those forgotten for want of room", sessions.n_dropped)
-            yield _gauge("relay_sessions_waiting", "own ones to tell others of", relay.claims.news.n_waiting)
+            yield _gauge(
+                "relay_sessions_waiting", "own ones to tell others of", relay.sessions.news.n_waiting
+            )
             yield _counter(
                 "relay_session_moves", "sessions between instances, by what happened", counts.sessions, "what"
             )

@@ -545,8 +545,8 @@ class Server:
         """The body of ``/v1/ws/stats``."""
         relay = self.relay
         more: dict[str, Any] = {}
-        if relay is not None and relay.claims is not None:
-            more["sessions_elsewhere"] = len(relay.claims.sessions)
+        if relay is not None and relay.sessions is not None:
+            more["sessions_elsewhere"] = len(relay.sessions.known)
         if relay is not None and self.settings.relay is not None:
             more["relay"] = cluster_stats.relay_state(relay)
         return more | stats.totals(
@@ -662,12 +662,12 @@ class Server:
         self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
 
     def _is_awaited(self, user_key: str) -> bool:
-        claims = None if self.relay is None else self.relay.claims
+        moves = None if self.relay is None else self.relay.sessions
         return (
             user_key in self.admission.presence.by_user
             or self.sessions.has_user(user_key)
             # Whose session waits that an instance has left which is gone.
-            or (claims is not None and claims.sessions.has_orphan_of(user_key))
+            or (moves is not None and moves.known.has_orphan_of(user_key))
         )
 
     def _on_feed(self, feed: str, status: str) -> None:

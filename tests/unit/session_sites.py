@@ -221,9 +221,8 @@ async def pass_time(clock: Clock, seconds: float, *sites: Site) -> None:
     for _ in range(round(seconds / 0.1)):
         clock.now += 0.1
         for site in sites:
-            site.claims.look(clock.now)
-            if site.relay.giving is not None:
-                site.relay.giving.look(clock.now)
+            if site.relay.sessions is not None:
+                site.relay.sessions.look(clock.now)
         await settle()
 
 

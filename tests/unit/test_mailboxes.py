@@ -99,3 +99,16 @@ def test_very_many_that_end_at_once_go_step_by_step() -> None:
         boxes.expire(10)
     # With a search for the first one each time it takes several seconds.
     assert time.process_time() - began < 1
+
+
+def test_what_is_entrusted_to_somebody_is_told_by_nobody_else() -> None:
+    boxes = Mailboxes(ttl=10, limit_per_user=3)
+    for number in range(1, 4):
+        boxes.keep("kim", kept(number), 0.0, is_told=number == 2)
+        boxes.entrust(number)
+    assert boxes.take_untold("kim", 0.0) == []
+    assert boxes.of("kim", 0.0) == [kept(1), kept(2), kept(3)]
+    boxes.note_told(1)
+    for number in range(1, 5):
+        boxes.take_back(number)
+    assert boxes.take_untold("kim", 0.0) == [kept(3)]
