@@ -16,7 +16,7 @@ from fastws.dialects.takeover import PROBE_SECONDS, Then
 from fastws.market.market import Market
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
-from fastws.relay.control import encode
+from fastws.relay.control import ControlError, encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.expiring import Expiring
 from fastws.relay.links import AnyLink
@@ -64,6 +64,7 @@ class _Claim:
         "answer",
         "arrival",
         "ask_again_at",
+        "asked",
         "client",
         "deadline",
         "followers",
@@ -93,6 +94,8 @@ class _Claim:
         self.is_level = False
         self.answer: SessionAnswer | None = None
         self.n_asked = 0
+        # Origins; 0: all.
+        self.asked: set[int] = set()
         self.deadline = self.ask_again_at = 0.0
         self.followers: list[tuple[Client, Arrival, Then]] = []
 
@@ -263,6 +266,7 @@ class SessionClaims:
             None if claim.arrival.epoch is None else claim.arrival.epoch[:64],
             known is None,
         )
+        claim.asked.add(0 if known is None else known.origin)
         to = self._channels.sessions if known is None else self._channels.inbox(known.origin)
         self._link.send(to, encode(message))
 
@@ -297,9 +301,15 @@ class SessionClaims:
         )
 
     def hear_answer(self, answer: SessionAnswer) -> None:
-        """Take what a holder says."""
+        """Take what a holder says.
+
+        Raises:
+            ControlError: this one was not asked.
+        """
         claim = self._claims.get(answer.claim)
         if claim is not None:
+            if claim.asked.isdisjoint((0, answer.origin)):
+                raise ControlError("an instance answers that was not asked for a session")
             claim.client.guarded(self._take_answer, claim, answer)
         elif answer.what == "given":
             late = self._late.pop(answer.claim, self._clock())

@@ -6,7 +6,9 @@ import pytest
 
 from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
+from fastws.relay.control import encode
 from fastws.relay.session_claims import ANSWER_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
+from fastws.relay.session_messages import SessionAnswer
 from fastws.sessions import Session
 from tests.relays import until
 from tests.unit.session_sites import is_answer, known, pass_time, settle, sites
@@ -103,6 +105,21 @@ async def test_one_whose_end_is_known_is_not_waited_for(how: str) -> None:
             two.relay.meetings.end(one.relay.origin)
         two.claims.look(clock.now)
         assert isinstance(asker.found, Session)
+
+
+async def test_only_who_was_asked_is_believed() -> None:
+    async with sites(3) as (_, _, (one, two, three)):
+        one.hold("s", "A")
+        await known(two)
+        one.link.is_held = True
+        asker = two.ask("s")
+        for what in ("forbidden", "unknown", "given"):
+            answer = SessionAnswer(three.relay.origin, 1, what)
+            three.link.send(f"{{test:0}}:to:{two.relay.origin:016x}", encode(answer))
+        await until(lambda: two.relay.counts.refused == 3)
+        assert asker.found is None
+        one.link.let_go()
+        await until(lambda: isinstance(asker.found, Session))
 
 
 async def test_an_answer_that_is_lost_is_given_again() -> None:
