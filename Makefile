@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard fastws/*.pyx fastws/*.pxd fastws/*/*.pyx fastws/*/*.pxd fastws/*/*.pxi fastws/*/*.h fastws/*/*/*.pxi) setup.py
 SERVE_FLAGS ?= --feed sim
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 BASE ?= bench_results/micro.json
 # Most tests wait for sockets and processes rather than compute, so more of them fit than there are processors.
 # In the order of their directories: what starts servers and browsers comes first, and many small tests fill up the end.
@@ -12,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug sanitize conformance wheel try-wheel try-image clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug sanitize conformance wheel try-wheel try-wheels binary try-binary try-image clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -177,6 +178,19 @@ try-wheel: wheel ## install the wheel where nothing else is, and let it serve a 
 	$(PYTHON) -m venv build/try
 	build/try/bin/python -m pip install -q dist/*.whl
 	build/try/bin/python tests/installed/smoke.py
+
+# As long as the tests for each of them: PYTHONS="python3.12 /opt/python3.13/bin/python3".
+try-wheels: wheel ## the tests on the installed wheel of each of PYTHONS that is here
+	$(BIN)/python tests/installed/suite.py dist/*.tar.gz $(PYTHONS)
+
+# PyInstaller gathers it, from a Python with a shared library; deploy/binary has the rest.
+binary: wheel ## dist/fastws: the server in one file, that needs no Python where it runs
+	$(BIN)/python deploy/binary/build.py dist/*.whl dist/fastws
+
+# As root, also where there is the C library and nothing else, with a thousand clients.
+try-binary: binary ## hold dist/fastws against the wheel that it is made of
+	build/binary/environment/bin/python tests/installed/binary.py dist/fastws
+	if [ "$$(id -u)" -eq 0 ] && command -v dpkg >/dev/null; then $(BIN)/python tests/installed/bare.py dist/fastws; fi
 
 # Linux, as root: each stage is a file system of its own in memory.
 try-image: ## the steps of deploy/Dockerfile without Docker; what they make is started, and asked whether it is healthy

@@ -11,6 +11,7 @@ command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 command -v promtool >/dev/null || missing="$missing prometheus"
+ls /usr/lib/*/libz.a >/dev/null 2>&1 || missing="$missing zlib1g-dev"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "missing:$missing (install them to run every test)"

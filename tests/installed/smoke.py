@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fastws
@@ -23,7 +25,7 @@ from fastws.client import Client, PriceUpdate
 
 PACKAGE = Path(fastws.__file__).parent
 _SECONDS = 60.0
-_URL = re.compile(r"ws://127\.0\.0\.1:(\d+)/v1/ws")
+_URL = re.compile(r"wss?://127\.0\.0\.1:(\d+)/v1/ws")
 
 
 def check(condition: object, what: str) -> None:
@@ -77,15 +79,14 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def check_serve() -> None:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("FASTWS_")}
+@contextmanager
+def serving(
+    command: list[str], environment: dict[str, str], cwd: Path | None = None
+) -> Iterator[tuple[int, str, int]]:
+    """Run a server; gives its port, what it says at its start, and the number of its process. It has to stop, too."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fastws", "serve", "--port", "0", "--feed", "sim"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=cwd
         )
         try:
             deadline = time.monotonic() + _SECONDS
@@ -97,29 +98,41 @@ def check_serve() -> None:
                     sys.exit(f"failed: the server starts\n{said}")
                 found = _URL.search(said) if said.endswith("\n") else None
                 time.sleep(0.02)
-            port = int(found[1])
-            status, body = get(port, "/health")
-            check(status == 200 and json.loads(body)["status"] == "ok", "fastws serve is healthy")
-            code = re.search(r"/v1/stocks/(\w+)", said)
-            check(code, "it has instruments")
-            assert code is not None
-            price = asyncio.run(
-                asyncio.wait_for(first_price(f"ws://127.0.0.1:{port}/v1/ws", code[1]), _SECONDS)
-            )
-            check(price > 0, "its simulator's prices reach a client")
-            page = re.search(r"dashboard +http://127\.0\.0\.1:\d+(\S+)", said)
-            check(page and get(port, page[1])[0] == 200, "the dashboard is there")
-            check(get(port, "/static/fastws.js")[0] == 200, "the library of browsers is there")
-            check(get(port, "/metrics")[0] == 200, "the metrics are there")
+            yield int(found[1]), said, process.pid
             process.send_signal(signal.SIGTERM)
-            check(process.wait(_SECONDS) == 0, "it stops when it is told")
+            status = process.wait(_SECONDS)
+            if status:
+                log.seek(0)
+                print(log.read(), file=sys.stderr)
+            check(status == 0, "it stops when it is told")
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
 
+def without_settings() -> dict[str, str]:
+    """The variables of this process, but those that set up a server."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("FASTWS_")}
+
+
+def check_serve(command: list[str], environment: dict[str, str]) -> None:
+    serve = [*command, "serve", "--port", "0", "--feed", "sim"]
+    with serving(serve, environment) as (port, said, _):
+        status, body = get(port, "/health")
+        check(status == 200 and json.loads(body)["status"] == "ok", "fastws serve is healthy")
+        code = re.search(r"/v1/stocks/(\w+)", said)
+        check(code, "it has instruments")
+        assert code is not None
+        price = asyncio.run(asyncio.wait_for(first_price(f"ws://127.0.0.1:{port}/v1/ws", code[1]), _SECONDS))
+        check(price > 0, "its simulator's prices reach a client")
+        page = re.search(r"dashboard +http://127\.0\.0\.1:\d+(\S+)", said)
+        check(page and get(port, page[1])[0] == 200, "the dashboard is there")
+        check(get(port, "/static/fastws.js")[0] == 200, "the library of browsers is there")
+        check(get(port, "/metrics")[0] == 200, "the metrics are there")
+
+
 if __name__ == "__main__":
     check_package()
     asyncio.run(embed())
-    check_serve()
+    check_serve([sys.executable, "-m", "fastws"], without_settings())
