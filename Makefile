@@ -161,6 +161,10 @@ debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, a
 	@touch $(VENV)/.debug
 	$(PYTEST)
 
+# In copies of the tree, below build/sanitize; PARTS=ring is the shortest of them.
+sanitize: $(VENV)/.build $(VENV)/.dev ## the tests of the compiled parts under ASan and UBSan, the C API under TSan
+	$(BIN)/python -m tests.sanitized $(PARTS)
+
 # About twenty minutes, with a Python 2.7, which the suite is for; a piece of it: SIDE=client SECTIONS="1 2 3".
 conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite on the server and on fastws.client; into bench_results/conformance.json
 	@mkdir -p bench_results
