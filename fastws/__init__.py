@@ -15,6 +15,7 @@ from fastws._version import __version__
 if TYPE_CHECKING:
     from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate
     from fastws.auth import AuthError, AuthRequest
+    from fastws.dialects.own_requests import Caller
     from fastws.errors import FastwsError, SettingsError
     from fastws.feeds.base import Feed, FeedOverError
     from fastws.server.embedding import Hub, Server
@@ -24,6 +25,7 @@ __all__ = [
     "AuthError",
     "AuthRequest",
     "BookUpdate",
+    "Caller",
     "FastwsError",
     "Feed",
     "FeedOverError",
@@ -43,6 +45,7 @@ _HOMES = {
     "AuthError": "fastws.auth",
     "AuthRequest": "fastws.auth",
     "BookUpdate": "fastws._market",
+    "Caller": "fastws.dialects.own_requests",
     "FastwsError": "fastws.errors",
     "Feed": "fastws.feeds.base",
     "FeedOverError": "fastws.feeds.base",

@@ -17,6 +17,7 @@ from fastws.auth import Identity
 from fastws.clock import wall_ms
 from fastws.dialects.admission import KICKED, Admission
 from fastws.dialects.clients import Client
+from fastws.dialects.own_requests import OwnRequests
 from fastws.dialects.targets import Targets
 from fastws.errors import CloseCode, ErrorCode
 from fastws.logs import log_limited
@@ -49,6 +50,8 @@ class Conversation(ABC):
         self.dialect = dialect
         self.admission = admission
         self.targets = targets
+        # What the program adds that this runs in, if it does.
+        self.own_requests: OwnRequests | None = None
         # Ended connections by close code, or "kicked", and by who has ended them: clients may send any code.
         self.closes: dict[tuple[int | str, Closer], int] = {}
         self._log = structlog.get_logger(f"fastws.{dialect.name}")
@@ -139,6 +142,10 @@ class Conversation(ABC):
         try:
             request = self.decode(text)
         except msgspec.ValidationError as error:
+            if self.own_requests is not None and (own := self.own_requests.find(text)) is not None:
+                if self._may_ask(connection.context, own[2], is_for_all=False):
+                    self.own_requests.run(self, connection.context, *own)
+                return
             self.refuse_message(connection, str(error), messages.request_id(text))
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -148,7 +155,9 @@ class Conversation(ABC):
         else:
             client: Client = connection.context
             try:
-                if self._may_ask(client, request) and not self._has_to_wait(client, request):
+                if self._may_ask(client, request.id, is_for_all=request.is_for_all) and not self._has_to_wait(
+                    client, request
+                ):
                     self.dispatch(client, request)
             except Exception:
                 self.fail(client, str(request.__struct_config__.tag), request.id)
@@ -212,11 +221,11 @@ class Conversation(ABC):
 
     # Tokens.
 
-    def _may_ask(self, client: Client, request: Any) -> bool:
-        if client.identity is not None or self.admission.allow_anonymous or request.is_for_all:
+    def _may_ask(self, client: Client, request_id: RequestId | UnsetType, *, is_for_all: bool) -> bool:
+        if client.identity is not None or self.admission.allow_anonymous or is_for_all:
             return True
         text = "A token is required: send auth first"
-        self.refuse(client.connection, ErrorCode.AUTH_REQUIRED, text, {}, request.id)
+        self.refuse(client.connection, ErrorCode.AUTH_REQUIRED, text, {}, request_id)
         return False
 
     def replace_token(

@@ -24,6 +24,7 @@ import structlog
 from fastws import configuration, logs
 from fastws._inlet import Inlet
 from fastws._market import BookUpdate, MarketStatus, PriceUpdate
+from fastws.dialects.own_requests import OwnRequests
 from fastws.errors import SettingsError
 from fastws.feeds.lines import decode_body
 from fastws.market.instruments import MAX_INSTRUMENTS
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fastws._market import Instrument
     from fastws._rings import BookRing
     from fastws.auth import Callback
+    from fastws.dialects.own_requests import Handler
     from fastws.feeds.base import Feed
     from fastws.server.listener import Listener
     from fastws.settings import Settings
@@ -150,6 +152,21 @@ class Hub:
         if known is None and len(market.instruments) >= MAX_INSTRUMENTS:
             raise ValueError(f"code: {code} is new, and there may be {MAX_INSTRUMENTS} instruments")
         return market.ensure_instrument(code) if known is None else known
+
+    # Being asked.
+
+    def answer(self, kind: str, handler: Handler) -> None:
+        """Have messages of type `kind`, which ``/v1/ws`` does not have, answered by ``handler(caller, message)``.
+
+        See `fastws.dialects.own_requests.Handler` for what it gets, returns and raises.
+
+        Raises:
+            ValueError: ``/v1/ws`` has that type, or it is taken.
+        """
+        screener = self._server.screener
+        if screener.own_requests is None:
+            screener.own_requests = OwnRequests()
+        screener.own_requests.add(kind, handler)
 
     # Reading.
 
