@@ -110,6 +110,7 @@ bench-load: $(VENV)/.installed ## load on a real server (fan-out, idle, slow rea
 	$(BIN)/python -m benchmarks.load alerts --rules 10000 --json bench_results/load_alerts.json
 	$(BIN)/python -m benchmarks.load storm --connections 2000 --json bench_results/load_storm.json
 	$(BIN)/python -m benchmarks.load stop --connections 5000 --json bench_results/load_stop.json
+	$(BIN)/python -m benchmarks.load rolling --connections 5000 --json bench_results/load_rolling.json
 	$(MAKE) -s figures
 
 figures: $(VENV)/.installed ## the page and the plots of what was measured, bench_results/README.md

@@ -14,6 +14,7 @@
     python -m benchmarks.load growth
     python -m benchmarks.load storm --connections 2000
     python -m benchmarks.load stop --connections 5000
+    python -m benchmarks.load rolling --connections 5000 --rate 1000
     python -m benchmarks.load kis --connections 1000 --rate 2000
     python -m benchmarks.load portfolios --watched 5000 --rate 2000
     python -m benchmarks.load relay --connections 3000 --rate 2000
@@ -50,6 +51,7 @@ from benchmarks.scenarios import (
     relay,
     relay_chaos,
     restore,
+    rolling,
     rush,
     steady,
     stop,
@@ -93,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         (clients.clients, "clients"),
         (storm.storm, "storm"),
         (stop.stop, "stop"),
+        (rolling.rolling, "rolling"),
         (watchlists.watchlists, "watchlists"),
         (rush.rush, "rush"),
         (memory.sessions, "sessions"),
@@ -111,8 +114,8 @@ def parser() -> argparse.ArgumentParser:
             "--json", type=json_path, metavar="FILE", help="write everything that was measured"
         )
         {"deflate": _add_deflate, "alerts": _add_alerts, "restore": _add_restore, "clients": _add_clients,
-         "storm": _add_storm, "stop": _add_stop, "watchlists": _add_watchlists, "rush": _add_rush,
-         "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
+         "storm": _add_storm, "stop": _add_stop, "rolling": _add_rolling, "watchlists": _add_watchlists,
+         "rush": _add_rush, "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
          "portfolios": _add_portfolios, "relay": _add_relay, "chaos": _add_chaos,
          "inlet": _add_inlet}[name](command)  # fmt: skip
     return top
@@ -221,6 +224,15 @@ def _add_stop(command: argparse.ArgumentParser) -> None:
     _add_connections(command, 5000)
     _add_rate(command, 1000.0)
     _add_seconds(command, 3.0, "time before the signal")
+
+
+def _add_rolling(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 5000)
+    _add_rate(command, 1000.0)
+    _add_seconds(command, 3.0, "time before the upgrade, and after it")
+    add = command.add_argument
+    add("--symbols", type=count, default=1000, metavar="N", help="(default: %(default)d)")
+    add("--spread", type=positive, default=5.0, metavar="S", help="shutdown_spread (default: %(default)g)")
 
 
 def _add_portfolios(command: argparse.ArgumentParser) -> None:

@@ -68,6 +68,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unix_socket_mode: Annotated[
         str, _meta("permissions of the Unix socket, in octal", pattern="^0?[0-7]{3}$", restart=True)
     ] = "600"
+    upgrade_socket: Annotated[
+        _TEXT | None,
+        _meta(
+            "path of a Unix socket where a new process of this user takes over the port and the clients of this one",
+            restart=True,
+        ),
+    ] = None
     certfile: Annotated[
         _TEXT | None,
         _meta(

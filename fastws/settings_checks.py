@@ -181,6 +181,18 @@ def _check_workers(settings: Settings) -> None:
         )
         error.opposes = "workers"
         raise error
+    if settings.workers > 1 and settings.upgrade_socket is not None:
+        error = settings.error(
+            "upgrade_socket",
+            f"{settings.workers} workers cannot be taken over by another process",
+            "leave it out, or set workers to 1",
+        )
+        error.opposes = "workers"
+        raise error
+    if settings.upgrade_socket is not None and sys.platform != "linux":
+        raise settings.error(
+            "upgrade_socket", "a process takes over from another one on Linux only", "leave it out"
+        )
     if settings.workers > 1 and sys.platform != "linux":
         raise settings.error(
             "workers", f"{settings.workers} processes share a port on Linux only", "leave it out"

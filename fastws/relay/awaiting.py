@@ -88,6 +88,12 @@ class Awaiting:
         self._listen(self._interest.want(shards))
         return self._missing_of(shards)
 
+    def missing_of_all(self) -> frozenset[int]:
+        """Want everything from now on, and return what is still to be heard of it; see `missing`."""
+        shards = range(self.n_shards)
+        self._listen(self._interest.want(shards))
+        return self._missing_of(shards)
+
     def when_heard(
         self, missing: frozenset[int], then: Callable[[], None], seconds: float = WAIT_SECONDS
     ) -> None:

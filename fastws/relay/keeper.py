@@ -26,7 +26,7 @@ class FeedKeeper:
 
     `rank` is this instance's place in the row of those that can run the feed, 0 the first, and `patience` after how
     many seconds of silence the owner counts as gone. `status` tells the state of the feed here. `on_change` is called
-    when this instance begins or ceases to run the feed.
+    when this instance begins or ceases to run the feed. `is_owner`: it is known that nobody else runs it at the start.
 
     1. There is at most one run of the feed here, and the feed is ended before another instance is told so.
     2. What instances say of the feed is announced at once when it changes.
@@ -43,9 +43,10 @@ class FeedKeeper:
         status: Callable[[], FeedState],
         on_change: Callable[[], object] = lambda: None,
         clock: Callable[[], float],
+        is_owner: bool = False,
     ) -> None:
         self.feed = feed
-        self.post = Post(relay.origin, rank, patience=patience, now=clock())
+        self.post = Post(relay.origin, rank, patience=patience, now=clock(), is_owner=is_owner)
         self._relay = relay
         self._status = status
         self._on_change = on_change

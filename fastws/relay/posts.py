@@ -57,11 +57,13 @@ class Post:
     7. Who has given up for good takes no part any more.
     """
 
-    def __init__(self, origin: int, rank: int, *, patience: float, now: float) -> None:
+    def __init__(
+        self, origin: int, rank: int, *, patience: float, now: float, is_owner: bool = False
+    ) -> None:
         self.origin = origin
         self.rank = rank
         self.patience = patience
-        self.is_owner = False
+        self.is_owner = is_owner
         self.is_over = False
         self.n_takeovers = 0
         self._began = now

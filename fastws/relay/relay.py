@@ -294,6 +294,10 @@ class Relay:
         """See `Awaiting.missing`."""
         return self._awaiting.missing(kind, names)
 
+    def missing_of_all(self) -> frozenset[int]:
+        """See `Awaiting.missing_of_all`."""
+        return self._awaiting.missing_of_all()
+
     def when_heard(self, missing: frozenset[int], then: Callable[[], None]) -> None:
         """See `Awaiting.when_heard`."""
         self._awaiting.when_heard(missing, then)

@@ -98,6 +98,20 @@ class Acceptor:
             sock.close()
         self._place.release()
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens at; they stay its own."""
+        return self._sockets
+
+    @property
+    def place(self) -> Place:
+        return self._place
+
+    def pass_on(self) -> None:
+        """Accept no more, and leave the place to another process, which has the sockets."""
+        self._place.pass_on()
+        self.stop()
+
     async def wait_stopped(self) -> None:
         """Return when a resumption that was under way at :meth:`stop` has ended."""
         if self._resume_task is not None:

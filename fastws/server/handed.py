@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from typing import Final
 
 from fastws.errors import FastwsError
-from fastws.server.places import Place, bound_queues
+from fastws.server.places import Place, UnixPlace, bound_queues
 
 ADMIN: Final = "admin"
 """The name (FileDescriptorName=) of sockets for the administrator; all others are for clients."""
@@ -32,13 +32,17 @@ class HandedPlace:
         # The file of a Unix socket is its owner's.
         pass
 
+    def pass_on(self) -> None:
+        pass
+
 
 class Handed:
-    """What was handed over: places for clients, and for the administrator."""
+    """What was handed over: places for clients, and for the administrator, and the one of `unix_socket`."""
 
     def __init__(self) -> None:
         self.main: list[Place] = []
         self.admin: list[Place] = []
+        self.unix: UnixPlace | None = None
 
 
 def is_any(environ: MutableMapping[str, str] = os.environ) -> bool:

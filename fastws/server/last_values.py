@@ -131,6 +131,10 @@ class LastValues:
         except TimeoutError:
             _log.warning("the last values were not all saved: the database takes too long", seconds=seconds)
 
+    def give_up(self) -> None:
+        """Save no more: another process does."""
+        self._is_saving = False
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -24,6 +24,7 @@ from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
+from fastws.server.upgrade import Door, Predecessor, door_place, find_predecessor
 from fastws.server.workers import Failure, Outcome, Ready, Worker
 from fastws.settings import SETTINGS, Settings
 from fastws.web.routes import DASHBOARD_PATH, TEST_PATH
@@ -57,7 +58,9 @@ def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker
     A `worker` is asked to stop and to reload by its parent; of signals it knows SIGTERM only, however often that comes.
     What keeps it from starting it tells its parent, and does not raise.
 
-    Sockets that a service manager hands over are listened on instead of `host` and `port`.
+    Sockets that a service manager hands over are listened on instead of `host` and `port`, and so are those of a server
+    that runs at `upgrade_socket`, from which this one takes over. When another process does so from this one, it hands
+    over its clients and returns 0. SIGUSR2 starts that process.
 
     Raises:
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
@@ -86,6 +89,7 @@ class _Run:
         self._notifier = Notifier() if worker is None else Notifier({})
         self._is_stopping = asyncio.Event()
         self._is_to_reload = asyncio.Event()
+        self._successor: asyncio.Future[int] | None = None
         self._has_terminal = has_terminal()
         self._watchdog: threading.Timer | None = None
 
@@ -96,17 +100,73 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        server = Server(self._settings, handed=take())
-        if not await self._start(server):
+        if self._settings.upgrade_socket is not None:
+            # Whoever asks too early for another process is not to end this one.
+            loop.add_signal_handler(
+                signal.SIGUSR2, _log.warning, "the start is not done, and nothing to take over"
+            )
+        predecessor = find_predecessor(self._settings)
+        door: Door | None = None
+        try:
+            handed = take() if predecessor is None else predecessor.handed
+            server = Server(self._settings, handed=handed, predecessor=predecessor)
+            door = await self._make_door(server, predecessor)
+            has_started = await self._start(server)
+            if has_started:
+                _freeze()
+            if has_started and predecessor is not None and not predecessor.tell_ready():
+                # It has ceased to wait for us, and serves on at the same sockets.
+                await server.stop()
+                has_started = False
+        except BaseException as error:
+            await self._leave(door, predecessor, str(error))
+            raise
+        if not has_started:
             _log.info("stopped before the start was done")
+            await self._leave(door, predecessor, "it was stopped")
             return 0
-        _freeze()
+        if door is not None:
+            door.open()
+            loop.remove_signal_handler(signal.SIGUSR2)
+            loop.add_signal_handler(signal.SIGUSR2, door.spawn)
         print_welcome(self._settings, _ready(server))
         _log.info("room", connections=capacity(), **_database_of(server))
         for line in advice.warnings(self._settings):
             _log.warning(line)
         await self._go_on(server)
+        if door is not None:
+            await door.close()
+        if predecessor is not None:
+            await predecessor.close()
         return 0
+
+    async def _leave(self, door: Door | None, predecessor: Predecessor | None, reason: str) -> None:
+        """End where nothing was begun, and let who serves go on."""
+        if door is not None:
+            await door.close()
+        if predecessor is not None:
+            await predecessor.tell_failed(reason)
+
+    async def _make_door(self, server: Server, predecessor: Predecessor | None) -> Door | None:
+        """Make the place where the process comes in that is to take over from this one, if there may be one."""
+        if self._settings.upgrade_socket is None:
+            return None
+        successor = self._successor = asyncio.get_running_loop().create_future()
+        place = None if predecessor is None else predecessor.door
+        door = Door(
+            server,
+            place or door_place(self._settings),
+            on_ready=successor.set_result,
+            # Nobody is there any more whom sessions could go to.
+            on_lost=self._is_stopping.set,
+        )
+        if predecessor is not None:
+            door.refusal = (
+                "it is still taking over from the process before, which ends when all sessions have come"
+            )
+            predecessor.on_gone = door.unlock
+        await door.bind()
+        return door
 
     async def _main_of_worker(self, worker: Worker) -> int:
         worker.on_stop = self._is_stopping.set
@@ -138,9 +198,21 @@ class _Run:
     async def _go_on(self, server: Server) -> None:
         """Serve until a signal ends it, and stop."""
         self._notifier.ready(_status(server))
-        reloading = asyncio.get_running_loop().create_task(self._reload_when_asked(server))
-        await self._is_stopping.wait()
+        loop = asyncio.get_running_loop()
+        reloading = loop.create_task(self._reload_when_asked(server))
+        stopping = loop.create_task(self._is_stopping.wait())
+        waiting: list[asyncio.Future[Any]] = [stopping]
+        if self._successor is not None:
+            waiting.append(self._successor)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         reloading.cancel()
+        if not stopping.done() and self._successor is not None:
+            pid = self._successor.result()
+            self._notifier.hand_to(pid)
+            _log.info("another process takes over", pid=pid, connections=server.n_connections)
+            n_late = await server.hand_over(self._is_stopping)
+            _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
+        stopping.cancel()
         self._notifier.stopping()
         _log.info("stopping", connections=server.n_connections)
         self._watch(server.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Final, Generic, TypeVar, cast
@@ -155,6 +156,7 @@ class Listener:
         self._compression = compression
         self._peers = peers or Peers()
         self._limits = limits or Limits()
+        self.app = app
         self._http = HttpConnections(app, self)
         self._unheard: Waiting[_Head] = Waiting()
         self._is_stopped = False
@@ -232,6 +234,19 @@ class Listener:
         self._is_stopped = True
         for acceptor in self._acceptors:
             acceptor.stop()
+
+    @property
+    def sockets(self) -> list[tuple[Place, socket.socket]]:
+        """What it listens at, with the places; they stay its own."""
+        return [(acceptor.place, sock) for acceptor in self._acceptors for sock in acceptor.sockets]
+
+    def pass_on(self) -> None:
+        """Leave the places to another process, which has the sockets: who waits in their backlog finds that.
+
+        Who was accepted already is served still.
+        """
+        for acceptor in self._acceptors:
+            acceptor.pass_on()
 
     async def close(self) -> None:
         """Stop accepting and end every connection that is not with a WebSocket handler."""

@@ -36,6 +36,11 @@ class Notifier:
         """The stop has begun."""
         self._send("STOPPING=1", "STATUS=stopping")
 
+    def hand_to(self, pid: int) -> None:
+        """Another process is the service from now on, and tells how it is doing."""
+        self._send(f"MAINPID={pid}")
+        self._address = ""
+
     def _send(self, *lines: str) -> None:
         if not self._address:
             return

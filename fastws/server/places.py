@@ -38,6 +38,9 @@ class Place(Protocol):
     def release(self) -> None:
         """Take away what outlives the sockets; called when they are closed."""
 
+    def pass_on(self) -> None:
+        """Leave to another process what outlives the sockets."""
+
 
 def main_place(settings: Settings) -> TcpPlace | None:
     """The TCP address that the settings let a server listen on; one that nobody has asked for gives way to a Unix
@@ -47,12 +50,17 @@ def main_place(settings: Settings) -> TcpPlace | None:
     return TcpPlace(settings.host, settings.port, is_shared=settings.workers > 1)
 
 
-def main_places(settings: Settings, handed: Sequence[Place] = ()) -> list[Place]:
-    """Where the settings let a server listen; what was `handed` to it takes the place of host and port."""
+def main_places(
+    settings: Settings, handed: Sequence[Place] = (), unix: UnixPlace | None = None
+) -> list[Place]:
+    """Where the settings let a server listen; what was `handed` to it takes the place of host and port, and `unix` that
+    of the Unix socket."""
     places: list[Place] = list(handed)
     if not places and (place := main_place(settings)) is not None:
         places.append(place)
-    if settings.unix_socket is not None:
+    if unix is not None:
+        places.append(unix)
+    elif settings.unix_socket is not None:
         places.append(UnixPlace(settings.unix_socket, int(settings.unix_socket_mode, 8)))
     return places
 
@@ -157,6 +165,9 @@ class TcpPlace:
     def release(self) -> None:
         pass
 
+    def pass_on(self) -> None:
+        pass
+
     def _error_of(self, error: OSError) -> SettingsError:
         host, port = self._host, self._port
         if error.errno == errno.EADDRINUSE:
@@ -181,13 +192,25 @@ class UnixPlace:
 
     is_local = True
 
-    def __init__(self, path: str, mode: int = 0o600) -> None:
+    def __init__(
+        self,
+        path: str,
+        mode: int = 0o600,
+        *,
+        setting: str = "unix_socket",
+        handed: socket.socket | None = None,
+    ) -> None:
+        """`setting` is the one that errors name; `handed` listens there already, for a process that leaves it to us."""
         self.path = path
         self._mode = mode
+        self._setting = setting
+        self._handed = handed
         self._inode: tuple[int, int] | None = None
 
     async def bind(self) -> list[socket.socket]:
         """The one socket. No option of TCP applies to it; the kernel holds about 200 KB for a client."""
+        if self._handed is not None:
+            return [self._handed]
         self._make_room()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -200,8 +223,7 @@ class UnixPlace:
             raise self._error_of(error) from None
         finally:
             os.umask(mask)
-        status = os.stat(self.path)
-        self._inode = status.st_dev, status.st_ino
+        self.own()
         sock.listen(BACKLOG)
         return [sock]
 
@@ -216,6 +238,17 @@ class UnixPlace:
             pass  # taken away by somebody else, or its directory is closed to us by now
         self._inode = None
 
+    def pass_on(self) -> None:
+        self._inode = None
+
+    def own(self) -> None:
+        """Remove the file at the end, also that of a socket that was handed over."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return  # somebody has taken it away already
+        self._inode = status.st_dev, status.st_ino
+
     def _make_room(self) -> None:
         """Remove the file of a server that is gone."""
         try:
@@ -226,7 +259,7 @@ class UnixPlace:
             raise self._error_of(error) from None
         if not stat.S_ISSOCK(status.st_mode):
             raise _error(
-                "unix_socket", f"{self.path} exists and is no socket", "remove it or choose another path"
+                self._setting, f"{self.path} exists and is no socket", "remove it or choose another path"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
@@ -241,7 +274,7 @@ class UnixPlace:
                 raise self._error_of(error) from None
         if is_alive:
             problem = f"a running program listens on {self.path}"
-            raise _error("unix_socket", problem, "end it or choose another path")
+            raise _error(self._setting, problem, "end it or choose another path")
         try:
             os.unlink(self.path)
         except OSError as error:
@@ -264,7 +297,7 @@ class UnixPlace:
             problem, fix = f"the path {self.path} is too long or malformed", "choose one under 108 bytes"
         else:
             problem = f"cannot listen on {self.path} ({os.strerror(number)})"
-        return _error("unix_socket", problem, fix)
+        return _error(self._setting, problem, fix)
 
 
 def bound_queues(sock: socket.socket) -> None:

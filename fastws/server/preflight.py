@@ -101,28 +101,25 @@ def _check_admin_bind(settings: Settings) -> None:
 
 
 def _check_unix_socket(settings: Settings) -> None:
-    path = settings.unix_socket
-    if path is None:
-        return
+    for name in ("unix_socket", "upgrade_socket"):
+        if (path := getattr(settings, name)) is not None:
+            _check_socket_path(settings, name, path)
+
+
+def _check_socket_path(settings: Settings, name: str, path: str) -> None:
     directory = os.path.dirname(path) or "."
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise settings.error(
-            "unix_socket", f"{path} is too long", f"choose one of up to {_MAX_SOCKET_PATH} bytes"
-        )
+        raise settings.error(name, f"{path} is too long", f"choose one of up to {_MAX_SOCKET_PATH} bytes")
     if not os.path.isdir(directory):
-        raise settings.error(
-            "unix_socket", f"there is no directory {directory}", "make it or choose another path"
-        )
+        raise settings.error(name, f"there is no directory {directory}", "make it or choose another path")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise settings.error(
-            "unix_socket",
+            name,
             f"no permission to make files in {directory}",
             "let this user write to it or choose another path",
         )
     if os.path.lexists(path) and not Path(path).is_socket():
-        raise settings.error(
-            "unix_socket", f"{path} exists and is no socket", "remove it or choose another path"
-        )
+        raise settings.error(name, f"{path} exists and is no socket", "remove it or choose another path")
 
 
 def _check_tls(settings: Settings) -> None:
@@ -176,7 +173,7 @@ def _check_keys(settings: Settings) -> None:
 _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("host",): _check_host,
     ("admin_bind",): _check_admin_bind,
-    ("unix_socket",): _check_unix_socket,
+    ("unix_socket", "upgrade_socket"): _check_unix_socket,
     ("certfile", "keyfile"): _check_tls,
     ("symbols_file",): _check_symbols_file,
     ("feed", "kis_keys"): _check_feed,

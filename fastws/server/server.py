@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from aiohttp import web
 
 from fastws import deflate
 from fastws._core import Connection, Hub
@@ -43,6 +44,8 @@ from fastws.market.store import StoreError
 from fastws.relay.address import parse_address
 from fastws.relay.control import Eviction, Kick
 from fastws.relay.naming import instance_name
+from fastws.relay.pair_links import ADDRESS as PAIR
+from fastws.relay.pair_links import PairLink
 from fastws.relay.worker_links import ADDRESS as WORKERS
 from fastws.relay.worker_links import WorkerLink
 from fastws.server import cluster_stats, stats
@@ -50,6 +53,7 @@ from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
+from fastws.server.gradual_drain import GradualDrain
 from fastws.server.handed import Handed
 from fastws.server.handshake import Request
 from fastws.server.last_values import LastValues
@@ -74,8 +78,10 @@ if TYPE_CHECKING:
     from fastws._inlet import Inlet
     from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
+    from fastws.server.upgrade import Predecessor
 
 _AWAITED_SECONDS: Final = 3.0
+_SESSIONS_LOOK_SECONDS: Final = 0.05
 
 _log = structlog.get_logger("fastws")
 
@@ -99,6 +105,7 @@ class Server:
         handed: Handed | None = None,
         authenticator: Callback | None = None,
         listens: bool = True,
+        predecessor: Predecessor | None = None,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -108,6 +115,9 @@ class Server:
         self.inlet: Inlet | None = None
         self.is_draining = False
         self.takes_updates = True
+        # The process that served until now, and whether another one does from now on.
+        self._predecessor = predecessor
+        self._is_leaving = False
         self._made_at = time.monotonic()
         self._stopped_by = math.inf
         check_standby(settings)
@@ -222,7 +232,7 @@ class Server:
             worker.on_ended = self.relay.meetings.end
         self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
-        handed = handed or Handed()
+        handed = handed or (Handed() if predecessor is None else predecessor.handed)
         admin = handed.admin or admin_places(settings)
         self.admin_listener = (
             None
@@ -243,7 +253,7 @@ class Server:
                 "/v1/ws": partial(self._open, self.screener),
                 REALTIME_PATH: partial(self._open, self.realtime),
             },
-            main_places(settings, handed.main) if listens else (),
+            main_places(settings, handed.main, handed.unix) if listens else (),
             tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
             allowed_origins=settings.allowed_origins,
@@ -251,6 +261,16 @@ class Server:
             peers=self.peers,
             limits=self.limits,
         )
+
+        if settings.upgrade_socket is not None:
+            for each in filter(None, (self.listener, self.admin_listener)):
+                each.app.on_response_prepare.append(self._end_keepalive)
+
+    async def _end_keepalive(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Whoever asks again asks the process that serves now."""
+        if self._is_leaving:
+            response.headers["Connection"] = "close"
+            response.force_close()
 
     async def start(self) -> None:
         """Listen, then run the feed. If it fails or is cancelled, what had begun has ended again.
@@ -268,7 +288,8 @@ class Server:
             self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
             await self._take_stored_instruments()
             is_first = self.worker is None or self.worker.is_owner
-            if is_first and not self.store.claim() and self.settings.relay is None:
+            is_claimed = not is_first or self.store.claim()
+            if not is_claimed and self.settings.relay is None and self._predecessor is None:
                 _log.warning(
                     "another server uses this database: an alert made at one of them does not fire at the other, and "
                     "each saves its last values over the other's; join them with a relay, or give each a database "
@@ -314,6 +335,8 @@ class Server:
                 # After what is of before the start, which is for nobody else.
                 self.relay.start()
                 begun.push_async_callback(self.relay.stop)
+            if self._predecessor is not None:
+                await self._predecessor.join(self)
             # First here and last to go: it tells how the start and the stop of the rest are coming on.
             if self.admin_listener is not None:
                 await self.admin_listener.start()
@@ -326,19 +349,22 @@ class Server:
 
     def _make_relay(self, place: tuple[str, int] | None) -> Relay | None:
         settings, worker = self.settings, self.worker
-        if settings.relay is None and worker is None:
+        if settings.relay is None and worker is None and settings.upgrade_socket is None:
             return None
         from fastws.relay.relay import Relay  # noqa: PLC0415 - it takes 60 ms, for those who are not alone
 
         link: dict[str, Any] = {}
+        address = WORKERS if settings.relay is None else parse_address(settings.relay)
         if settings.relay is None and worker is not None:
             link = {"link": partial(WorkerLink, worker.end)}
+        elif settings.relay is None:
+            link, address = {"link": PairLink}, PAIR
         of = "" if worker is None else f" worker {worker.number}"
         return Relay(
             self.hub,
             self.market,
             self.screener.dialect,
-            WORKERS if settings.relay is None else parse_address(settings.relay),
+            address,
             name=instance_name(settings.relay_name, place) + of,
             prefix=settings.relay_prefix,
             n_shards=settings.relay_shards,
@@ -363,6 +389,7 @@ class Server:
             status=lambda: supervisor.status,
             on_change=self._show_feed,
             clock=time.monotonic,
+            is_owner=self.worker is None and self.settings.relay is None and self._predecessor is None,
         )
 
     def _start_feed(self, supervisor: FeedSupervisor) -> None:
@@ -408,7 +435,8 @@ class Server:
         many clients had to be cut off before they had taken everything.
         """
         self.is_draining = True
-        await asyncio.sleep(self.settings.shutdown_delay)
+        if not self._is_leaving:
+            await asyncio.sleep(self.settings.shutdown_delay)
         timeout = self.settings.shutdown_timeout
         began = time.monotonic()
         # A little before the process is given up for what does not end.
@@ -431,6 +459,31 @@ class Server:
                 await self._begun.aclose()
         except TimeoutError:
             _log.warning("the stop took too long, and not everything was taken down in order")
+        return n_cut
+
+    async def hand_over(self, is_hurried: asyncio.Event) -> int:
+        """Let clients go to another process, which serves at the same sockets already and is joined by the relay.
+
+        Nothing is accepted here any more, and the feed is given up to the other one. Clients go one after another
+        within `shutdown_spread`, and hear until then what is published there. Returns when all sessions have followed
+        their clients or their time is over, or when `is_hurried` is set: how many clients were closed before they had
+        taken everything. :meth:`stop` is to follow.
+        """
+        self.is_draining = self._is_leaving = True
+        for listener in filter(None, (self.listener, self.admin_listener)):
+            listener.pass_on()
+        timeout = self.settings.shutdown_timeout
+        await self._stop_feed(timeout / 4)
+        await self._end_publishing(timeout / 8)
+        self.before_drain.clear()
+        await self.last_values.stop(timeout / 4)
+        self.last_values.give_up()
+        n_cut = await GradualDrain(
+            self.hub, _announce_shutdown, spread=self.settings.shutdown_spread, is_hurried=is_hurried
+        ).run()
+        while len(self.sessions) and not is_hurried.is_set():
+            self.sessions.expire(time.monotonic())
+            await asyncio.sleep(_SESSIONS_LOOK_SECONDS)
         return n_cut
 
     def _time_left(self) -> float:
@@ -625,7 +678,7 @@ class Server:
         Returns how many of this instance.
         """
         n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
-        if self.relay is not None and self.settings.relay is not None:
+        if self.relay is not None and (self.worker is None or self.settings.relay is not None):
             # Workers that have no other relay are asked by whoever answers for all; see `together`.
             self.relay.say(Kick(self.relay.origin, user_id, jti, connection_id))
         whom = {

@@ -202,6 +202,16 @@ def test_a_planned_stop_loses_no_final_value(tmp_path: Path) -> None:
     assert (all_mode["lost"], all_mode["connections"], latest["connections"]) == (0, 240, 60)
 
 
+def test_a_new_process_takes_over_all_clients(tmp_path: Path) -> None:
+    out = load(
+        tmp_path, "rolling", *("--connections", "50", "--rate", "200", "--symbols", "20"),
+        *("--spread", "0.5", "--seconds", "0.5"),
+    )  # fmt: skip
+    assert out["recovered"] == out["restored_whole"] == out["connections_at_takeover"] == 50
+    assert sum(out["reconnects_per_100_ms"]) == 50
+    assert out["final_values_lost"] == out["values_left_out_on_the_way"] == 0
+
+
 def test_watchlists_end_on_the_last_trades(tmp_path: Path) -> None:
     out = load(
         tmp_path, "watchlists", "--connections", "60", "--symbols", "100", "--each", "20", "--rate", "1000",

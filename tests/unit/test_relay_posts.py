@@ -234,3 +234,11 @@ def test_standbys_wait_for_a_first_one_that_starts_later() -> None:
     alone = Cluster(3)
     alone.run(PATIENCE + 0.2)
     assert alone.owners == {1}
+
+
+def test_who_knows_that_nobody_else_runs_it_begins_at_once_and_goes_on() -> None:
+    post = Post(1, 0, patience=PATIENCE, now=100.0, is_owner=True)
+    assert post.decide(100.0, None, "stopped", []) is None
+    standby = Candidate(2, "two", 0, False, "stopped", 101.0)
+    assert post.decide(101.0, 100.5, "live", [standby]) is None
+    assert post.is_owner

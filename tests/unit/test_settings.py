@@ -116,6 +116,7 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "relay": "redis://10.0.0.5:6379/0",
         "load": "my_feed:setup",
         "relay_name": "push1.example:8000",
+        "upgrade_socket": "/run/fastws/upgrade.sock",
         "relay_prefix": "prices",
         "relay_shards": 16,
     }

@@ -1,0 +1,222 @@
+"""A new process takes over from a running one: its port, its clients with their sessions, its feed, and its alerts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("a process takes over from another one on Linux only", allow_module_level=True)
+
+from fastws.auth.tokens import sign
+from tests.clients import Client, client, updates
+from tests.serving import Server, command, environment, run, until
+
+ADMIN = "an admin token"
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
+SECRET = "a secret of at least thirty-two bytes"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "upgrade_socket": tmp_path / "upgrade.sock",
+        "unix_socket": tmp_path / "proxies.sock",
+        "host": "127.0.0.1",
+        "admin_bind": "127.0.0.1:0",
+        "admin_token": ADMIN,
+        "jwt_secret": SECRET,
+        "allow_anonymous": True,
+        "database": f"sqlite:///{tmp_path}/fastws.db",
+        "unknown_symbols": "accept",
+        "shutdown_spread": 0.2,
+        "session_ttl": 20,
+    }
+
+
+@pytest.fixture
+def left_over() -> Iterator[list[int]]:
+    """Processes that are nobody's children here."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def ask(
+    port: int, path: str, method: str = "GET", body: object = None, headers: dict[str, str] = AS_ADMIN
+) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        data = response.read()
+        assert response.status < 300, (response.status, data)
+        return json.loads(data)
+    finally:
+        connection.close()
+
+
+def publish(port: int, number: int) -> None:
+    ask(port, "/v1/publish", "POST", {"type": "price_update", "code": "SESSION", "price": number})
+
+
+def prices(message: dict[str, Any]) -> list[int]:
+    return [int(update["price"]) for update in updates(message) if update["type"] == "price_update"]
+
+
+async def go_on(stack: AsyncExitStack, url: str, before: Client, numbers: list[int]) -> Client:
+    """Take what comes until the server lets go of a client, and come back with its session; returns the new one.
+
+    `numbers` are the prices that have come.
+    """
+    seen: list[Any] = []
+    before.on_message = seen.append
+    assert await before.closed(60) == 1012
+    assert "server_shutdown" in [message["type"] for message in seen]
+    numbers += [number for message in seen for number in prices(message)]
+    sequence = max(message.get("sequence") or 0 for message in (before.greeting, *seen))
+    greeting = before.greeting
+    query = f"session_id={greeting['connection_id']}&last_sequence={sequence}&epoch={greeting['epoch']}"
+    connection = await stack.enter_async_context(client(f"{url}?{query}"))
+    answer = await connection.until_type("reconnected")
+    assert answer["recovered"] is True
+    assert answer["restored_subscriptions"]["stock"] == ["SESSION"]
+    return connection
+
+
+async def test_it_takes_over_all_there_is_and_is_taken_over_itself(
+    tmp_path: Path, settings: dict[str, Any], left_over: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        old = Server(tmp_path, "--feed", "sim", **settings)
+        monkeypatch.delenv("NOTIFY_SOCKET")
+        assert manager.recv(4096).startswith(b"READY=1")
+        assert stat.S_IMODE(os.stat(settings["upgrade_socket"]).st_mode) == 0o600
+        admin = int(re.findall(r"admin +http://127.0.0.1:(\d+)", old.log)[0])
+        old.until_feed_is("live")
+        publish(admin, 1)
+        bearer = {"Authorization": f"Bearer {sign({'sub': 'kim'}, SECRET.encode(), 'HS256')}"}
+        rule = {"code": "SESSION", "alert_type": "price_above", "threshold": 1000}
+        ask(old.port, "/v1/alerts", "POST", rule, bearer)
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(client(old.url)) for _ in range(8)]
+            for each in clients:
+                await each.subscribe("stock", "SESSION", mode="all", snapshot=False)
+                await each.until_type("subscribed")
+            numbers: list[list[int]] = [[] for _ in clients]
+            going = [
+                asyncio.create_task(go_on(stack, old.url, each, got))
+                for each, got in zip(clients, numbers, strict=True)
+            ]
+            old.signal(signal.SIGUSR2)
+            for number in range(2, 6):
+                await asyncio.to_thread(publish, admin, number)
+            pid = int(
+                until(lambda: re.search(r"is started to take over .*pid=(\d+)", old.log), "its start")[1]
+            )
+            left_over.append(pid)
+            # As long as a start may take, and a stop.
+            await asyncio.to_thread(until, lambda: old.process.poll() is not None, "the old one's end", 60)
+            assert old.process.returncode == 0
+            assert pid == int(re.findall(r"another process takes over .*pid=(\d+)", old.log)[0])
+            again = await asyncio.gather(*going)
+            await asyncio.to_thread(publish, admin, 6)
+            for each, got in zip(again, numbers, strict=True):
+                while not got or got[-1] < 6:
+                    got += prices(await each.receive())
+                assert got == [2, 3, 4, 5, 6]
+        told = [manager.recv(4096)]
+        while not told[-1].startswith(b"READY=1"):
+            told.append(manager.recv(4096))
+        assert told[0] == f"MAINPID={pid}".encode()
+        assert len(told) == 2
+        # The feed, the alerts and the places are the new one's.
+        until(lambda: ask(old.port, "/v1/ws/stats")["feeds"] == {"simulator": "live"}, "the feed")
+        assert [rule["threshold"] for rule in ask(old.port, "/v1/alerts", headers=bearer)] == [1000]
+        with socket.socket(socket.AF_UNIX) as proxy:
+            proxy.connect(str(settings["unix_socket"]))
+        # Whoever is started with the same settings takes over from that one.
+        until(lambda: "the process before has ended" in old.log, "that it waits for the next", 30)
+        new = Server(tmp_path, "--feed", "sim", **settings)
+        try:
+            assert new.port == old.port
+            # It waits for the sessions of clients that have gone, unless it is told to end.
+            until(lambda: old.log.count("another process takes over") == 2, "that it is taken over")
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: re.search(r"handed over .*sessions_left=8[^$]*stopped  ", old.log), "its end", 30)
+            until(lambda: new.stats()["feeds"] == {"simulator": "live"}, "the feed")
+        finally:
+            new.end()
+    assert "Traceback" not in old.log
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".sock")]
+
+
+_HANGS = """
+import asyncio, os, pathlib
+
+async def setup(hub):
+    while os.path.exists("hang"):
+        pathlib.Path("hanging").touch()
+        await asyncio.sleep(0.05)
+"""
+
+
+def test_whatever_becomes_of_the_new_one_the_old_one_goes_on(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (tmp_path / "hangs.py").write_text(_HANGS)
+    (tmp_path / "symbols.csv").write_text("symbol,name,market,sector,previous_close\n,,,,\n")
+    server = Server(tmp_path, **settings)
+    try:
+        others = settings | {"port": 0}
+        done = run(tmp_path, "serve", **others | {"symbols_file": tmp_path / "symbols.csv"})
+        assert done.returncode == 2
+        until(lambda: "the process that was to take over cannot serve" in server.log, "its failure", 30)
+        (tmp_path / "hang").touch()
+        hanging = subprocess.Popen(
+            command("serve", "--load", "hangs:setup"),
+            cwd=tmp_path,
+            env=environment(others),
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until((tmp_path / "hanging").exists, "one that does not come to serve", 60)
+            done = run(tmp_path, "serve", **others)
+            assert done.returncode == 1
+            assert "refuses to be taken over: another process is taking over already" in done.stderr
+        finally:
+            hanging.kill()
+            hanging.wait()
+        until(
+            lambda: server.log.count("the process that was to take over is gone, and this one goes on") == 2,
+            "that it is missed",
+        )
+        publish(int(re.findall(r"admin +http://127.0.0.1:(\d+)", server.log)[0]), 7)
+        assert server.get_json("/v1/stocks/SESSION")["price"] == 7
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
