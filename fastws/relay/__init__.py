@@ -112,5 +112,5 @@ gives own ones away and `session_leaving` leaves them, saying of them what `sess
 all of that, `expiring` is what is remembered for a while only, `sharing` what is known of users and of what is looked
 at everywhere and `tables` how that is kept the same, `numbering` how far what others tell is known, `naming` what
 instances are called, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has
-passed, `relay` all of it together.
+passed, `outages` what the log says of Redis, `relay` all of it together.
 """

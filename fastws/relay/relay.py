@@ -45,6 +45,7 @@ from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.lasting import Lasting
 from fastws.relay.links import AnyLink
 from fastws.relay.meetings import Meetings
+from fastws.relay.outages import OutageLog
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.redis_links import RedisLink
@@ -56,8 +57,6 @@ from fastws.relay.sharing import Sharing
 _TICK_SECONDS: Final = 0.05
 _ANNOUNCE_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 1.0
-# Between two lines of the log that the relay is away, or that it is there.
-_CHANGE_SECONDS: Final = 10.0
 
 _log = structlog.get_logger("fastws.relay")
 
@@ -105,11 +104,7 @@ class Relay:
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
         self._clock = clock
-        # Why the relay is away, None while it is there; as it is, and as it was logged last.
-        self._reason: str | None = ""
-        self._told_reason: str | None = ""
-        self._away = 0.0
-        self._tell_from = [0.0, 0.0]
+        self._outages = OutageLog(address.shown, name)
         self._task = Lasting("the looks at what is due", self._run)
         self._channels = Channels(prefix, address.database, n_shards)
         self._interest = ShardInterest(n_shards, clock)
@@ -243,7 +238,7 @@ class Relay:
             await asyncio.sleep(_TICK_SECONDS)
 
     def _every_second(self, now: float) -> None:
-        self._tell_change()
+        self._outages.tell(now)
         self._awaiting.refresh()
         if self.link.is_up:
             self.sharing.look(is_anyone_feeding=self.meetings.is_anyone_feeding())
@@ -374,13 +369,11 @@ class Relay:
     # Redis.
 
     def _on_change(self, reason: str | None) -> None:
-        self._reason = reason
         if reason is not None:
             self._awaiting.note_down()
-            self._tell_change()
+            self._outages.note_away(self._clock(), reason)
             return
-        self._away = self._awaiting.note_up()
-        self._tell_change()
+        self._outages.note_there(self._clock(), self._awaiting.note_up())
         # Nobody could be heard meanwhile.
         self.peers.excuse()
         self.meetings.announce()
@@ -388,24 +381,6 @@ class Relay:
         self.on_rules(None)
         if self.sessions is not None:
             self.sessions.news.note_up()
-
-    def _tell_change(self) -> None:
-        """Log whether the relay is there: each change, but of many only some, and the last one."""
-        reason, now = self._reason, self._clock()
-        is_away = reason is not None
-        if reason == self._told_reason or now < self._tell_from[is_away]:
-            return
-        self._told_reason = reason
-        self._tell_from[is_away] = now + _CHANGE_SECONDS
-        if is_away:
-            _log.warning("the relay is away; local clients go on", redis=self.address.shown, error=reason)
-        else:
-            _log.info(
-                "the relay is there",
-                redis=self.address.shown,
-                after_s=round(self._away, 3),
-                instance=self.name,
-            )
 
     def _on_listening(self, channel: str) -> None:
         if self._channels.is_of_shard(channel):

@@ -1,0 +1,53 @@
+"""The log lines that the relay is away, and that it is there. The clock is given."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+AGAIN_SECONDS: Final = 10.0
+"""Between two lines of the same kind: a Redis that comes and goes several times a second fills no disk."""
+
+_log = structlog.get_logger("fastws.relay")
+
+
+class OutageLog:
+    """Logs each change, but of those that follow each other within `AGAIN_SECONDS` only some; and always how it is in
+    the end, at the latest that much later, if `tell` is called now and then.
+    """
+
+    def __init__(self, redis: str, instance: str) -> None:
+        self._redis = redis
+        self._instance = instance
+        # Why it is away, None while it is there; as it is, and as it was told last. Before the first change: neither.
+        self._reason: str | None = ""
+        self._told: str | None = ""
+        self._away = 0.0
+        self._tell_from = {True: 0.0, False: 0.0}
+
+    def note_away(self, now: float, reason: str) -> None:
+        self._reason = reason
+        self.tell(now)
+
+    def note_there(self, now: float, away: float) -> None:
+        """It is there, after `away` seconds."""
+        self._reason, self._away = None, away
+        self.tell(now)
+
+    def tell(self, now: float) -> None:
+        """Log how it is, where that is to be told."""
+        is_away = self._reason is not None
+        if self._reason == self._told or now < self._tell_from[is_away]:
+            return
+        self._told = self._reason
+        self._tell_from[is_away] = now + AGAIN_SECONDS
+        if is_away:
+            _log.warning("the relay is away; local clients go on", redis=self._redis, error=self._reason)
+        else:
+            _log.info(
+                "the relay is there",
+                redis=self._redis,
+                after_s=round(self._away, 3),
+                instance=self._instance,
+            )
