@@ -18,6 +18,7 @@ from fastws.relay.links import AnyLink
 from fastws.relay.session_messages import SessionLeft, SessionsLeft, key_of
 from fastws.relay.session_news import SessionNews
 from fastws.relay.session_states import SessionStates, encode_state
+from fastws.relay.streams import HOLD_SECONDS
 from fastws.sessions import Session
 
 # Bytes of a message, and how long the loop is held for one.
@@ -59,12 +60,13 @@ class SessionLeaving:
     async def leave(self, seconds: float) -> None:
         """Tell others how far the clients of all sessions are: this instance goes, and they come to one of those.
 
-        It takes `seconds` at most, holds the loop for some milliseconds at a time, and begins with the sessions that
-        ended last.
+        It takes `seconds` at most, and a second before that while there are gaps to be closed. It holds the loop for
+        some milliseconds at a time, and begins with the sessions that ended last.
         """
-        deadline = self._clock() + seconds
-        while self._states.has_gaps and self._link.is_up and self._clock() < deadline:
+        patience = self._clock() + HOLD_SECONDS
+        while self._states.has_gaps and self._link.is_up and self._clock() < patience:
             await asyncio.sleep(_LOOK_SECONDS)
+        deadline = self._clock() + seconds
         sessions = self.holdings.sessions
         self.news.tell_now()
         ids = list(sessions.ids())

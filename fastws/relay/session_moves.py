@@ -34,7 +34,7 @@ from fastws.relay.session_messages import (
 from fastws.relay.session_news import SessionNews
 from fastws.relay.session_states import SessionStates
 
-_LEAVE_SECONDS: Final = 1.0
+_LEAVE_SECONDS: Final = 1.5
 
 _log = structlog.get_logger("fastws.relay")
 
