@@ -127,6 +127,23 @@ def test_redis_takes_its_command_line(tmp_path: Path) -> None:
         assert redis.command("CONFIG", "GET", "save").endswith("$0\r\n\r\n")
 
 
+def test_the_steps_of_the_readme_fit_the_files() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    named = set(re.findall(r"deploy/[\w./*-]*\w\*?", text))
+    assert len(named) > 5
+    assert all(list(ROOT.glob(name)) for name in named), named
+    # Where the unit looks for what is installed, and what Redis's user is called.
+    for path in re.findall(r"(?:=-?|--config )(/(?:etc|opt)/\S+)", UNIT.read_text()):
+        assert path.partition("%")[0].removesuffix("/bin/fastws") in text, path
+    assert "CHANGE-THIS-PASSWORD" in (DEPLOY / "redis" / "fastws.conf").read_text()
+    assert "CHANGE-THIS-PASSWORD" in text
+
+
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     program = require_program("systemd-analyze")
     # What the unit starts is not there; something else is, that can be started.
