@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug sanitize conformance wheel try-wheel try-wheels binary try-binary try-image clean system
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-clients chaos-relay soak-dashboard bench-peers peers debug sanitize conformance fuzz audit wheel try-wheel try-wheels binary try-binary try-image clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -170,6 +170,18 @@ sanitize: $(VENV)/.build $(VENV)/.dev ## the tests of the compiled parts under A
 conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite on the server and on fastws.client; into bench_results/conformance.json
 	@mkdir -p bench_results
 	$(BIN)/python -m tests.conformance.run_autobahn $(addprefix --side ,$(SIDE)) $(if $(SECTIONS),--sections $(SECTIONS)) --json bench_results/conformance.json
+
+# Ten minutes for each of ten targets, on Linux with clang; a piece of it: MINUTES=1 TARGET="frames deflate".
+fuzz: $(VENV)/.installed $(VENV)/.dev ## coverage-guided fuzzing of what reads bytes of others; into bench_results/fuzz.json
+	$(BIN)/python -m pip install -q --group fuzz
+	@mkdir -p bench_results
+	$(BIN)/python -m tests.fuzz $(TARGET) --minutes $(or $(MINUTES),10) --json bench_results/fuzz.json
+
+# What needs an advisory service says so where none is reached; the rest is decided by then.
+audit: $(VENV)/.installed ## bandit over the source, and advisories about what it needs
+	$(BIN)/python -m pip install -q --group audit
+	$(BIN)/python -m bandit -q -ll -r fastws -c pyproject.toml
+	$(BIN)/python -m pip_audit --strict --desc off -r $(VENV)/.requirements
 
 wheel: $(VENV)/.python ## sdist, and the wheel that is built from it, checked, into dist/
 	rm -rf dist

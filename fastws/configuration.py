@@ -157,7 +157,11 @@ def _read_toml(path: str, problems: list[SettingsError]) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         problem = f"config: cannot read {path}: {error.strerror}; check the path and its permissions"
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        problem = (
+            f"config: {path} is not valid TOML: it is nested too deeply; write lines such as port = 8000"
+        )
+    except ValueError as error:  # bad TOML, bad UTF-8, and whole numbers with thousands of digits
         problem = f"config: {path} is not valid TOML: {error}; write lines such as port = 8000"
     problems.append(SettingsError(problem, setting="config", source="--config"))
     return {}
@@ -189,7 +193,7 @@ def _read_key_table(setting: Setting, path: str, source: str) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not TOML"
         raise SettingsError(
             f'{setting.name}: {named} cannot be read: {reason}; name a file of lines such as key-1 = "…"',
@@ -249,7 +253,10 @@ def _check(setting: Setting, value: Any, source: str, typed: str | None = None) 
         is_wrong = isinstance(checked, float) and (
             not math.isfinite(checked) or (setting.name == "replay_speed" and checked <= 0)
         )
-    except msgspec.ValidationError:
+    except (
+        msgspec.ValidationError,
+        UnicodeEncodeError,
+    ):  # variables and flags may have bytes that are no UTF-8
         is_wrong = True
     if is_wrong:
         given = shown(setting, value) if typed is None else shown(setting, typed, as_typed=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.generate import alerts, commands, messages, results, server, settings
+from docs.generate import alerts, commands, messages, results, server, settings, trust
 
 SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "screener messages": messages.screener,
@@ -29,6 +29,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "load results": results.load,
     "load faults": results.faults,
     "machine": results.machine,
+    "conformance": trust.conformance,
+    "fuzzing": trust.fuzzing,
 }
 
 _PLACE: Final = re.compile(r"(?:_Here `make docs` writes it\._ |…)?<!-- made of: (.+?) -->")

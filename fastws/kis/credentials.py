@@ -153,7 +153,7 @@ def read_file(path: Path) -> dict[str, Any]:
     else:
         try:
             table = tomllib.loads(text)
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # also of whole numbers with thousands of digits
             raise KISCredentialsError(f"no connection: {path} is not valid TOML") from None
     inner = table.get("kis", table) if isinstance(table, dict) else None
     if not isinstance(inner, dict):
@@ -170,7 +170,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also of dates that are none
         raise KISCredentialsError(f"no connection: {path} is not valid YAML") from None
 
 

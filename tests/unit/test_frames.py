@@ -18,8 +18,6 @@ from written_frames import (
     close_frame,
     feed_all,
     frame,
-    is_utf8,
-    is_viable,
     keeping_no_buffer,
     parse,
     single_bytes,
@@ -41,6 +39,7 @@ from fastws._frames import (
     build_frame,
     mask_payload,
 )
+from tests.reference_frames import is_utf8, is_viable
 
 
 @pytest.fixture(autouse=True)

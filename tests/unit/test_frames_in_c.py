@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from written_frames import close_frame, frame, is_utf8, keeping_no_buffer, text
+from written_frames import close_frame, frame, keeping_no_buffer, text
 
 from fastws import _frames
 from fastws._frames import (
@@ -20,6 +20,7 @@ from fastws._frames import (
     FrameReader,
     build_frame,
 )
+from tests.reference_frames import is_utf8
 
 
 @pytest.fixture(autouse=True)

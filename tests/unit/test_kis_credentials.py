@@ -90,7 +90,11 @@ def test_what_cannot_be_used(environ: dict[str, str], text: str) -> None:
     ("name", "content", "text"),
     [
         ("a.toml", "app_secret = unquoted", "is not valid TOML"),
+        ("a.toml", "app_key = " + "1" * 5000, "is not valid TOML"),
+        ("a.toml", "app_key = " + "[" * 5000, "is not valid TOML"),
         ("a.yaml", "app_secret: [", "is not valid YAML"),
+        ("a.yaml", "app_key: 2026-99-99", "is not valid YAML"),
+        ("a.yaml", "[" * 1500, "is not valid YAML"),
         ("a.yml", "- a\n- b", "has no table"),
         ("a.toml", b"\xff\xfe", "it is not UTF-8"),
     ],

@@ -67,6 +67,8 @@ def test_the_script_of_the_help_works() -> None:
         ("[settings]\ncop = 3", "s line 2: object contains unknown field `cop`"),
         ("cap = 3", "s line 1: cap: unknown; a script has"),
         ("[[step]\n", "s: is not valid TOML: "),
+        ("rate = " + "1" * 5000, "s: is not valid TOML: "),
+        ("rate = " + "[" * 5000, "s: is not valid TOML: "),
         ('[[step]]\nafter = 1\ndo = "drop"', "s line 2: after: counts from the opening of a session"),
         ('[[step]]\nsession = 1\nevery = 1\ndo = "drop"', "s line 3: every: goes with at"),
         ('[[step]]\nsession = 1\nat = 1\ndo = "drop"', "s line 3: at: a step waits for a time or for"),

@@ -354,6 +354,17 @@ def test_the_first_of_several_problems_says_that_there_are_more() -> None:
 def test_a_file_that_cannot_be_read(toml: Callable[[str], str], tmp_path: Path) -> None:
     assert message(str(tmp_path / "no.toml"), {}, {}).startswith("config: cannot read ")
     assert "line 2" in message(toml("port = 1\nport x"), {}, {})
+    # What Python's reader of TOML has no words of its own for.
+    assert "4300 digits" in message(toml("port = " + "1" * 5000), {}, {})
+    assert "nested too deeply" in message(toml("port = " + "[" * 5000), {}, {})
+    (tmp_path / "keys.toml").write_text("key-1 = " + "[" * 5000)
+    assert "it is not TOML" in message(None, {"FASTWS_JWT_KEYS": str(tmp_path / "keys.toml")}, {})
+
+
+def test_a_variable_that_is_no_utf_8() -> None:
+    """As os.environ gives what a shell may set: bytes that are no text stand as lone surrogates."""
+    assert message(None, {"FASTWS_PORT": "\udcff"}, {}).startswith("port: ")
+    assert message(None, {"FASTWS_LOG_LEVEL": "\udcff"}, {}).startswith("log_level: ")
 
 
 @pytest.mark.parametrize(

@@ -119,22 +119,6 @@ EDGES = [0, 0x7F, 0x80, 0x7FF, 0x800, 0xCFFF, 0xD7FF, 0xE000, 0xFFFE, 0xFFFF, 0x
 VALID_UTF8 = ["", "κόσμε", "삼성전자 72,900원 😀", *map(chr, EDGES)]
 
 
-def is_viable(prefix: bytes) -> bool:
-    """Whether some valid text begins with `prefix`."""
-    return any(
-        is_utf8(prefix + rest)
-        for rest in (b"", b"\x80", b"\x80\x80", b"\x80\x80\x80", b"\xbf\x80", b"\xbf\x80\x80")
-    )
-
-
-def is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def keeping_no_buffer() -> Iterator[None]:
     """Check that what runs meanwhile gives back every buffer that it has taken."""
     before = buffered_size()

@@ -121,7 +121,7 @@ def read_step(fields: dict[str, Any], place: str) -> Step:
 def _parse_toml(text: str, name: str) -> Script:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of whole numbers with thousands of digits
         raise ScriptError(f"{name}: is not valid TOML: {error}") from None
     lines = text.splitlines()
     settings, steps = document.pop("settings", {}), document.pop("step", [])
