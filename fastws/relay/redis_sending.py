@@ -34,7 +34,8 @@ class RedisSender:
     1. A message leaves the outbox when Redis has acknowledged it. One whose acknowledgement was lost is sent again.
     2. One that Redis refuses is left out and counted, and all others are sent as ever. So is one with which three
        connections in a row have ended. Where Redis refuses everything, or does so for a while, the connection fails.
-    3. After a connection that has ended with messages on their way, these are sent one by one: one of them may be why.
+    3. After two connections in a row that have ended with the same message as the first on its way, all that are on
+       their way are sent one by one: one of them may be why. Once is no reason, for each then costs a round trip.
     4. Nothing is sent while nothing can be heard: who is asked for what it has sent is to hear it.
     """
 
@@ -142,10 +143,12 @@ class RedisSender:
         )
 
     def _put_back(self, rest: list[_Message], error: BaseException) -> None:
-        self._n_alone = max(self._n_alone, len(rest))
         if rest and not isinstance(error, (asyncio.CancelledError, ResponseError)):
-            self._n_ended = self._n_ended + 1 if rest[0] is self._suspect else 1
-            self._suspect = rest[0]
+            if rest[0] is self._suspect:
+                self._n_ended += 1
+                self._n_alone = max(self._n_alone, len(rest))
+            else:
+                self._suspect, self._n_ended = rest[0], 1
             if self._n_ended >= _SUSPICIOUS:
                 self._suspect = None
                 self._refused(
