@@ -69,7 +69,9 @@ async def main(url: str, agent: str) -> None:
     n_cases = await count(url)
     for number in range(1, n_cases + 1):
         echo = Echo()
-        await echo.connect(f"{url}/runCase?case={number}&agent={agent}", time_limit=CASE_SECONDS, deflate=True)
+        await echo.connect(
+            f"{url}/runCase?case={number}&agent={agent}", time_limit=CASE_SECONDS, deflate=True
+        )
         await asyncio.wait_for(echo.ended, CASE_SECONDS)
     report = Count()
     await report.connect(f"{url}/updateReports?agent={agent}", time_limit=10.0)
