@@ -96,7 +96,7 @@ async def start(redis: RedisServer) -> AsyncIterator[Start]:
         yield made
 
 
-async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)

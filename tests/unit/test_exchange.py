@@ -237,7 +237,7 @@ async def workers(parent: Parent, n: int) -> AsyncIterator[list[End]]:
 
 
 async def until(parent: Parent | None, condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             if parent is not None:
                 parent.turn()
