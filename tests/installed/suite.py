@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Of the checkout, and in no installed package.
 _OF_SOURCES = (
+    "--ignore=tests/unit/test_frames_in_c.py",
     "--ignore=tests/unit/test_layers.py",
     "--ignore=tests/unit/test_package_contents.py",
     "--deselect=tests/integration/test_capi.py::test_threads_and_a_close_under_a_sanitizer",
