@@ -27,6 +27,7 @@ from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_messages import SessionAnswer, SessionClaim, key_of
 from fastws.relay.session_news import SessionNews
+from fastws.relay.waiting_claims import WaitingClaim
 from fastws.sessions import Handed, Session
 
 SILENCE_SECONDS: Final = 1.5
@@ -49,55 +50,6 @@ _LATE_SIZE: Final = 250
 _ASK_AGAIN_SECONDS: Final = 1.0
 # Who does not look for so long has stood still itself, and may have heard nobody.
 _STALL_SECONDS: Final = 0.4
-
-
-class _Claim:
-    """A client that waits for a session. `since` is the number of the hub when its holder was asked, `is_level` whether
-    everything that others had published until then was here. `followers` want the same session.
-
-    `known` is what was announced of the session when its holder was asked; None: all were asked. Until it `is_asked`,
-    what the client holds is still to be heard; then `deadline` is by when an answer has to come. Once there is one, as
-    `answer`, it is by when this instance has to be as far as the holder.
-    """
-
-    __slots__ = (
-        "answer",
-        "arrival",
-        "ask_again_at",
-        "asked",
-        "client",
-        "deadline",
-        "followers",
-        "is_asked",
-        "is_level",
-        "key",
-        "known",
-        "n_asked",
-        "number",
-        "session_id",
-        "since",
-        "then",
-    )
-
-    def __init__(
-        self, number: int, client: Client, session_id: str, key: bytes, arrival: Arrival, then: Then
-    ) -> None:
-        self.number = number
-        self.client = client
-        self.session_id = session_id
-        self.key = key
-        self.arrival = arrival
-        self.then = then
-        self.since = 0
-        self.known: PeerSession | None = None
-        self.is_asked = False
-        self.is_level = False
-        self.answer: SessionAnswer | None = None
-        self.n_asked = 0
-        # Origins; 0: all.
-        self.asked: set[int] = set()
-        self.deadline = self.ask_again_at = 0.0
-        self.followers: list[tuple[Client, Arrival, Then]] = []
 
 
 class SessionClaims:
@@ -151,8 +103,8 @@ class SessionClaims:
         self._origin = origin
         self._clock = clock
         self._n_claims = 0
-        self._claims: dict[int, _Claim] = {}
-        self._by_key: dict[bytes, _Claim] = {}
+        self._claims: dict[int, WaitingClaim] = {}
+        self._by_key: dict[bytes, WaitingClaim] = {}
         # By the number of their claims: clients that went on without an answer, and since when their users' messages
         # have been heard here.
         self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
@@ -173,7 +125,7 @@ class SessionClaims:
             then("forbidden")
             return
         self._n_claims += 1
-        claim = _Claim(self._n_claims, client, session_id, key, arrival, then)
+        claim = WaitingClaim(self._n_claims, client, session_id, key, arrival, then)
         self._claims[claim.number] = self._by_key[key] = claim
         self._listen(claim, known)
 
@@ -189,7 +141,7 @@ class SessionClaims:
                 claim.deadline += stood_still
             claim.client.guarded(self._look, claim, now)
 
-    def _look(self, claim: _Claim, now: float) -> None:
+    def _look(self, claim: WaitingClaim, now: float) -> None:
         if claim.answer is not None:
             if now >= claim.deadline or not self._is_behind(claim.answer):
                 self._take(claim, claim.answer)
@@ -205,7 +157,7 @@ class SessionClaims:
         elif now >= claim.ask_again_at:
             self._send(claim, known)
 
-    def _known(self, claim: _Claim, now: float) -> PeerSession | None:
+    def _known(self, claim: WaitingClaim, now: float) -> PeerSession | None:
         """What is known of a session, also when its holder has said already that it is not there any more."""
         known = self.sessions.get(claim.key, now) or claim.known
         if known is not None and known.expires_at is not None and now >= known.expires_at:
@@ -222,7 +174,7 @@ class SessionClaims:
             and now - max(holder.spoke_at, self._excused_at) < SILENCE_SECONDS
         )
 
-    def _listen(self, claim: _Claim, known: PeerSession | None) -> None:
+    def _listen(self, claim: WaitingClaim, known: PeerSession | None) -> None:
         """Hear what the client holds, and then ask: a holder says how far it is among what is heard from then on.
 
         What is taken over as it was announced is to be heard as well, so that no snapshot is of long ago.
@@ -239,7 +191,7 @@ class SessionClaims:
         else:
             self._ask(claim, missing)
 
-    def _ask(self, claim: _Claim, missing: frozenset[int]) -> None:
+    def _ask(self, claim: WaitingClaim, missing: frozenset[int]) -> None:
         now = self._clock()
         known = claim.known = self._known(claim, now)
         claim.is_asked = True
@@ -255,7 +207,7 @@ class SessionClaims:
         claim.n_asked += 1
         self._send(claim, known)
 
-    def _send(self, claim: _Claim, known: PeerSession | None) -> None:
+    def _send(self, claim: WaitingClaim, known: PeerSession | None) -> None:
         claim.ask_again_at = self._clock() + _ASK_AGAIN_SECONDS
         message = SessionClaim(
             self._origin,
@@ -270,7 +222,7 @@ class SessionClaims:
         to = self._channels.sessions if known is None else self._channels.inbox(known.origin)
         self._link.send(to, encode(message))
 
-    def _take_over(self, claim: _Claim) -> None:
+    def _take_over(self, claim: WaitingClaim) -> None:
         """Take a session as it was announced."""
         now = self._clock()
         known = self._known(claim, now)
@@ -322,7 +274,7 @@ class SessionClaims:
             alerts = unheard(self._mail, client, heard, alerts_of(answer.alerts))
             self._mail.hand(client, alerts)
 
-    def _take_answer(self, claim: _Claim, answer: SessionAnswer) -> None:
+    def _take_answer(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         if answer.what == "probing":
             patience = self._clock() + PROBE_SECONDS
             claim.deadline = max(claim.deadline, patience + SILENCE_SECONDS)
@@ -341,7 +293,7 @@ class SessionClaims:
         else:
             self._finish(claim, answer.what)
 
-    def _await_level(self, claim: _Claim, answer: SessionAnswer) -> None:
+    def _await_level(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         claim.answer = answer
         claim.deadline = self._clock() + LEVEL_SECONDS
         if not self._is_behind(answer):
@@ -364,7 +316,7 @@ class SessionClaims:
         marks = None if answer.marks is None else self._moved.marks(answer.marks)
         return marks is not None and any(channel.stamp < last for channel, _, last in marks)
 
-    def _take(self, claim: _Claim, answer: SessionAnswer) -> None:
+    def _take(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         """Take a session as its holder gives it away."""
         self.sessions.drop(claim.key)
         self._counts.sessions["taken"] += 1
@@ -392,7 +344,7 @@ class SessionClaims:
             ),
         )
 
-    def _finish(self, claim: _Claim, found: Session | str) -> None:
+    def _finish(self, claim: WaitingClaim, found: Session | str) -> None:
         if self._claims.pop(claim.number, None) is None:
             return
         del self._by_key[claim.key]

@@ -140,6 +140,7 @@ SANS_IO = {
     "fastws.relay.ring",
     "fastws.relay.session_messages",
     "fastws.relay.streams",
+    "fastws.relay.waiting_claims",
     "fastws._alerts",
     "fastws._portfolios",
     "fastws._frames",
