@@ -25,8 +25,10 @@ _ACCEPTS_PER_TURN: Final = 8
 _RESERVED_FDS: Final = 128
 # From this share of the others on, there are few left.
 _SCARCE_SHARE: Final = 0.75
-# Accepting goes on when so many could be accepted, so that it does not stop and go with every client.
+# Accepting goes on when so many could be accepted, so that it does not stop and go with every client; or this share of
+# those that a small limit leaves for clients, which may never be so many.
 _RESUME_FDS: Final = 32
+_RESUME_SHARE: Final = 0.25
 _PROBE_SECONDS: Final = 0.1
 # Limits to try where the greatest is refused: kern.maxfilesperproc of a large Mac, of a small one, and OPEN_MAX.
 _LESSER_LIMITS: Final = (245_760, 61_440, 10_240)
@@ -167,8 +169,9 @@ class Acceptor:
 
     def _has_room(self) -> bool:
         fds: list[int] = []
+        n_wanted = min(_RESUME_FDS, max(1, int((self._fd_ceiling - _OWN_FDS) * _RESUME_SHARE)))
         try:
-            while len(fds) < _RESUME_FDS + _ACCEPTS_PER_TURN * len(self._sockets):
+            while len(fds) < n_wanted + _ACCEPTS_PER_TURN * len(self._sockets):
                 fds.append(os.dup(self._sockets[0].fileno()))
                 if fds[-1] >= self._fd_ceiling:
                     return False

@@ -544,7 +544,7 @@ from fastws.server.listener import Listener
 from fastws.server.places import TcpPlace
 
 logs.configure()
-resource.setrlimit(resource.RLIMIT_NOFILE, (200, 256))
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 
 async def main():
     def open_connection(transport, request, leftover, window_bits):
@@ -564,10 +564,12 @@ uvloop.run(main())
 """
 
 
-def test_accepting_pauses_when_descriptors_run_out_and_resumes() -> None:
-    """No client is reset: those beyond the limit wait in the backlog until others have left."""
+@pytest.mark.parametrize(("hard", "n", "least"), [(256, 250, 100), (100, 80, 10)])
+def test_accepting_pauses_when_descriptors_run_out_and_resumes(hard: int, n: int, least: int) -> None:
+    """No client is reset: those beyond the limit wait in the backlog until others have left, also where the limit
+    leaves room for a few dozen only."""
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PAUSING_SERVER)],
+        [sys.executable, "-c", textwrap.dedent(PAUSING_SERVER), "90", str(hard)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -578,7 +580,7 @@ def test_accepting_pauses_when_descriptors_run_out_and_resumes() -> None:
         assert server.stdout is not None
         assert server.stderr is not None
         port, limit = map(int, server.stdout.readline().split())
-        assert limit == 256  # raised to the hard limit
+        assert limit == hard  # raised to the hard limit
 
         def state() -> list[str]:
             assert server.stdin is not None
@@ -595,17 +597,17 @@ def test_accepting_pauses_when_descriptors_run_out_and_resumes() -> None:
             return now
 
         clients = []
-        for _ in range(250):
+        for _ in range(n):
             client = socket.create_connection(("127.0.0.1", port), timeout=20)
             client.sendall(upgrade())
             clients.append(client)
         deadline = time.monotonic() + 60
         while (now := state())[2] != "True":
-            assert now[0] != "250", "all were accepted, so those before them did not stay"
+            assert now[0] != str(n), "all were accepted, so those before them did not stay"
             assert time.monotonic() < deadline, now
             time.sleep(0.02)
         n_first = int(state()[0])
-        assert 100 <= n_first < 256 - 100
+        assert least <= n_first < hard - least
         for client in clients[:n_first]:
             assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
         for client in clients[:n_first]:
@@ -616,8 +618,8 @@ def test_accepting_pauses_when_descriptors_run_out_and_resumes() -> None:
             assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
             client.close()
             served += 1
-        assert served == 250 - n_first
-        _, pauses, _ = wait_for(250)
+        assert served == n - n_first
+        _, pauses, _ = wait_for(n)
         assert int(pauses) >= 1
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
             client.sendall(GET_HELLO)
