@@ -43,6 +43,8 @@ from benchmarks.scenarios import (
     alerts,
     clients,
     deflate,
+    fault_kinds,
+    faults,
     growth,
     inlet,
     kis,
@@ -53,6 +55,7 @@ from benchmarks.scenarios import (
     restore,
     rolling,
     rush,
+    soak,
     steady,
     stop,
     storm,
@@ -106,6 +109,8 @@ def parser() -> argparse.ArgumentParser:
         (relay.relay, "relay"),
         (relay_chaos.chaos, "chaos"),
         (inlet.inlet, "inlet"),
+        (faults.faults, "faults"),
+        (soak.soak, "soak"),
     ):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -117,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
          "storm": _add_storm, "stop": _add_stop, "rolling": _add_rolling, "watchlists": _add_watchlists,
          "rush": _add_rush, "sessions": _add_sessions, "cycles": _add_cycles, "growth": _add_growth, "kis": _add_kis,
          "portfolios": _add_portfolios, "relay": _add_relay, "chaos": _add_chaos,
-         "inlet": _add_inlet}[name](command)  # fmt: skip
+         "inlet": _add_inlet, "faults": _add_faults, "soak": _add_soak}[name](command)  # fmt: skip
     return top
 
 
@@ -316,6 +321,25 @@ def _add_inlet(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--symbols", type=count, default=50, metavar="N", help="(default: %(default)d)")
     add("--rounds", type=count, default=30, metavar="N", help="into the ring (default: %(default)d)")
+
+
+def _add_faults(command: argparse.ArgumentParser) -> None:
+    _add_connections(command, 2000)
+    _add_rate(command, 500.0)
+    command.add_argument(
+        "--only", nargs="+", choices=list(fault_kinds.KINDS), metavar="KIND",
+        help=f"of {', '.join(fault_kinds.KINDS)} (default: all)",
+    )  # fmt: skip
+
+
+def _add_soak(command: argparse.ArgumentParser) -> None:
+    _add_rate(command, 500.0)
+    add = command.add_argument
+    add("--minutes", type=positive, default=60.0, metavar="M", help="(default: %(default)g)")
+    add(
+        "--churn", type=positive, default=50.0, metavar="R", help="clients/s that come (default: %(default)g)"
+    )
+    add("--seed", type=int, default=1, help="of what clients do (default: %(default)d)")
 
 
 def _add_growth(command: argparse.ArgumentParser) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, Self
+from typing import Final, Self, cast
 
 _END_SECONDS: Final = 10.0
+_QUEUE_BYTES: Final = 16 * 1024
+"""What may wait in one direction of a slow line; beyond, whoever sends is not read from."""
+_PIECE_S: Final = 0.05
+"""What a slow line lets pass at a time, as seconds of its rate."""
 
 
 class _Side(asyncio.Protocol):
@@ -20,13 +26,17 @@ class _Side(asyncio.Protocol):
         self.waiting: list[bytes] = []
         self.is_deaf = False
         self.ends_after: int | None = None
+        # Of a slow line: what is on its way to `other`, each with when it arrives.
+        self._queue: deque[tuple[float, bytes]] = deque()
+        self._queue_size = 0
+        self._free_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # That of uvloop is no subclass.
+        self.transport = cast(asyncio.Transport, transport)
         self.proxy.sides.add(self)
         for data in self.waiting:
-            transport.write(data)
+            self.transport.write(data)
         self.waiting.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -37,8 +47,8 @@ class _Side(asyncio.Protocol):
             data, self.ends_after = data[: self.ends_after], -1
         elif self.ends_after is not None:
             self.ends_after -= len(data)
-        if self.proxy.delay_s and other.transport is not None:
-            asyncio.get_running_loop().call_later(self.proxy.delay_s, _write, other.transport, data)
+        if other.transport is not None and (self.proxy.delay_s or self.proxy.rate or self._queue):
+            self._hold(data)
         elif other.transport is None:
             other.waiting.append(data)
         else:
@@ -46,6 +56,43 @@ class _Side(asyncio.Protocol):
         if self.ends_after == -1:
             # What was written goes out first, so that the other side has part of a frame.
             self.proxy.end(self)
+
+    def _hold(self, data: bytes) -> None:
+        """Let data arrive later, behind all that is on its way."""
+        loop = asyncio.get_running_loop()
+        rate = self.proxy.rate
+        size = max(1, int(rate * _PIECE_S)) if rate else len(data)
+        for at in range(0, len(data), size):
+            piece = data[at : at + size]
+            now = loop.time()
+            self._free_at = max(self._free_at, now + self.proxy.delay_s) + (
+                len(piece) / rate if rate else 0.0
+            )
+            self._queue.append((self._free_at, piece))
+        if self._queue_size == 0:
+            loop.call_at(self._queue[0][0], self._let_through)
+        self._queue_size += len(data)
+        if rate and self._queue_size > _QUEUE_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _let_through(self) -> None:
+        loop = asyncio.get_running_loop()
+        # A line that is not slow any more lets go of everything.
+        is_slow = self.proxy.delay_s or self.proxy.rate
+        target = None if self.other is None else self.other.transport
+        while self._queue and (not is_slow or self._queue[0][0] <= loop.time()):
+            _, piece = self._queue.popleft()
+            self._queue_size -= len(piece)
+            if target is not None and not target.is_closing() and not self.is_deaf:
+                target.write(piece)
+        if self._queue:
+            loop.call_at(min(self._queue[0][0], loop.time() + _PIECE_S), self._let_through)
+        if (
+            self._queue_size <= _QUEUE_BYTES
+            and self.transport is not None
+            and not self.transport.is_closing()
+        ):
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         if self.other is not None and self.other.transport is not None:
@@ -70,10 +117,11 @@ class _Client(_Side):
 
 
 class FaultProxy:
-    """Listens on a free port of the loopback address and passes everything on to the port `target`."""
+    """Listens on a free port of the loopback address and passes everything on to the port `target` of `host`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.target = port
+        self.host = host
         self.port = 0
         self.n_accepted = 0
         self.is_open = True
@@ -82,14 +130,18 @@ class FaultProxy:
         """The next connection that is accepted ends when so many bytes have come from the server."""
         self.delay_s = 0.0
         """How long everything takes in either direction, as behind a slow line; what ends does so at once."""
+        self.rate = 0.0
+        """Bytes per second and connection that pass in either direction; 0: as they come."""
+        self.receive_buffer = 0
+        """What the kernel may take from the server ahead of a slow line, for new connections; 0: its default."""
         self.sides: set[_Side] = set()
         self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def run(cls, port: int) -> AsyncIterator[Self]:
-        proxy = cls(port)
+    async def run(cls, port: int, host: str = "127.0.0.1") -> AsyncIterator[Self]:
+        proxy = cls(port, host)
         server = await asyncio.get_running_loop().create_server(lambda: _Client(proxy), "127.0.0.1", 0)
         proxy.port = server.sockets[0].getsockname()[1]
         try:
@@ -113,16 +165,17 @@ class FaultProxy:
         self._clients = {known for known in self._clients if not _is_closing(known)}
         self._clients.add(client)
         client.n_bytes, self.next_ends_after = self.next_ends_after, None
-        task = asyncio.ensure_future(self._connect(client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connect(self, client: _Client) -> None:
+        # Now: what the client sends may come before the task has its turn.
         server = _Side(self)
         client.other, server.other = server, client
         server.ends_after = client.n_bytes
+        task = asyncio.ensure_future(self._connect(client, server))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, client: _Client, server: _Side) -> None:
         try:
-            await asyncio.get_running_loop().create_connection(lambda: server, "127.0.0.1", self.target)
+            await self._reach(server)
         except OSError:
             if client.transport is not None:
                 client.transport.abort()
@@ -130,6 +183,19 @@ class FaultProxy:
         if _is_closing(client) and server.transport is not None:
             # It has gone meanwhile, and nobody else would tell the server.
             server.transport.abort()
+
+    async def _reach(self, server: _Side) -> None:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket()
+        try:
+            if self.receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (self.host, self.target))
+            await loop.create_connection(lambda: server, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     @property
     def connections(self) -> list[_Client]:
@@ -170,11 +236,6 @@ class FaultProxy:
             assert client.other is not None
             client.is_deaf = client.other.is_deaf = True
         return found
-
-
-def _write(transport: asyncio.Transport, data: bytes) -> None:
-    if not transport.is_closing():
-        transport.write(data)
 
 
 def _is_closing(side: _Side) -> bool:

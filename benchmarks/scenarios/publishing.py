@@ -64,13 +64,14 @@ class Publisher:
         record: Record | None = None,
     ) -> None:
         self.record = Record() if record is None else record
+        # What is due beside `rate`: what was there already, and bursts.
         self._n_before = len(self.record.at)
         self.n_accepted = 0
         self._url = f"{server.http_url}/v1/publish"
         self._symbols = symbols
         self._rate = rate
         self._until_refused = until_refused
-        self._is_stopped = False
+        self._is_stopped = self._is_held = False
         self._random = random.Random(1)
         self._prices = {symbol: 50_000 + 100 * i for i, symbol in enumerate(symbols)}
         self._turns = itertools.cycle(symbols)
@@ -79,6 +80,14 @@ class Publisher:
 
     def stop(self) -> None:
         self._is_stopped = True
+
+    def burst(self, n: int) -> None:
+        """Publish so many at once, as fast as they are taken, beside those that are due."""
+        self._n_before += n
+
+    def hold(self, is_held: bool) -> None:
+        """Publish nothing for a while, which is not made up for."""
+        self._is_held = is_held
 
     async def run(self) -> None:
         """Publish until `stop`.
@@ -90,6 +99,11 @@ class Publisher:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             while not self._is_stopped:
+                if self._is_held:
+                    held_at = time.monotonic()
+                    await asyncio.sleep(TICK_S)
+                    began += time.monotonic() - held_at
+                    continue
                 n_due = int((time.monotonic() - began) * self._rate) + self._n_before - len(self.record.at)
                 n = min(500, n_due)
                 if n > 0:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.generate import alerts, commands, messages, results, server, settings, trust
+from docs.generate import alerts, chaos, commands, messages, results, server, settings, trust
 
 SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "screener messages": messages.screener,
@@ -27,6 +27,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "metrics": server.metrics,
     "alerts": alerts.alerts,
     "load results": results.load,
+    "chaos": chaos.chaos,
+    "soak": chaos.soak,
     "load faults": results.faults,
     "machine": results.machine,
     "conformance": trust.conformance,

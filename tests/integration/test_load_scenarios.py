@@ -137,7 +137,7 @@ def test_watched_portfolios_are_worth_what_came(tmp_path: Path) -> None:
 
 
 def test_sessions_killed_in_every_way_lose_nothing(tmp_path: Path) -> None:
-    """The short form of `make soak`: outages of up to 2 s."""
+    """The short form of `make soak-restore`: outages of up to 2 s."""
     seed = str(int(time.time()))
     out = load(
         tmp_path, "restore", "--connections", "40", "--cycles", "120", "--longest-outage", "2", "--seed", seed
@@ -190,6 +190,41 @@ def test_a_storm_of_sessions_is_restored(tmp_path: Path) -> None:
     assert out["run"]["answers"] == {"recovered": 300}
     assert out["run"]["missing"] == 0
     assert out["run"]["during"]["count"] > 50
+
+
+def test_a_fault_is_told_with_what_became_of_every_update(tmp_path: Path) -> None:
+    """The short form of `make chaos`."""
+    out = load(tmp_path, "faults", "--only", "closing", "broken feed")
+    assert out["faults"] == []
+    closing, broken = out["kinds"]["closing"], out["kinds"]["broken feed"]
+    assert closing["behind"]["closes"].keys() == {"1006"}
+    assert closing["behind"]["recovered"] == sum(closing["behind"]["closes"].values()) >= 4
+    assert closing["beside"]["closes"] == {}
+    assert closing["notes"]["closed"] >= 4
+    assert broken["behind"]["closes"] == {}
+    for result in (closing, broken):
+        assert result["ledger"]["balanced"]
+        assert result["ledger"]["connections"]["delivered"] > 500
+        assert result["behind"]["updates"] > 100
+
+
+@pytest.mark.long
+def test_a_soak_ends_with_as_many_descriptors_as_it_began(tmp_path: Path) -> None:
+    """The short form of `make soak`, in which nothing has the time to grow."""
+    out = load(tmp_path, "soak", "--minutes", "0.4", time_limit=LONG_TIMEOUT_S)
+    assert out["faults"] == []
+    run = out["run"]
+    assert run["ended"]["descriptors"] <= run["began"]["descriptors"]
+    assert sum(run["ends"].values()) == pytest.approx(50 * 24, rel=0.1)
+    assert run["ends"]["slow"] > 0
+    assert run["ended"]["ledger"]["connections"]["waiting"] == 0
+    assert all(sample["is_balanced"] for sample in run["samples"])
+    drawn = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak_plot", str(tmp_path / "out.json")],
+        capture_output=True, text=True, timeout=TIMEOUT_S, env=ENVIRONMENT, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "out.svg").stat().st_size > 10_000
 
 
 def test_a_planned_stop_loses_no_final_value(tmp_path: Path) -> None:
