@@ -102,15 +102,15 @@ falls out of it is a gap, which is repaired or declared. Both connections are gi
 chance. A message that Redis does not take, or with which it ends three connections in a row, is left out and counted.
 
 Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
-`worker_links` with `exchange` and `exchange_frames`; `outbox` what waits to be sent, `address` what the setting `relay`
-may say, `channels` their names, `control` the messages beside envelopes, `sending` what leaves and `ring` what was
-sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the market, `interest`
-which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard,
-`posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with `session_messages`,
-`peer_sessions` are those of others, `session_claims` asks for them for `waiting_claims` and `moved_sessions` makes
-them, `session_giving` gives own ones away and `session_leaving` leaves them, saying of them what `session_states`
-knows, `session_moves` is all of that, `expiring` is what is remembered for a while only, `sharing` what is known of
-users and of what is looked at everywhere and `tables` how that is kept the same, `numbering` how far what others tell
-is known, `naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks that must not end,
-`counts` what has passed, `outages` what the log says of Redis, `relay` all of it together.
+`worker_links` with `exchange` and `exchange_frames`, or `pair_links`; `outbox` what waits to be sent, `address` what
+the setting `relay` may say, `channels` their names, `control` the messages beside envelopes, `sending` what leaves and
+`ring` what was sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the
+market, `interest` which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as
+they are heard, `posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with
+`session_messages`, `peer_sessions` are those of others, `session_claims` asks for them for `waiting_claims` and
+`moved_sessions` makes them, `session_giving` gives own ones away and `session_leaving` leaves them, saying of them what
+`session_states` knows, `session_moves` is all of that, `expiring` is what is remembered for a while only, `sharing`
+what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `numbering` how far
+what others tell is known, `naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks
+that must not end, `counts` what has passed, `outages` what the log says of Redis, `relay` all of it together.
 """

@@ -161,9 +161,7 @@ class _Run:
             on_lost=self._is_stopping.set,
         )
         if predecessor is not None:
-            door.refusal = (
-                "it is still taking over from the process before, which ends when all sessions have come"
-            )
+            door.refusal = "it is still taking over from the process before"
             predecessor.on_gone = door.unlock
         await door.bind()
         return door

@@ -82,6 +82,8 @@ if TYPE_CHECKING:
 
 _AWAITED_SECONDS: Final = 3.0
 _SESSIONS_LOOK_SECONDS: Final = 0.05
+# For clients that are on their way; sessions that are here after that, the relay leaves to the other process.
+_SESSIONS_SECONDS: Final = 3.0
 
 _log = structlog.get_logger("fastws")
 
@@ -465,9 +467,9 @@ class Server:
         """Let clients go to another process, which serves at the same sockets already and is joined by the relay.
 
         Nothing is accepted here any more, and the feed is given up to the other one. Clients go one after another
-        within `shutdown_spread`, and hear until then what is published there. Returns when all sessions have followed
-        their clients or their time is over, or when `is_hurried` is set: how many clients were closed before they had
-        taken everything. :meth:`stop` is to follow.
+        within `shutdown_spread`, and hear until then what is published there. Returns when most sessions
+        have followed their clients, or when `is_hurried` is set: how many clients were closed before they had taken
+        everything. :meth:`stop` is to follow, which leaves the other sessions to the other process.
         """
         self.is_draining = self._is_leaving = True
         for listener in filter(None, (self.listener, self.admin_listener)):
@@ -481,8 +483,8 @@ class Server:
         n_cut = await GradualDrain(
             self.hub, _announce_shutdown, spread=self.settings.shutdown_spread, is_hurried=is_hurried
         ).run()
-        while len(self.sessions) and not is_hurried.is_set():
-            self.sessions.expire(time.monotonic())
+        patient_until = time.monotonic() + _SESSIONS_SECONDS
+        while len(self.sessions) and time.monotonic() < patient_until and not is_hurried.is_set():
             await asyncio.sleep(_SESSIONS_LOOK_SECONDS)
         return n_cut
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -278,10 +279,13 @@ class Door:
         if self._child or self._end is not None or self._is_ready:
             _log.warning("another process is taking over already")
             return
-        command = [sys.executable, *sys.orig_argv[1:]]
+        # A program that is one file has unpacked itself: the file at its path may be a newer one.
+        named = shutil.which(sys.orig_argv[0]) if getattr(sys, "frozen", False) else None
+        program = named or sys.executable
+        command = [program, *sys.orig_argv[1:]]
         try:
             self._child = os.posix_spawn(
-                sys.executable, command, os.environ, setsigmask=(), setsigdef=(signal.SIGPIPE,)
+                program, command, os.environ, setsigmask=(), setsigdef=(signal.SIGPIPE,)
             )
         except OSError as error:
             _log.error("no process can be started to take over", command=command[0], error=error.strerror)
