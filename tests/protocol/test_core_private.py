@@ -229,13 +229,13 @@ async def test_a_restored_session_gets_its_last_values_behind_all_else() -> None
         assert hub.count_missed(wanted, 4999) == (2, True)
         assert client.connection.restore(wanted, 0)
         assert client.connection.is_restoring
-        connection = client.connection
-        connection.set_subscriptions(connection.subscriptions() | {late.topics[0]: latest})
-        connection.send_snapshot([(late.topics[0], latest)])
+        # Not kept in a name: it would outlive the hub.
+        client.connection.set_subscriptions(client.connection.subscriptions() | {late.topics[0]: latest})
+        client.connection.send_snapshot([(late.topics[0], latest)])
         hub.publish(mine, FIRST + 2)
         made.publish("A", 5000)
         async with asyncio.timeout(20):
-            while connection.is_restoring or connection.queued_bytes:
+            while client.connection.is_restoring or client.connection.queued_bytes:
                 await client.read()
         await client.drain()
         snapshots = [message for message in client.messages if message.get("snapshot")]
