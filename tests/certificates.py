@@ -31,6 +31,9 @@ class Authority:
         self.certificate = (
             _builder(self._name, self._name, self._key.public_key(), now - _DAY, now + _DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            # Python from 3.13 on trusts no authority without these, and nothing that does not name its own.
+            .add_extension(_usage(), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
@@ -58,6 +61,9 @@ class Authority:
             .add_extension(
                 x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
                 critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
             )
             .sign(self._key, hashes.SHA256())
         )
@@ -96,6 +102,21 @@ class Files:
 def files() -> Files:
     """Those of this run of the tests."""
     return Files()
+
+
+def _usage() -> x509.KeyUsage:
+    """Of what signs certificates."""
+    return x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(text: str) -> x509.Name:
