@@ -12,6 +12,7 @@ import pytest
 from msgspec import Meta
 
 import fastws.auth.authenticator
+import fastws.auth.configured
 import fastws.server.lifecycle
 import fastws.server.reload
 import fastws.server.server
@@ -44,7 +45,11 @@ def read_in(*code: Any) -> set[str]:
 
 def test_every_setting_is_handed_out_or_takes_a_restart() -> None:
     taken_over = READ_LATE | read_in(
-        fastws.server.reload, configure_hub, fastws.auth.authenticator, fastws.server.tls
+        fastws.server.reload,
+        configure_hub,
+        fastws.auth.authenticator,
+        fastws.auth.configured,
+        fastws.server.tls,
     )
     loaded_again = {"symbols_file", "kis_fixed_symbols"}
     for name, setting in SETTINGS.items():
