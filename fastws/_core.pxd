@@ -76,7 +76,7 @@ cdef class Channel:
     cdef int64_t n_relayed
     cdef int64_t n_missed
     cdef int32_t shard
-    # Of the ledger; see `Books`.
+    # Of the ledger; see `Audit`.
     cdef int64_t n_due
     cdef int64_t n_conflated
     cdef int64_t n_dropped
@@ -84,7 +84,7 @@ cdef class Channel:
     cdef int64_t n_absent           # never came from another instance, and were declared
     cdef int64_t n_lost             # in the outboxes of slow clients
     cdef int64_t n_counted          # flushed, counted one by one in a debug build
-    cdef int64_t n_pending          # when `Books` were opened last
+    cdef int64_t n_pending          # at the last `Audit`
 
 
 cdef class Update:
@@ -437,7 +437,7 @@ cdef class Hub(Registry):
     cdef Frame snapshot(self, Dialect dialect, list topics, int window_bits, int64_t sequence)
 
 
-cdef class Books:
+cdef class Audit:
     cdef Hub hub
     cdef list faults
 

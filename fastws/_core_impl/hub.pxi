@@ -572,17 +572,17 @@ cdef class Hub(Registry):
         return self.history.size
 
     def audit(self, *, bint channels=False):
-        """What became of all updates, held against what is counted where they wait now; see `Books`.
+        """What became of all updates, held against what is counted where they wait now; see `Audit`.
 
         It looks at every pending update and every connection: milliseconds where there are tens of thousands.
 
         :return: dict: `cohorts` and `connections` (sums), `faults` (what does not add up, empty at any time), and with
             `channels` those, each with its `key`, None for all private ones of a name.
         """
-        cdef Books books = Books.__new__(Books, self)
-        cdef dict found = {"cohorts": books.cohorts(), "connections": books.connections(), "faults": books.faults}
+        cdef Audit audit = Audit.__new__(Audit, self)
+        cdef dict found = {"cohorts": audit.cohorts(), "connections": audit.connections(), "faults": audit.faults}
         if channels:
-            found["channels"] = books.channels()
+            found["channels"] = audit.channels()
         return found
 
     def update_counts(self, *, bint private=True):

@@ -6,7 +6,7 @@ cdef enum:
 
 
 @cython.final
-cdef class Books:
+cdef class Audit:
     """What became of all updates of a hub until now, in two laws of which no term is made from the others.
 
     1. Where cohorts wait for a flush, of each channel: *due = flushed + conflated + dropped + unflushed + pending*.

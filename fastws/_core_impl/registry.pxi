@@ -177,7 +177,7 @@ cdef class Registry:
         }
 
     cdef int check_books(self) except -1:
-        """In a debug build, ten times a second: the laws of the ledger hold; see `Books`."""
+        """In a debug build, ten times a second: the laws of the ledger hold; see `Audit`."""
         faults = self.audit()["faults"]
         if faults:
             count_live("Fault", 1)
