@@ -17,7 +17,7 @@ from tests.certificates import files
 
 Message = dict[str, Any]
 PUBLISHED = ("price_update", "orderbook_update", "market_status", "feed_status")
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 
 
 def parse(text: str) -> Message:

@@ -27,7 +27,7 @@ TIMING = Timing(
 )
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -96,7 +96,7 @@ class Client:
     def is_subscribed(self) -> bool:
         return all(self.registrations.state(item) is State.ACTIVE for item in WANTED)
 
-    async def subscribed(self, seconds: float = 15.0) -> None:
+    async def subscribed(self, seconds: float = 30.0) -> None:
         await until(lambda: self.is_subscribed, "subscribed", seconds)
 
     async def receiving(self) -> None:

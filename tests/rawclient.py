@@ -19,7 +19,7 @@ ABNORMAL = 1006
 _ENDS = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 30.0
 
 
 def upgrade_head(path: str = "/v1/ws", **headers: str | None) -> bytes:

@@ -61,7 +61,7 @@ async def two_instances(first: str, second: str) -> AsyncIterator[tuple[Instance
         await two.stop()
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)

@@ -27,13 +27,13 @@ ROOT = Path(__file__).parent.parent
 
 # Of one worker, each used once.
 _PORTS = iter(range(20_000, 20_500))
-_START_SECONDS = 30.0
-_STOP_SECONDS = 15.0
+_START_SECONDS = 100.0
+_STOP_SECONDS = 40.0
 _URL = re.compile(r"(?:WebSocket +|\"websocket\": ?\")wss?://127\.0\.0\.1:(\d+)/v1/ws")
 _FAILURE = re.compile(r"Traceback|\[(?:error|critical) *\]|Exception ignored|was never (?:awaited|retrieved)")
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Wait for `condition` to be true and return its value; fail, naming `what`, when it does not come true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -180,8 +180,8 @@ class Server:
 
     def http_connection(self) -> http.client.HTTPConnection:
         if self.tls is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
 
     def get(
         self,

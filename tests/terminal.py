@@ -113,7 +113,7 @@ class Terminal:
             os.close(self._outer)
             self._outer = -1
 
-    def until(self, condition: Callable[[str], Any], what: str, seconds: float = 15.0) -> Any:
+    def until(self, condition: Callable[[str], Any], what: str, seconds: float = 30.0) -> Any:
         """Take what comes until `condition` of the screen's text is true; returns its value."""
         deadline = time.monotonic() + seconds
         while not (value := condition(self.text)):

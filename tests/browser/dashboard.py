@@ -64,7 +64,7 @@ class Dashboard:
             f"{row}?.dataset.fresh === 'true' && {row}.querySelector('.price').textContent === {json.dumps(text)}"
         )
 
-    async def until_link(self, state: str, seconds: float = 10.0) -> None:
+    async def until_link(self, state: str, seconds: float = 30.0) -> None:
         await self.page.until(f"document.documentElement.dataset.link === {json.dumps(state)}", seconds)
 
     async def search(self, text: str) -> list[str]:

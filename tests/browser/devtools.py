@@ -121,7 +121,7 @@ class Page:
             raise PageError(details.get("exception", {}).get("description", details["text"]))
         return outcome["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 10.0) -> Any:
+    async def until(self, expression: str, seconds: float = 30.0) -> Any:
         """Wait for an expression to be true, and return its value."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (value := await self.run(expression)):

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 SCRIPTS = Path(__file__).parent
 MODULES = SCRIPTS.parent / "node_modules"
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 # Those of the tests come back at once.
 BACKOFF = {"min": 5, "max": 40}
 _LINE_LIMIT = 64 << 20

@@ -45,7 +45,7 @@ HERE: Final = Path(__file__).parent
 SECRET: Final = "a secret of at least thirty-two bytes"
 ADMIN: Final = "the administrator's token"
 PAGES: Final = pages()
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 # What is for the reader's machine, and not for that of the tests.
 SETUP: Final = ("git ", "sudo ", "pip ", "npm ", "cd ", ". .venv/", "make")
 READY: Final = {
@@ -103,7 +103,7 @@ def fake_kis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     with log.open("wb") as output:
         process = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=output)
     try:
-        until(lambda: "Ctrl-C" in log.read_text(), "the fake KIS server")
+        until(lambda: "Ctrl-C" in log.read_text(), "the fake KIS server", SECONDS)
         yield dict(re.findall(r"export (\w+)=(\S+)", log.read_text()))
     finally:
         process.terminate()
@@ -122,7 +122,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     program.write_text(COMMAND.format(python=sys.executable, socket=str(place)))
     program.chmod(0o755)
     try:
-        until(place.exists, "the place of quick commands")
+        until(place.exists, "the place of quick commands", SECONDS)
         yield directory
     finally:
         process.terminate()

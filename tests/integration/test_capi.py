@@ -232,7 +232,7 @@ class TestOneByOne:
         assert kept.subscribers(topic) == -1
         assert kept.subscribers(topic + 1) == -1
         assert kept.price(topic, 1, 0) == OK
-        async with Client(server.url) as client, asyncio.timeout(10):
+        async with Client(server.url) as client, asyncio.timeout(30):
             await client.subscribe("stock", ["005930"])
             await client.subscribe("market", ["KOSPI"])
             while kept.subscribers(topic) != 2:

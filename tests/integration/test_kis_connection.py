@@ -38,7 +38,7 @@ async def client(kis: FakeKIS) -> AsyncIterator[Client]:
     keeps_the_rules(client, also=("repeated", "unknown_approval", "over_cap", "second_session", "malformed"))
 
 
-async def heals(client: Client, seconds: float = 15.0) -> None:
+async def heals(client: Client, seconds: float = 30.0) -> None:
     """Wait for the next session to be complete."""
     await until(lambda: any(isinstance(event, Live) for event in client.events), "live again", seconds)
     await client.subscribed(seconds)

@@ -110,7 +110,7 @@ async def refusal(url: str) -> dict[str, Any]:
         return error
 
 
-async def eventually(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     return await asyncio.to_thread(until, condition, what, seconds)
 
 

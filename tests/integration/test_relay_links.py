@@ -162,7 +162,7 @@ async def test_it_ends_though_redis_py_makes_an_error_of_that(
             raise RedisConnectionError("it was closed") from None
 
     monkeypatch.setattr(Connection, "connect", connect)
-    async with asyncio.timeout(10), end(redis.url, "{a}:1") as made:
+    async with asyncio.timeout(30), end(redis.url, "{a}:1") as made:
         async with asyncio.timeout(20):
             while n_tried < 2:
                 await asyncio.sleep(0)
@@ -185,7 +185,7 @@ async def test_it_ends_though_a_cancellation_is_forgotten_while_it_writes(
                 await asyncio.Event().wait()
 
     monkeypatch.setattr(Connection, "send_command", forget)
-    async with asyncio.timeout(10), end(redis.url, "{a}:1") as made:
+    async with asyncio.timeout(30), end(redis.url, "{a}:1") as made:
         await made.until("self.link.is_listening('{a}:1')")
     assert begun == ["SUBSCRIBE"]
 
@@ -328,7 +328,7 @@ async def test_sentinels_lead_to_the_master_and_to_the_next_one(tmp_path: Path) 
             "sentinel failover-timeout prices 2000\n"
         )
         sentinel = stack.enter_context(RedisServer(tmp_path, config=config))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "slave0" not in sentinel.command("INFO", "sentinel") and "slaves=1" not in sentinel.command(
                 "INFO", "sentinel"
             ):

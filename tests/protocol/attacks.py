@@ -61,11 +61,11 @@ async def nobody_else_notices(server: Server, memory_bound: int = MEMORY_BOUND) 
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Run what blocks beside the event loop; at least 64 at a time."""
+    """Run what blocks beside the event loop; at least 80 at a time."""
     return await asyncio.get_running_loop().run_in_executor(_threads, function, *arguments)
 
 
-_threads = ThreadPoolExecutor(64)
+_threads = ThreadPoolExecutor(80)
 
 
 def start(launch: StartServer, directory: Path, *flags: str, **settings: object) -> Server:

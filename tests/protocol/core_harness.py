@@ -132,7 +132,7 @@ class Client:
 
     async def next(self) -> Any:
         """The next message."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.messages:
                 assert await self.read(), "the connection ended"
         return self.messages.pop(0)
@@ -140,7 +140,7 @@ class Client:
     async def drain(self) -> None:
         """Read until a message sent now has come back, so that all before it is here."""
         self.send({"mark": 1})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not any("echo" in message for message in self.messages):
                 assert await self.read(), "the connection ended"
         self.messages = [message for message in self.messages if "echo" not in message]
@@ -185,7 +185,7 @@ class Bench:
     async def flushed(self) -> None:
         """Have what is pending sent, sooner than its interval ends."""
         self.hub.flusher.flush_all()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.hub.flusher.is_idle:
                 await asyncio.sleep(0)
 
@@ -210,7 +210,7 @@ class Bench:
         await asyncio.get_running_loop().sock_connect(sock, self.server.sockets[0].getsockname())
         reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 16)
         cipher = await Cipher.agreed(reader, writer) if way.get() == "tls" else None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.handler.opened) == n_open:
                 await asyncio.sleep(0)
         client = Client(self.handler.opened[-1], reader, writer, cipher)
@@ -279,7 +279,7 @@ async def bench(send_buffer: int = 0, window_bits: int = 0, **settings: Any) -> 
     finally:
         for client in made.clients:
             client.writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while hub.n_connections:
                 await asyncio.sleep(0.001)
         made.check_ledger()

@@ -69,7 +69,7 @@ def _scenario(function: Scenario, ways: tuple[str, ...]) -> Callable[..., None]:
             way.set(way_name)
             errors: list[dict[str, Any]] = []
             asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(100):
                 await function(**arguments)
                 await until(lambda: len(asyncio.all_tasks()) == 1)
             assert errors == []
@@ -90,7 +90,7 @@ def _scenario(function: Scenario, ways: tuple[str, ...]) -> Callable[..., None]:
     return pytest.mark.parametrize(("loop_factory", "way_name"), cases)(test)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for `condition`; fail when it does not come true in time."""
     async with asyncio.timeout(seconds):
         while not condition():

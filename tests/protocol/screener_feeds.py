@@ -14,6 +14,10 @@ SYMBOLS = {
 }
 PRICE = "price_update"
 
+# For servers of which a test wants every update: what a slow machine, or one that stood still, has not taken waits, and
+# is not dropped as a slow client's is.
+UNBOUNDED = {"outbox_soft_bytes": 1 << 28, "outbox_hard_bytes": 1 << 29}
+
 
 def milliseconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp() * 1000.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -77,14 +78,19 @@ async def test_heads_of_ten_megabytes(target: Server, head: bytes, status: int) 
 async def test_half_a_handshake_is_held_no_longer_than_allowed(
     server: StartServer, tmp_path: Path, over: dict[str, str]
 ) -> None:
-    target = start(server, tmp_path, handshake_timeout=0.7, **over)
+    target = start(server, tmp_path, handshake_timeout=2, **over)
+    # One after the other: of eighty handshakes of TLS at once, on a machine with much to do, the last would be held for
+    # too long themselves.
+    connecting = threading.Lock()
 
     def hold(data: bytes, drip: bytes) -> tuple[float, int]:
-        started = time.monotonic()
-        with target.raw_client(handshake=False) as raw:
+        with connecting:
+            started = time.monotonic()
+            client = target.raw_client(handshake=False)
+        with client as raw:
             raw.send(data)
             raw.socket.settimeout(0.05)
-            while time.monotonic() - started < 8:
+            while time.monotonic() - started < 7:
                 try:
                     received = raw.socket.recv(4096)
                 except TimeoutError:
@@ -95,7 +101,7 @@ async def test_half_a_handshake_is_held_no_longer_than_allowed(
                     received = b""
                 status = int(received.split(b" ")[1]) if received else 0
                 return time.monotonic() - started, status
-        raise AssertionError("held for eight seconds")
+        raise AssertionError("held for seven seconds")
 
     cases = [
         (b"", b""),
@@ -108,7 +114,7 @@ async def test_half_a_handshake_is_held_no_longer_than_allowed(
     for (data, _), (_, status) in zip(cases, results, strict=True):
         # Who has said nothing is not answered: a browser opens connections ahead of need.
         assert status == (408 if data else 0)
-    assert all(0.6 < seconds < 2.5 for seconds, _ in results)
+    assert all(1.9 < seconds < 7.0 for seconds, _ in results)
 
 
 @pytest.mark.parametrize(

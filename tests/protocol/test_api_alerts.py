@@ -59,7 +59,7 @@ async def test_an_alert_fires_and_shows_it() -> None:
     async with site() as server:
         await server.json("POST", "/v1/alerts", RULE, headers=bearer(token()), status=201)
         server.view.alerts.on_price(PriceUpdate(SAMSUNG, 75100))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not server.view.told:
                 await asyncio.sleep(0.002)
         assert [user_id for user_id, _ in server.view.told] == ["user-1"]

@@ -35,7 +35,7 @@ def connect(site: Site, port: int | None = None, **options: Any) -> RealtimeClie
 async def until(client: RealtimeClient, kind: type[T], **members: object) -> tuple[T, list[Message]]:
     """The next message of a type that has `members`, and those before it."""
     before: list[Message] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for message in client:
             if isinstance(message, kind) and all(
                 getattr(message, name) == value for name, value in members.items()

@@ -416,7 +416,7 @@ async def test_pongs_overtake_queued_data_and_are_bounded() -> None:
         assert len(updates(slow.messages)) < 5000, "the answer waited behind all the data"
         # Pings without reading: what is owed to the client is bounded too.
         ping = build_frame(OP_PING, b"x" * 125, mask=b"abcd")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not made.handler.closed:
                 slow.send_raw(ping * 100)
                 await asyncio.sleep(0)

@@ -21,7 +21,7 @@ def flat(messages: list[Any]) -> list[Any]:
 
 async def read_all(made: Bench, client: Client) -> list[Any]:
     """Everything that the connection still has for its client."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (
             client.connection.is_restoring or client.connection.queued_bytes or not made.hub.flusher.is_idle
         ):

@@ -166,7 +166,7 @@ async def test_a_slow_client_is_told_of_both_kinds_of_loss() -> None:
             carry(made, "A", value, (value + 1) * FIRST)
             if value % 50 == 0:
                 await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while client.connection.queued_bytes or not made.hub.flusher.is_idle:
                 await client.read()
             await client.drain()

@@ -49,11 +49,11 @@ async def test_limits_hold_for_open_connections() -> None:
         await until(lambda: made.hub.meters.n_rate_limited >= 44)
         assert made.handler.n_limited == 1
         made.hub.configure(rate_limit=0, ping_interval=0.01)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not client.n_pings:
                 await client.read()
         made.hub.configure(ping_interval=0, idle_timeout=0.01)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while client.close_code is None:
                 await client.read()
         assert client.close_code == 4409
@@ -113,7 +113,7 @@ async def test_a_connection_that_catches_up_when_history_ends_is_closed() -> Non
         assert client.connection.restore({made.topic("A"): made.hub.options()}, 0)
         assert client.connection.is_restoring
         made.hub.configure(history_size=0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while client.close_code is None:
                 await client.read()
         assert client.close_code == 4408

@@ -108,7 +108,7 @@ async def test_values_of_mode_latest_survive_a_second_blockage() -> None:
             made.publish(name, 7)
         await until(lambda: client.connection.queued_messages >= 3000)
         client.writer.transport.resume_reading()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while client.connection.queued_messages >= 3000:
                 await client.read(4096)
         client.writer.transport.pause_reading()
@@ -125,7 +125,7 @@ async def test_values_of_mode_latest_survive_a_second_blockage() -> None:
 
 
 async def settled(made: Bench, client: Client) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while client.connection.queued_messages or not made.hub.flusher.is_idle:
             await client.drain()
             await asyncio.sleep(0)
@@ -199,7 +199,7 @@ async def test_very_many_that_end_together_take_their_leave_in_turns() -> None:
         for client in leaving:
             client.writer.transport.abort()
         made.publish("A", 2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while made.hub.n_connections > 1:
                 await asyncio.sleep(0)
         assert made.handler.closed == [1006] * 500
@@ -229,7 +229,7 @@ async def test_what_is_on_its_way_when_a_client_says_goodbye_has_been_served() -
         client.send_raw(build_frame(OP_CLOSE, struct.pack(">H", 1000), mask=MASK))
         await until(lambda: not client.connection.is_open)
         client.writer.transport.resume_reading()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await client.read():
                 pass
         await until(lambda: made.handler.closed == [1000])

@@ -80,13 +80,13 @@ async def test_a_slow_client_holds_up_nobody_and_gets_its_values_when_it_reads_a
         made.publish("A", 1_000_000)
         reading = [asyncio.create_task(read_to_end(client)) for client in others]
         draining = asyncio.create_task(drain_of(made, seconds=20).run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.gather(*reading)
         assert all(code_of(client) == 1012 for client in others)
         assert not draining.done()
         assert slow.connection.is_open
         slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await read_to_end(slow)
         *before, last = slow.messages
         assert updates(before)[-1]["value"] == 1_000_000

@@ -21,7 +21,7 @@ async def publish(made: Bench, n: int, pause: float, per_turn: int = 5) -> None:
 
 async def settled(made: Bench, client: Client) -> None:
     """Everything published has reached the client."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (
             client.connection.is_restoring
             or client.connection.queued_messages

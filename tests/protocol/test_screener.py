@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from screener_feeds import PRICE, SYMBOLS, price, status, write_replay, write_symbols
+from screener_feeds import PRICE, SYMBOLS, UNBOUNDED, price, status, write_replay, write_symbols
 
 from tests.clients import Message, Stream, client, updates
 from tests.conftest import StartServer
@@ -37,16 +37,15 @@ def busy_over(
 def start_busy(launch: StartServer, directory: Path, **settings: object) -> Server:
     symbols = directory / "symbols"
     symbols.mkdir(exist_ok=True)
+    defaults: dict[str, object] = {"simulator_rate": 2000, "simulator_seed": 11, "simulator_opening_burst": 1}
     server = launch(
         "--feed",
         "sim",
         "--symbols-file",
         str(write_symbols(symbols)),
-        simulator_rate=2000,
-        simulator_seed=11,
-        simulator_opening_burst=1,
         rate_limit=1000,
-        **settings,
+        **UNBOUNDED,
+        **(defaults | settings),
     )
     # A symbol that has not traded yet is in no snapshot.
     until(lambda: all(server.get(f"/v1/stocks/{code}")[0] == 200 for code in SYMBOLS), "a price of each")
@@ -220,8 +219,12 @@ async def test_unsubscribing_from_the_specific_leaves_the_general(busy: Server) 
             await connection.receive(0.3)
 
 
-async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy_over: Server) -> None:
+async def test_storm_of_subscriptions_loses_and_doubles_nothing(
+    shared_server: StartServer, tmp_path_factory: pytest.TempPathFactory, over: dict[str, str]
+) -> None:
     """Six clients subscribe and unsubscribe at random, each checked against its own history and the others'."""
+    # No more than they all check in time also where they have a tenth of a processor.
+    target = start_busy(shared_server, tmp_path_factory.getbasetemp(), simulator_rate=500, **over)
     texts: dict[tuple[str, str, int], str] = {}
 
     def check_text(update: Message) -> None:
@@ -230,7 +233,7 @@ async def test_storm_of_subscriptions_loses_and_doubles_nothing(busy_over: Serve
 
     async def storm(seed: int) -> int:
         rng = random.Random(seed)
-        async with client(busy_over.url) as connection:
+        async with client(target.url) as connection:
             stream = Stream()
 
             def take(message: Message) -> None:
@@ -280,9 +283,7 @@ async def test_storm_of_set_subscriptions_under_a_replay_at_full_speed(
         "--symbols-file",
         str(write_symbols(tmp_path)),
         rate_limit=1000,
-        # What a client in Python cannot take within a flush waits, so that nothing has to be dropped.
-        outbox_soft_bytes=1 << 28,
-        outbox_hard_bytes=1 << 29,
+        **UNBOUNDED,
     )
 
     async def storm(seed: int) -> int:

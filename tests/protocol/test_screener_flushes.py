@@ -4,44 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from pathlib import Path
 
-from screener_feeds import PRICE, milliseconds, price, status, write_replay, write_symbols
+import pytest
+from screener_feeds import PRICE, UNBOUNDED, milliseconds, price, status, write_replay, write_symbols
 
 from tests.clients import Message, Stream, client, updates
 from tests.conftest import StartServer
 
+INTERVAL_MS = 2000  # longer than a machine with much to do stands still
+
 
 async def test_the_first_after_a_quiet_time_comes_at_once_and_what_follows_as_one_batch(
-    server: StartServer, tmp_path: Path
+    server: StartServer,
 ) -> None:
-    # Four groups 1,200 ms apart: one update, then four at 100 to 350 ms.
-    groups = range(1, 5)
-    lines = [price(0, "000660", 1)]
-    for group in groups:
-        start = 1200 * group - 200
-        lines.append(price(start, "005930", group * 100))
-        lines += [price(start + offset, "005930", group * 100 + offset) for offset in (100, 150, 151, 350)]
-    lines.append(price(9000, "000660", 2))  # else the end of the feed would be told in the last batch
-    target = server("--feed", write_replay(tmp_path, lines), "--batch-interval-ms", "500")
+    target = server("--feed", "none", "--batch-interval-ms", str(INTERVAL_MS), admin_token="admin")
+
+    async def publish(*prices: int) -> None:
+        body = [{"type": PRICE, "code": "005930", "price": value} for value in prices]
+        headers = {"Authorization": "Bearer admin"}
+        status, _ = await asyncio.to_thread(
+            target.get, "/v1/publish", "POST", json.dumps(body).encode(), headers
+        )
+        assert status == 202
+
     async with client(target.url) as connection:
         await connection.subscribe("stock", "005930")
         assert (await connection.until_snapshot())["messages"] == []
-        for group in groups:
-            first = await connection.until_type(PRICE)
-            assert first["price"] == group * 100
-            assert time.time() * 1000 - milliseconds(first["timestamp"]) < 150
+        for group in (100, 200):
+            if group > 100:
+                # The interval after a batch, in which nothing comes, makes the time quiet.
+                with pytest.raises(TimeoutError):
+                    await connection.receive(INTERVAL_MS / 1000 + 0.2)
+            await publish(group)
+            first = await connection.receive()
+            # Sooner than if it had waited.
+            assert time.time() * 1000 - milliseconds(first["timestamp"]) < INTERVAL_MS - 100
+            assert (first["type"], first["price"]) == (PRICE, group)
+            # In several turns of the server, none of which sends anything.
+            await publish(group + 1)
+            await publish(group + 2, group + 3)
+            await publish(group + 4)
             batch = await connection.receive()
-            assert [u["price"] for u in batch["messages"]] == [
-                group * 100 + offset for offset in (100, 150, 151, 350)
-            ]
+            assert [u["price"] for u in batch["messages"]] == [group + n for n in range(1, 5)]
             waited = milliseconds(batch["timestamp"]) - milliseconds(first["timestamp"])
-            assert 490 <= waited < 750
+            assert INTERVAL_MS - 10 <= waited < 2 * INTERVAL_MS
 
 
 async def test_without_batching_nothing_but_snapshots_is_a_batch(server: StartServer) -> None:
-    target = server("--feed", "sim", "--batch-interval-ms", "0", simulator_rate=1000, rate_limit=0)
+    target = server(
+        "--feed", "sim", "--batch-interval-ms", "0", simulator_rate=1000, rate_limit=0, **UNBOUNDED
+    )
     async with client(target.url) as connection:
         assert connection.greeting["batch_interval_ms"] == 0
         stream = Stream()
@@ -108,6 +123,7 @@ async def test_latest_conflates_within_a_flush(server: StartServer, tmp_path: Pa
         "--symbols-file",
         str(write_symbols(tmp_path)),
         simulator_rate=2000,
+        **UNBOUNDED,
     )
     async with client(target.url) as latest, client(target.url) as every:
         published: dict[tuple[str, str, int], Message] = {}

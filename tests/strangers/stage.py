@@ -20,7 +20,7 @@ from tests.serving import require_program
 Event = dict[str, Any]
 
 DIRECTORY = Path(__file__).parent
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 30.0
 # Those of the tests do not wait for seconds.
 SOON = {
     "screener": {"firstDelay": 50, "maxDelay": 400, "pingInterval": 200},

@@ -26,7 +26,7 @@ def price(number: object, instrument: Instrument = SAMSUNG, **members: Any) -> P
 
 async def until(condition: Callable[[], object], what: str) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.002)
     except TimeoutError:

@@ -63,6 +63,6 @@ async def test_whoever_sends_on_a_slow_line_is_not_read_ahead() -> None:
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.001)

@@ -74,7 +74,7 @@ async def test_portfolios_and_last_values(postgres: PostgresServer) -> None:
     portfolios.start()
     values.start()
     market.publish_price(PriceUpdate(instrument, 100))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await ValueStore(store).load():
             pass
     with structlog.testing.capture_logs() as logged:

@@ -71,7 +71,7 @@ def url(tmp_path: Path) -> str:
 
 async def until(condition: Callable[[], object], what: str) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0.002)
     except TimeoutError:
@@ -177,7 +177,7 @@ async def test_it_saves_by_itself_at_the_interval(url: str) -> None:
 
     for price in (1, 2):
         desk.price("A", price)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await saved_prices() != [price]:
                 await asyncio.sleep(0.005)
     # An interval of 0 waits for the stop.
@@ -186,7 +186,7 @@ async def test_it_saves_by_itself_at_the_interval(url: str) -> None:
     await asyncio.sleep(0.1)
     assert await saved_prices() == [2]
     desk.values.configure(interval=0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await saved_prices() != [3]:
             await asyncio.sleep(0.005)
     await desk.close()
@@ -322,12 +322,12 @@ async def test_a_value_that_cannot_be_saved_keeps_no_other_from_it(
     desk.values.start()
     stored = ValueStore(desk.store)
     codes: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while codes != ["A", "C"]:
             codes = sorted(value.code for value in await stored.load())
     monkeypatch.undo()
     desk.price("B", 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while codes != ["A", "B", "C"]:
             codes = sorted(value.code for value in await stored.load())
     await desk.close()
@@ -347,7 +347,7 @@ async def test_a_save_that_fails_is_not_the_last(url: str, monkeypatch: pytest.M
     desk.values.start()
     await until(lambda: n_failed > 1, "another attempt")
     monkeypatch.undo()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await ValueStore(desk.store).load():
             pass
     await desk.close()

@@ -41,7 +41,7 @@ async def test_one_that_ends_is_said_and_begun_again(
     with structlog.testing.capture_logs() as logs:
         task = Lasting("the one", run)
         task.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while n_runs < 3:
                 await asyncio.sleep(0)
         await task.stop()
@@ -62,7 +62,7 @@ async def test_one_that_is_stopped_is_not_begun_again() -> None:
     await task.stop()
     with structlog.testing.capture_logs() as logs:
         task.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not logs:
                 await asyncio.sleep(0)
         await task.stop()

@@ -291,7 +291,7 @@ class Subscriber:
 async def read_messages(reader: asyncio.StreamReader, n: int) -> list[dict[str, Any]]:
     """Read unmasked text frames until they have brought `n` messages, batches taken apart."""
     messages: list[dict[str, Any]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(messages) < n:
             head = await reader.readexactly(2)
             assert head[0] == 0x81
@@ -316,7 +316,7 @@ async def test_subscribers_read_what_is_published(market: Market) -> None:
     server = await asyncio.get_running_loop().create_server(Opener, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await subscriber.opened.wait()
         market.publish_price(price(market, "005930", 73000))
         market.publish_book(book(market, "005930", 73000))
@@ -343,7 +343,7 @@ async def test_subscribers_read_what_is_published(market: Market) -> None:
     finally:
         writer.close()
         server.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await subscriber.closed.wait()
 
 

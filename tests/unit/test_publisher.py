@@ -69,7 +69,7 @@ async def publishing(fresh: float = 60.0) -> AsyncIterator[tuple[Target, HttpPub
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
