@@ -232,6 +232,10 @@ class Session:
         given_up = self._given_up()
         missing = self.held.wishes.keys() - restored - given_up
         if reply.recovered:
+            if self.greeting is not None and greeting.epoch != self.greeting.epoch:
+                # Another server goes on with it, by numbers of its own; all that was missed is still to come.
+                self._numbers.forget()
+                self.cursor = 0
             self.greeting = greeting
             self._go_live(now)
             # Where something is lost, everything that is held is told anew.
