@@ -20,14 +20,23 @@ from tests.redis_server import RedisServer
 from tests.serving import Server, until
 
 SECRET = "a secret of at least thirty-two bytes"
-SETTINGS = {"connections_per_user": 0, "jwt_secret": SECRET}
 CODES = [f"C{i}" for i in range(12)]
+# Loaded by the servers: a machine with much to do stands still for longer than the product waits for a holder.
+PATIENT = """\
+from fastws.relay import session_claims
+
+def setup(hub):
+    session_claims.SILENCE_SECONDS = session_claims.HEARING_SECONDS = session_claims.LEVEL_SECONDS = 4.0
+    session_claims.ANSWER_SECONDS = 20.0
+"""
+SETTINGS = {"connections_per_user": 0, "jwt_secret": SECRET, "load": "patient:setup"}
 
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
     """Two servers for all tests; who kills one starts one for that."""
     directory = tmp_path_factory.mktemp("joined")
+    (directory / "patient.py").write_text(PATIENT)
     with RedisServer(directory) as redis, Joined(directory, redis) as servers:
         servers.start(2, **SETTINGS)
         yield servers
