@@ -88,11 +88,18 @@ class Awaiting:
         self._listen(self._interest.want(shards))
         return self._missing_of(shards)
 
-    def missing_of_all(self) -> frozenset[int]:
-        """Want everything from now on, and return what is still to be heard of it; see `missing`."""
+    def missing_of_peer(self, origin: int) -> frozenset[int]:
+        """Want everything from now on, and return what one instance has not told yet, which may not even be there."""
         shards = range(self.n_shards)
         self._listen(self._interest.want(shards))
-        return self._missing_of(shards)
+        if not self._link.is_up or self._peers.get(origin) is None:
+            return frozenset(shards)
+        return frozenset(
+            shard
+            for shard in shards
+            if not self._link.is_listening(self._channels.shard(shard))
+            or not self._receiving.has_values(origin, shard)
+        )
 
     def when_heard(
         self, missing: frozenset[int], then: Callable[[], None], seconds: float = WAIT_SECONDS

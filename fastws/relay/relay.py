@@ -289,9 +289,9 @@ class Relay:
         """See `Awaiting.missing`."""
         return self._awaiting.missing(kind, names)
 
-    def missing_of_all(self) -> frozenset[int]:
-        """See `Awaiting.missing_of_all`."""
-        return self._awaiting.missing_of_all()
+    def missing_of_peer(self, origin: int) -> frozenset[int]:
+        """See `Awaiting.missing_of_peer`."""
+        return self._awaiting.missing_of_peer(origin)
 
     def when_heard(self, missing: frozenset[int], then: Callable[[], None]) -> None:
         """See `Awaiting.when_heard`."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, cast
 
+import structlog
+
 from fastws.relay.address import RedisAddress
 from fastws.relay.exchange_frames import (
     ALIVE,
@@ -16,6 +18,7 @@ from fastws.relay.exchange_frames import (
     LISTENING,
     MESSAGE,
     Frame,
+    FrameError,
     Splitter,
     encode,
 )
@@ -29,6 +32,8 @@ _LOOK_SECONDS: Final = 0.5
 
 ADDRESS: Final = RedisAddress("", "the parent of the workers", 0)
 """Where the relay of workers is that have no other."""
+
+_log = structlog.get_logger("fastws.relay")
 
 
 class ExchangeEnd(asyncio.Protocol):
@@ -151,7 +156,16 @@ class ExchangeEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard()
-        for frame in self._splitter.feed(data):
+        try:
+            frames = self._splitter.feed(data)
+        except FrameError as error:
+            _log.error(
+                "what comes from another process makes no sense, and it is let go of", error=str(error)
+            )
+            if (transport := self._open_transport()) is not None:
+                transport.abort()
+            return
+        for frame in frames:
             if frame.kind == MESSAGE:
                 if (known := self._channels.get(frame.channel)) is not None:
                     known[0](frame.data)

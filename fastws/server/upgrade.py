@@ -8,6 +8,7 @@ it serves, too, and says so; only then does the old one begin to go. See `Server
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ import structlog
 
 from fastws._version import __version__
 from fastws.errors import SettingsError
+from fastws.logs import log_limited
+from fastws.relay.address import parse_address
 from fastws.relay.exchange_frames import FAILED, READY, STOP, Frame
 from fastws.relay.pair_links import PairEnd, PairLink
 from fastws.server.handed import Handed, HandedPlace
@@ -40,6 +43,7 @@ from fastws.server.upgrade_socket import (
 from fastws.settings import Settings
 
 if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
     from fastws.server.server import Server
 
 START_SECONDS: Final = 120.0
@@ -48,6 +52,9 @@ START_SECONDS: Final = 120.0
 _JOIN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.02
 _WANT_SECONDS: Final = 1.0
+# As long nobody is let in after there was no descriptor for somebody.
+_SCARCE_SECONDS: Final = 1.0
+_SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _log = structlog.get_logger("fastws.upgrade")
 
@@ -84,6 +91,8 @@ class Predecessor:
         self._is_ready = False
         self._is_open = False
         self.on_gone: Callable[[], object] = lambda: None
+        self._origin = hello.origin
+        self._relay = hello.relay
         self._server: Server | None = None
         self._wanting: asyncio.Task[None] | None = None
         for purpose, each in zip(hello.sockets, handed, strict=True):
@@ -112,7 +121,7 @@ class Predecessor:
         """Hear everything that the running server knows, before `server` listens.
 
         Raises:
-            UpgradeError: it wants no other in its place any more, or does not answer.
+            UpgradeError: it wants no other in its place any more, or is not heard.
         """
         self._server = server
         await self._open()
@@ -122,27 +131,34 @@ class Predecessor:
         if relay is None:
             raise UpgradeError("there is no relay to take over by")
         began = time.monotonic()
-        while not self._is_gone and (not len(relay.peers) or relay.missing_of_all()):
-            if self._is_refused:
-                break
+        while not self._is_refused and not self._is_gone and relay.missing_of_peer(self._origin):
             if time.monotonic() - began > _JOIN_SECONDS:
-                raise UpgradeError(
-                    f"the running server has not told what it knows within {_JOIN_SECONDS:g} s"
-                )
+                raise UpgradeError(self._silence(relay))
             await asyncio.sleep(_LOOK_SECONDS)
         if self._is_refused:
             raise UpgradeError("the running server goes on and wants no other in its place")
         self._wanting = asyncio.get_running_loop().create_task(self._go_on_wanting(), name="predecessor")
-        _log.info(
-            "everything that the running server knows is here",
-            seconds=round(time.monotonic() - began, 2),
-            values=len(list(server.market.live_values())),
-        )
+        fields = {
+            "seconds": round(time.monotonic() - began, 2),
+            "values": len(list(server.market.live_values())),
+        }
+        if relay.missing_of_peer(self._origin):
+            _log.warning("the running server has ended before it had told everything that it knows", **fields)
+        else:
+            _log.info("everything that the running server knows is here", **fields)
+
+    def _silence(self, relay: Relay) -> str:
+        text = f"the running server has not told what it knows within {_JOIN_SECONDS:g} s"
+        if not relay.is_up:
+            return f"{text}: the relay at {relay.address.shown} is away"
+        if relay.peers.get(self._origin) is None:
+            return f"{text}: it is not heard over the relay at {relay.address.shown} (its own: {self._relay})"
+        return text
 
     async def _go_on_wanting(self) -> None:
         """Whoever comes later is to find also what nobody looked at while both were there."""
         while self._server is not None and self._server.relay is not None:
-            self._server.relay.missing_of_all()
+            self._server.relay.missing_of_peer(self._origin)
             await asyncio.sleep(_WANT_SECONDS)
 
     def tell_ready(self) -> bool:
@@ -206,16 +222,32 @@ def find_predecessor(settings: Settings) -> Predecessor | None:
     except BaseException:
         sock.close()
         raise
-    if hello.n_shards != settings.relay_shards:
+    if (error := _mismatch(hello, settings)) is not None:
         for each in (sock, *handed):
             each.close()
-        raise settings.error(
-            "relay_shards",
-            f"the running server has {hello.n_shards}, and {settings.relay_shards} cannot take over from it",
-            "set it to the same, or restart",
-        )
+        raise error
     _log.info("taking over from a running server", version=hello.version, sockets=len(handed))
     return Predecessor(sock, hello, handed, settings)
+
+
+def _mismatch(hello: Hello, settings: Settings) -> SettingsError | None:
+    """Return why a process with these settings would not hear the running server."""
+    fix = "set it to the same, or restart"
+    if hello.n_shards != settings.relay_shards:
+        problem = (
+            f"the running server has {hello.n_shards}, and {settings.relay_shards} cannot take over from it"
+        )
+        return settings.error("relay_shards", problem, fix)
+    if hello.prefix != settings.relay_prefix:
+        problem = (
+            f"the running server has {hello.prefix!r}, and {settings.relay_prefix!r} cannot take over from it"
+        )
+        return settings.error("relay_prefix", problem, fix)
+    if bool(hello.relay) != (settings.relay is not None):
+        heard = "without" if hello.relay else "over one"
+        problem = f"the running server has {hello.relay or 'none'}, and is not heard {heard}"
+        return settings.error("relay", problem, fix)
+    return None
 
 
 class Door:
@@ -308,20 +340,21 @@ class Door:
     def _accept(self, listening: socket.socket) -> None:
         try:
             sock, _ = listening.accept()
-        except OSError:
-            return  # it has gone again, or there is no descriptor
-        refusal = self.refusal or ("another process is taking over already" if self._end is not None else "")
-        hello = Hello(__version__, self._server.settings.relay_shards, [], refusal)
+        except OSError as error:
+            if error.errno in _SCARCE:
+                self._pause(listening, error)
+            return  # or it has gone again
+        refusal = self._refusal()
         try:
             pid = pid_of_peer(sock)
             if refusal:
-                say_hello(sock, hello)
+                say_hello(sock, self._hello([], refusal))
                 sock.close()
                 return
             handed = self._handed()
             names = [name for name, _ in handed]
             sock.setblocking(False)
-            say_hello(sock, Hello(hello.version, hello.n_shards, names), [each for _, each in handed])
+            say_hello(sock, self._hello(names), [each for _, each in handed])
         except (OSError, UpgradeError) as error:
             _log.warning("a process could not come to take over", error=str(error))
             sock.close()
@@ -334,6 +367,39 @@ class Door:
         task = loop.create_task(self._meet(self._end))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """Who has come stays in the backlog, and would be tried again and again."""
+        log_limited(
+            _log,
+            "upgrade-scarce",
+            "a process could not come to take over, and is let in when there are descriptors",
+            error=error.strerror,
+        )
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening.fileno())
+        self._timers["scarce"] = loop.call_later(_SCARCE_SECONDS, self.open)
+
+    def _refusal(self) -> str:
+        """Why nobody may take over now; empty where somebody may."""
+        relay = self._server.relay
+        if self.refusal or self._end is not None:
+            return self.refusal or "another process is taking over already"
+        if relay is not None and not relay.is_up:
+            return f"the relay at {relay.address.shown} is away, over which it would tell what it knows"
+        return ""
+
+    def _hello(self, sockets: list[str], refusal: str = "") -> Hello:
+        settings, relay = self._server.settings, self._server.relay
+        return Hello(
+            __version__,
+            settings.relay_shards,
+            sockets,
+            refusal,
+            origin=0 if relay is None else relay.origin,
+            prefix=settings.relay_prefix,
+            relay="" if settings.relay is None else parse_address(settings.relay).shown,
+        )
 
     async def _meet(self, end: PairEnd) -> None:
         await end.open()

@@ -29,13 +29,18 @@ _CREDENTIALS: Final = struct.Struct("3i")
 class Hello(msgspec.Struct, frozen=True):
     """What the running server says: `sockets` are what the handed descriptors are for, in their order.
 
-    `n_shards` is its setting `relay_shards`. `refusal`, where it is not empty, is why it cannot be taken over now.
+    `n_shards` is its setting `relay_shards`, `prefix` its `relay_prefix`, and `relay` where its relay is, for people;
+    empty where none is set. `origin` is which instance of the relay it is. `refusal`, where it is not empty, is why it
+    cannot be taken over now.
     """
 
     version: str
     n_shards: int
     sockets: list[str]
     refusal: str = ""
+    origin: int = 0
+    prefix: str = ""
+    relay: str = ""
 
 
 class UpgradeError(FastwsError):

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -24,7 +25,13 @@ if sys.platform != "linux":
     pytest.skip("a process takes over from another one on Linux only", allow_module_level=True)
 
 from fastws.auth.tokens import sign
+from fastws.server import server as servers
+from fastws.server import upgrade
+from fastws.server.upgrade_socket import MAIN, Hello, UpgradeError, hear_hello
+from fastws.settings import Settings
 from tests.clients import Client, client, updates
+from tests.joined import metric
+from tests.redis_server import RedisServer
 from tests.serving import Server, command, environment, run, until
 
 ADMIN = "an admin token"
@@ -56,6 +63,20 @@ def left_over() -> Iterator[list[int]]:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def ended(server: Server) -> Iterator[Server]:
+    """Like `Server.end`, for one whose log is to have errors."""
+    try:
+        yield server
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
 
 
 def ask(
@@ -225,3 +246,71 @@ def test_whatever_becomes_of_the_new_one_the_old_one_goes_on(
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()
+
+
+def test_whoever_comes_to_disturb(tmp_path: Path, settings: dict[str, Any]) -> None:
+    path = str(settings["upgrade_socket"])
+    with ended(Server(tmp_path, **settings)) as server:
+        for n, junk in enumerate((b"GET / HTTP/1.1\r\n\r\n", bytes(64), b"\xff" * 6)):
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.settimeout(10)
+                visitor.connect(path)
+                for sock in hear_hello(visitor)[1]:
+                    sock.close()
+                visitor.sendall(junk)
+                until(
+                    lambda n=n: server.log.count("is gone, and this one goes on") > n, "that it is let go of"
+                )
+        assert server.log.count("makes no sense") == 3
+        # Without descriptors nobody comes in, and nothing spins.
+        pid = server.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), limits[1]))
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.settimeout(10)
+            visitor.connect(path)
+            until(lambda: "is let in when there are descriptors" in server.log, "that it is left waiting")
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            hello, handed = hear_hello(visitor)
+            for sock in handed:
+                sock.close()
+            assert len(hello.sockets) == len(handed)
+
+
+def test_a_relay_that_is_away_or_no_common_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    del settings["admin_bind"]
+    others = settings | {"port": 0}
+    with RedisServer(tmp_path) as redis, ended(Server(tmp_path, **settings | {"relay": redis.url})) as server:
+        until(lambda: metric(server, "fastws_relay_up") == 1, "Redis")
+        done = run(tmp_path, "serve", **others)
+        assert done.returncode == 2
+        assert f"relay: the running server has redis://127.0.0.1:{redis.port}" in done.stderr
+        redis.kill()
+        until(lambda: metric(server, "fastws_relay_up") == 0, "that it is missed")
+        done = run(tmp_path, "serve", **others | {"relay": redis.url})
+        assert done.returncode == 1
+        assert f"the relay at redis://127.0.0.1:{redis.port} is away" in done.stderr
+
+
+async def test_another_instance_is_not_the_predecessor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrade, "_JOIN_SECONDS", 1.0)
+    with RedisServer(tmp_path) as redis:
+        common = {"relay": redis.url, "port": 0, "host": "127.0.0.1", "feed": "none"}
+        third = servers.Server(Settings(**common))
+        await third.start()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            path = str(tmp_path / "upgrade.sock")
+            own = Settings(**common, upgrade_socket=path)
+            listening = socket.create_server(("127.0.0.1", 0))
+            hello = Hello("1.0", own.relay_shards, [MAIN], origin=12345, relay="redis://elsewhere:1")
+            predecessor = upgrade.Predecessor(ours, hello, [listening], own)
+            server = servers.Server(own, predecessor=predecessor)
+            with pytest.raises(UpgradeError, match=r"is not heard over the relay .*redis://elsewhere:1"):
+                await server.start()
+            assert [peer.origin for peer in server.relay.peers] == [third.relay.origin]
+            await predecessor.close()
+            listening.close()
+        await third.stop()
