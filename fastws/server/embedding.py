@@ -93,7 +93,7 @@ class Hub:
         return self.publish(MarketStatus(market, status))
 
     def publish_json(self, data: bytes) -> int:
-        """Publish an object as POST /v1/publish takes it, but for alerts; return its sequence.
+        """Publish an object in JSON text as POST /v1/publish takes it, but for alerts; return its sequence.
 
         Raises:
             ValueError: it cannot be read.
@@ -130,7 +130,14 @@ class Hub:
 
         Returns:
             False when it was not taken: `MAX_WAITING` wait already, or the server has ended.
+
+        Raises:
+            TypeError: it is no update; whoever calls hears it, not the loop.
         """
+        if not isinstance(update, Update):
+            raise TypeError(
+                f"expected a PriceUpdate, BookUpdate or MarketStatus, not {type(update).__name__}"
+            )
         if self._is_closed or len(self._waiting) >= MAX_WAITING:
             return False
         self._waiting.append(update)
@@ -223,8 +230,8 @@ class Server:
     """A server on the running loop, for ``async with``; it listens once that is entered, and drains when it is left.
 
     `settings` are by their names as in the configuration; the environment is not read, and a file only where `config`
-    names one. `feed` is a `fastws.Feed` in the place of the one that the setting `feed` names. `authenticator` says who
-    a client is, in the place of the setting `auth_url` and bounded by those that begin with `auth_`; see
+    names one. `feed` is the setting of that name, or a `fastws.Feed` in its place. `authenticator` says who a client
+    is, in the place of the setting `auth_url` and bounded by those that begin with `auth_`; see
     `fastws.auth.Callback`. Log lines go to `logging`, under "fastws"; `log_level` and `log_format` say nothing.
 
     Raises:
@@ -235,16 +242,22 @@ class Server:
         self,
         *,
         config: str | None = None,
-        feed: Feed | None = None,
+        feed: Feed | str | None = None,
         authenticator: Callback | None = None,
         **settings: Any,
     ) -> None:
+        if isinstance(feed, str):
+            settings["feed"], feed = feed, None
         unknown = settings.keys() - SETTINGS.keys()
         if unknown:
             name = min(unknown)
             raise SettingsError(f"{name}: there is no such setting", setting=name)
         logs.configure_embedded()
         self.settings: Settings = configuration.load(config, {}, settings)
+        if self.settings.workers > 1:
+            raise SettingsError(
+                "workers: an embedded server is one process; fastws serve has several", setting="workers"
+            )
         if authenticator is not None:
             _check_authenticator(self.settings)
         self._feed = feed

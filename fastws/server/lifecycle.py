@@ -100,11 +100,14 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        if self._settings.upgrade_socket is not None:
-            # Whoever asks too early for another process is not to end this one.
-            loop.add_signal_handler(
-                signal.SIGUSR2, _log.warning, "the start is not done, and nothing to take over"
-            )
+        # Whoever asks for another process too early, or where there can be none, is not to end this one.
+        loop.add_signal_handler(
+            signal.SIGUSR2,
+            _log.warning,
+            "SIGUSR2 does nothing: without upgrade_socket no process takes over"
+            if self._settings.upgrade_socket is None
+            else "SIGUSR2 came too early: the start is not done, and nothing to take over",
+        )
         predecessor = find_predecessor(self._settings)
         door: Door | None = None
         try:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 
 
 class ParentSignals:
-    """Catches SIGTERM, SIGINT, SIGHUP and SIGCHLD for the process that makes it, whose `selector` notices them."""
+    """Catches signals for the process that makes it, whose `selector` notices them."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._caught: list[int] = []

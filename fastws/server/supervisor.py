@@ -375,6 +375,8 @@ class Supervisor:
             else:
                 _log.warning("ended at once by a second signal", signal=name_of(number))
                 self._kill_all(lifecycle.ENDED_BY_SIGNAL + number)
+        elif number == signal.SIGUSR2:
+            _log.warning("SIGUSR2 does nothing: no process takes over from workers")
 
     def _stop(self) -> None:
         if self._stop_by is not None:

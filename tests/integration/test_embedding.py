@@ -192,6 +192,25 @@ async def test_a_feed_of_the_program() -> None:
         assert server.stats()["feeds"] == {"ticks": "live"}
 
 
+async def test_a_feed_by_its_name() -> None:
+    async with make_server(feed="sim") as server, asyncio.timeout(20):
+        while list(server.stats()["feeds"].values()) != ["live"]:
+            await asyncio.sleep(0.001)
+    with pytest.raises(fastws.SettingsError, match="feed"):
+        fastws.Server(feed="simm")
+
+
+async def test_workers_are_of_programs() -> None:
+    with pytest.raises(fastws.SettingsError, match="workers: an embedded server is one process"):
+        fastws.Server(workers=2)
+
+
+async def test_what_is_no_update_is_told_to_who_publishes_it() -> None:
+    async with make_server() as server:
+        with pytest.raises(TypeError, match="not int"):
+            server.hub.publish_threadsafe(3)  # type: ignore[arg-type]
+
+
 async def test_beside_an_application_of_aiohttp() -> None:
     """One loop, one process: the application's own routes, and a server that they publish into."""
     key = web.AppKey("fastws", fastws.Server)

@@ -223,6 +223,26 @@ def test_a_reader_of_the_log_that_goes_away(tmp_path: Path) -> None:
         process.wait()
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "SIGUSR2 does nothing: without upgrade_socket no process takes over"),
+        (["--workers", "2"], "SIGUSR2 does nothing: no process takes over from workers"),
+    ],
+    ids=["one", "workers"],
+)
+def test_a_signal_to_be_taken_over_ends_nobody(tmp_path: Path, flags: list[str], line: str) -> None:
+    server = Server(tmp_path, *flags)
+    try:
+        server.signal(signal.SIGUSR2)
+        until(lambda: line in server.log, "the word of it")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
 IN_A_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
