@@ -52,18 +52,24 @@ class Reading(NamedTuple):
     wrong: frozenset[str]
 
 
-def load(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+def load(
+    config_path: str | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    are_keywords: bool = False,
+) -> Settings:
     """Put the settings together.
 
     `config_path` is a TOML file (None: the variable FASTWS_CONFIG, else no file). `flags` are the options
-    given on the command line by setting name; a value is text or already of the setting's type. An
-    environment variable with an empty value counts as absent, and so does a service link of Kubernetes (see
-    :func:`linked_variables`). Paths are relative to the working directory.
+    given on the command line by setting name, or a program's keywords; a value is text or already of the setting's
+    type. An environment variable with an empty value counts as absent, and so does a service link of Kubernetes
+    (see :func:`linked_variables`). Paths are relative to the working directory.
 
     Raises:
         SettingsError: naming the setting, the source and what to do.
     """
-    reading = read(config_path, environ, flags)
+    reading = read(config_path, environ, flags, are_keywords=are_keywords)
     if reading.problems:
         raise first_of(reading.problems)
     return reading.settings
@@ -82,7 +88,13 @@ def first_of(problems: Sequence[SettingsError]) -> SettingsError:
     )
 
 
-def read(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Reading:
+def read(
+    config_path: str | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    are_keywords: bool = False,
+) -> Reading:
     """Like :func:`load`, but report everything that is wrong instead of raising the first of it."""
     problems: list[SettingsError] = []
     wrong: set[str] = set()
@@ -109,10 +121,11 @@ def read(config_path: str | None, environ: Mapping[str, str], flags: Mapping[str
         take(name, variable, partial(_from_text, SETTINGS[name], environ[variable], variable))
     for name, option in flags.items():
         setting = SETTINGS[name]
+        source = f"{name}=" if are_keywords else setting.flag
         if isinstance(option, str):
-            take(name, setting.flag, partial(_from_text, setting, option, setting.flag))
+            take(name, source, partial(_from_text, setting, option, source))
         else:
-            take(name, setting.flag, partial(_check, setting, option, setting.flag))
+            take(name, source, partial(_check, setting, option, source))
     settings = _together(values, sources, problems, wrong)
     for name, file in (("symbols_file", settings.symbols_file), ("feed", parse_feed(settings.feed).path)):
         try:

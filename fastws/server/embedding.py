@@ -253,7 +253,7 @@ class Server:
             name = min(unknown)
             raise SettingsError(f"{name}: there is no such setting", setting=name)
         logs.configure_embedded()
-        self.settings: Settings = configuration.load(config, {}, settings)
+        self.settings: Settings = configuration.load(config, {}, settings, are_keywords=True)
         if self.settings.workers > 1:
             raise SettingsError(
                 "workers: an embedded server is one process; fastws serve has several", setting="workers"

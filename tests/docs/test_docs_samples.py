@@ -327,7 +327,14 @@ def test_every_sample_is_of_a_kind_that_is_run() -> None:
     assert {name_of(page) for page in PAGES if not SAMPLES[page]} <= {
         f"docs/operations/{name}.md" for name in ("settings", "commands", "sizing", "installing")
     } | {
-        f"docs/{name}.md" for name in ("operations/troubleshooting", "protocol/screener", "protocol/realtime")
+        f"docs/{name}.md"
+        for name in (
+            "operations/troubleshooting",
+            "protocol/screener",
+            "protocol/realtime",
+            "threat-model",
+            "trust",
+        )
     }
     known = {"c", "console", "python", "js", "jsx", "json", "toml", "csv", "nginx", "ini", "yaml", "text"}
     assert {sample.language for samples in SAMPLES.values() for sample in samples} == known
