@@ -35,23 +35,27 @@ class Claimant:
 class Holdings:
     """What can be restored of what this instance has, by session id.
 
-    `on_change` is called with the id of a session that has come, changed or gone; more often than that, and before
-    :meth:`find` is asked.
+    `on_change` is called with the id of a session that has come, changed or gone, and whether its connection has ended
+    or it was taken or forgotten; more often than that, and before :meth:`find` is asked.
     """
 
     def __init__(self, sessions: Sessions, presence: Presence, takeover: Takeover) -> None:
         self.sessions = sessions
         self.presence = presence
         self.takeover = takeover
-        self.on_change: Callable[[str], object] = lambda session_id: None
-        presence.on_changed = sessions.on_change = self._note
+        self.on_change: Callable[[str, bool], object] = lambda session_id, is_over: None
+        presence.on_changed = self._note
+        sessions.on_change = self._note_over
 
     @property
     def ttl(self) -> float:
         return self.sessions.ttl
 
     def _note(self, session_id: str) -> None:
-        self.on_change(session_id)
+        self.on_change(session_id, False)
+
+    def _note_over(self, session_id: str) -> None:
+        self.on_change(session_id, True)
 
     def ids(self) -> Iterator[str]:
         """Of all sessions; some may turn out to be none."""

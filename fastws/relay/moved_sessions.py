@@ -27,6 +27,7 @@ from fastws.market.instruments import MAX_INSTRUMENTS
 from fastws.market.market import Market
 from fastws.relay.peer_sessions import Left
 from fastws.relay.session_messages import (
+    MAX_MOVES,
     Group,
     HandedAlert,
     Mark,
@@ -64,7 +65,7 @@ class MovedSessions:
         handed: Handed,
         was_open: bool,
     ) -> Session:
-        """The session that `client` has come with."""
+        """The session that `client` has come with. `moves`: how often it had gone to another instance before."""
         return Session(
             session_id=session_id,
             user_key=client.user_key,
@@ -75,7 +76,7 @@ class MovedSessions:
             saved_at=time.monotonic(),
             heard=heard,
             address_key=client.arrival.address_key,
-            moves=moves,
+            moves=min(moves + 1, MAX_MOVES),
             is_moved=True,
             handed=handed,
             was_open=was_open,

@@ -84,6 +84,7 @@ class PeerSessions:
     2. A session whose holder is gone stays for as long as it could have been restored there, from then on if its
        connection was open.
     3. What a holder does not name when it names all its sessions is not there any more.
+    4. What a holder that goes has left of a session is the last that it says of it, unless it moved once more.
 
     Times are those of any one monotonic clock, in seconds.
     """
@@ -93,6 +94,8 @@ class PeerSessions:
         self.size = 0
         self.n_dropped = 0
         self._sessions: dict[bytes, PeerSession] = {}
+        # When an instance has begun to name all its sessions, counted over all of them.
+        self._generation = 0
         self._generations: dict[int, int] = {}
         self._orphans: dict[str, int] = {}
 
@@ -122,7 +125,11 @@ class PeerSessions:
                 session.origin,
             ):
                 return False
-            self._note_gone(known)
+            if known.origin == session.origin and known.left is not None and session.moves <= known.moves:
+                known.generation = self._generations.get(known.origin, 0)
+                return True
+            # It stands behind those that were heard of before.
+            self.drop(session.key)
         session.generation = self._generations.get(session.origin, 0)
         self._sessions[session.key] = session
         self.size += session.size
@@ -141,7 +148,8 @@ class PeerSessions:
 
     def begin_all(self, origin: int) -> None:
         """An instance begins to name all its sessions."""
-        self._generations[origin] = self._generations.get(origin, 0) + 1
+        self._generation += 1
+        self._generations[origin] = self._generation
 
     def end_all(self, origin: int) -> None:
         """It has named them."""
@@ -155,6 +163,7 @@ class PeerSessions:
 
         `number` is that of the hub.
         """
+        self._generations.pop(origin, None)
         for session in self._sessions.values():
             if session.origin == origin and not session.is_orphan:
                 self._orphan(session, now, ttl, number)

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import structlog
+
 from fastws._core import Hub
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
 from fastws.dialects.restoration import unheard
 from fastws.dialects.takeover import PROBE_SECONDS, Then
+from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
@@ -25,7 +28,7 @@ from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
-from fastws.relay.session_messages import SessionAnswer, SessionClaim, key_of
+from fastws.relay.session_messages import SessionAnswer, SessionChanges, SessionClaim, key_of
 from fastws.relay.session_news import SessionNews
 from fastws.relay.waiting_claims import WaitingClaim
 from fastws.sessions import Handed, Session
@@ -39,17 +42,25 @@ ANSWER_SECONDS: Final = 3.0
 HEARING_SECONDS: Final = 1.5
 """How long a client waits until what it holds is heard here."""
 
-LEVEL_SECONDS: Final = 1.5
-"""How long a client waits until what the holder has is here: what is missing comes within a second, or not at all."""
+ASKING_SECONDS: Final = 0.3
+"""How long a client waits for somebody who has its session when nobody has told of it: a way there and back."""
 
+LEVEL_SECONDS: Final = 1.5
+"""How long a client waits until what the holder has is here: what is missing comes in a second, or not at all."""
+
+# All are asked for so many sessions a second that nobody knows of, and for more while it is not known what others have.
+_MAX_ASKED: Final = 200
+_MAX_ASKED_EARLY: Final = 2000
 # For how long an answer that comes too late still has what is addressed to a user, and of how many claims.
 _LATE_SECONDS: Final = 60.0
 _LATE_BYTES: Final = 1 << 20
 _LATE_SIZE: Final = 250
 # After how long a question is asked again: it, or the answer, may have been lost.
 _ASK_AGAIN_SECONDS: Final = 1.0
-# Who does not look for so long has stood still itself, and may have heard nobody.
+# Who does not look for so long has stood still, and may have heard nobody.
 _STALL_SECONDS: Final = 0.4
+
+_log = structlog.get_logger("fastws.relay")
 
 
 class SessionClaims:
@@ -66,6 +77,8 @@ class SessionClaims:
        that it has missed something.
     6. What comes too late for a client that has gone on is its user's messages still.
     7. A session is its user's.
+    8. All are asked for a session that nobody has told of: it may be younger than the last news of its holder, who
+       tells of it then. Of more than so many a second the others are unknown at once: ids are easily made up.
     """
 
     def __init__(
@@ -108,6 +121,8 @@ class SessionClaims:
         # By the number of their claims: clients that went on without an answer, and since when their users' messages
         # have been heard here.
         self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
+        self._n_asked = 0
+        self._asked_at = -math.inf
         self._looked_at = clock()
         self._excused_at = -math.inf
 
@@ -118,7 +133,7 @@ class SessionClaims:
             before.followers.append((client, arrival, then))
             return
         known = self.sessions.get(key, self._clock())
-        if known is None and (self.news.is_complete or not self._link.is_up):
+        if known is None and not self._may_ask_all():
             then("unknown")
             return
         if known is not None and known.user_key != client.user_key:
@@ -128,6 +143,19 @@ class SessionClaims:
         claim = WaitingClaim(self._n_claims, client, session_id, key, arrival, then)
         self._claims[claim.number] = self._by_key[key] = claim
         self._listen(claim, known)
+
+    def _may_ask_all(self) -> bool:
+        """Whether all are asked for a session of which nothing is known."""
+        if not self._link.is_up or not len(self.peers):
+            return False
+        now = self._clock()
+        if now - self._asked_at >= 1.0:
+            self._asked_at, self._n_asked = now, 0
+        self._n_asked += 1
+        if self._n_asked <= (_MAX_ASKED if self.news.is_complete else _MAX_ASKED_EARLY):
+            return True
+        log_limited(_log, "relay-unknown", "many clients come with sessions that nobody knows")
+        return False
 
     def look(self, now: float) -> None:
         """Look after those who wait; to be called some times a second."""
@@ -152,6 +180,8 @@ class SessionClaims:
         if known is None:
             if now >= claim.deadline:
                 self._finish(claim, "unknown")
+        elif claim.known is None:
+            self._listen(claim, known)  # somebody has told of it
         elif not self._is_there(known, now) or now >= claim.deadline:
             self._take_over(claim)
         elif now >= claim.ask_again_at:
@@ -181,6 +211,8 @@ class SessionClaims:
         """
         claim.is_asked = False
         claim.known = known
+        if known is not None:
+            claim.asked.discard(0)
         missing: frozenset[int] = frozenset()
         if known is not None:
             for group in groups_in(known.subscriptions):
@@ -203,8 +235,11 @@ class SessionClaims:
             return
         # What is known here is to be known there, when it is asked.
         self._sending.flush()
-        claim.deadline = now + (SILENCE_SECONDS if known is None else ANSWER_SECONDS)
-        claim.n_asked += 1
+        if known is not None:
+            claim.deadline = now + ANSWER_SECONDS
+            claim.n_asked += 1
+        else:
+            claim.deadline = now + (ASKING_SECONDS if self.news.is_complete else SILENCE_SECONDS)
         self._send(claim, known)
 
     def _send(self, claim: WaitingClaim, known: PeerSession | None) -> None:
@@ -245,12 +280,20 @@ class SessionClaims:
                 claim.client,
                 groups_in(known.subscriptions),
                 is_paused=known.is_paused,
-                moves=known.moves + 1,
+                moves=known.moves,
                 heard=known.heard,
                 handed=Handed(None, since, 0, []),
                 was_open=known.expires_at is None,
             ),
         )
+
+    def hear_news(self, news: SessionChanges) -> None:
+        """Ask who has told of a session that somebody waits for."""
+        now = self._clock()
+        for state in news.states:
+            claim = self._by_key.get(state.key)
+            if claim is not None and claim.known is None:
+                claim.client.guarded(self._look, claim, now)
 
     def hear_answer(self, answer: SessionAnswer) -> None:
         """Take what a holder says.
@@ -337,7 +380,7 @@ class SessionClaims:
                 claim.client,
                 answer.subscriptions,
                 is_paused=answer.is_paused,
-                moves=answer.moves + 1,
+                moves=answer.moves,
                 heard=claim.since,
                 handed=Handed(marks, since, answer.n_missed, alerts_of(answer.alerts)),
                 was_open=answer.was_open,

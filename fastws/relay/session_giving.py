@@ -57,6 +57,8 @@ class SessionGiving:
     4. What is addressed to the user of a session is kept here, too. Who takes the session tells it; when nobody has
        said so while the answer is remembered, it waits here again.
     5. A session is its user's.
+    6. Who asks everyone is told of the session, and then asks for it here: it says first from where on it has heard
+       what the client holds.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class SessionGiving:
 
     def hear_claim(self, claim: SessionClaim) -> None:
         """Give a session away, or say why not."""
+        if claim.is_for_all and self.news.tell_one(claim.key):
+            return
         if self._states.has_gaps and len(self._waiting) < _MAX_WAITING and self._has(claim):
             self._waiting.append((self._clock() + GAP_SECONDS, claim))
             self._say(claim, "probing")
@@ -151,11 +155,12 @@ class SessionGiving:
     def _refuse(self, claim: SessionClaim, reason: str) -> None:
         """Say why a session cannot be had, which is a key of `REFUSALS`."""
         given = None if reason != "unknown" else self._given.get(claim.key, self._clock())
-        if given is None:
-            if reason != "unknown" or not claim.is_for_all:
-                self._say(claim, reason)  # type: ignore[arg-type]  # those are among the answers
-        elif (given.origin, given.claim) == (claim.origin, claim.claim):
+        if given is not None and (given.origin, given.claim) == (claim.origin, claim.claim):
             self._link.send(self._channels.inbox(claim.origin), given.message)
+        elif reason == "unknown" and claim.is_for_all:
+            pass  # who has it says so
+        elif given is None:
+            self._say(claim, reason)  # type: ignore[arg-type]  # those are among the answers
         else:
             self._say(claim, "in_use")
 

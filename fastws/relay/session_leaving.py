@@ -67,6 +67,7 @@ class SessionLeaving:
         while self._states.has_gaps and self._link.is_up and self._clock() < patience:
             await asyncio.sleep(_LOOK_SECONDS)
         deadline = self._clock() + seconds
+        self.news.stop_naming()
         sessions = self.holdings.sessions
         self.news.tell_now()
         ids = list(sessions.ids())

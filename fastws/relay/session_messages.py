@@ -19,9 +19,13 @@ KEY_SIZE: Final = 16
 MAX_SUBSCRIPTIONS_SIZE: Final = 1 << 20
 """Bytes of the subscriptions of a session, beyond which others are not told of it."""
 
+MAX_MOVES: Final = 2**31
+"""A session that has moved so often is counted no further."""
+
 NumberText = Annotated[str, Meta(max_length=64, pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 _Origin = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
+_Moves = Annotated[int, Meta(ge=0, le=MAX_MOVES)]
 _Key = Annotated[bytes, Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Kind = Literal["stock", "market", "sector", "portfolio"]
@@ -48,7 +52,7 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
     """
 
     key: _Key
-    moves: _Count
+    moves: _Moves
     user_key: str | None
     is_paused: bool
     lasts_ms: Annotated[int, Meta(ge=-1, le=2**53)]
@@ -131,7 +135,7 @@ class SessionAnswer(msgspec.Struct, frozen=True, tag="claim-answer"):
     origin: _Origin
     claim: _Count
     what: Answer
-    moves: _Count = 0
+    moves: _Moves = 0
     is_paused: bool = False
     was_open: bool = False
     subscriptions: list[Group] = []

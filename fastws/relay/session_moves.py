@@ -110,6 +110,7 @@ class SessionMoves:
         """Take what an instance says that is there."""
         if isinstance(message, SessionChanges):
             self.news.hear(message)
+            self.claims.hear_news(message)
         elif isinstance(message, SessionsPart):
             self.news.hear_part(message)
         elif isinstance(message, SessionsRequest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -38,6 +39,9 @@ _LEAST_INTERVAL: Final = 0.01
 # Who is asked for all its sessions is not asked again before.
 _ASK_AGAIN_SECONDS: Final = 2.0
 _EXPIRE_SECONDS: Final = 10.0
+# With more than so much to be sent, nobody is named all sessions: envelopes are not to be dropped for that.
+_BUSY_SIZE: Final = 4 << 20
+_LOOK_SECONDS: Final = 0.05
 
 
 class SessionNews:
@@ -45,8 +49,10 @@ class SessionNews:
 
     1. What changes is told within an interval of the relay: each session once, however often it has changed, and at
        most 48 KiB and 200 sessions per interval; the rest follows. Nothing is told while Redis is away, only noted.
+       The end of a connection is told at once, if nothing was told within the interval: its client is on its way.
     2. Messages are numbered. Who has missed one asks for all sessions, and so does who joins.
-    3. Where two hold a session, the one that `PeerSessions` says gives it up here; see `Holdings.give_up`.
+    3. Who asks for a session is answered also when others have not been told of it yet.
+    4. Where two hold a session, the one that `PeerSessions` says gives it up here; see `Holdings.give_up`.
     """
 
     def __init__(
@@ -76,6 +82,9 @@ class SessionNews:
         self._changed: dict[str, None] = {}
         self._ids: dict[bytes, str] = {}
         self._timer: asyncio.Handle | None = None
+        self._is_soon = False
+        self._told_at = -math.inf
+        self._is_leaving = False
         self._heard: dict[int, Numbering] = {}
         self._telling: dict[int, asyncio.Handle] = {}
         self._expire_at = 0.0
@@ -92,20 +101,29 @@ class SessionNews:
         return len(self._changed)
 
     def id_of(self, key: bytes) -> str | None:
-        """The id of a session of this instance that others have been told of."""
+        """The id of a session of this instance that others have been told of, or are about to be."""
         return self._ids.get(key)
 
     # Telling.
 
-    def note(self, session_id: str) -> None:
-        """A session has come, changed or gone."""
-        self._changed[session_id] = None
+    def note(self, session_id: str, is_over: bool = False) -> None:
+        """A session has come, changed or gone; `is_over`: its connection has ended, or nobody can have it any more."""
+        if session_id not in self._changed:
+            self._changed[session_id] = None
+            self._ids[key_of(session_id)] = session_id
         if len(self._changed) > _MAX_CHANGED:
             # A message that nobody gets: whoever hears of its number asks for all sessions.
             self.number += 1
             self._changed.clear()
             self._ids = {key_of(each): each for each in self.holdings.ids()}
-        if self._timer is None and self._link.is_up:
+        if not self._link.is_up:
+            return
+        if is_over and not self._is_soon and self._clock() >= self._told_at + self._interval:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.hub.loop.call_soon(self._tell_changes)
+            self._is_soon = True
+        elif self._timer is None:
             self._timer = self.hub.loop.call_later(self._interval, self._tell_changes)
 
     def note_up(self) -> None:
@@ -115,11 +133,18 @@ class SessionNews:
 
     def stop(self) -> None:
         """Tell what is left, and no more."""
-        self.holdings.on_change = lambda session_id: None
-        for timer in (self._timer, *self._telling.values()):
-            if timer is not None:
-                timer.cancel()
+        self.holdings.on_change = lambda session_id, is_over: None
+        self.stop_naming()
+        if self._timer is not None:
+            self._timer.cancel()
         self.tell_now()
+
+    def stop_naming(self) -> None:
+        """Name all sessions to nobody any more: what is left of them is to be the last that is said."""
+        self._is_leaving = True
+        for timer in self._telling.values():
+            timer.cancel()
+        self._telling.clear()
 
     def tell_now(self) -> None:
         """Tell all that has changed."""
@@ -128,48 +153,67 @@ class SessionNews:
 
     def _tell_changes(self) -> None:
         self._timer = None
+        self._is_soon = False
         if not self._link.is_up:
             return
+        self._told_at = self._clock()
         self._send_changes()
         if self._changed:
             self._timer = self.hub.loop.call_later(self._interval, self._tell_changes)
 
     def _send_changes(self) -> None:
-        ids = list(self._changed)
-        states, n = self._tell_of(ids)
-        for session_id in ids[:n]:
-            del self._changed[session_id]
+        self._send_states(*self._tell_of(self._changed))
+
+    def _send_states(self, states: list[SessionState], ids: list[str]) -> None:
+        for session_id in ids:
+            self._changed.pop(session_id, None)
         self.number += 1
-        self._counts.sessions["announced"] += n
+        self._counts.sessions["announced"] += len(ids)
         self._send(self._channels.sessions, SessionChanges(self._origin, self.number, states))
+
+    def tell_one(self, key: bytes) -> bool:
+        """Tell of one session at once, because somebody looks for it; False: it is not here."""
+        session_id = self._ids.get(key)
+        if session_id is None or not self._link.is_up:
+            return False
+        if bytes(self._state_of(session_id).subscriptions) == NO_SUBSCRIPTIONS:
+            return False
+        self._send_states(*self._tell_of([session_id]))
+        return True
 
     def tell_all(self, origin: int) -> None:
         """Name all sessions to an instance, part by part."""
-        if origin not in self._telling:
+        if origin not in self._telling and not self._is_leaving:
             ids = list(self.holdings.ids())
             self._telling[origin] = self.hub.loop.call_soon(self._tell_part, origin, ids, 0, 0)
 
     def _tell_part(self, origin: int, ids: list[str], begin: int, number: int) -> None:
-        states, n = self._tell_of(ids[begin : begin + _PART_COUNT])
-        end = begin + n
+        # Whatever becomes of this part, the one who has asked may ask again.
+        del self._telling[origin]
+        if not self._link.is_up or self._link.queue_size > _BUSY_SIZE:
+            self._telling[origin] = self.hub.loop.call_later(
+                max(self._interval, _LOOK_SECONDS), self._tell_part, origin, ids, begin, number
+            )
+            return
+        states, told = self._tell_of(ids[begin : begin + _PART_COUNT])
+        end = begin + len(told)
         is_last = end >= len(ids)
         part = SessionsPart(self._origin, self.number, number, is_last, states)
         self._send(self._channels.inbox(origin), part)
-        if is_last:
-            del self._telling[origin]
-        else:
+        if not is_last:
             self._telling[origin] = self.hub.loop.call_later(
                 self._interval, self._tell_part, origin, ids, end, number + 1
             )
 
-    def _tell_of(self, ids: Iterable[str]) -> tuple[list[SessionState], int]:
-        """What is told of the first of these sessions, and of how many that is."""
-        states = []
-        size = n = 0
+    def _tell_of(self, ids: Iterable[str]) -> tuple[list[SessionState], list[str]]:
+        """What is told of the first of these sessions, and which ones these are."""
+        states: list[SessionState] = []
+        told: list[str] = []
+        size = 0
         for session_id in ids:
-            if size >= _PART_SIZE or n == _PART_COUNT:
+            if size >= _PART_SIZE or len(told) == _PART_COUNT:
                 break
-            n += 1
+            told.append(session_id)
             state = self._state_of(session_id)
             states.append(state)
             size += len(bytes(state.subscriptions)) + len(state.user_key or "") + 40
@@ -179,7 +223,7 @@ class SessionNews:
                 self._ids[state.key] = session_id
                 # It is here, whoever had it before.
                 self.peers.drop(state.key)
-        return states, n
+        return states, told
 
     def _state_of(self, session_id: str) -> SessionState:
         key = key_of(session_id)

@@ -61,6 +61,7 @@ class WireLink:
     n_dropped = 0
     n_refused = 0
     queue_size = 0
+    n_sent = 0
 
     def __init__(self, wire: Wire, **callbacks: Any) -> None:
         self.wire = wire
@@ -79,6 +80,7 @@ class WireLink:
         self.wire.links.remove(self)
 
     def send(self, channel: str, data: bytes) -> None:
+        self.n_sent += 1
         if self.is_held:
             self._waiting.append(lambda: self.wire.carry(self, channel, data))
         else:
@@ -133,7 +135,9 @@ class Asker:
 class Site:
     """A market whose sessions move; what it publishes goes into its hub's history."""
 
-    def __init__(self, wire: Wire, clock: Clock, codes: Iterable[str] = CODES) -> None:
+    def __init__(
+        self, wire: Wire, clock: Clock, codes: Iterable[str] = CODES, *, interval_ms: int = 1
+    ) -> None:
         self.hub = Hub(asyncio.get_running_loop(), epoch=f"{id(self):x}", interval_ms=0, history_size=1 << 20)
         self.market = Market(self.hub, Instruments([Instrument(code, None, "KOSPI") for code in CODES]))
         self.clock = clock
@@ -149,7 +153,7 @@ class Site:
             name=f"site {id(self):x}",
             prefix="test",
             n_shards=1,
-            interval_ms=1,
+            interval_ms=interval_ms,
             history_bytes=1 << 20,
             wanted=lambda: codes,
             clock=clock,
@@ -170,7 +174,9 @@ class Site:
     def publish(self, code: str, number: int) -> None:
         self.market.publish_price(PriceUpdate(self.market.ensure_instrument(code), number))
 
-    def hold(self, session_id: str, *codes: str, user_key: str | None = None, **options: bool) -> None:
+    def hold(
+        self, session_id: str, *codes: str, user_key: str | None = None, moves: int = 0, **options: bool
+    ) -> None:
         """Have a session of a client that has seen everything until now."""
         self.sessions.save(
             Session(
@@ -182,6 +188,7 @@ class Site:
                 self.hub.epoch,
                 time.monotonic(),
                 heard=self.hub.sequence,
+                moves=moves,
             )
         )
 
@@ -243,10 +250,12 @@ def is_answer(data: bytes) -> bool:
 
 
 @asynccontextmanager
-async def sites(n: int = 2, codes: Iterable[str] = CODES) -> AsyncIterator[tuple[Wire, Clock, list[Site]]]:
+async def sites(
+    n: int = 2, codes: Iterable[str] = CODES, *, interval_ms: int = 1
+) -> AsyncIterator[tuple[Wire, Clock, list[Site]]]:
     """Some that know each other and hear each other's values."""
     wire, clock = Wire(), Clock()
-    all_of_them = [Site(wire, clock, codes) for _ in range(n)]
+    all_of_them = [Site(wire, clock, codes, interval_ms=interval_ms) for _ in range(n)]
     try:
         await until(lambda: all(len(site.relay.peers) == n - 1 for site in all_of_them))
         clock.now += 0.2

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
 
 from fastws.relay.control import ControlError, decode, encode
-from fastws.relay.peer_sessions import PeerSession, PeerSessions
+from fastws.relay.peer_sessions import Left, PeerSession, PeerSessions
 from fastws.relay.session_messages import (
     KEY_SIZE,
+    MAX_MOVES,
     Group,
+    SessionAnswer,
     SessionChanges,
+    SessionLeft,
     SessionState,
     key_of,
     read_groups,
@@ -91,3 +96,58 @@ def test_states_travel_without_ids() -> None:
         decode(data.replace(key_of("secret"), b""))
     with pytest.raises(msgspec.DecodeError):
         read_groups(b"\x91\x01")
+
+
+def test_what_was_left_is_the_last_word_unless_the_session_has_moved() -> None:
+    known = PeerSessions(1 << 20)
+    known.put(session("a"))
+    left = Left("epoch", [], SessionLeft(key_of("a"), 0, 0, msgspec.Raw(b"\xc0")))
+    known.leave(key_of("a"), 1, left, 100.0, 10.0, 7)
+    known.begin_all(1)
+    assert known.put(session("a")), "it is with that one still"
+    known.end_all(1)
+    (found,) = known
+    assert (found.left, found.lost_at) == (left, 7)
+    known.put(session("a", moves=1))
+    (found,) = known
+    assert (found.left, found.lost_at) == (None, None)
+    assert not known.has_orphan_of("kim")
+    assert known.size == found.size
+
+
+def test_who_is_heard_of_again_is_not_among_the_oldest() -> None:
+    known = PeerSessions(3 * session("a").size)
+    for key in "abcad":
+        known.put(session(key))
+    assert {each.key for each in known} == {key_of(key) for key in "cad"}
+
+
+def test_instances_that_came_and_went_take_no_room() -> None:
+    known = PeerSessions(1 << 20)
+    known.put(session("old"))
+    known.begin_all(1)
+    known.put(session("a"))
+    known.lose(1, 100.0, 10.0, 7)
+    known.begin_all(1)
+    known.put(session("b"))
+    known.end_all(1)
+    assert {each.key for each in known} == {key_of("b")}, "it does not name the others any more"
+    for origin in range(2, 10_000):
+        known.begin_all(origin)
+        known.end_all(origin)
+        known.lose(origin, 100.0, 10.0, 7)
+    assert size_of_tables(known) < 10_000
+
+
+def size_of_tables(known: PeerSessions) -> int:
+    """Bytes of the tables."""
+    return sum(sys.getsizeof(table) for table in vars(known).values())
+
+
+@pytest.mark.parametrize("moves", [MAX_MOVES + 1, 2**62, -1])
+def test_nothing_moves_so_often_that_nobody_could_say_it(moves: int) -> None:
+    state = SessionState(key_of("a"), moves, None, False, 0, msgspec.Raw(b"\x90"))
+    with pytest.raises(ControlError):
+        decode(encode(SessionChanges(7, 1, [state])))
+    with pytest.raises(ControlError):
+        decode(encode(SessionAnswer(7, 1, "given", moves)))

@@ -7,8 +7,8 @@ import pytest
 from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
 from fastws.relay.control import encode
-from fastws.relay.session_claims import ANSWER_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
-from fastws.relay.session_messages import SessionAnswer
+from fastws.relay.session_claims import ANSWER_SECONDS, ASKING_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
+from fastws.relay.session_messages import MAX_MOVES, SessionAnswer
 from fastws.sessions import Session
 from tests.relays import until
 from tests.unit.session_sites import is_answer, known, pass_time, settle, sites
@@ -337,6 +337,7 @@ async def test_what_is_left_waits_only_so_long_and_takes_only_so_much() -> None:
         size = two.claims.sessions.size
         await one.relay.stop()
         await until(lambda: two.claims.sessions.has_orphan_of("kim"))
+        await until(lambda: not len(two.relay.peers))
         assert two.claims.sessions.size > size
         clock.now += 1e9  # sessions here end by another clock
         assert two.ask("s", "kim").found == "unknown"
@@ -359,7 +360,7 @@ async def test_what_was_missed_of_a_server_that_is_gone_counts_from_when_it_went
 
 
 async def test_who_follows_is_heard_also_when_the_first_one_fails() -> None:
-    async with sites() as (_, _, (one, two)):
+    async with sites() as (_, clock, (one, two)):
         one.hold("s", "A")
         await known(two)
         one.link.is_held = True
@@ -367,7 +368,8 @@ async def test_who_follows_is_heard_also_when_the_first_one_fails() -> None:
         follower = two.ask("s")
         asker.found = "not to be told"
         one.link.let_go()
-        await until(lambda: follower.found)
+        await until(lambda: asker.error)
+        await pass_time(clock, ASKING_SECONDS + 0.2, two)
         assert isinstance(asker.error, AssertionError)
         assert follower.found == "unknown"  # it was given, and is not to be had again
 
@@ -384,3 +386,137 @@ async def test_one_waiter_that_fails_does_not_keep_the_others() -> None:
             one.relay.when_heard(missing, then)
         clock.now += 10
         await until(lambda: heard == [1, 2])
+
+
+async def test_a_session_that_nobody_was_told_of_is_found() -> None:
+    """Its client was quicker than the news of it, and goes on without a gap."""
+    async with sites() as (_, _, (one, two)):
+        one.hold("s", "A", "B", user_key="kim")
+        one.publish("A", 1)
+        assert not len(two.claims.sessions)
+        asker = two.ask("s", "kim")
+        assert asker.found is None
+        await until(lambda: asker.found)
+        assert two.missed(asker.found) == [1, 0]
+        assert not len(one.sessions)
+
+
+async def test_one_that_nobody_was_told_of_is_its_users() -> None:
+    async with sites() as (_, _, (one, two)):
+        one.hold("s", "A", user_key="kim")
+        asker = two.ask("s", "lee")
+        await until(lambda: asker.found)
+        assert asker.found == "forbidden"
+        assert len(one.sessions) == 1
+
+
+async def test_nobody_waits_long_for_what_nobody_has() -> None:
+    async with sites() as (_, clock, (_, two)):
+        asker = two.ask("s")
+        await pass_time(clock, ASKING_SECONDS - 0.1, two)
+        assert asker.found is None
+        await pass_time(clock, 0.2, two)
+        assert asker.found == "unknown"
+
+
+async def test_ids_that_were_made_up_do_not_keep_everyone_busy() -> None:
+    async with sites() as (_, clock, (_, two)):
+        askers = [two.ask(f"made up {number}") for number in range(1000)]
+        asked = [asker for asker in askers if asker.found is None]
+        assert len(asked) == 200
+        assert {asker.found for asker in askers if asker not in asked} == {"unknown"}
+        await pass_time(clock, 1.1, two)
+        assert {asker.found for asker in askers} == {"unknown"}
+        assert two.ask("made up 0").found is None
+
+
+async def test_the_end_of_a_connection_is_told_at_once() -> None:
+    """Not an interval later; of those that follow it within one, with the others."""
+    async with sites(interval_ms=60_000) as (_, clock, (one, two)):
+        one.hold("s", "A")
+        await known(two)
+        one.hold("t", "A")
+        await settle()
+        assert len(two.claims.sessions) == 1
+        clock.now += 60
+        one.hold("u", "A")
+        await known(two, 3)
+
+
+async def test_a_session_that_has_moved_as_often_as_can_be_said_moves_still() -> None:
+    """Else whoever has taken it says what nobody reads, and takes all that it says beside it along."""
+    async with sites() as (_, _, (one, two)):
+        for session_id in ("s", "t"):
+            one.hold(session_id, "A", moves=MAX_MOVES)
+        await known(two, 2)
+        asker = two.ask("s")
+        await until(lambda: asker.found)
+        two.relay.meetings.end(one.relay.origin)
+        for found in (asker.found, two.ask("t").found):
+            assert isinstance(found, Session)
+            assert found.moves == MAX_MOVES
+
+
+@pytest.mark.parametrize("what", ["it is away", "it is slow"])
+async def test_all_sessions_are_named_only_while_there_is_room(what: str) -> None:
+    async with sites() as (_, clock, (one, two)):
+        for number in range(500):
+            one.hold(f"{number}", "A")
+        await known(two, 500)
+        two.claims.sessions.lose(one.relay.origin, clock.now, 0.0, 0)
+        two.claims.sessions.expire(clock.now)
+        if what == "it is away":
+            one.link.is_up = False
+        else:
+            one.link.queue_size = 15 << 20
+        assert one.relay.sessions is not None
+        one.relay.sessions.news.tell_all(two.relay.origin)
+        sent = one.link.n_sent
+        one.relay.sessions.news.tell_all(two.relay.origin)
+        await settle()
+        assert one.link.n_sent == sent
+        one.link.is_up, one.link.queue_size = True, 0
+        await known(two, 500)
+
+
+async def test_who_could_not_be_told_may_ask_again() -> None:
+    async with sites() as (_, _, (one, two)):
+        one.hold("s", "A")
+        await known(two)
+        assert one.relay.sessions is not None
+        news = one.relay.sessions.news
+        find = news.holdings.find
+
+        def fail(session_id: str) -> None:
+            raise ValueError("a fault")
+
+        errors: list[object] = []
+        loop = one.hub.loop
+        loop.set_exception_handler(lambda loop, context: errors.append(context["exception"]))
+        news.holdings.find = fail  # type: ignore[method-assign,assignment]
+        news.tell_all(two.relay.origin)
+        await until(lambda: errors)
+        news.holdings.find = find  # type: ignore[method-assign]
+        two.claims.sessions.remove(one.relay.origin, next(iter(two.claims.sessions)).key)
+        news.tell_all(two.relay.origin)
+        await known(two)
+        loop.set_exception_handler(None)
+
+
+async def test_who_leaves_names_its_sessions_no_more() -> None:
+    """What it has left of them is the last that it says, and not how they were before."""
+    async with sites() as (_, _, (one, two)):
+        for number in range(500):
+            one.hold(f"{number}", "A")
+        one.publish("A", 1)
+        await known(two, 500)
+        assert one.relay.sessions is not None
+        one.relay.sessions.news.tell_all(two.relay.origin)
+        await one.relay.sessions.leave()
+        one.relay.sessions.news.tell_all(two.relay.origin)
+        sent = one.link.n_sent
+        await until(lambda: all(each.is_orphan for each in two.claims.sessions))
+        for _ in range(5):
+            await settle()
+        assert one.link.n_sent == sent
+        assert two.missed(two.ask("499").found) == [1]
