@@ -15,6 +15,9 @@ _log = structlog.get_logger("fastws.relay")
 class OutageLog:
     """Logs each change, but of those that follow each other within `AGAIN_SECONDS` only some; and always how it is in
     the end, at the latest that much later, if `tell` is called now and then.
+
+    One that is away for another reason than before, as when Redis comes back and refuses the password, has a limit of
+    its own: that is what somebody has to mend.
     """
 
     def __init__(self, redis: str, instance: str) -> None:
@@ -24,24 +27,30 @@ class OutageLog:
         self._reason: str | None = ""
         self._told: str | None = ""
         self._away = 0.0
-        self._tell_from = {True: 0.0, False: 0.0}
+        # Whether it is away for another reason than when it went.
+        self._is_other = False
+        # By what is told: whether it is away, and whether for another reason.
+        self._tell_from: dict[tuple[bool, bool], float] = {}
 
     def note_away(self, now: float, reason: str) -> None:
+        if self._reason and reason != self._reason:
+            self._is_other = True
         self._reason = reason
         self.tell(now)
 
     def note_there(self, now: float, away: float) -> None:
         """It is there, after `away` seconds."""
-        self._reason, self._away = None, away
+        self._reason, self._away, self._is_other = None, away, False
         self.tell(now)
 
     def tell(self, now: float) -> None:
         """Log how it is, where that is to be told."""
         is_away = self._reason is not None
-        if self._reason == self._told or now < self._tell_from[is_away]:
+        kind = is_away, self._is_other
+        if self._reason == self._told or now < self._tell_from.get(kind, now):
             return
         self._told = self._reason
-        self._tell_from[is_away] = now + AGAIN_SECONDS
+        self._tell_from[kind] = now + AGAIN_SECONDS
         if is_away:
             _log.warning("the relay is away; local clients go on", redis=self._redis, error=self._reason)
         else:

@@ -41,3 +41,19 @@ def test_of_many_changes_some_are_told_and_the_last_one() -> None:
         log.note_there(AGAIN_SECONDS + 3.0, 1.0)
         log.tell(AGAIN_SECONDS + 3.0)
     assert [line["log_level"] for line in lines] == ["info", "warning", "warning", "info"]
+
+
+def test_a_refusal_is_told_at_once_after_an_outage() -> None:
+    log = OutageLog("redis", "one")
+    with structlog.testing.capture_logs() as lines:
+        log.note_there(1.0, 0.0)
+        log.note_away(2.0, "closed by server")
+        log.note_away(2.1, "refused")
+        assert [line.get("error") for line in lines] == [None, "closed by server", "refused"]
+        for n in range(50):
+            log.note_away(2.2 + n * 0.1, "closed by server")
+            log.note_away(2.25 + n * 0.1, "refused")
+        assert len(lines) == 3, "once"
+        log.note_away(8.0, "closed by server")
+        log.tell(2.1 + AGAIN_SECONDS)
+        assert lines[-1]["error"] == "closed by server"
