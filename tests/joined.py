@@ -26,8 +26,8 @@ class Joined(ExitStack):
         self.redis = redis
         self.servers: list[Server] = []
 
-    def start(self, n: int = 2, **settings: object) -> list[Server]:
-        """Start `n` more, and wait until all that live know of each other."""
+    def start(self, n: int = 2, *, is_awaited: bool = True, **settings: object) -> list[Server]:
+        """Start `n` more, and, if that `is_awaited`, wait until all that live know of each other and of nobody else."""
         started = []
         for _ in range(n):
             server = Server(
@@ -38,7 +38,7 @@ class Joined(ExitStack):
             self.callback(self._end, server)
             started.append(server)
         self.servers = [server for server in self.servers if server.process.poll() is None] + started
-        for server in self.servers:
+        for server in self.servers if is_awaited else ():
             until(partial(knows, server, len(self.servers) - 1), "the others")
         return started
 

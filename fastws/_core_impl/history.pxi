@@ -171,7 +171,8 @@ cdef class History:
 
     cdef int64_t start_of(self, Channel channel, int64_t first, int64_t last) except -2:
         """The number after which the updates of a channel from stamp `first` on are here, or after `last` if `first` is
-        0; -1: some of them are not."""
+        0; -1: some of them are not, or it is not known whether there were more: a channel that was not listened to
+        begins here with its last value."""
         cdef Update update
         cdef int64_t sequence, seq = 0, after = first if first else last + 1
         cdef bint is_found = first == 0
@@ -183,13 +184,14 @@ cdef class History:
         while sequence >= self.start:
             update = self.past(sequence)
             if update.stamp < after:
-                break
+                return sequence if is_found and (first or not seq or update.seq + 1 == seq) else -1
             if seq and update.seq + 1 != seq:
                 return -1
             is_found = is_found or update.stamp == first
             seq = update.seq
             sequence = update.previous
-        return sequence if is_found else -1
+        # Past the beginning of history or of the channel.
+        return sequence if is_found and (first or channel.stamp <= last) else -1
 
     cdef Missed missed(self, Hub hub, dict wanted, dict starts, dict known, set also, int64_t cursor):
         """The numbers since `cursor` at which a holder of `wanted` and of the numbers in `also` has to look.

@@ -148,14 +148,20 @@ class Awaiting:
             self._link.ignore(self._channels.shard(shard) for shard in gone)
             self._receiving.leave_out(gone)
 
-    def _missing_of(self, shards: Collection[int]) -> frozenset[int]:
+    @property
+    def is_meeting(self) -> bool:
+        """Whether it is not known yet who else is there: Redis is to be there soon, or is since a moment ago."""
         now = self._clock()
-        if not self._link.is_up:
-            # At the start it is to be there soon; later, its absence delays nobody.
-            is_starting = self._down_since is not None and now - self._down_since < WAIT_SECONDS
-            return frozenset(shards) if is_starting else frozenset()
-        if self.up_since is not None and now - self.up_since < _MEETING_SECONDS:
+        if self.up_since is not None:
+            return now - self.up_since < _MEETING_SECONDS
+        return self._down_since is not None and now - self._down_since < WAIT_SECONDS
+
+    def _missing_of(self, shards: Collection[int]) -> frozenset[int]:
+        if self.is_meeting:
             return frozenset(shards)
+        if not self._link.is_up:
+            # Later than at the start its absence delays nobody.
+            return frozenset()
         return frozenset(shard for shard in shards if not self._is_heard(shard))
 
     def _is_heard(self, shard: int) -> bool:

@@ -14,6 +14,7 @@ from fastws.relay.session_messages import (
     SessionAnswer,
     SessionChanges,
     SessionClaim,
+    SessionKept,
     SessionsLeft,
     SessionsPart,
     SessionsRequest,
@@ -185,7 +186,13 @@ class ForceAnswer(msgspec.Struct, frozen=True, tag="forced"):
 
 
 SessionMessage: TypeAlias = (
-    SessionChanges | SessionsRequest | SessionsPart | SessionClaim | SessionAnswer | SessionsLeft
+    SessionChanges
+    | SessionsRequest
+    | SessionsPart
+    | SessionClaim
+    | SessionAnswer
+    | SessionKept
+    | SessionsLeft
 )
 Message: TypeAlias = (
     Announcement

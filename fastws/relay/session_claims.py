@@ -7,16 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import structlog
-
 from fastws._core import Hub
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
 from fastws.dialects.restoration import unheard
 from fastws.dialects.takeover import PROBE_SECONDS, Then
-from fastws.logs import log_limited
 from fastws.market.market import Market
+from fastws.relay.asking_all import AskingAll
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
 from fastws.relay.control import ControlError, encode
@@ -28,7 +26,14 @@ from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
-from fastws.relay.session_messages import SessionAnswer, SessionChanges, SessionClaim, key_of
+from fastws.relay.session_keeping import session_of
+from fastws.relay.session_messages import (
+    SessionAnswer,
+    SessionChanges,
+    SessionClaim,
+    SessionKept,
+    key_of,
+)
 from fastws.relay.session_news import SessionNews
 from fastws.relay.waiting_claims import WaitingClaim
 from fastws.sessions import Handed, Session
@@ -48,19 +53,16 @@ ASKING_SECONDS: Final = 0.3
 LEVEL_SECONDS: Final = 1.5
 """How long a client waits until what the holder has is here: what is missing comes in a second, or not at all."""
 
-# All are asked for so many sessions a second that nobody knows of, and for more while it is not known what others have.
-_MAX_ASKED: Final = 200
-_MAX_ASKED_EARLY: Final = 2000
 # For how long an answer that comes too late still has what is addressed to a user, and of how many claims.
 _LATE_SECONDS: Final = 60.0
 _LATE_BYTES: Final = 1 << 20
 _LATE_SIZE: Final = 250
 # After how long a question is asked again: it, or the answer, may have been lost.
 _ASK_AGAIN_SECONDS: Final = 1.0
+# After how long it is looked again whether somebody is there to be asked.
+_MEET_SECONDS: Final = 0.05
 # Who does not look for so long has stood still, and may have heard nobody.
 _STALL_SECONDS: Final = 0.4
-
-_log = structlog.get_logger("fastws.relay")
 
 
 class SessionClaims:
@@ -78,7 +80,8 @@ class SessionClaims:
     6. What comes too late for a client that has gone on is its user's messages still.
     7. A session is its user's.
     8. All are asked for a session that nobody has told of: it may be younger than the last news of its holder, who
-       tells of it then. Of more than so many a second the others are unknown at once: ids are easily made up.
+       tells of it then, or its holder was gone when this instance came, and others keep it. Of more than so many a
+       second the others are unknown at once: ids are easily made up.
     """
 
     def __init__(
@@ -121,9 +124,8 @@ class SessionClaims:
         # By the number of their claims: clients that went on without an answer, and since when their users' messages
         # have been heard here.
         self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
-        self._n_asked = 0
-        self._asked_at = -math.inf
-        self._looked_at = clock()
+        self._asking_all = AskingAll()
+        self._began_at = self._looked_at = clock()
         self._excused_at = -math.inf
 
     def claim(self, client: Client, session_id: str, arrival: Arrival, then: Then) -> None:
@@ -133,6 +135,10 @@ class SessionClaims:
             before.followers.append((client, arrival, then))
             return
         known = self.sessions.get(key, self._clock())
+        if known is None and self._awaiting.is_meeting:
+            again = partial(self.claim, client, session_id, arrival, then)
+            self.hub.loop.call_later(_MEET_SECONDS, client.guarded, again)
+            return
         if known is None and not self._may_ask_all():
             then("unknown")
             return
@@ -149,13 +155,9 @@ class SessionClaims:
         if not self._link.is_up or not len(self.peers):
             return False
         now = self._clock()
-        if now - self._asked_at >= 1.0:
-            self._asked_at, self._n_asked = now, 0
-        self._n_asked += 1
-        if self._n_asked <= (_MAX_ASKED if self.news.is_complete else _MAX_ASKED_EARLY):
-            return True
-        log_limited(_log, "relay-unknown", "many clients come with sessions that nobody knows")
-        return False
+        # Others keep sessions of those that were gone when this one came.
+        is_early = not self.news.is_complete or now - self._began_at < self.holdings.ttl
+        return self._asking_all.may(now, is_early=is_early)
 
     def look(self, now: float) -> None:
         """Look after those who wait; to be called some times a second."""
@@ -218,6 +220,7 @@ class SessionClaims:
             for group in groups_in(known.subscriptions):
                 missing |= self._awaiting.missing(group.kind, group.names)
         if missing:
+            claim.is_late = True
             ask = partial(claim.client.guarded, self._ask, claim, missing)
             self._awaiting.when_heard(missing, ask, HEARING_SECONDS)
         else:
@@ -295,6 +298,26 @@ class SessionClaims:
             if claim is not None and claim.known is None:
                 claim.client.guarded(self._look, claim, now)
 
+    def is_settled(self, known: PeerSession, now: float) -> bool:
+        """Whether the holder of a session is gone, and no client waits for the session here."""
+        return known.key not in self._by_key and not self._is_there(known, now)
+
+    def hear_kept(self, kept: SessionKept) -> None:
+        """Take what another one keeps of a session whose holder was gone before this instance knew of it.
+
+        Raises:
+            ControlError: this one was not asked, or not for that session.
+        """
+        claim = self._claims.get(kept.claim)
+        now = self._clock()
+        if claim is None or claim.answer is not None or self._known(claim, now) is not None:
+            return  # somebody was quicker to tell
+        if 0 not in claim.asked or kept.state.key != claim.key:
+            raise ControlError("an instance tells of a session that was not asked for")
+        if self.peers.get(kept.holder) is None:
+            session = session_of(kept, now, self.holdings.ttl, self.hub.sequence)
+            claim.client.guarded(self._listen, claim, session)
+
     def hear_answer(self, answer: SessionAnswer) -> None:
         """Take what a holder says.
 
@@ -304,6 +327,8 @@ class SessionClaims:
         claim = self._claims.get(answer.claim)
         if claim is not None:
             if claim.asked.isdisjoint((0, answer.origin)):
+                if answer.what == "probing":
+                    return  # somebody else was quicker to tell
                 raise ControlError("an instance answers that was not asked for a session")
             claim.client.guarded(self._take_answer, claim, answer)
         elif answer.what == "given":
@@ -372,6 +397,9 @@ class SessionClaims:
             # What the marks leave out has to be what nobody has published yet.
             since = self.hub.sequence
             if self._moved.has_others(self._moved.subscriptions(answer.subscriptions), marks):
+                marks = None
+            elif claim.is_late and any(channel.stamp > last for channel, _, last in marks):
+                # Of what was published since it was left only the last values are here.
                 marks = None
         self._finish(
             claim,

@@ -171,6 +171,21 @@ class SessionsLeft(msgspec.Struct, frozen=True, tag="sessions-left"):
     sessions: list[SessionLeft]
 
 
+class SessionKept(msgspec.Struct, frozen=True, tag="session-kept"):
+    """What is known of a session whose `holder` is gone, for whoever has asked all for it with the claim `claim`.
+
+    `left` is what the holder has left of it, None if it could not; `epoch` and `positions` are of the same message.
+    """
+
+    origin: _Origin
+    claim: _Count
+    holder: _Origin
+    state: SessionState
+    epoch: _Epoch = ""
+    positions: list[Reached] = []
+    left: SessionLeft | None = None
+
+
 NO_SUBSCRIPTIONS: Final = b"\xc0"
 """Of a session that is no more: null."""
 

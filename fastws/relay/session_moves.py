@@ -23,10 +23,12 @@ from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
 from fastws.relay.session_giving import SessionGiving
+from fastws.relay.session_keeping import SessionKeeping
 from fastws.relay.session_leaving import SessionLeaving
 from fastws.relay.session_messages import (
     SessionChanges,
     SessionClaim,
+    SessionKept,
     SessionsLeft,
     SessionsPart,
     SessionsRequest,
@@ -100,11 +102,15 @@ class SessionMoves:
             origin=origin,
             clock=clock,
         )
+        self.keeping = SessionKeeping(
+            self.known, self.claims.is_settled, link, channels, origin=origin, clock=clock
+        )
 
     def look(self, now: float) -> None:
         """Look after those who wait; to be called some times a second."""
         self.claims.look(now)
         self.giving.look(now)
+        self.keeping.look(now)
 
     def hear(self, message: SessionMessage) -> None:
         """Take what an instance says that is there."""
@@ -119,6 +125,9 @@ class SessionMoves:
             self.news.hear_left(message)
         elif isinstance(message, SessionClaim):
             self.giving.hear_claim(message)
+            self.keeping.hear_claim(message)
+        elif isinstance(message, SessionKept):
+            self.claims.hear_kept(message)
         else:
             self.claims.hear_answer(message)
 

@@ -10,7 +10,8 @@ from fastws.relay.session_messages import SessionAnswer
 
 class WaitingClaim:
     """A client that waits for a session. `since` is the number of the hub when its holder was asked, `is_level` whether
-    everything that others had published until then was here. `followers` want the same session.
+    everything that others had published until then was here. `is_late`: some of what the client holds was not listened
+    to before it came. `followers` want the same session.
 
     `known` is what was announced of the session when its holder was asked; None: all were asked. Until it `is_asked`,
     what the client holds is still to be heard; then `deadline` is by when an answer has to come. Once there is one, as
@@ -26,6 +27,7 @@ class WaitingClaim:
         "deadline",
         "followers",
         "is_asked",
+        "is_late",
         "is_level",
         "key",
         "known",
@@ -48,7 +50,7 @@ class WaitingClaim:
         self.since = 0
         self.known: PeerSession | None = None
         self.is_asked = False
-        self.is_level = False
+        self.is_level = self.is_late = False
         self.answer: SessionAnswer | None = None
         self.n_asked = 0
         # Origins; 0: all.

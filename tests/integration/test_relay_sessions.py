@@ -583,3 +583,62 @@ async def test_who_joins_later_knows_the_sessions(joined: Joined) -> None:
     assert answer["restored_subscriptions"] == {"stock": ["A", "B"]}
     await at_two.connection.close()
     await one_gets_it(raced, joined.servers[0], two)
+
+
+async def test_who_is_started_anew_gets_its_clients_back(joined: Joined) -> None:
+    """A server that is stopped comes again, and so do its clients; of one something was published meanwhile."""
+    two = joined.servers[1]
+    (one,) = joined.start(1, **SETTINGS)
+    known = Known(two)
+    seen = [Seen() for _ in range(4)]
+    async with client(two.url) as other:
+        # Also of what nobody looks at the others know how far its clients are, if somebody looks at it with them.
+        await other.subscribe("stock", "E0", "E1", "E2", "E3")
+        for i, each in enumerate(seen):
+            at_one = await opened(one.url)
+            each.follow(at_one)
+            await at_one.subscribe("stock", f"E{i}")
+            await at_one.until_snapshot()
+            publish(two, price(f"E{i}", 1))
+            await at_one.until(partial(each.has, [f"E{i}"]))
+        known.until(4)
+        one.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(one.wait) == 0
+        publish(two, price("E3", 2), price("E3", 3))
+        (new,) = joined.start(1, **SETTINGS)
+        for i, each in enumerate(seen):
+            again, answer = await go_on(each, new)
+            assert (answer["type"], answer.get("recovered")) == ("reconnected", i < 3), answer
+            assert answer["restored_subscriptions"] == {"stock": [f"E{i}"]}
+            each.follow(again)
+            if i == 3:
+                snapshot = await again.until_snapshot()
+                assert [message["price"] for message in snapshot["messages"]] == [3]
+            publish(two, price(f"E{i}", 4))
+            while each.prices[f"E{i}"][-1] != 4:
+                await again.receive()
+            assert each.prices[f"E{i}"] == [1, 4]
+            await again.connection.close()
+        until(lambda: moved(new, "taken") == 4, "counts")
+
+
+async def test_who_was_killed_and_is_started_anew_gets_its_clients_back(joined: Joined) -> None:
+    """At once, so that the others still count on the one before."""
+    two = joined.servers[1]
+    (one,) = joined.start(1, **SETTINGS)
+    known = Known(two)
+    seen = Seen()
+    at_one = await opened(one.url)
+    seen.follow(at_one)
+    await at_one.subscribe("stock", "F")
+    await at_one.until_snapshot()
+    known.until(1)
+    joined.kill(one)
+    (new,) = joined.start(1, is_awaited=False, **SETTINGS)
+    again, answer = await go_on(seen, new)
+    assert (answer["type"], answer.get("recovered")) == ("reconnected", False), answer
+    assert answer["restored_subscriptions"] == {"stock": ["F"]}
+    publish(two, price("F", 1))
+    (update,) = updates(await again.until(updates))
+    assert update["price"] == 1
+    await again.connection.close()

@@ -281,6 +281,7 @@ async def test_those_that_end_are_started_anew_and_the_feed_goes_on(start: Any, 
         for each in clients:
             await each.subscribe("market", "KOSPI")
             await each.until_type("subscribed")
+        until(lambda: server.stats()["sessions_elsewhere"] >= N, "that each knows the sessions of the other")
         owner, other = workers_of(server)
         owner.kill()
         until(lambda: server.log.count("a worker serves again") == 1, "a new one", 30)
@@ -299,6 +300,13 @@ async def test_those_that_end_are_started_anew_and_the_feed_goes_on(start: Any, 
         assert 0 < len(alive) < N
         for each in alive:
             await each.until(updates)
+        # Whichever it comes to, also the new one, who was at the one that ended has its session.
+        for each in clients:
+            if each not in alive:
+                url = f"{server.url}?session_id={each.greeting['connection_id']}"
+                again = await stack.enter_async_context(client(url))
+                answer = await again.until(lambda message: message["type"] in ("reconnected", "error"))
+                assert answer.get("restored_subscriptions") == {"market": ["KOSPI"]}, answer
         server.until_feed_is("live")
         # It has the settings of the reload.
         assert [server.stats()["rate_limit"] for _ in range(6)] == [50] * 6

@@ -116,6 +116,27 @@ async def test_what_is_not_here_is_not_gone_on_with() -> None:
         site.hub.stop()
 
 
+async def test_what_begins_with_a_last_value_may_have_had_more_before() -> None:
+    one, two = Site(), Site()
+    for stamp in range(1, 5):
+        one.carry("A", stamp)
+    two.carry("A", 4)
+    wanted, there = one.wanted("A"), two.wanted("A")
+    marks = one.hub.marks(wanted, 4)
+    assert marks == [(one.channels["A"], 0, 4)]
+    assert two.hub.starts(there, two.marks_of(marks), 1) == (1, {two.channels["A"]: 1})
+    # One that was left before the last ones.
+    before = [(two.channels["A"], 0, 2)]
+    assert two.hub.starts(there, before, 1) is None
+    assert one.hub.starts(wanted, [(one.channels["A"], 0, 2)], 4) == (2, {one.channels["A"]: 2})
+    # It is known of some that they are missing.
+    two.hub.note_missed(two.channels["A"], 1)
+    two.carry("A", 6)
+    assert two.hub.starts(there, [(two.channels["A"], 0, 4)], 2) is None
+    for site in (one, two):
+        site.hub.stop()
+
+
 async def test_history_has_to_reach_back() -> None:
     one, two = Site(), Site(history=7000)
     for stamp in range(1, 31):
