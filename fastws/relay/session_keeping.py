@@ -13,8 +13,9 @@ from fastws.relay.links import AnyLink
 from fastws.relay.peer_sessions import Left, PeerSession, PeerSessions
 from fastws.relay.session_messages import SessionAnswer, SessionClaim, SessionKept, SessionState
 
-# How long it can take until it is known whether a holder of which nothing is heard is gone.
-_WAIT_SECONDS: Final = 2.0
+SETTLING_SECONDS: Final = 2.0
+"""How long it can take until it is known whether a holder of which nothing is heard is gone: longer than its silence."""
+
 # Claims that wait for that.
 _MAX_WAITING: Final = 10_000
 
@@ -58,7 +59,7 @@ class SessionKeeping:
         if self._is_settled(known, now):
             self._tell(claim, known, now)
         elif len(self._waiting) < _MAX_WAITING:
-            self._waiting.setdefault((claim.origin, claim.claim), (now + _WAIT_SECONDS, claim))
+            self._waiting.setdefault((claim.origin, claim.claim), (now + SETTLING_SECONDS, claim))
             self._send(claim, SessionAnswer(self._origin, claim.claim, "probing"))
 
     def look(self, now: float) -> None:

@@ -21,13 +21,15 @@ from tests.serving import Server, until
 
 SECRET = "a secret of at least thirty-two bytes"
 CODES = [f"C{i}" for i in range(12)]
-# Loaded by the servers: a machine with much to do stands still for longer than the product waits for a holder.
+# Loaded by the servers: a machine with much to do stands still for longer than the product waits for a holder. It is
+# well below the time after which a server of which nothing is heard is not counted among the others any more.
 PATIENT = """\
-from fastws.relay import session_claims
+from fastws.relay import session_claims, session_keeping
 
 def setup(hub):
-    session_claims.SILENCE_SECONDS = session_claims.HEARING_SECONDS = session_claims.LEVEL_SECONDS = 4.0
+    session_claims.SILENCE_SECONDS = session_claims.HEARING_SECONDS = session_claims.LEVEL_SECONDS = 3.0
     session_claims.ANSWER_SECONDS = 20.0
+    session_keeping.SETTLING_SECONDS = 3.5
 """
 SETTINGS = {"connections_per_user": 0, "jwt_secret": SECRET, "load": "patient:setup"}
 
