@@ -14,7 +14,7 @@ from fastws.relay.peer_sessions import Left, PeerSession, PeerSessions
 from fastws.relay.session_messages import SessionAnswer, SessionClaim, SessionKept, SessionState
 
 SETTLING_SECONDS: Final = 2.0
-"""How long it can take until it is known whether a holder of which nothing is heard is gone: longer than its silence."""
+"""How long it takes until it is known whether a holder of which nothing is heard is gone: longer than its silence."""
 
 # Claims that wait for that.
 _MAX_WAITING: Final = 10_000
