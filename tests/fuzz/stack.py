@@ -43,7 +43,9 @@ class Stack:
     """The server, and one client after the other."""
 
     def __init__(self) -> None:
-        logging.getLogger("fastws").setLevel(logging.CRITICAL)
+        self._log = logging.getLogger("fastws")
+        self._log_level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
         self.loop = asyncio.new_event_loop()
         self._n_conversations = 0
         self._server: Server | None = None
@@ -68,6 +70,7 @@ class Stack:
         await turns(2)
 
     def close(self) -> None:
+        self._log.setLevel(self._log_level)
         if self._server is not None:
             self.loop.run_until_complete(self._server.stop())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())

@@ -48,6 +48,8 @@ class Wire:
         self.is_lost: Callable[[bytes], bool] = lambda data: False
 
     def carry(self, sender: WireLink, channel: str, data: bytes) -> None:
+        if sender not in self.links:
+            return  # it was killed
         for link in self.links:
             if link is not sender and channel in link.channels and not self.is_lost(data):
                 asyncio.get_running_loop().call_soon(link.on_message, data)
@@ -77,7 +79,8 @@ class WireLink:
         self._on_change(None)
 
     async def stop(self, seconds: float) -> None:
-        self.wire.links.remove(self)
+        if self in self.wire.links:
+            self.wire.links.remove(self)
 
     def send(self, channel: str, data: bytes) -> None:
         self.n_sent += 1

@@ -110,19 +110,23 @@ async def test_what_goes_wrong_is_logged_and_refuses_the_one(callback: Any, said
 
 async def test_it_has_a_time_limit_with_its_turn() -> None:
     gate = asyncio.Event()
-    n_begun = 0
+    n_now = n_at_once = 0
 
     async def wait(request: AuthRequest) -> str:
-        nonlocal n_begun
-        n_begun += 1
-        await gate.wait()
+        nonlocal n_now, n_at_once
+        n_now += 1
+        n_at_once = max(n_at_once, n_now)
+        try:
+            await gate.wait()
+        finally:
+            n_now -= 1
         return "ann"
 
     callers = asking(wait, time_limit=0.05)
     with capture_logs() as logged:
         found = await asyncio.gather(*(callers.identify(REQUEST) for _ in range(100)), return_exceptions=True)
     assert {type(error) for error in found} == {AuthError}
-    assert n_begun == 64
+    assert n_at_once == 64
     assert [line["error"] for line in logged] == ["no answer within 0.05 s"]
 
 

@@ -106,6 +106,7 @@ def test_importing_the_client_imports_no_server() -> None:
     # picows brings the library of transports.
     assert [name for name in outside if not name.startswith("aiofastnet")] == [
         "fastws.errors",
+        "fastws.opening",
         "fastws.deflate",
     ]
 
