@@ -35,6 +35,8 @@ class PairEnd(ExchangeEnd):
         self._on_other = on_frame
         self._theirs: set[bytes] = set()
         self._has_heard = False
+        # Whether the other end has said anything at all.
+        self.has_spoken = False
         self._is_over = False
 
     async def open(self) -> None:
@@ -54,6 +56,7 @@ class PairEnd(ExchangeEnd):
             super().send(channel, data)
 
     def _take(self, frame: Frame) -> None:
+        self.has_spoken = True
         if frame.kind == LISTEN:
             self._has_heard = True
             self._theirs.add(frame.channel)

@@ -92,6 +92,7 @@ class _Run:
         self._successor: asyncio.Future[int] | None = None
         self._has_terminal = has_terminal()
         self._watchdog: threading.Timer | None = None
+        self._server: Server | None = None
 
     async def main(self) -> int:
         loop = asyncio.get_running_loop()
@@ -112,7 +113,7 @@ class _Run:
         door: Door | None = None
         try:
             handed = take() if predecessor is None else predecessor.handed
-            server = Server(self._settings, handed=handed, predecessor=predecessor)
+            server = self._server = Server(self._settings, handed=handed, predecessor=predecessor)
             door = await self._make_door(server, predecessor)
             has_started = await self._start(server)
             if has_started:
@@ -136,7 +137,7 @@ class _Run:
         _log.info("room", connections=capacity(), **_database_of(server))
         for line in advice.warnings(self._settings):
             _log.warning(line)
-        await self._go_on(server)
+        await self._go_on(server, door)
         if door is not None:
             await door.close()
         if predecessor is not None:
@@ -196,7 +197,7 @@ class _Run:
         finally:
             await worker.close()
 
-    async def _go_on(self, server: Server) -> None:
+    async def _go_on(self, server: Server, door: Door | None = None) -> None:
         """Serve until a signal ends it, and stop."""
         self._notifier.ready(_status(server))
         loop = asyncio.get_running_loop()
@@ -207,19 +208,28 @@ class _Run:
             waiting.append(self._successor)
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         reloading.cancel()
-        if not stopping.done() and self._successor is not None:
-            pid = self._successor.result()
-            self._notifier.hand_to(pid)
-            _log.info("another process takes over", pid=pid, connections=server.n_connections)
-            n_late = await server.hand_over(self._is_stopping)
-            _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
         stopping.cancel()
+        if self._successor is not None and self._successor.done():
+            await self._hand_over(server, self._successor.result())
+        elif door is not None:
+            door.dismiss()
         self._notifier.stopping()
         _log.info("stopping", connections=server.n_connections)
-        self._watch(server.settings)
+        self._watch()
         n_cut = await server.stop()
         logs.limiter.flush(_log)
         _log.info("stopped", cut=n_cut)
+
+    async def _hand_over(self, server: Server, pid: int) -> None:
+        self._notifier.hand_to(pid)
+        _log.info("another process takes over", pid=pid, connections=server.n_connections)
+        try:
+            n_late = await server.hand_over(self._is_stopping)
+        except Exception:
+            # Whatever it died of: the other one serves, and what is still here is to go there.
+            _log.exception("handing over has failed, and what is left is stopped")
+        else:
+            _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
 
     def end(self) -> None:
         if self._watchdog is not None:
@@ -232,7 +242,7 @@ class _Run:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not starting.done():
-            self._watch(self._settings)
+            self._watch()
             starting.cancel()
             await asyncio.wait((starting,))
         if starting.cancelled():
@@ -248,6 +258,8 @@ class _Run:
             # What is committed to a database stays committed.
             os._exit(ENDED_BY_SIGNAL + number)
         self._is_stopping.set()
+        # From now on, also where another process is just taking over.
+        self._watch()
 
     def _on_hangup(self) -> None:
         if self._has_terminal and not has_terminal():
@@ -256,7 +268,10 @@ class _Run:
         else:
             self._is_to_reload.set()
 
-    def _watch(self, settings: Settings) -> None:
+    def _watch(self) -> None:
+        if self._watchdog is not None:
+            return
+        settings = self._settings if self._server is None else self._server.settings
         self._watchdog = threading.Timer(settings.shutdown_delay + settings.shutdown_timeout, _give_up)
         self._watchdog.daemon = True
         self._watchdog.start()

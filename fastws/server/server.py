@@ -474,11 +474,16 @@ class Server:
         self.is_draining = self._is_leaving = True
         for listener in filter(None, (self.listener, self.admin_listener)):
             listener.pass_on()
-        timeout = self.settings.shutdown_timeout
-        await self._stop_feed(timeout / 4)
-        await self._end_publishing(timeout / 8)
-        self.before_drain.clear()
-        await self.last_values.stop(timeout / 4)
+        stages = asyncio.ensure_future(self._give_up_sources())
+        hurried = asyncio.ensure_future(is_hurried.wait())
+        await asyncio.wait((stages, hurried), return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stages.done():
+            # What is left of it is for :meth:`stop`.
+            stages.cancel()
+            await asyncio.wait((stages,))
+        if not stages.cancelled():
+            stages.result()
         self.last_values.give_up()
         n_cut = await GradualDrain(
             self.hub, _announce_shutdown, spread=self.settings.shutdown_spread, is_hurried=is_hurried
@@ -487,6 +492,12 @@ class Server:
         while len(self.sessions) and time.monotonic() < patient_until and not is_hurried.is_set():
             await asyncio.sleep(_SESSIONS_LOOK_SECONDS)
         return n_cut
+
+    async def _give_up_sources(self) -> None:
+        timeout = self.settings.shutdown_timeout
+        await self._stop_feed(timeout / 4)
+        await self._end_publishing(timeout / 8)
+        await self.last_values.stop(timeout / 4)
 
     def _time_left(self) -> float:
         return max(0.0, self._stopped_by - time.monotonic())
@@ -504,7 +515,9 @@ class Server:
             _log.exception("the feed failed while it was stopped")
 
     async def _end_publishing(self, seconds: float) -> None:
-        for end in self.before_drain:
+        # Each is called once, also where one that takes too long is waited for no more.
+        while self.before_drain:
+            end = self.before_drain.pop(0)
             try:
                 async with asyncio.timeout(seconds):
                     if (ending := end()) is not None:

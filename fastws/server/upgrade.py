@@ -8,6 +8,7 @@ it serves, too, and says so; only then does the old one begin to go. See `Server
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import shutil
@@ -24,7 +25,7 @@ from fastws._version import __version__
 from fastws.errors import SettingsError
 from fastws.logs import log_limited
 from fastws.relay.address import parse_address
-from fastws.relay.exchange_frames import FAILED, READY, STOP, Frame
+from fastws.relay.exchange_frames import ALIVE, FAILED, READY, STOP, Frame, encode
 from fastws.relay.pair_links import PairEnd, PairLink
 from fastws.server.handed import Handed, HandedPlace
 from fastws.server.places import UnixPlace
@@ -49,7 +50,14 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 120.0
 """A new process that does not serve so long after it has come is told to end."""
 
+WORD_SECONDS: Final = 5.0
+"""Who comes and says nothing for so long does not come to take over."""
+
+SPAWNED: Final = "_FASTWS_SPAWNED"
+"""The variable that tells a process that the running server has started it."""
+
 _JOIN_SECONDS: Final = 10.0
+_END_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.02
 _WANT_SECONDS: Final = 1.0
 # As long nobody is let in after there was no descriptor for somebody.
@@ -212,20 +220,28 @@ def find_predecessor(settings: Settings) -> Predecessor | None:
 
     Raises:
         SettingsError: there is one that cannot be taken over with these settings.
-        UpgradeError: there is one that cannot be taken over now.
+        UpgradeError: there is one that cannot be taken over now, or none any more that has started this process.
     """
+    # Not for those who are started from here.
+    is_spawned = os.environ.pop(SPAWNED, None) is not None
     path = settings.upgrade_socket
     if path is None or (sock := connect(path)) is None:
+        if is_spawned:
+            raise UpgradeError("the server that has started this process to take over is not there any more")
         return None
     try:
         hello, handed = hear_hello(sock)
     except BaseException:
         sock.close()
         raise
-    if (error := _mismatch(hello, settings)) is not None:
+    if (mismatch := _mismatch(hello, settings)) is not None:
         for each in (sock, *handed):
             each.close()
-        raise error
+        raise mismatch
+    # All else comes only once there is a server to be joined, which may take long. Whether the running one is still
+    # there shows then.
+    with contextlib.suppress(OSError):
+        sock.sendall(encode(ALIVE))
     _log.info("taking over from a running server", version=hello.version, sockets=len(handed))
     return Predecessor(sock, hello, handed, settings)
 
@@ -292,19 +308,27 @@ class Door:
         for sock in self._sockets:
             loop.add_reader(sock.fileno(), self._accept, sock)
 
-    async def close(self) -> None:
-        """Let nobody come any more, and say good-bye to who is there."""
+    def dismiss(self) -> None:
+        """Let nobody come any more, and send away who does not serve yet."""
         self._shut()
-        self._place.release()
         for timer in self._timers.values():
             timer.cancel()
+        if not self._is_ready:
+            if self._end is not None:
+                self._end.tell(STOP)
+            self._signal_child(signal.SIGTERM)
+
+    async def close(self) -> None:
+        """Say good-bye to who is there. What was started here and does not serve has ended after it."""
+        self.dismiss()
+        self._place.release()
         for task in self._tasks:
             task.cancel()
         if self._end is not None:
-            if not self._is_ready:
-                self._end.tell(STOP)
             await self._end.drain(1.0)
             self._end.close()
+        if not self._is_ready:
+            await self._end_child()
 
     def spawn(self) -> None:
         """Start the program that this process was started as, with the same arguments, to take over."""
@@ -317,25 +341,45 @@ class Door:
         command = [program, *sys.orig_argv[1:]]
         try:
             self._child = os.posix_spawn(
-                program, command, os.environ, setsigmask=(), setsigdef=(signal.SIGPIPE,)
+                program, command, os.environ | {SPAWNED: "1"}, setsigmask=(), setsigdef=(signal.SIGPIPE,)
             )
         except OSError as error:
             _log.error("no process can be started to take over", command=command[0], error=error.strerror)
             return
         _log.info("a process is started to take over", pid=self._child)
+        loop = asyncio.get_running_loop()
+        self._timers["start"] = loop.call_later(START_SECONDS, self._refuse, "does not serve", self._child)
         self._look_at_child()
 
     def _look_at_child(self) -> None:
+        pid = self._child
+        if (status := self._reap()) is None:
+            self._timers["child"] = asyncio.get_running_loop().call_later(0.1, self._look_at_child)
+        elif not self._is_ready:
+            _log.error(
+                "the process that was to take over has ended, and this one goes on", pid=pid, status=status
+            )
+            if self._end is None:
+                self._timers["start"].cancel()
+
+    def _reap(self) -> int | None:
+        """Return the exit status of the process that was started here, None while it runs."""
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if not pid:
-            self._timers["child"] = asyncio.get_running_loop().call_later(0.1, self._look_at_child)
-            return
+            return None
         self._child = 0
-        code = os.waitstatus_to_exitcode(status)
-        if not self._is_ready:
-            _log.error(
-                "the process that was to take over has ended, and this one goes on", pid=pid, status=code
-            )
+        return os.waitstatus_to_exitcode(status)
+
+    def _signal_child(self, number: signal.Signals) -> None:
+        if self._child:
+            os.kill(self._child, number)
+
+    async def _end_child(self) -> None:
+        ends = time.monotonic() + _END_SECONDS
+        while self._child and self._reap() is None:
+            if time.monotonic() > ends:
+                self._signal_child(signal.SIGKILL)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -363,7 +407,9 @@ class Door:
         self._pid = pid
         self._end = PairEnd(sock, on_frame=self._on_frame, on_lost=self._on_lost)
         loop = asyncio.get_running_loop()
-        self._timers["start"] = loop.call_later(START_SECONDS, self._refuse)
+        if pid != self._child:
+            self._time("start", START_SECONDS, "does not serve", pid)
+        self._time("word", WORD_SECONDS, "has said nothing", pid)
         task = loop.create_task(self._meet(self._end))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -415,12 +461,23 @@ class Door:
             handed += [(ADMIN, sock) for _, sock in admin.sockets]
         return handed + [(UPGRADE, sock) for sock in self._sockets]
 
-    def _refuse(self) -> None:
-        _log.error("the process that was to take over does not serve, and this one goes on", pid=self._pid)
+    def _time(self, name: str, seconds: float, reason: str, pid: int) -> None:
+        if name in self._timers:
+            self._timers[name].cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(seconds, self._refuse, reason, pid)
+
+    def _refuse(self, reason: str, pid: int) -> None:
+        """Let go of a process that does not come to serve, and end it where it was started here."""
+        if reason == "has said nothing" and (self._end is None or self._end.has_spoken):
+            return
+        _log.error(f"the process that was to take over {reason}, and this one goes on", pid=pid)
         if self._end is not None:
             self._end.tell(STOP)
             self._end.close()
             self._forget()
+        if pid == self._child:
+            self._signal_child(signal.SIGKILL)
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == FAILED:

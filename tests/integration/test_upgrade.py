@@ -277,6 +277,76 @@ def test_whoever_comes_to_disturb(tmp_path: Path, settings: dict[str, Any]) -> N
             assert len(hello.sockets) == len(handed)
 
 
+_ENDS_LATE = """
+import asyncio, pathlib
+
+async def setup(hub):
+    async def end():
+        pathlib.Path("ending").touch()
+        await asyncio.sleep(1000)
+    return end
+"""
+
+
+def test_a_signal_while_it_hands_over(tmp_path: Path, settings: dict[str, Any]) -> None:
+    (tmp_path / "late.py").write_text(_ENDS_LATE)
+    settings["shutdown_timeout"] = 240
+    server = Server(tmp_path, "--load", "late:setup", **settings)
+    new = None
+    try:
+        new = Server(tmp_path, **settings)
+        until((tmp_path / "ending").exists, "what takes long")
+        server.signal(signal.SIGTERM)
+        # What was loaded may take 30 s of that where nobody is in a hurry.
+        until(lambda: "stopping  " in server.log, "the stop")
+    finally:
+        server.process.kill()
+        server.process.wait()
+        if new is not None:
+            new.end()
+
+
+def test_who_is_started_to_take_over_ends_with_who_has_started_it(
+    tmp_path: Path, settings: dict[str, Any], left_over: list[int]
+) -> None:
+    (tmp_path / "hangs.py").write_text(_HANGS)
+    settings["load"] = "hangs:setup"
+    with ended(Server(tmp_path, **settings)) as server:
+        (tmp_path / "hang").touch()
+        (tmp_path / "hanging").unlink(missing_ok=True)
+        server.signal(signal.SIGUSR2)
+        pid = int(
+            until(lambda: re.search(r"is started to take over .*pid=(\d+)", server.log), "its start")[1]
+        )
+        left_over.append(pid)
+        until((tmp_path / "hanging").exists, "that it begins", 30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    # One that comes too late.
+    done = subprocess.run(
+        command("serve"),
+        cwd=tmp_path,
+        env=environment(settings) | {upgrade.SPAWNED: "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is not there any more" in done.stderr
+
+
+def test_one_that_says_nothing_is_let_go_of(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with ended(Server(tmp_path, **settings)) as server, socket.socket(socket.AF_UNIX) as visitor:
+        visitor.connect(str(settings["upgrade_socket"]))
+        until(lambda: "has said nothing, and this one goes on" in server.log, "that it is let go of")
+        new = Server(tmp_path, **settings)
+        try:
+            until(lambda: server.process.poll() is not None, "the old one's end", 60)
+        finally:
+            new.end()
+
+
 def test_a_relay_that_is_away_or_no_common_one(tmp_path: Path, settings: dict[str, Any]) -> None:
     del settings["admin_bind"]
     others = settings | {"port": 0}
