@@ -283,22 +283,31 @@ import asyncio, pathlib
 async def setup(hub):
     async def end():
         pathlib.Path("ending").touch()
-        await asyncio.sleep(1000)
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                if not pathlib.Path("stubborn").exists():
+                    raise
     return end
 """
 
 
-def test_a_signal_while_it_hands_over(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("is_stubborn", [False, True])
+def test_a_signal_while_it_hands_over(tmp_path: Path, settings: dict[str, Any], is_stubborn: bool) -> None:
     (tmp_path / "late.py").write_text(_ENDS_LATE)
-    settings["shutdown_timeout"] = 240
-    server = Server(tmp_path, "--load", "late:setup", **settings)
+    if is_stubborn:
+        (tmp_path / "stubborn").touch()
+    # What was loaded may take an eighth of it, where nobody is in a hurry.
+    own = settings | {"shutdown_timeout": 1 if is_stubborn else 600}
+    server = Server(tmp_path, "--load", "late:setup", **own)
     new = None
     try:
         new = Server(tmp_path, **settings)
         until((tmp_path / "ending").exists, "what takes long")
         server.signal(signal.SIGTERM)
-        # What was loaded may take 30 s of that where nobody is in a hurry.
-        until(lambda: "stopping  " in server.log, "the stop")
+        assert server.wait() == (1 if is_stubborn else 0)
+        assert ("the stop took longer than shutdown_timeout" in server.log) is is_stubborn
     finally:
         server.process.kill()
         server.process.wait()
