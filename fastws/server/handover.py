@@ -10,54 +10,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from fastws.limits import Limits
 from fastws.logs import log_limited
 from fastws.server.handshake import (
     MAX_HEAD_SIZE,
     MAX_HEADERS,
     UPGRADE_REQUIRED,
     Refusal,
-    Request,
     has_token,
     parse_head,
 )
 from fastws.server.http import problem_response, refusal_of
-from fastws.server.waiting import Waiting
+from fastws.server.peers import endpoint
+from fastws.server.waiting import Waiting, note_closed
+from fastws.server.websocket_upgrades import WebSocketUpgrades
 
 _KEEP_ALIVE_SECONDS: Final = 60.0
 # What a client that has closed its sending side may wait for its answer.
 _HALF_CLOSED_SECONDS: Final = 10.0
 
 _log = structlog.get_logger("fastws.http")
-
-
-class Upgrades(Protocol):
-    """What handles upgrades; the listener."""
-
-    def is_websocket_path(self, path: str, /) -> bool: ...
-
-    def identify(self, transport: asyncio.Transport, request: Request, /) -> Request:
-        """Return the request with its peer."""
-
-    def check(self, request: Request, /) -> Refusal | None:
-        """Return why the upgrade is refused, None when it is to be opened."""
-
-    def count_refusal(self, refusal: Refusal, /) -> None: ...
-
-    @property
-    def half_open_per_ip(self) -> int:
-        """How many connections of an address are kept; 0: any number."""
-
-    def note_half_open(self, transport: asyncio.Transport, /) -> None:
-        """Note that a connection is closed because its address has more than that."""
-
-    def open(self, transport: asyncio.Transport, request: Request, leftover: bytes, /) -> None:
-        """Answer 101 and open the connection; never raises."""
 
 
 class HttpConnections:
@@ -68,9 +46,10 @@ class HttpConnections:
     3. Where an address comes with more than `half_open_per_ip` of them, one that is idle is closed for each more.
     """
 
-    def __init__(self, app: web.Application, upgrades: Upgrades) -> None:
+    def __init__(self, app: web.Application, upgrades: WebSocketUpgrades, limits: Limits) -> None:
         """`app` must not have been started; it gets one more middleware."""
         self._upgrades = upgrades
+        self._limits = limits
         app.middlewares.insert(0, self._take_back)
         self._app = app
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
@@ -134,7 +113,7 @@ class HttpConnections:
         self._kept.add(protocol, key, now)
         excess = self._kept.excess(
             key,
-            self._upgrades.half_open_per_ip,
+            self._limits.half_open_per_ip,
             now,
             is_scarce=is_scarce,
             is_idle=lambda kept: kept.is_idle,
@@ -142,7 +121,7 @@ class HttpConnections:
         if excess is not None:
             self._kept.discard(excess)
             if (transport := excess.transport) is not None:
-                self._upgrades.note_half_open(transport)
+                note_closed(self._limits, endpoint(transport)[0])
                 if is_scarce:
                     # What it has not taken of its last answer would keep the descriptor.
                     transport.abort()
@@ -158,7 +137,7 @@ class HttpConnections:
             ",".join(headers.getall("Connection", ())), "upgrade"
         )
         if not is_upgrade:
-            if self._upgrades.is_websocket_path(request.path):
+            if self._upgrades.has_path(request.path):
                 return problem_response(UPGRADE_REQUIRED)
             return await handler(request)
         # The same strict parser as for a first head, so that both ways accept the same.

@@ -268,11 +268,11 @@ class ServerCollector(Collector):
         yield _gauge(
             "handshakes_pending", "connections whose request is not complete yet", listener.n_pending
         )
-        yield _counter("handshakes", "WebSocket handshakes answered with 101", listener.n_upgraded)
+        yield _counter("handshakes", "WebSocket handshakes answered with 101", listener.upgrades.n_opened)
         yield _counter(
             "handshakes_refused",
             "request heads and WebSocket handshakes refused, by why",
-            {code.lower(): n for code, n in listener.refusals.items()},
+            {code.lower(): n for code, n in listener.upgrades.refusals.items()},
             "reason",
         )
         yield _counter(

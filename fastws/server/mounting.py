@@ -124,7 +124,7 @@ class _Handshake(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         rest = behind(self._prefix, head.path) if isinstance(head, Request) else None
         listener = self._find()
-        is_ours = rest is not None and (listener is None or listener.is_websocket_path(rest))
+        is_ours = rest is not None and (listener is None or listener.upgrades.has_path(rest))
         if not is_ours and (make_other := _uvicorns_own()) is not None:
             self._other = make_other(**self._of_uvicorn)
             self._other.connection_made(self._transport)
@@ -152,7 +152,7 @@ class _Handshake(asyncio.Protocol):
             self._transport.write(refusal_response(refusal))
             self._transport.close()
         else:
-            listener.take(self._transport, head, self._after)
+            listener.upgrades.take(self._transport, head, self._after)
 
 
 def _uvicorns_own() -> Callable[..., asyncio.Protocol] | None:

@@ -6,6 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
+import structlog
+
+from fastws.limits import Limits
+from fastws.logs import log_limited
+
 # What has waited for less may only be on its way: ten thousand clients behind one address connect within a second
 # after a restart, and all of them are accepted before the first has been heard.
 PATIENCE_SECONDS: Final = 2.0
@@ -14,6 +19,8 @@ PATIENCE_SECONDS: Final = 2.0
 _MAX_LOOKED_AT: Final = 8
 
 T = TypeVar("T", bound=Hashable)
+
+_log = structlog.get_logger("fastws.listener")
 
 
 class Waiting(Generic[T]):
@@ -84,3 +91,16 @@ class Waiting(Generic[T]):
                 return thing
             oldest = oldest or thing
         return oldest if is_scarce else None
+
+
+def note_closed(limits: Limits, address: str) -> None:
+    """Note that a connection of `address` is closed because too many of its address wait for a request."""
+    limits.note_half_open()
+    log_limited(
+        _log,
+        "half_open_per_ip closed",
+        "an address has too many connections that wait for a request, the oldest are closed; "
+        "if this peer is a proxy, name it in trusted_proxies",
+        limit=f"half_open_per_ip {limits.half_open_per_ip}",
+        peer=address,
+    )

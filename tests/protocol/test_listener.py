@@ -61,7 +61,7 @@ async def test_firefox_is_upgraded() -> None:
         (echo,) = server.opened
         assert echo.request.path == "/v1/ws"
         assert echo.request.headers["origin"] == "http://localhost:8000"
-        assert (server.listener.n_upgraded, server.listener.n_pending) == (1, 0)
+        assert (server.listener.upgrades.n_opened, server.listener.n_pending) == (1, 0)
 
 
 @everywhere
@@ -375,7 +375,7 @@ async def test_refused_heads(head: bytes, status: int) -> None:
         assert response.status == status
         assert json.loads(response.body)["error"]["message"]
         assert await client.rest() == b""
-        assert sum(server.listener.refusals.values()) == 1
+        assert sum(server.listener.upgrades.refusals.values()) == 1
 
 
 @everywhere
@@ -557,7 +557,7 @@ async def main():
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        print(listener.n_upgraded, listener.accept_pauses, listener.is_paused, flush=True)
+        print(listener.upgrades.n_opened, listener.accept_pauses, listener.is_paused, flush=True)
     await listener.close()
 
 uvloop.run(main())
