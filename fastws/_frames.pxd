@@ -66,6 +66,8 @@ cdef class FrameParser:
     cdef int _refuse(self, int code, str reason) except -1
     cdef int _refuse_header(self, int code, str reason) except -1
     cdef int _store(self, const uint8_t* payload, Py_ssize_t size) except -1
+    cdef uint8_t* _resize(self, Py_ssize_t size) except NULL
+    cdef void _free(self) noexcept
     cdef void _release(self) noexcept
 
 

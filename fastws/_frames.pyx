@@ -10,7 +10,8 @@ compressed message is handed over as it came, with a flag. Everything here needs
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, _PyBytes_Resize
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
@@ -279,7 +280,9 @@ cdef class FrameParser:
        more is called.
     5. A message or control frame that lies in one piece in the caller's buffer is not copied. Everything else
        is collected in `_buffer`, which grows with what was received (at most to twice that, in steps from 64
-       bytes on) and ends at `max_message_size` plus 125 bytes: a claimed length allocates nothing.
+       bytes on) and ends at `max_message_size` plus 125 bytes: a claimed length allocates nothing. A client has
+       few servers, and takes the length of a frame at its word: growing would cost more than the rest, and memory
+       that nothing is written to is none yet.
     6. `_buffer` is freed when the last thing in it was delivered; between messages there is none.
     7. Between calls, ``_message_size <= max_message_size`` (or the owner lowered that inside a message: the
        next fragment is refused then), and a header is either incomplete in `_header`, or checked in full.
@@ -534,18 +537,16 @@ cdef class FrameParser:
         global _buffered_size
         cdef Py_ssize_t used = self._message_size + self._control_size
         cdef Py_ssize_t wanted
-        cdef uint8_t* buffer
         if size == 0:
             return 0
         if used + size > self._buffer_size:
             # Doubling keeps the copying linear in what was received, however small the pieces.
             wanted = min(2 * self._buffer_size, self.max_message_size)
             wanted = max(wanted, used + size, <Py_ssize_t>MIN_BUFFER_SIZE)
-            buffer = <uint8_t*>realloc(self._buffer, wanted)
-            if buffer == NULL:
-                raise MemoryError()
+            if self.is_client:
+                wanted = max(wanted, used + size + self._frame_remaining)
+            self._buffer = self._resize(wanted)
             _buffered_size += wanted - self._buffer_size
-            self._buffer = buffer
             self._buffer_size = wanted
         memcpy(self._buffer + used, payload, size)
         if self._first_byte & CONTROL_BIT:
@@ -554,9 +555,19 @@ cdef class FrameParser:
             self._message_size += size
         return 0
 
+    cdef uint8_t* _resize(self, Py_ssize_t size) except NULL:
+        # What `_buffer` is from now on. After an error nothing is read from it.
+        cdef uint8_t* buffer = <uint8_t*>realloc(self._buffer, size)
+        if buffer == NULL:
+            raise MemoryError()
+        return buffer
+
+    cdef void _free(self) noexcept:
+        free(self._buffer)
+
     cdef void _release(self) noexcept:
         global _buffered_size
-        free(self._buffer)
+        self._free()
         _buffered_size -= self._buffer_size
         self._buffer = NULL
         self._buffer_size = 0
@@ -565,10 +576,35 @@ cdef class FrameParser:
 
 
 cdef class _EventParser(FrameParser):
+    # What is incomplete is collected in a bytes object, so that a message of many pieces is handed over as it is. A
+    # copy of some megabytes would cost more than all else, because all of its pages are new.
     cdef list events
+    cdef PyObject* _collected           # owned, the only reference; what `_buffer` points into, NULL where that is
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef uint8_t* _resize(self, Py_ssize_t size) except NULL:
+        if self._collected == NULL:
+            message = PyBytes_FromStringAndSize(NULL, size)
+            Py_INCREF(message)
+            self._collected = <PyObject*>message
+        else:
+            _PyBytes_Resize(&self._collected, size)
+        return <uint8_t*>PyBytes_AS_STRING(<object>self._collected)
+
+    cdef void _free(self) noexcept:
+        Py_XDECREF(self._collected)
+        self._collected = NULL
 
     cdef int on_message(self, int opcode, bint compressed, const uint8_t* payload, Py_ssize_t size) except -1:
-        cdef bytes message = PyBytes_FromStringAndSize(<const char*>payload, size)
+        cdef object message
+        if self._message_size:
+            _PyBytes_Resize(&self._collected, size)
+            message = <object>self._collected
+            self._release()
+        else:
+            message = PyBytes_FromStringAndSize(<const char*>payload, size)
         self.events.append(("message", opcode, compressed, message))
         return 0
 

@@ -462,6 +462,17 @@ class TestSizes:
             assert n_fed <= reader.buffer_size <= max(64, 2 * n_fed)
             assert buffered_size() >= reader.buffer_size
 
+    def test_a_client_takes_a_claim_within_its_limit_at_its_word(self) -> None:
+        reader = FrameReader(is_client=True, max_message_size=1 << 20)
+        wire = build_frame(OP_BINARY, bytes(1 << 20))
+        reader.feed(wire[:100])
+        assert reader.buffer_size == 1 << 20
+        ((_, _, _, message),) = reader.feed(wire[100:])
+        # What was collected is the message itself.
+        assert message == bytes(1 << 20)
+        assert sys.getsizeof(message) == sys.getsizeof(b"") + len(message)
+        assert reader.buffer_size == 0
+
     def test_the_buffer_ends_at_the_limit(self) -> None:
         reader = FrameReader(max_message_size=1000)
         for byte in single_bytes(frame(OP_BINARY, bytes(1000), fin=False) + frame(OP_PING, bytes(125))[:-1]):
