@@ -7,6 +7,7 @@ of zlib, zlib-ng and ISA-L it was the fastest at equal size, by three times (20 
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -15,10 +16,17 @@ from isal import isal_zlib
 
 LEVEL: Final = 1
 _MEMORY_LEVEL: Final = 8
+_ANSWERED: Final = re.compile(
+    r'server_no_context_takeover|client_no_context_takeover|server_max_window_bits *= *"?(?:[89]|1[0-5])"?'
+)
 _TAIL: Final = b"\x00\x00\xff\xff"
 _PIECE: Final = 64 * 1024
 # Final blocks of a message. Clients send one or none, and each costs a new expander.
 _MAX_STREAMS: Final = 100
+
+
+OFFER: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+"""What a client of ours offers. It sends nothing compressed, and takes what it gets with the largest window."""
 
 
 class Agreement(NamedTuple):
@@ -55,6 +63,19 @@ def negotiate(header: str) -> Agreement | None:
                 return Agreement(response, 15)
             return Agreement(f"{response}; server_max_window_bits={bits}", int(bits))
     return None
+
+
+def is_agreed(answer: str) -> bool:
+    """Whether a server's Sec-WebSocket-Extensions header is one that `OFFER` can be answered with (§7.1): no message
+    refers to the ones before, and the window of what the client sends is not limited."""
+    name, *fields = (part.strip() for part in answer.split(";"))
+    keys = {field.partition("=")[0].rstrip() for field in fields}
+    return (
+        name.lower() == "permessage-deflate"
+        and "server_no_context_takeover" in keys
+        and len(keys) == len(fields)
+        and all(map(_ANSWERED.fullmatch, fields))
+    )
 
 
 def _is_acceptable(key: str, value: str, has_value: bool) -> bool:

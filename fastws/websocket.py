@@ -1,34 +1,20 @@
-"""A WebSocket that this program opens, as picows' listener. The only module that knows picows."""
+"""A WebSocket that this program opens, as a protocol of asyncio's transports."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
-import errno
-import logging
-import socket
+import os
 import ssl
+import threading
 import time
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
-from picows import (
-    WSCloseCode,
-    WSError,
-    WSFrame,
-    WSHandshakeError,
-    WSListener,
-    WSMsgType,
-    WSParsedURL,
-    WSTransport,
-    ws_connect,
-)
-from python_socks import ProxyError
-
+from fastws._frames import OP_PING, OP_PONG, OP_TEXT, FrameReader, build_close, build_frame
+from fastws.connecting import connect, drop
 from fastws.deflate import InflateError, inflate
 from fastws.opening import Cause, OpenError
+from fastws.upgrading import HeadReader, check_upgrade, new_key, parse_url, upgrade_request
 
 FAREWELL: Final = 1.0
 """Seconds that the close handshake may take."""
@@ -36,16 +22,22 @@ FAREWELL: Final = 1.0
 NO_CODE: Final = 1005
 ABNORMAL: Final = 1006
 
+_OK: Final = 1000
+_INVALID_TEXT: Final = 1007
+_TOO_BIG: Final = 1009
+_RSV1: Final = 0x40
 _MAX_REASON_SIZE: Final = 123  # RFC 6455, section 5.5
+_ROOM_SIZE: Final = 256 << 10
 
-# No window is kept from message to message, so that each can be expanded by itself.
-_DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
-_utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
+class _Room(threading.local):
+    """What the sockets of a thread read into, one after the other: nothing is left there between two calls."""
 
-# What it says about each socket is said by errors and endings.
-_log = logging.getLogger("fastws.websocket")
-_log.setLevel(logging.CRITICAL)
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_ROOM_SIZE))
+
+
+_room: Final = _Room()
 
 
 class Ending(NamedTuple):
@@ -56,7 +48,7 @@ class Ending(NamedTuple):
     reason: str
 
 
-class WebSocket(WSListener):
+class WebSocket(asyncio.BufferedProtocol):
     """One WebSocket. Subclasses take what comes by `on_message`, and may follow its end by `on_over`.
 
     1. :meth:`connect` returns when it is open, and otherwise raises and leaves nothing open.
@@ -66,33 +58,31 @@ class WebSocket(WSListener):
     3. The end is decided by a close frame, by :meth:`abort` with a reason, or by the loss of the connection, whichever
        is first: then `on_over` is called, once, and nothing is delivered any more. `ended` follows, with the same
        `Ending`, when the connection is gone.
-    4. What is sent before it is open, or after its end, is dropped.
+    4. What is sent before it is open, or after its end or its farewell, is dropped.
 
     All of it is for the thread of its loop.
     """
 
     def __init__(self, *, max_message_size: int, peer: str, takes_binary: bool = False) -> None:
-        super().__init__()
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.heard_at = time.monotonic()
-        """When the last frame came, of any kind."""
+        """When something came last, of any kind."""
         self.is_paused = False
         self._max_message_size = max_message_size
         self._peer = peer
         self._takes_binary = takes_binary
-        self._transport: WSTransport | None = None
-        self._sock: socket.socket | None = None
-        self._is_given_up = False
-        self._ending: Ending | None = None
-        self._parts: list[bytes] = []
-        self._parts_size = 0
-        # Of the message whose parts are coming.
-        self._is_under_way = False
-        self._is_left_out = False
-        self._is_compressed = False
-        self._decoder: codecs.IncrementalDecoder | None = None
+        self._room = _room.view
+        self._transport: asyncio.Transport | None = None
+        # In the handshake: what reads the answer, what was asked for, and whether that was granted.
+        self._head: HeadReader | None = HeadReader()
+        self._key = new_key()
         self._may_inflate = False
-        self._over: asyncio.Future[None] | None = None
+        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # From then on.
+        self._reader = FrameReader(is_client=True, max_message_size=max_message_size)
+        self._may_send = False
+        self._ending: Ending | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     def on_message(self, message: bytes) -> None:
         """Take a message."""
@@ -118,106 +108,56 @@ class WebSocket(WSListener):
 
         Raises:
             OpenError: it could not be done.
+            ValueError: one of `headers` is none.
         """
+        target = parse_url(url)
+        request = upgrade_request(target, self._key, headers or {}, deflate=deflate)
         self._may_inflate = deflate
-        if deflate:
-            headers = {**(headers or {}), "Sec-WebSocket-Extensions": _DEFLATE}
         try:
             async with asyncio.timeout(time_limit):
-                await ws_connect(
-                    lambda: self,
-                    url,
-                    ssl_context=ssl_context,
-                    extra_headers=headers,
-                    # Who wants pings sends them: they must not be sent while reading is paused, nor to everybody.
-                    enable_auto_ping=False,
-                    max_frame_size=self._max_message_size,
-                    max_redirects=0,
-                    logger_name=_log,
-                    socket_factory=self._connect,
-                    websocket_handshake_timeout=None,  # ours holds for all of it
-                    proxy=proxy,
-                )
-        except (WSError, ProxyError, OSError, TimeoutError, UnicodeError) as error:
-            await self._give_up()
-            raise _explain(error) from None
-        except BaseException:
-            await self._give_up()
+                transport = await connect(self, target, ssl_context=ssl_context, proxy=proxy)
+                transport.write(request)
+                await self._granted
+        except BaseException as error:
+            if self._transport is not None:
+                self._transport.abort()
+            drop(self._granted)
+            if isinstance(error, TimeoutError):
+                raise OpenError(Cause.TIMEOUT) from None
             raise
-        if self._transport is None:
-            # picows takes the end of a connection in its handshake for the end of the handshake.
-            raise OpenError(Cause.ENDED)
-
-    async def _connect(self, url: WSParsedURL) -> socket.socket:
-        """The first address that takes a TCP connection; the error is that of the last one, as the one of all of them
-        cannot be explained. The socket is kept: picows leaves it open where the handshake is given up."""
-        loop = asyncio.get_running_loop()
-        failure = OSError("the host has no address")
-        for family, kind, protocol, _, address in await loop.getaddrinfo(
-            url.host, url.port, type=socket.SOCK_STREAM
-        ):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.setblocking(False)
-                await loop.sock_connect(sock, address)
-            except OSError as error:
-                failure = error
-                sock.close()
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                self._sock = sock
-                return sock
-        raise failure
-
-    async def _give_up(self) -> None:
-        """End what has been made so far."""
-        self._is_given_up = True
-        self.abort()
-        if self._transport is None and self._sock is not None:
-            with contextlib.suppress(OSError):  # it has been closed meanwhile
-                self._sock.shutdown(socket.SHUT_RDWR)
-            # Whoever owns it by now finds that it has ended, and closes it.
-            for _ in range(10):
-                if self._sock.fileno() < 0:
-                    return
-                await asyncio.sleep(0.001)
-            self._sock.close()
 
     def send(self, message: bytes) -> None:
         """Send a text message. It never waits: what the network does not take yet is kept."""
-        if self._transport is not None:
-            self._transport.send(WSMsgType.TEXT, message)
+        self._send(OP_TEXT, message)
 
     def ping(self) -> None:
-        if self._transport is not None:
-            self._transport.send_ping()
+        self._send(OP_PING, b"")
 
     def pong(self, payload: bytes) -> None:
         """Send a pong that nobody has asked for, of up to 125 bytes."""
-        if self._transport is not None:
-            self._transport.send_pong(payload)
+        self._send(OP_PONG, payload)
 
     def pause(self) -> None:
-        """Leave what comes to the network, so that the other side sees that nobody reads."""
+        """Leave what comes to the network, so that the other side sees that nobody reads. What was read with the last
+        message still comes."""
         if self._transport is not None and not self.is_paused and not self.ended.done():
             self.is_paused = True
-            self._transport.underlying_transport.pause_reading()
+            self._transport.pause_reading()
 
     def resume(self) -> None:
         if self._transport is not None and self.is_paused:
             self.is_paused = False
             self.heard_at = time.monotonic()
             if not self.ended.done():
-                self._transport.underlying_transport.resume_reading()
+                self._transport.resume_reading()
 
     def abort(self, reason: str = "") -> None:
         """End it without a farewell; with a reason that is decided now, without one when the connection is gone."""
         if self._transport is not None:
             if reason:
                 self._decide(ABNORMAL, reason)
-            self._transport.disconnect(False)
+            self._may_send = False
+            self._transport.abort()
 
     async def close(self) -> None:
         """Say goodbye, and wait for the other side's for `FAREWELL` seconds at most."""
@@ -225,175 +165,118 @@ class WebSocket(WSListener):
             return
         # What waits to be read is in front of the answer.
         self.resume()
-        self._transport.send_close(WSCloseCode.OK)
+        self._say_goodbye(_OK)
         try:
             await asyncio.wait((self.ended,), timeout=FAREWELL)
         finally:
-            self._transport.disconnect(False)
+            self._transport.abort()
+
+    def _send(self, opcode: int, payload: bytes) -> None:
+        if self._may_send and self._transport is not None:
+            self._transport.write(build_frame(opcode, payload, mask=os.urandom(4)))
+
+    def _say_goodbye(self, code: int) -> None:
+        if self._may_send and self._transport is not None:
+            self._may_send = False
+            self._transport.write(build_close(code, mask=os.urandom(4)))
+
+    def _leave(self, code: int) -> None:
+        """Say goodbye unless that was done, and go when it is on its way. The other side may read nothing."""
+        if self._transport is not None:
+            self._say_goodbye(code)
+            self._transport.close()
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(FAREWELL, self._transport.abort)
 
     def _decide(self, code: int, reason: str) -> None:
         if self._ending is None:
             self._ending = Ending(code, reason)
             self.on_over(self._ending)
 
-    # Called by picows.
+    # Called by the transport.
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport = transport
-        if self._is_given_up:
-            transport.disconnect(False)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         self.heard_at = time.monotonic()
-        if self._ending is not None:
+        if self._head is None:
+            self._receive(self._room[:nbytes])
+        elif not self._granted.done():
+            self._take_head(self._head, self._room[:nbytes])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._may_send = False
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._head is not None:
+            if not self._granted.done():
+                self._granted.set_exception(OpenError(Cause.ENDED))
             return
-        kind = frame.msg_type
-        if frame.payload_size > self._max_message_size:
-            # picows is about to end the connection for it, and delivers it if the rest comes before that.
-            self._refuse_size()
-        elif frame.rsv1 and not self._may_inflate:
-            self._refuse(WSCloseCode.PROTOCOL_ERROR, "has compressed what it was not asked to")
-        elif frame.rsv2 or frame.rsv3 or (frame.rsv1 and kind not in (WSMsgType.TEXT, WSMsgType.BINARY)):
-            self._refuse(WSCloseCode.PROTOCOL_ERROR, "set reserved bits of a frame")
-        elif kind == WSMsgType.TEXT and frame.fin and not frame.rsv1 and not self._is_under_way:
-            self._take_text(frame.get_payload_as_bytes())
-        elif kind in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION):
-            if self._is_under_way == (kind == WSMsgType.CONTINUATION):
-                self._on_part(kind, frame)
-            elif self._is_under_way:
-                self._refuse(WSCloseCode.PROTOCOL_ERROR, "began a message inside another")
-            else:
-                self._refuse(WSCloseCode.PROTOCOL_ERROR, "went on with a message that it had not begun")
-        elif kind == WSMsgType.CLOSE:
-            self._on_close(transport, frame)
-
-    def _on_close(self, transport: WSTransport, frame: WSFrame) -> None:
-        code = int(frame.get_close_code())  # type: ignore[call-overload]  # an IntEnum, or an int
-        if frame.payload_size and (code == ABNORMAL or not 1000 <= code < 5000):
-            # The others that nobody may send (RFC 6455, section 7.4) are known to picows.
-            self._refuse(WSCloseCode.PROTOCOL_ERROR, f"closed with the code {code}, which nobody may send")
-            return
-        reason = (frame.get_close_message() or b"").decode("utf-8", "replace")
-        printable = "".join(char for char in reason[:_MAX_REASON_SIZE] if char.isprintable())
-        self._decide(code or NO_CODE, printable)
-        if not transport.is_close_frame_sent:
-            # Of its codes picows sends none that it does not know.
-            transport.send_close(WSCloseCode.OK)
-        transport.disconnect(True)
-
-    def _take_text(self, message: bytes) -> None:
-        if not message.isascii():
-            try:
-                message.decode()
-            except UnicodeDecodeError:
-                self._refuse_text()
-                return
-        self.on_message(message)
-
-    def _on_part(self, kind: WSMsgType, frame: WSFrame) -> None:
-        self._is_under_way = not frame.fin
-        if kind != WSMsgType.CONTINUATION:
-            self._is_left_out = kind == WSMsgType.BINARY and not self._takes_binary
-            self._is_compressed = bool(frame.rsv1)
-            self._decoder = _utf8_decoder() if kind == WSMsgType.TEXT else None
-        if self._is_left_out:
-            return
-        part = frame.get_payload_as_bytes()
-        self._parts.append(part)
-        self._parts_size += len(part)
-        if self._parts_size > self._max_message_size:
-            self._refuse_size()
-        elif not self._is_compressed and not self._is_utf8(part, is_last=bool(frame.fin)):
-            self._refuse_text()
-        elif frame.fin:
-            message = b"".join(self._parts)
-            self._parts.clear()
-            self._parts_size = 0
-            if self._is_compressed:
-                self._on_compressed(message)
-            else:
-                self.on_message(message)
-
-    def _is_utf8(self, part: bytes, *, is_last: bool) -> bool:
-        """Whether the parts of a text are one so far: what is wrong is told at once, not with the last part."""
-        if self._decoder is None:
-            return True
-        try:
-            self._decoder.decode(part, is_last)
-        except UnicodeDecodeError:
-            return False
-        return True
-
-    def _refuse_size(self) -> None:
-        self._refuse(
-            WSCloseCode.MESSAGE_TOO_BIG, f"sent a message of over {self._max_message_size >> 20} MiB"
-        )
-
-    def _refuse_text(self) -> None:
-        self._refuse(WSCloseCode.INVALID_TEXT, "sent a text that is not UTF-8")
-
-    def _refuse(self, code: WSCloseCode, what: str) -> None:
-        """End it because of what the other side has done, which is told it by `code`."""
-        if self._transport is not None:
-            self._decide(ABNORMAL, f"{self._peer} {what}")
-            if not self._transport.is_close_frame_sent:
-                self._transport.send_close(code)
-            self._transport.disconnect(True)
-            # It may read nothing.
-            asyncio.get_running_loop().call_later(FAREWELL, self._transport.disconnect, False)
-
-    def _on_compressed(self, message: bytes) -> None:
-        try:
-            whole = inflate(message, self._max_message_size)
-        except InflateError as error:
-            self._refuse(WSCloseCode(error.args[0]), f"sent what cannot be expanded: {error.args[1]}")
-            return
-        if self._decoder is None:
-            self.on_message(whole)
-        else:
-            self._take_text(whole)
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._decide(ABNORMAL, "it ended without a close frame")
-        # What picows has ended it for, which nobody else asks about: asyncio would log that nobody did.
-        over = asyncio.ensure_future(transport.wait_disconnected())
-        over.add_done_callback(_take_failure)
-        self._over = over
         if self._ending is not None and not self.ended.done():
             self.ended.set_result(self._ending)
 
-    def pause_writing(self) -> None:
-        """Requests are few and small; who waits for their answers has a time limit."""
+    def _take_head(self, reader: HeadReader, data: memoryview) -> None:
+        try:
+            head = reader.feed(data)
+            if head is None:
+                return
+            self._may_inflate = check_upgrade(head, self._key, deflate=self._may_inflate)
+        except OpenError as error:
+            self._granted.set_exception(error)
+            return
+        if self._may_inflate:
+            self._reader = FrameReader(
+                is_client=True, max_message_size=self._max_message_size, rsv_allowed=_RSV1
+            )
+        self._head = None
+        self._may_send = True
+        self._granted.set_result(None)
+        self._receive(head.body)
 
-    def resume_writing(self) -> None:
-        """See `pause_writing`."""
+    def _receive(self, data: bytes | memoryview) -> None:
+        for event in self._reader.feed(data):
+            if self._ending is not None:
+                return
+            if event[0] == "message":
+                _, opcode, is_compressed, message = event
+                self._take_message(opcode, is_compressed, message)
+            elif event[0] == "ping":
+                self._send(OP_PONG, event[1])
+            elif event[0] == "close":
+                printable = "".join(char for char in event[2][:_MAX_REASON_SIZE] if char.isprintable())
+                self._leave(event[1])
+                self._decide(event[1], printable)
+            elif event[0] == "violation":
+                self._on_violation(event[1], event[2])
 
+    def _on_violation(self, code: int, what: str) -> None:
+        if code == _TOO_BIG:
+            self._refuse(code, f"sent a message of over {self._max_message_size >> 20} MiB")
+        else:
+            self._refuse(code, f"broke the protocol: {what}")
 
-def _take_failure(over: asyncio.Future[None]) -> None:
-    if not over.cancelled():
-        over.exception()
+    def _take_message(self, opcode: int, is_compressed: bool, message: bytes) -> None:
+        if opcode != OP_TEXT and not self._takes_binary:
+            return
+        if is_compressed:
+            try:
+                message = inflate(message, self._max_message_size)
+                if opcode == OP_TEXT and not message.isascii():
+                    message.decode()
+            except InflateError as error:
+                self._refuse(error.args[0], f"sent what cannot be expanded: {error.args[1]}")
+                return
+            except UnicodeDecodeError:
+                self._on_violation(_INVALID_TEXT, "text is not UTF-8")
+                return
+        self.on_message(message)
 
-
-def _explain(error: Exception) -> OpenError:
-    match error:
-        case TimeoutError():
-            return OpenError(Cause.TIMEOUT)
-        case socket.gaierror() | UnicodeError():  # the latter for what can be no name of a host
-            return OpenError(Cause.UNKNOWN_HOST)
-        case ConnectionRefusedError():
-            return OpenError(Cause.NO_LISTENER)
-        case ssl.SSLCertVerificationError():
-            return OpenError(Cause.UNTRUSTED, error.verify_message)
-        case ssl.SSLError():
-            return OpenError(Cause.NO_TLS, error.reason or str(error))
-        case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH):
-            return OpenError(Cause.UNREACHABLE)
-        case WSHandshakeError():
-            status = getattr(error.response, "status", None)
-            if isinstance(status, HTTPStatus) and status != HTTPStatus.SWITCHING_PROTOCOLS:
-                return OpenError(Cause.STATUS, status=status.value)
-            return OpenError(Cause.NO_WEBSOCKET if error.raw_header else Cause.ENDED)
-        case OSError(strerror=str(reason)):
-            return OpenError(Cause.OTHER, reason)
-        case _:
-            return OpenError(Cause.OTHER, str(error) or type(error).__name__)
+    def _refuse(self, code: int, what: str) -> None:
+        """End it because of what the other side has done, which is told it by `code`."""
+        self._leave(code)
+        self._decide(ABNORMAL, f"{self._peer} {what}")

@@ -277,7 +277,7 @@ class Link:
             if self._session.is_live and not was_live:
                 self._note_live(now)
         except Exception as fault:
-            # picows would only log it.
+            # The loop would only log it.
             self._fault = fault
             self._abort("a fault of the client")
         for number, answer in self._session.answers:

@@ -23,13 +23,13 @@ from fastws.server.handshake import (
     MAX_HEADERS,
     UPGRADE_REQUIRED,
     Refusal,
-    has_token,
     parse_head,
 )
 from fastws.server.http import problem_response, refusal_of
 from fastws.server.peers import endpoint
 from fastws.server.waiting import Waiting, note_closed
 from fastws.server.websocket_upgrades import WebSocketUpgrades
+from fastws.upgrading import has_token
 
 _KEEP_ALIVE_SECONDS: Final = 60.0
 # What a client that has closed its sending side may wait for its answer.

@@ -8,8 +8,6 @@ once, however it is cut into pieces, and taken apart once, without regular expre
 from __future__ import annotations
 
 import binascii
-import hashlib
-from base64 import b64encode
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +15,7 @@ from typing import Final
 import msgspec
 
 from fastws.server.peers import Peer
+from fastws.upgrading import accept_value, has_token
 
 MAX_HEAD_SIZE: Final = 16 << 10
 MAX_LINE_SIZE: Final = 8 << 10
@@ -24,7 +23,6 @@ MAX_HEADERS: Final = 100
 
 SUBPROTOCOL: Final = "fastws"
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _NAME_CHARS: Final = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAME_BYTES: Final = _NAME_CHARS.encode()
 # Control characters that no head may contain; CR and LF are checked as pairs, HTAB may stand in a value.
@@ -293,12 +291,6 @@ def declines_compression(request: Request) -> bool:
     return "compression=off" in request.query.split("&")
 
 
-def has_token(value: str, token: str) -> bool:
-    """Whether `token` (lower case) is an element of the comma-separated list `value`, in any case."""
-    lowered = value.lower()
-    return lowered == token or (token in lowered and token in map(str.strip, lowered.split(",")))
-
-
 def upgrade_response(
     request: Request, *, subprotocol: str | None = None, extensions: str | None = None
 ) -> bytes:
@@ -306,8 +298,7 @@ def upgrade_response(
 
     `subprotocol` and `extensions` are the values of their headers; None leaves the header out.
     """
-    key = request.headers["sec-websocket-key"].encode("ascii")
-    accept = b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    accept = accept_value(request.headers["sec-websocket-key"]).encode("ascii")
     if subprotocol is None and extensions is None:
         return b"%b%b\r\n\r\n" % (_ACCEPTED, accept)
     more = b""

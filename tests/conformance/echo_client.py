@@ -11,9 +11,9 @@ import asyncio
 import sys
 
 import uvloop
-from picows import WSFrame, WSMsgType, WSTransport
 
 from fastws import logs
+from fastws._frames import OP_TEXT
 from fastws.opening import OpenError
 from fastws.websocket import WebSocket
 
@@ -27,17 +27,15 @@ class Echo(WebSocket):
 
     def __init__(self) -> None:
         super().__init__(max_message_size=MESSAGE_SIZE, peer="the suite", takes_binary=True)
-        self._kind = WSMsgType.TEXT
+        self._opcode = OP_TEXT
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+    def _take_message(self, opcode: int, is_compressed: bool, message: bytes) -> None:
         # Whoever uses the class has either texts or binary messages, and so it does not tell which one came.
-        if frame.msg_type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            self._kind = frame.msg_type
-        super().on_ws_frame(transport, frame)
+        self._opcode = opcode
+        super()._take_message(opcode, is_compressed, message)
 
     def on_message(self, message: bytes) -> None:
-        if self._transport is not None:
-            self._transport.send(self._kind, message)
+        self._send(self._opcode, message)
 
 
 class Count(WebSocket):

@@ -22,7 +22,6 @@ from fastws.server.handshake import (
     check_origin,
     check_upgrade,
     declines_compression,
-    has_token,
     parse_head,
     refusal_response,
     select_subprotocol,
@@ -415,21 +414,6 @@ def test_origins(origin: str | None, host: str, allowed: tuple[str, ...], is_all
     result = check_origin(request(origin=origin, host=host), allowed)
     assert (result is None) is is_allowed
     assert result is None or result.status == 403
-
-
-@pytest.mark.parametrize(
-    ("value", "token", "is_in"),
-    [
-        ("a", "a", True),
-        ("A", "a", True),
-        ("b, a", "a", True),
-        ("ab", "a", False),
-        ("", "a", False),
-        (",", "a", False),
-    ],
-)
-def test_tokens(value: str, token: str, is_in: bool) -> None:
-    assert has_token(value, token) is is_in
 
 
 def test_a_refusal_is_a_complete_response() -> None:

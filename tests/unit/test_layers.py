@@ -32,6 +32,8 @@ RANKS = {
     "fastws.messages": 1,
     "fastws.sessions": 2,
     "fastws.opening": 0,
+    "fastws.upgrading": 0,
+    "fastws.connecting": 1,
     "fastws.websocket": 1,
     "fastws.mailboxes": 0,
     "fastws.logs": 1,
@@ -59,6 +61,7 @@ RANKS = {
 }
 # Where an outside package may be imported.
 HOMES = {
+    "aiofastnet": {"fastws.connecting"},
     "isal": {"fastws.deflate"},
     "aiohttp": {
         "fastws.server",
@@ -71,8 +74,7 @@ HOMES = {
     "jwt": {"fastws.auth"},
     "cryptography": {"fastws.auth", "fastws.server.tls", "fastws.kis.ciphers", "fastws.kis.testing"},
     "pandas": {"fastws.client.frames", "fastws.kis.dataframes"},
-    "picows": {"fastws.websocket"},
-    "python_socks": {"fastws.websocket"},
+    "python_socks": {"fastws.connecting"},
     "redis": {
         "fastws.relay.redis_access",
         "fastws.relay.redis_links",
@@ -119,6 +121,7 @@ HOMES = {
 # Bytes or values in, values out: no event loop in these.
 SANS_IO = {
     "fastws.opening",
+    "fastws.upgrading",
     "fastws._relay",
     "fastws.relay.address",
     "fastws.relay.carrier",

@@ -10,10 +10,12 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from fastws._frames import FrameReader
 from fastws.client import ConnectError
 from fastws.client.socket import Socket
 from fastws.deflate import compress
@@ -22,7 +24,8 @@ from fastws.kis.socket import KISSocket
 from fastws.opening import Cause, OpenError
 from fastws.websocket import ABNORMAL, FAREWELL, NO_CODE, Ending, WebSocket
 
-TEXT, BINARY, CONTINUATION, CLOSE, PONG = 1, 2, 0, 8, 10
+TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+DEFLATE = b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -33,14 +36,18 @@ class Peer:
         self.reader = reader
         self.writer = writer
 
-    async def upgrade(self, and_then: bytes = b"") -> None:
+    async def upgrade(self, and_then: bytes = b"", *, agrees: bool = True) -> None:
         head = await self.reader.readuntil(b"\r\n\r\n")
         found = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
         assert found is not None
         accept = base64.b64encode(hashlib.sha1(found[1] + GUID, usedforsecurity=False).digest())
         self.writer.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + and_then
+            b"Sec-WebSocket-Accept: "
+            + accept
+            + (DEFLATE if agrees and b"permessage-deflate" in head else b"")
+            + b"\r\n\r\n"
+            + and_then
         )
 
     def send(self, opcode: int, payload: bytes, *, fin: bool = True) -> None:
@@ -268,7 +275,8 @@ async def test_close_frames(payload: bytes, ending: Ending) -> None:
         async with asyncio.timeout(5.0):
             while not answers:
                 await asyncio.sleep(0.005)
-        assert answers[0][0] == 0x80 | CLOSE
+        # It is answered with what it says.
+        assert FrameReader().feed(answers[0]) == [("close", ending.code, "")]
 
 
 async def test_a_loss_without_a_close_frame() -> None:
@@ -329,21 +337,21 @@ async def test_what_is_compressed_is_expanded_where_that_was_offered() -> None:
         unasked = Kept()
         await unasked.connect(url, time_limit=5)
         ending = await asyncio.wait_for(unasked.ended, 5)
-        assert (unasked.messages, "was not asked to" in ending.reason) == ([], True)
+        assert (unasked.messages, "not negotiated" in ending.reason) == ([], True)
 
 
 # Name, frames, the close code that the other side is told, what the reason says.
 BREACHES = {
-    "a reserved bit": ([(TEXT | 0x20, b"x", True)], 1002, "reserved bits"),
-    "a reserved bit of a compressed message": ([(TEXT | 0x50, b"x", True)], 1002, "reserved bits"),
-    "a compressed pong": ([(PONG | 0x40, b"x", True)], 1002, "reserved bits"),
-    "a compressed part": ([(TEXT, b"x", False), (CONTINUATION | 0x40, b"x", True)], 1002, "reserved bits"),
-    "a part of nothing": ([(CONTINUATION, b"x", True)], 1002, "had not begun"),
-    "a message inside another": ([(TEXT, b"x", False), (TEXT, b"y", True)], 1002, "inside another"),
+    "a reserved bit": ([(TEXT | 0x20, b"x", True)], 1002, "reserved bit"),
+    "a reserved bit of a compressed message": ([(TEXT | 0x50, b"x", True)], 1002, "reserved bit"),
+    "a compressed pong": ([(PONG | 0x40, b"x", True)], 1002, "RSV1"),
+    "a compressed part": ([(TEXT, b"x", False), (CONTINUATION | 0x40, b"x", True)], 1002, "RSV1"),
+    "a part of nothing": ([(CONTINUATION, b"x", True)], 1002, "without a message"),
+    "a message inside another": ([(TEXT, b"x", False), (TEXT, b"y", True)], 1002, "inside a fragmented"),
     "what goes on with a binary message": (
         [(BINARY, b"x", False), (CONTINUATION, b"y", True), (CONTINUATION, b"z", True)],
         1002,
-        "had not begun",
+        "without a message",
     ),
     "no UTF-8": ([(TEXT, b"\xce\xba\xed\xa0\x80", True)], 1007, "not UTF-8"),
     "no UTF-8 in the first part": ([(TEXT, b"\xce\xba\xed\xa0\x80", False)], 1007, "not UTF-8"),
@@ -389,6 +397,93 @@ async def test_what_breaks_the_protocol_ends_it_and_is_told(name: str) -> None:
     key, masked = frame_[2:6], frame_[6:8]
     assert frame_[0] == 0x80 | CLOSE
     assert struct.unpack(">H", bytes(a ^ b for a, b in zip(masked, key, strict=False)))[0] == code
+
+
+async def test_what_comes_before_a_breach_is_taken_whatever_it_comes_with() -> None:
+    async def serve(peer: Peer) -> None:
+        # All of it in one packet, and of the last frame no more than shows that it is wrong.
+        await peer.upgrade(frame(TEXT, b"good") + frame(PING, b"?") + b"\x83\x7f")
+        answers.append(await peer.until_end())
+
+    answers: list[bytes] = []
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        ending = await socket.end()
+        assert (socket.messages, ending.code, "reserved opcode" in ending.reason) == (
+            [b"good"],
+            ABNORMAL,
+            True,
+        )
+    reader = FrameReader()
+    assert reader.feed(answers[0]) == [("pong", b"?"), ("close", 1002, "")]
+
+
+async def test_no_utf8_is_refused_within_its_frame() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade(frame(TEXT, b"\xff" * 1000)[:10])
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        assert "not UTF-8" in (await socket.end()).reason
+
+
+async def test_compression_that_was_not_agreed_is_none() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade(frame(TEXT, b"plain"), agrees=False)
+        peer.send(TEXT | 0x40, compress(b"packed", 15))
+        await peer.until_end()
+
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0, deflate=True)
+        assert "not negotiated" in (await socket.end()).reason
+        assert socket.messages == [b"plain"]
+
+
+async def test_what_fails_in_taking_a_message_ends_it_and_is_told_the_loop() -> None:
+    class Failing(Kept):
+        def on_message(self, message: bytes) -> None:
+            raise ZeroDivisionError
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        peer.send(TEXT, b"x")
+        await peer.until_end()
+
+    told: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    async with peer(serve) as url:
+        socket = Failing()
+        await socket.connect(url, time_limit=10.0)
+        assert (await socket.end()).code == ABNORMAL
+    (context,) = told
+    assert isinstance(context["exception"], ZeroDivisionError)
+
+
+async def test_nothing_is_sent_after_the_farewell() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        said = await peer.reader.readexactly(len(frame(TEXT, b"one") + frame(CLOSE, b"..")) + 2 * 4)
+        peer.send(CLOSE, struct.pack(">H", 1000))
+        heard.set_result(said + await peer.until_end())
+
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async with peer(serve) as url:
+        socket = Kept()
+        socket.send(b"too early")
+        await socket.connect(url, time_limit=10.0)
+        socket.send(b"one")
+        closing = asyncio.create_task(socket.close())
+        await asyncio.sleep(0)
+        socket.send(b"too late")
+        socket.ping()
+        await closing
+        said = await asyncio.wait_for(heard, 10.0)
+    assert FrameReader().feed(said) == [("message", TEXT, False, b"one"), ("close", 1000, "")]
 
 
 async def test_parts_of_characters_become_whole_ones() -> None:
