@@ -162,7 +162,7 @@ class HeadReader:
         self._data += data
         begin = self._data[: len(_START)]
         end = self._data.find(b"\r\n\r\n", searched)
-        if begin != _START[: len(begin)] or (end if end >= 0 else len(self._data)) > MAX_HEAD_SIZE:
+        if begin != _START[: len(begin)] or (end + 4 if end >= 0 else len(self._data)) > MAX_HEAD_SIZE:
             raise OpenError(Cause.NO_WEBSOCKET)
         return (
             None if end < 0 else _parse_head(self._data[:end].decode("latin-1"), bytes(self._data[end + 4 :]))
