@@ -60,12 +60,24 @@ def build() -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, BUILD)
     print("compiling the core with clang and its sanitizers: some minutes", flush=True)
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=BUILD,
-        env=os.environ | {"CC": "clang", "FASTWS_DEBUG": "1", "FASTWS_SANITIZE": SANITIZERS},
-        check=True,
-    )
+    log = BUILD / "build.log"
+    with log.open("wb") as output:
+        result = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=BUILD,
+            env=os.environ | {"CC": "clang", "FASTWS_DEBUG": "1", "FASTWS_SANITIZE": SANITIZERS},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if result.returncode:
+        # An older setuptools does not know the form of the licence, and says so at length; a clang without its
+        # runtimes fails with the first link.
+        raise MissingError(
+            f"{log.read_text(errors='replace')[-4000:]}\nthe core could not be compiled. It needs the groups build and "
+            "fuzz of pyproject.toml in this environment, and clang with its sanitizers: "
+            "apt-get install clang libclang-rt-14-dev"
+        )
     stamp.touch()
 
 
