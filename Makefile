@@ -183,7 +183,7 @@ conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite on the server
 	@mkdir -p bench_results
 	$(BIN)/python -m tests.conformance.run_autobahn $(addprefix --side ,$(SIDE)) $(if $(SECTIONS),--sections $(SECTIONS)) --json bench_results/conformance.json
 
-# Ten minutes for each of ten targets, on Linux with clang; a piece of it: MINUTES=1 TARGET="frames deflate".
+# Ten minutes for each of eleven targets, on Linux with clang; a piece of it: MINUTES=1 TARGET="frames deflate".
 fuzz: $(VENV)/.installed $(VENV)/.dev ## coverage-guided fuzzing of what reads bytes of others; into bench_results/fuzz.json
 	$(BIN)/python -m pip install -q --group fuzz
 	@mkdir -p bench_results

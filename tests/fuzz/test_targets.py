@@ -10,9 +10,20 @@ import pytest
 from fastws import configuration, deflate
 from fastws.deflate import InflateError
 from fastws.server.handshake import HeadReader
+from fastws.websocket import WebSocket
 from tests.fuzz import corpora, stack
 from tests.fuzz.source import Source, cuts
-from tests.fuzz.targets import NAMES, config, envelopes, frames, handshake, kis_control, kis_records, load
+from tests.fuzz.targets import (
+    NAMES,
+    client,
+    config,
+    envelopes,
+    frames,
+    handshake,
+    kis_control,
+    kis_records,
+    load,
+)
 from tests.fuzz.targets import deflate as deflate_target
 
 
@@ -76,6 +87,11 @@ class TestTargetsSeeWhatIsWrong:
 
         monkeypatch.setattr(handshake, "HeadReader", Forgetful)
         fails("handshake")
+
+    def test_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        update = WebSocket.buffer_updated
+        monkeypatch.setattr(client.Kept, "buffer_updated", lambda self, size: update(self, max(1, size - 1)))
+        fails("client")
 
     def test_deflate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         inflate = deflate.inflate

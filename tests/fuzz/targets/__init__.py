@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 NAMES: Final = (
     "frames",
     "handshake",
+    "client",
     "deflate",
     "screener",
     "realtime",
