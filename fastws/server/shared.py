@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from fastws.errors import FeedAwayError
-from fastws.server import api, together
+from fastws.server import api, publishing, together
 from fastws.server.http import json_response
 from fastws.server.metrics import PARENT, parent_exposition, workers_exposition
 from fastws.server.siblings import SiblingError
@@ -157,7 +157,7 @@ class Shared:
         return response
 
     async def _answer_publish(self, data: bytes) -> bytes:
-        response = await api.publish(self._server, data)
+        response = await publishing.publish(self._server, data)
         headers = {name: text for name, text in response.headers.items() if name == "Retry-After"}
         return _encode(_Answer(response.status, headers, cast(bytes, response.body)))
 

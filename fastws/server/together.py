@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from aiohttp import web
 
-from fastws.server import api, ledger
+from fastws.server import bodies, ledger
 from fastws.server.callers import is_administrator
 from fastws.server.handshake import Refusal
 from fastws.server.http import HttpError, json_response
@@ -102,7 +102,7 @@ def together(shared: Shared) -> Any:
         return msgspec.json.encode(body)
 
     async def reload_portfolios(request: web.Request, own: bytes) -> bytes:
-        ids = api.read_ids(await request.read())
+        ids = bodies.read_ids(await request.read())
         await _all(siblings, "reload_portfolios", msgspec.msgpack.encode(ids), seconds=20.0)
         return own
 

@@ -15,8 +15,8 @@ from fastws._market import BookUpdate, Instrument, MarketStatus, PriceUpdate, en
 from fastws.feeds.lines import decode_body
 from fastws.market.alert_messages import Alert, encode_alert
 from fastws.market.instruments import MAX_INSTRUMENTS
-from fastws.server.api import MAX_UPDATES
 from fastws.server.http import MAX_BODY_SIZE
+from fastws.server.publishing import MAX_UPDATES
 
 
 @scenario
