@@ -102,7 +102,8 @@ falls out of it is a gap, which is repaired or declared. Both connections are gi
 chance. A message that Redis does not take, or with which it ends three connections in a row, is left out and counted.
 
 Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
-`worker_links` with `exchange` and `exchange_frames`, or `pair_links`; `outbox` what waits to be sent, `address` what
+`worker_links` with `exchange`, or `pair_links`, both of them with `exchange_links`, `exchange_ends` and
+`exchange_frames`; `outbox` what waits to be sent, `address` what
 the setting `relay` may say, `channels` their names, `control` the messages beside envelopes, `sending` what leaves and
 `ring` what was sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the
 market, `interest` which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as

@@ -18,10 +18,12 @@ class OutageLog:
 
     One that is away for another reason than before, as when Redis comes back and refuses the password, has a limit of
     its own: that is what somebody has to mend.
+
+    `place` is where the relay is, for people. Of one that is nowhere, and so never away, there is nothing to tell.
     """
 
-    def __init__(self, redis: str, instance: str) -> None:
-        self._redis = redis
+    def __init__(self, place: str, instance: str) -> None:
+        self._place = place
         self._instance = instance
         # Why it is away, None while it is there; as it is, and as it was told last. Before the first change: neither.
         self._reason: str | None = ""
@@ -47,16 +49,16 @@ class OutageLog:
         """Log how it is, where that is to be told."""
         is_away = self._reason is not None
         kind = is_away, self._is_other
-        if self._reason == self._told or now < self._tell_from.get(kind, now):
+        if not self._place or self._reason == self._told or now < self._tell_from.get(kind, now):
             return
         self._told = self._reason
         self._tell_from[kind] = now + AGAIN_SECONDS
         if is_away:
-            _log.warning("the relay is away; local clients go on", redis=self._redis, error=self._reason)
+            _log.warning("the relay is away; local clients go on", relay=self._place, error=self._reason)
         else:
             _log.info(
                 "the relay is there",
-                redis=self._redis,
+                relay=self._place,
                 after_s=round(self._away, 3),
                 instance=self._instance,
             )

@@ -6,19 +6,23 @@ There is no parent between them as between workers: the two hold the ends of one
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from fastws.relay.address import RedisAddress
+from fastws.relay.exchange_ends import ExchangeEnd
 from fastws.relay.exchange_frames import ALIVE, IGNORE, LISTEN, LISTENING, Frame
-from fastws.relay.worker_links import ExchangeEnd
+from fastws.relay.exchange_links import ExchangeLink
 
-ADDRESS: Final = RedisAddress("", "another process of this server", 0)
-"""Where the relay of a server is that has no other and lets itself be taken over."""
+if TYPE_CHECKING:
+    from fastws.relay.relay import Relay
+
+ADDRESS: Final = RedisAddress("", "", 0)
+"""Where the relay of a server is that has no other and lets itself be taken over: nowhere that could be away."""
 
 
 class PairEnd(ExchangeEnd):
-    """An end of the socket. Belongs to the thread of the event loop.
+    """An end of the socket, see `ExchangeEnd`. Belongs to the thread of the event loop.
 
     It tells the other end what is said on channels to which that listens, and `on_frame` what is no matter of channels.
     """
@@ -67,8 +71,8 @@ class PairEnd(ExchangeEnd):
             self._on_other(frame)
 
 
-class PairLink:
-    """The relay's link over whichever `PairEnd` is attached; an `AnyLink`, as `RedisLink` is one.
+class PairLink(ExchangeLink):
+    """The relay's link over whichever `PairEnd` is attached.
 
     It is always up: without another process there is nobody who could be missed, and nothing is waited for.
     """
@@ -80,34 +84,17 @@ class PairLink:
         on_change: Callable[[str | None], None],
         on_listening: Callable[[str], None],
     ) -> None:
-        self.n_connects = 0
-        # The other end takes all that it reads.
-        self.n_refused = 0
-        self._on_message = on_message
-        self._on_change = on_change
-        self._on_listening = on_listening
-        self._channels: dict[str, None] = {}
-        self._is_started = False
-        self._end: PairEnd | None = None
+        super().__init__(None, on_message=on_message, on_change=on_change, on_listening=on_listening)
         self._n_dropped_before = 0
 
     @property
-    def is_up(self) -> bool:
-        return self._is_started
-
-    @property
     def n_dropped(self) -> int:
-        return self._n_dropped_before + (0 if self._end is None else self._end.n_dropped)
-
-    @property
-    def queue_size(self) -> int:
-        return 0 if self._end is None else self._end.queue_size
+        return self._n_dropped_before + super().n_dropped
 
     def attach(self, end: PairEnd) -> None:
         """Go over `end` from now on, which is open."""
         self._end = end
-        for channel in self._channels:
-            self._listen(channel, end)
+        self._listen_to_all(end)
         self._note_up()
 
     def detach(self) -> None:
@@ -116,39 +103,19 @@ class PairLink:
         self._end = None
 
     def start(self) -> None:
-        self._is_started = True
+        super().start()
         self._note_up()
 
-    async def stop(self, seconds: float) -> None:
-        """Bring away what waits, within `seconds`, and hear no more; the end stays open."""
-        self._is_started = False
-        if self._end is not None:
-            await self._end.drain(seconds)
-            for channel in self._channels:
-                self._end.ignore(channel)
 
-    def send(self, channel: str, data: bytes) -> None:
-        if self._end is not None:
-            self._end.send(channel, data)
+def attach(relay: Relay | None, end: PairEnd) -> None:
+    """Let `relay` go over `end`, unless it has another way."""
+    if relay is not None and isinstance(relay.link, PairLink):
+        relay.link.attach(end)
 
-    def listen(self, channels: Iterable[str]) -> None:
-        for channel in channels:
-            if channel not in self._channels:
-                self._channels[channel] = None
-                if self._end is not None:
-                    self._listen(channel, self._end)
 
-    def ignore(self, channels: Iterable[str]) -> None:
-        for channel in channels:
-            if self._channels.pop(channel, self) is None and self._end is not None:
-                self._end.ignore(channel)
-
-    def is_listening(self, channel: str) -> bool:
-        return self._end is None or self._end.is_listening(channel)
-
-    def _listen(self, channel: str, end: PairEnd) -> None:
-        end.listen(channel, self._on_message, lambda: self._on_listening(channel))
-
-    def _note_up(self) -> None:
-        self.n_connects += 1
-        self._on_change(None)
+def detach(relay: Relay | None) -> None:
+    """The other process is gone, whatever it has said last."""
+    if relay is not None and isinstance(relay.link, PairLink):
+        relay.link.detach()
+        for peer in relay.peers:
+            relay.meetings.end(peer.origin)

@@ -47,6 +47,7 @@ class Acceptor:
        accept and close what comes beyond the limit, which clients see as a reset.
     3. While paused it looks several times a second whether descriptors are free again.
     4. :meth:`stop` is final, also while a resumption is under way.
+    5. Between :meth:`hold` and :meth:`go_on` it accepts nobody, whatever is free.
     """
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol], place: Place) -> None:
@@ -58,6 +59,7 @@ class Acceptor:
         self._fd_ceiling = 0
         self._scarce_fd = 0
         self._is_stopped = False
+        self._is_held = False
         self._probe_timer: asyncio.TimerHandle | None = None
         self._resume_task: asyncio.Task[None] | None = None
         self.addresses: list[tuple[str, int]] = []
@@ -109,6 +111,19 @@ class Acceptor:
     def place(self) -> Place:
         return self._place
 
+    def hold(self) -> None:
+        """Accept nobody, and keep the sockets: who comes waits for another process that has them, too."""
+        self._is_held = True
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        self._close_servers()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        if self._is_held and not self._is_stopped:
+            self._is_held = False
+            self._resume_task = asyncio.get_running_loop().create_task(self._resume(self._resume_task))
+
     def pass_on(self) -> None:
         """Accept no more, and leave the place to another process, which has the sockets."""
         self._place.pass_on()
@@ -145,7 +160,7 @@ class Acceptor:
         self._servers.clear()
 
     def _pause(self) -> None:
-        if self.is_paused or self._is_stopped:
+        if self.is_paused or self._is_stopped or self._is_held:
             return
         self.is_paused = True
         self.n_pauses += 1
@@ -182,16 +197,18 @@ class Acceptor:
                 os.close(fd)
         return True
 
-    async def _resume(self) -> None:
+    async def _resume(self, before: asyncio.Task[None] | None = None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
         try:
             await self._accept()
         except OSError as error:  # somebody else took the descriptors meanwhile
             log_limited(_log, "resume failed", "cannot accept again yet", error=str(error))
             self._close_servers()
-            if not self._is_stopped:
+            if not self._is_stopped and not self._is_held:
                 self._probe_later()
             return
-        if self._is_stopped:
+        if self._is_stopped or self._is_held:
             self._close_servers()
             return
         self.is_paused = False

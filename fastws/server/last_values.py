@@ -135,6 +135,11 @@ class LastValues:
         """Save no more: another process does."""
         self._is_saving = False
 
+    def take_back(self) -> None:
+        """Save again: no other process does any more."""
+        self._is_saving = self._is_lasting
+        self.start()
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval)

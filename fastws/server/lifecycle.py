@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvloop
@@ -19,20 +17,23 @@ from fastws import logs
 from fastws.errors import FastwsError, SettingsError
 from fastws.server import advice
 from fastws.server.acceptor import capacity
+from fastws.server.door import Door, door_place
 from fastws.server.handed import take
-from fastws.server.listener import Listener
 from fastws.server.notify import Notifier
+from fastws.server.predecessor import Predecessor, find_predecessor
 from fastws.server.reload import Reloaded, reload
 from fastws.server.server import Server
-from fastws.server.upgrade import Door, Predecessor, door_place, find_predecessor
-from fastws.server.workers import Failure, Outcome, Ready, Worker
+from fastws.server.welcome import print_welcome, ready_of
+from fastws.server.workers import Failure, Outcome, Worker
 from fastws.settings import SETTINGS, Settings
-from fastws.web.routes import DASHBOARD_PATH, TEST_PATH
 
 FAILED: Final = 1
-"""Exit status: the stop did not end in time."""
+"""Exit status: the stop did not end in time, or whoever everything was handed over to is gone."""
 ENDED_BY_SIGNAL: Final = 128
 """Exit status, plus the number of the signal: a second signal did not let the stop end."""
+
+USAGE: Final = 2
+"""Exit status of a worker: a setting cannot be used."""
 
 # Those that the table has no more are served on, so that nobody takes them for a loss.
 _INSTRUMENT_FIELDS: Final = {
@@ -42,10 +43,6 @@ _INSTRUMENT_FIELDS: Final = {
 }
 
 _log = structlog.get_logger("fastws")
-
-
-USAGE: Final = 2
-"""Exit status of a worker: a setting cannot be used."""
 
 
 def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker | None = None) -> int:
@@ -64,9 +61,13 @@ def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker
 
     Raises:
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
-        FastwsError: what was handed over cannot be listened on.
+        FastwsError: what was handed over cannot be listened on, or the running server cannot be taken over.
     """
-    run = _Run(settings, read_again, worker)
+    if settings.upgrade_socket is not None:
+        # Until there is somebody who can take a signal.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    predecessor = None if worker is not None else find_predecessor(settings)
+    run = _Run(settings, read_again, worker, predecessor)
     try:
         return uvloop.run(run.main())
     finally:
@@ -81,7 +82,13 @@ class _Run:
     2. Reloads are done one after the other; of those that are asked for during one, one is done.
     """
 
-    def __init__(self, settings: Settings, read_again: Callable[[], Settings], worker: Worker | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        read_again: Callable[[], Settings],
+        worker: Worker | None,
+        predecessor: Predecessor | None,
+    ) -> None:
         self._settings = settings
         self._read_again = read_again
         self._worker = worker
@@ -89,7 +96,10 @@ class _Run:
         self._notifier = Notifier() if worker is None else Notifier({})
         self._is_stopping = asyncio.Event()
         self._is_to_reload = asyncio.Event()
-        self._successor: asyncio.Future[int] | None = None
+        self._predecessor = predecessor
+        # Another process serves, too; and what there is to be handed over to it is in a hurry, or in vain.
+        self._is_followed = asyncio.Event()
+        self._is_hurried = asyncio.Event()
         self._has_terminal = has_terminal()
         self._watchdog: threading.Timer | None = None
         self._server: Server | None = None
@@ -101,20 +111,17 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        # Whoever asks for another process too early, or where there can be none, is not to end this one.
-        loop.add_signal_handler(
-            signal.SIGUSR2,
-            _log.warning,
-            "SIGUSR2 does nothing: without upgrade_socket no process takes over"
-            if self._settings.upgrade_socket is None
-            else "SIGUSR2 came too early: the start is not done, and nothing to take over",
-        )
-        predecessor = find_predecessor(self._settings)
+        if self._settings.upgrade_socket is not None:
+            # Whoever asks too early for another process is not to end this one.
+            loop.add_signal_handler(
+                signal.SIGUSR2, _log.warning, "the start is not done, and nothing to take over"
+            )
+        predecessor = self._predecessor
         door: Door | None = None
         try:
             handed = take() if predecessor is None else predecessor.handed
             server = self._server = Server(self._settings, handed=handed, predecessor=predecessor)
-            door = await self._make_door(server, predecessor)
+            door = await self._make_door(server)
             has_started = await self._start(server)
             if has_started:
                 _freeze()
@@ -123,50 +130,49 @@ class _Run:
                 await server.stop()
                 has_started = False
         except BaseException as error:
-            await self._leave(door, predecessor, str(error))
+            await self._leave(door, str(error))
             raise
         if not has_started:
             _log.info("stopped before the start was done")
-            await self._leave(door, predecessor, "it was stopped")
+            await self._leave(door, "it was stopped")
             return 0
         if door is not None:
             door.open()
             loop.remove_signal_handler(signal.SIGUSR2)
             loop.add_signal_handler(signal.SIGUSR2, door.spawn)
-        print_welcome(self._settings, _ready(server))
+        print_welcome(self._settings, ready_of(server))
         _log.info("room", connections=capacity(), **_database_of(server))
         for line in advice.warnings(self._settings):
             _log.warning(line)
-        await self._go_on(server, door)
+        status = await self._go_on(server, door)
         if door is not None:
             await door.close()
         if predecessor is not None:
             await predecessor.close()
-        return 0
+        return status
 
-    async def _leave(self, door: Door | None, predecessor: Predecessor | None, reason: str) -> None:
+    async def _leave(self, door: Door | None, reason: str) -> None:
         """End where nothing was begun, and let who serves go on."""
         if door is not None:
             await door.close()
-        if predecessor is not None:
-            await predecessor.tell_failed(reason)
+        if self._predecessor is not None:
+            await self._predecessor.tell_failed(reason)
 
-    async def _make_door(self, server: Server, predecessor: Predecessor | None) -> Door | None:
+    async def _make_door(self, server: Server) -> Door | None:
         """Make the place where the process comes in that is to take over from this one, if there may be one."""
         if self._settings.upgrade_socket is None:
             return None
-        successor = self._successor = asyncio.get_running_loop().create_future()
+        predecessor = self._predecessor
         place = None if predecessor is None else predecessor.door
         door = Door(
             server,
             place or door_place(self._settings),
-            on_ready=successor.set_result,
-            # Nobody is there any more whom sessions could go to.
-            on_lost=self._is_stopping.set,
+            on_ready=self._is_followed.set,
+            on_lost=self._is_hurried.set,
         )
-        if predecessor is not None:
+        if predecessor is not None and not predecessor.is_gone:
             door.refusal = "it is still taking over from the process before"
-            predecessor.on_gone = door.unlock
+            predecessor.on_gone.append(door.unlock)
         await door.bind()
         return door
 
@@ -191,27 +197,32 @@ class _Run:
                 return USAGE if blamed else FAILED
             if has_started:
                 _freeze()
-                worker.tell_ready(_ready(server))
+                worker.tell_ready(ready_of(server))
                 await self._go_on(server)
             return 0
         finally:
             await worker.close()
 
-    async def _go_on(self, server: Server, door: Door | None = None) -> None:
-        """Serve until a signal ends it, and stop."""
-        self._notifier.ready(_status(server))
-        loop = asyncio.get_running_loop()
-        reloading = loop.create_task(self._reload_when_asked(server))
-        stopping = loop.create_task(self._is_stopping.wait())
-        waiting: list[asyncio.Future[Any]] = [stopping]
-        if self._successor is not None:
-            waiting.append(self._successor)
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        reloading.cancel()
-        stopping.cancel()
-        if self._successor is not None and self._successor.done():
-            await self._hand_over(server, self._successor.result())
-        elif door is not None:
+    async def _go_on(self, server: Server, door: Door | None = None) -> int:
+        """Serve until a signal ends it, or another process has taken over, and stop; returns the exit status."""
+        predecessor = self._predecessor
+        if predecessor is None or predecessor.is_gone:
+            self._notifier.ready(_status(server))
+        else:
+            # Until then a service manager does not know of this one.
+            predecessor.on_gone.append(lambda: self._notifier.ready(_status(server)))
+        is_handed_over = False
+        while True:
+            reloading = asyncio.ensure_future(self._reload_when_asked(server))
+            await self._until_stopped_or_followed()
+            reloading.cancel()
+            if door is None or not self._is_followed.is_set():
+                break
+            is_handed_over = await self._hand_over(server, door)
+            if is_handed_over or self._is_stopping.is_set():
+                break
+            await self._take_back(server, door)
+        if door is not None:
             door.dismiss()
         self._notifier.stopping()
         _log.info("stopping", connections=server.n_connections)
@@ -219,17 +230,47 @@ class _Run:
         n_cut = await server.stop()
         logs.limiter.flush(_log)
         _log.info("stopped", cut=n_cut)
+        # What was left to nobody is told by the status, too.
+        return FAILED if door is not None and is_handed_over and not door.successor else 0
 
-    async def _hand_over(self, server: Server, pid: int) -> None:
-        self._notifier.hand_to(pid)
-        _log.info("another process takes over", pid=pid, connections=server.n_connections)
+    async def _until_stopped_or_followed(self) -> None:
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self._is_stopping, self._is_followed)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+
+    async def _hand_over(self, server: Server, door: Door) -> bool:
+        """Return whether there is still somebody after it whom everything was handed over to."""
+        _log.info("another process takes over", pid=door.successor, connections=server.n_connections)
         try:
-            n_late = await server.hand_over(self._is_stopping)
+            n_late = await server.hand_over(self._is_hurried)
         except Exception:
             # Whatever it died of: the other one serves, and what is still here is to go there.
             _log.exception("handing over has failed, and what is left is stopped")
         else:
-            _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
+            if door.successor:
+                _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
+        if not door.successor:
+            return False
+        server.let_go()
+        # Not before: a service ends with the process that its manager takes for the main one.
+        self._notifier.hand_to(door.successor)
+        return True
+
+    async def _take_back(self, server: Server, door: Door) -> None:
+        _log.error("this server serves on", connections=server.n_connections)
+        self._is_followed.clear()
+        self._is_hurried.clear()
+        if self._is_stopping.is_set():
+            self._is_hurried.set()
+        await server.take_back()
+        try:
+            await _load(server)
+        except FastwsError as error:
+            _log.error("what was loaded does not run any more", error=str(error))
+        except Exception:
+            _log.exception("what was loaded does not run any more")
+        door.open()
 
     def end(self) -> None:
         if self._watchdog is not None:
@@ -257,16 +298,20 @@ class _Run:
             _log.warning("ended at once by a second signal", signal=number.name)
             # What is committed to a database stays committed.
             os._exit(ENDED_BY_SIGNAL + number)
-        self._is_stopping.set()
-        # From now on, also where another process is just taking over.
-        self._watch()
+        self._stop()
 
     def _on_hangup(self) -> None:
         if self._has_terminal and not has_terminal():
             # Nobody asks for a reload: the terminal was closed, and with it goes what ran in it.
-            self._is_stopping.set()
+            self._stop()
         else:
             self._is_to_reload.set()
+
+    def _stop(self) -> None:
+        self._is_stopping.set()
+        self._is_hurried.set()
+        # From now on, also where another process is just taking over.
+        self._watch()
 
     def _watch(self) -> None:
         if self._watchdog is not None:
@@ -307,15 +352,19 @@ def _freeze() -> None:
 
 async def _start(server: Server) -> None:
     await server.start()
+    try:
+        await _load(server)
+    except BaseException:
+        await server.stop()
+        raise
+
+
+async def _load(server: Server) -> None:
     # Of several workers, the one that has the feed.
     if server.settings.load is not None and (server.worker is None or server.worker.is_owner):
         from fastws.server.embedding import load  # noqa: PLC0415 - for those who load something
 
-        try:
-            await load(server)
-        except BaseException:
-            await server.stop()
-            raise
+        await load(server)
 
 
 def _give_up() -> None:
@@ -355,68 +404,3 @@ def _log_reloaded(done: Reloaded) -> None:
 def _database_of(server: Server) -> dict[str, str]:
     store = server.store
     return {} if store.is_in_memory else {"database": store.path or store.shown_url}
-
-
-def _ready(server: Server) -> Ready:
-    instruments = server.market.instruments
-    first = next(iter(instruments), None)
-    return Ready(
-        len(instruments),
-        None if first is None else first.code,
-        _base_url(server.listener),
-        None if server.admin_listener is None else _base_url(server.admin_listener),
-        0 if server.relay is None else server.relay.origin,
-    )
-
-
-def print_welcome(settings: Settings, ready: Ready, *, n_workers: int = 1) -> None:
-    """For people as lines to click on; for programs as one log line."""
-    n, base, admin = ready.n_instruments, ready.url, ready.admin_url
-    websocket = None if base is None else f"ws{base.removeprefix('http')}/v1/ws"
-    realtime = None if base is None else f"ws{base.removeprefix('http')}/ws/realtime/"
-    if settings.log_format == "json":
-        places = {
-            "websocket": websocket,
-            "realtime": realtime,
-            "unix_socket": settings.unix_socket,
-            "admin": admin,
-            "dashboard": f"{base}{DASHBOARD_PATH}" if base is not None and settings.web_pages else None,
-        }
-        given: dict[str, object] = {name: place for name, place in places.items() if place is not None}
-        if n_workers > 1:
-            given["workers"] = n_workers
-        _log.info("ready", **given, instruments=n, feed=settings.feed)
-        return
-    several = f", {n_workers} workers" if n_workers > 1 else ""
-    lines = [f"fastws is ready: {n} instrument{'' if n == 1 else 's'}, feed {settings.feed}{several}"]
-    if base is not None:
-        lines += [
-            f"  WebSocket  {websocket}",
-            f"  realtime   {realtime}",
-            f"  health     {base}/health",
-            f"  statistics {base}/v1/ws/stats",
-        ]
-        if settings.web_pages:
-            lines[1:1] = [f"  dashboard  {base}{DASHBOARD_PATH}", f"  test page  {base}{TEST_PATH}"]
-        if ready.first_code is not None and settings.feed != "none":
-            lines.append(f"  a stock    {base}/v1/stocks/{ready.first_code}")
-    if settings.unix_socket is not None:
-        lines.append(f"  socket     {settings.unix_socket}, for proxies")
-    if admin is not None:
-        lines.append(f"  admin      {admin}/")
-    if settings.feed == "none":
-        if settings.admin_token:
-            lines.append(f"  no feed    prices come by POST {admin or base or ''}/v1/publish")
-        else:
-            lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
-    with contextlib.suppress(OSError):  # nobody reads it; that is no reason not to serve
-        print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _base_url(listener: Listener) -> str | None:
-    """A URL at which a browser on this machine reaches `listener`; None where it has only a Unix socket."""
-    if not listener.addresses:
-        return None
-    host, port = listener.addresses[0]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"{'https' if listener.is_tls else 'http'}://{shown}:{port}"

@@ -165,6 +165,16 @@ class Listener:
         """What it listens at, with the places; they stay its own."""
         return [(acceptor.place, sock) for acceptor in self._acceptors for sock in acceptor.sockets]
 
+    def hold(self) -> None:
+        """Accept nobody, and keep the places; who was accepted already is served still. See `Acceptor.hold`."""
+        for acceptor in self._acceptors:
+            acceptor.hold()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        for acceptor in self._acceptors:
+            acceptor.go_on()
+
     def pass_on(self) -> None:
         """Leave the places to another process, which has the sockets: who waits in their backlog finds that.
 

@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from fastws._inlet import Inlet
     from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
-    from fastws.server.upgrade import Predecessor
+    from fastws.server.predecessor import Predecessor
 
 _AWAITED_SECONDS: Final = 3.0
 _SESSIONS_LOOK_SECONDS: Final = 0.05
@@ -222,7 +222,7 @@ class Server:
             self.relay.sharing.on_eviction = self._on_eviction
             self.admission.presence.elsewhere = self.relay.sharing
             self.admission.presence.on_user_changed = self.relay.sharing.note_user
-            self.keeper = self._make_keeper(self.relay)
+            self.keeper = self._make_keeper(self.relay, is_alone=predecessor is None)
         if self.relay is not None and settings.relay_sessions_bytes:
             admission = self.admission
             admission.takeover.elsewhere = self.relay.join_sessions(
@@ -377,7 +377,7 @@ class Server:
             **link,
         )
 
-    def _make_keeper(self, relay: Relay) -> FeedKeeper | None:
+    def _make_keeper(self, relay: Relay, *, is_alone: bool) -> FeedKeeper | None:
         supervisor = self.supervisor
         if supervisor is None:
             return None
@@ -391,7 +391,7 @@ class Server:
             status=lambda: supervisor.status,
             on_change=self._show_feed,
             clock=time.monotonic,
-            is_owner=self.worker is None and self.settings.relay is None and self._predecessor is None,
+            is_owner=is_alone and self.worker is None and self.settings.relay is None,
         )
 
     def _start_feed(self, supervisor: FeedSupervisor) -> None:
@@ -466,14 +466,15 @@ class Server:
     async def hand_over(self, is_hurried: asyncio.Event) -> int:
         """Let clients go to another process, which serves at the same sockets already and is joined by the relay.
 
-        Nothing is accepted here any more, and the feed is given up to the other one. Clients go one after another
+        Nothing is accepted here meanwhile, and the feed is given up to the other one. Clients go one after another
         within `shutdown_spread`, and hear until then what is published there. Returns when most sessions
         have followed their clients, or when `is_hurried` is set: how many clients were closed before they had taken
-        everything. :meth:`stop` is to follow, which leaves the other sessions to the other process.
+        everything. To follow is :meth:`let_go` with :meth:`stop`, which leaves the other sessions to the other
+        process, or :meth:`take_back`.
         """
         self.is_draining = self._is_leaving = True
-        for listener in filter(None, (self.listener, self.admin_listener)):
-            listener.pass_on()
+        for listener in self._listeners():
+            listener.hold()
         stages = asyncio.ensure_future(self._give_up_sources())
         hurried = asyncio.ensure_future(is_hurried.wait())
         await asyncio.wait((stages, hurried), return_when=asyncio.FIRST_COMPLETED)
@@ -492,6 +493,30 @@ class Server:
         while len(self.sessions) and time.monotonic() < patient_until and not is_hurried.is_set():
             await asyncio.sleep(_SESSIONS_LOOK_SECONDS)
         return n_cut
+
+    def let_go(self) -> None:
+        """Leave the places for good to the process that everything was handed over to."""
+        for listener in self._listeners():
+            listener.pass_on()
+
+    async def take_back(self) -> None:
+        """Serve on after :meth:`hand_over`, for the other process is gone.
+
+        What `before_drain` was to end has ended, and is the caller's to begin again.
+        """
+        self.is_draining = self._is_leaving = False
+        for listener in self._listeners():
+            listener.go_on()
+        self.last_values.take_back()
+        timeout = self.settings.shutdown_timeout
+        await self._stop_feed(timeout / 4)
+        await self._end_publishing(timeout / 8)
+        if self.supervisor is not None and self.relay is not None and not self.supervisor.is_running:
+            self.keeper = self._make_keeper(self.relay, is_alone=True)
+            self._start_feed(self.supervisor)
+
+    def _listeners(self) -> Iterator[Listener]:
+        return filter(None, (self.listener, self.admin_listener))
 
     async def _give_up_sources(self) -> None:
         timeout = self.settings.shutdown_timeout

@@ -11,7 +11,7 @@ import structlog
 
 from fastws.errors import FastwsError
 from fastws.logs import log_limited
-from fastws.relay.worker_links import ExchangeEnd
+from fastws.relay.exchange_ends import ExchangeEnd
 
 ANSWER_SECONDS: Final = 2.0
 """How long a worker may take to answer."""

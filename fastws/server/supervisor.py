@@ -32,6 +32,7 @@ from fastws.server.notify import Notifier
 from fastws.server.parent_signals import ParentSignals, name_of
 from fastws.server.shared_ports import SharedPorts
 from fastws.server.slot import Slot, name_process
+from fastws.server.welcome import print_welcome
 from fastws.server.worker_reloads import WorkerReloads
 from fastws.server.workers import Crew, Failure, Outcome, Ready, Worker, encode, settings_of
 from fastws.settings import Settings
@@ -349,7 +350,7 @@ class Supervisor:
     def _on_started(self) -> None:
         n = len(self._slots)
         if (owner := self._slots[0].ready) is not None:
-            lifecycle.print_welcome(self._settings, owner, n_workers=n)
+            print_welcome(self._settings, owner, n_workers=n)
         _log.info("room", connections=n * capacity(), workers=n)
         for line in advice.warnings(self._settings):
             _log.warning(line)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,7 @@ UPGRADE: Final = "upgrade"
 """What a socket is for: clients, the path of the setting `unix_socket`, the administrator, and the next upgrade."""
 
 _SECONDS: Final = 10.0
+_LEAST_SECONDS: Final = 0.01
 _MAX_SOCKETS: Final = 250
 _MAX_SIZE: Final = 64 << 10
 _SIZE: Final = struct.Struct("<I")
@@ -108,6 +110,7 @@ def hear_hello(sock: socket.socket) -> tuple[Hello, list[socket.socket]]:
         UpgradeError: it refuses, or this is no such server.
     """
     fds: list[int] = []
+    ends = time.monotonic() + _SECONDS
     try:
         head, fds, _, _ = socket.recv_fds(sock, _SIZE.size, _MAX_SOCKETS)
         size = _SIZE.unpack(head)[0] if len(head) == _SIZE.size else 0
@@ -115,6 +118,7 @@ def hear_hello(sock: socket.socket) -> tuple[Hello, list[socket.socket]]:
             raise UpgradeError("what answers is no server that can be taken over")
         data = b""
         while len(data) < size:
+            sock.settimeout(max(_LEAST_SECONDS, ends - time.monotonic()))
             part = sock.recv(size - len(data))
             if not part:
                 raise UpgradeError("the running server has ended meanwhile")

@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from fastws.errors import FastwsError, SettingsError
+from fastws.relay.exchange_ends import ExchangeEnd
 from fastws.relay.exchange_frames import FAILED, PRESENT, READY, RELOAD, RELOADED, STOP, Frame
-from fastws.relay.worker_links import ExchangeEnd
 from fastws.server.common_counts import Elsewhere
 from fastws.server.siblings import Siblings
 from fastws.settings import Settings

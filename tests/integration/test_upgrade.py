@@ -25,8 +25,9 @@ if sys.platform != "linux":
     pytest.skip("a process takes over from another one on Linux only", allow_module_level=True)
 
 from fastws.auth.tokens import sign
+from fastws.server import predecessor as predecessors
 from fastws.server import server as servers
-from fastws.server import upgrade
+from fastws.server import spawning
 from fastws.server.upgrade_socket import MAIN, Hello, UpgradeError, hear_hello
 from fastws.settings import Settings
 from tests.clients import Client, client, updates
@@ -277,6 +278,19 @@ def test_whoever_comes_to_disturb(tmp_path: Path, settings: dict[str, Any]) -> N
             assert len(hello.sockets) == len(handed)
 
 
+_COUNTS = """
+import os
+
+def note(what):
+    with open(f"counted-{os.getpid()}", "a") as file:
+        file.write(what + " ")
+
+def setup(hub):
+    note("begun")
+    return lambda: note("ended")
+"""
+
+
 _ENDS_LATE = """
 import asyncio, pathlib
 
@@ -293,7 +307,7 @@ async def setup(hub):
 """
 
 
-@pytest.mark.parametrize("is_stubborn", [False, True])
+@pytest.mark.parametrize("is_stubborn", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_signal_while_it_hands_over(tmp_path: Path, settings: dict[str, Any], is_stubborn: bool) -> None:
     (tmp_path / "late.py").write_text(_ENDS_LATE)
     if is_stubborn:
@@ -335,7 +349,7 @@ def test_who_is_started_to_take_over_ends_with_who_has_started_it(
     done = subprocess.run(
         command("serve"),
         cwd=tmp_path,
-        env=environment(settings) | {upgrade.SPAWNED: "1"},
+        env=environment(settings) | {spawning.SPAWNED: "1"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -345,6 +359,76 @@ def test_who_is_started_to_take_over_ends_with_who_has_started_it(
     assert "is not there any more" in done.stderr
 
 
+async def test_it_takes_all_back_where_the_new_one_dies(tmp_path: Path, settings: dict[str, Any]) -> None:
+    (tmp_path / "loaded.py").write_text(_COUNTS)
+    settings |= {"shutdown_spread": 60, "load": "loaded:setup", "feed": "sim"}
+    with ended(Server(tmp_path, **settings)) as old:
+        old.until_feed_is("live")
+        admin = int(re.findall(r"admin +http://127.0.0.1:(\d+)", old.log)[0])
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(client(old.url)) for _ in range(4)]
+            new = Server(tmp_path, **settings)
+            try:
+                await asyncio.to_thread(until, lambda: "another process takes over" in old.log, "the new one")
+            finally:
+                new.process.kill()
+                new.process.wait()
+            await asyncio.to_thread(until, lambda: "this server serves on" in old.log, "that it serves on")
+            assert "[error    ] the process that has taken over is gone" in old.log
+            # At both places, with the feed and what is loaded.
+            async with client(old.url) as another:
+                await another.subscribe("stock", "SESSION", mode="all", snapshot=False)
+                await another.until_type("subscribed")
+                await asyncio.to_thread(publish, admin, 3)
+                message = await another.until(lambda message: bool(prices(message)))
+                assert prices(message) == [3]
+        # Most of them had not been told to go.
+        assert int(re.findall(r"serves on .*connections=(\d)", old.log)[0]) in range(1, len(clients) + 1)
+        assert old.get("/ready")[0] == 200
+        await asyncio.to_thread(old.until_feed_is, "live")
+        counted = tmp_path / f"counted-{old.process.pid}"
+        until(lambda: counted.read_text() == "begun ended begun ", "what is loaded", 30)
+        with socket.socket(socket.AF_UNIX) as proxy:
+            proxy.connect(str(settings["unix_socket"]))
+        # And it can be taken over by the next one.
+        settings["shutdown_spread"] = 0.1
+        third = Server(tmp_path, **settings)
+        try:
+            assert third.port == old.port
+            until(lambda: old.log.count("another process takes over") == 2, "that it is known there")
+            old.signal(signal.SIGTERM)
+            await asyncio.to_thread(until, lambda: old.process.poll() is not None, "the old one's end", 60)
+            assert old.process.returncode == 0
+        finally:
+            third.end()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".sock")]
+
+
+@pytest.mark.long
+def test_other_places_are_told_of(tmp_path: Path, settings: dict[str, Any]) -> None:
+    old = Server(tmp_path, **settings)
+    others = settings | {"unix_socket": tmp_path / "other.sock", "admin_bind": "127.0.0.1:2", "host": "::1"}
+    new = subprocess.Popen(
+        command("serve", "--port", "1"),
+        cwd=tmp_path,
+        env=environment(others),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: old.process.poll() is not None, "the old one's end", 60)
+        assert old.process.returncode == 0
+        until(lambda: not settings["unix_socket"].exists(), "that nobody listens there any more")
+        assert others["unix_socket"].exists()
+        assert old.get_json("/health")["status"] == "ok"
+    finally:
+        new.terminate()
+        log = new.communicate(timeout=60)[1]
+    assert log.count("these settings need a restart") == 1
+    assert "settings=['host', 'port', 'admin_bind']" in log
+
+
+@pytest.mark.long
 def test_one_that_says_nothing_is_let_go_of(tmp_path: Path, settings: dict[str, Any]) -> None:
     with ended(Server(tmp_path, **settings)) as server, socket.socket(socket.AF_UNIX) as visitor:
         visitor.connect(str(settings["upgrade_socket"]))
@@ -374,7 +458,7 @@ def test_a_relay_that_is_away_or_no_common_one(tmp_path: Path, settings: dict[st
 async def test_another_instance_is_not_the_predecessor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upgrade, "_JOIN_SECONDS", 1.0)
+    monkeypatch.setattr(predecessors, "_JOIN_SECONDS", 1.0)
     with RedisServer(tmp_path) as redis:
         common = {"relay": redis.url, "port": 0, "host": "127.0.0.1", "feed": "none"}
         third = servers.Server(Settings(**common))
@@ -385,7 +469,7 @@ async def test_another_instance_is_not_the_predecessor(
             own = Settings(**common, upgrade_socket=path)
             listening = socket.create_server(("127.0.0.1", 0))
             hello = Hello("1.0", own.relay_shards, [MAIN], origin=12345, relay="redis://elsewhere:1")
-            predecessor = upgrade.Predecessor(ours, hello, [listening], own)
+            predecessor = predecessors.Predecessor(ours, hello, [listening], own)
             server = servers.Server(own, predecessor=predecessor)
             with pytest.raises(UpgradeError, match=r"is not heard over the relay .*redis://elsewhere:1"):
                 await server.start()

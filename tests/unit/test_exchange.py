@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastws.relay import worker_links
+from fastws.relay import exchange_ends
 from fastws.relay.exchange import Exchange
+from fastws.relay.exchange_ends import ExchangeEnd
 from fastws.relay.exchange_frames import (
     ALIVE,
     LISTEN,
@@ -27,7 +28,7 @@ from fastws.relay.exchange_frames import (
     Splitter,
     encode,
 )
-from fastws.relay.worker_links import ExchangeEnd, WorkerLink
+from fastws.relay.worker_links import WorkerLink
 
 
 @given(
@@ -282,8 +283,8 @@ async def test_a_link_hears_what_it_listens_to(parent: Parent) -> None:
 async def test_a_parent_that_is_silent_counts_as_away(
     parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_links, "PARENT_SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(worker_links, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(exchange_ends, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(exchange_ends, "_LOOK_SECONDS", 0.01)
     async with workers(parent, 1) as (one,):
         one.link.start()
         await until(None, lambda: not one.link.is_up)

@@ -19,7 +19,7 @@ def test_each_change_is_told_where_they_are_few() -> None:
     assert there == {
         "event": "the relay is there",
         "log_level": "info",
-        "redis": "redis://host:6379",
+        "relay": "redis://host:6379",
         "after_s": 0.25,
         "instance": "one:8000",
     }
@@ -57,3 +57,11 @@ def test_a_refusal_is_told_at_once_after_an_outage() -> None:
         log.note_away(8.0, "closed by server")
         log.tell(2.1 + AGAIN_SECONDS)
         assert lines[-1]["error"] == "closed by server"
+
+
+def test_of_one_that_is_nowhere_there_is_nothing_to_tell() -> None:
+    log = OutageLog("", "one")
+    with structlog.testing.capture_logs() as lines:
+        log.note_there(1.0, 0.0)
+        log.tell(2.0)
+    assert not lines

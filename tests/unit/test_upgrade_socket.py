@@ -15,7 +15,7 @@ if sys.platform != "linux":
     pytest.skip("a process takes over from another one on Linux only", allow_module_level=True)
 
 from fastws.errors import SettingsError
-from fastws.server.upgrade import find_predecessor
+from fastws.server.predecessor import find_predecessor
 from fastws.server.upgrade_socket import Hello, UpgradeError, connect, hear_hello, pid_of_peer, say_hello
 from fastws.settings import Settings
 
