@@ -13,7 +13,15 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --
 # Where this is set, each process of the tests would compile all of Python's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-restore soak-clients chaos chaos-relay soak-dashboard bench-peers peers debug sanitize conformance fuzz audit wheel try-wheel try-wheels binary try-binary try-image clean system
+# A build for tests in the place of the one that serves, which is compiled again as a whole when it is next asked for.
+define build-variant
+	@rm -f $(VENV)/.installed; touch $(VENV)/.variant
+	@echo "compiling the core: about a minute"
+	$(1) CYTHON_FORCE_REGEN=1 $(BIN)/python setup.py -q build_ext --inplace --force -j $(shell getconf _NPROCESSORS_ONLN)
+	FASTWS_COMPILED=1 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+endef
+
+.PHONY: help serve test test-long lint docs bench bench-compare bench-load figures soak soak-restore soak-clients chaos chaos-relay soak-dashboard bench-peers peers debug portable sanitize conformance fuzz audit wheel try-wheel try-wheels binary try-binary try-image clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,9 +45,9 @@ $(VENV)/.build: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.build $(SOURCES)
-	@rm -f $(VENV)/.debug
 	@echo "compiling the core: about a minute"
-	$(BIN)/python setup.py -q build_ext --inplace -j $(shell getconf _NPROCESSORS_ONLN)
+	$(if $(wildcard $(VENV)/.variant),CYTHON_FORCE_REGEN=1) $(BIN)/python setup.py -q build_ext --inplace $(if $(wildcard $(VENV)/.variant),--force) -j $(shell getconf _NPROCESSORS_ONLN)
+	@rm -f $(VENV)/.variant
 	FASTWS_COMPILED=1 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
@@ -167,12 +175,13 @@ bench-peers: peers ## the same load on other servers and on this one, into bench
 
 # Bounds and None checks on, objects counted; the tests then also fail when an object is left over.
 debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it
-	@rm -f $(VENV)/.installed
-	@echo "compiling the core: about a minute"
-	FASTWS_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force -j $(shell getconf _NPROCESSORS_ONLN)
-	FASTWS_COMPILED=1 $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
-	@touch $(VENV)/.debug
+	$(call build-variant,FASTWS_DEBUG=1)
 	$(PYTEST)
+
+# The ways that are taken where there is no Linux, on Linux.
+portable: $(VENV)/.build $(VENV)/.dev ## a build that uses nothing that only Linux has, and the tests of the compiled parts
+	$(call build-variant,FASTWS_PORTABLE=1)
+	FASTWS_PORTABLE=1 $(PYTEST) tests/unit tests/protocol tests/integration/test_capi.py tests/integration/test_embedding.py
 
 # In copies of the tree, below build/sanitize; PARTS=ring is the shortest of them.
 sanitize: $(VENV)/.build $(VENV)/.dev ## the tests of the compiled parts under ASan and UBSan, the C API under TSan

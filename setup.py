@@ -1,10 +1,11 @@
 """Builds the compiled core. Everything else about the package stands in pyproject.toml.
 
-Environment switches (see `make debug` and `make sanitize`):
+Environment switches (see `make debug`, `make portable` and `make sanitize`):
 
 FASTWS_DEBUG=1      bounds and None checks on, object counters and assertions compiled in
 FASTWS_SANITIZE=…   value for -fsanitize=, e.g. ``address,undefined``
 FASTWS_MODULES=…    of the compiled modules only these, e.g. ``_inlet,_frames``
+FASTWS_PORTABLE=1   nothing that only Linux has: all goes through the loop's transports, no file is in memory
 FASTWS_COMPILED=1   compile nothing: an editable install beside what build_ext has put in its place
 FASTWS_ANNOTATE=1   write Cython's annotated HTML beside each source
 """
@@ -28,6 +29,8 @@ if debug:
     compile_args += ["-O1", "-g", "-UNDEBUG", "-DFASTWS_DEBUG=1"]
 else:
     compile_args += ["-O3", "-g0", "-DFASTWS_DEBUG=0"]
+if os.environ.get("FASTWS_PORTABLE", "") not in ("", "0"):
+    compile_args += ["-DFASTWS_PORTABLE=1"]
 if sanitize:
     compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
     link_args += [f"-fsanitize={sanitize}"]

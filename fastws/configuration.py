@@ -27,7 +27,10 @@ ENV_ALIASES: Final = {
     "WEBSOCKET_TIMEOUT": "idle_timeout",
 }
 # Read by the build, not by the server; a shell that has built fastws may still carry them.
-_FOREIGN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "FASTWS_DEBUG", "FASTWS_SANITIZE", "FASTWS_ANNOTATE"})
+_FOREIGN_VARIABLES: Final = frozenset(
+    {CONFIG_VARIABLE}
+    | {f"FASTWS_{name}" for name in ("DEBUG", "SANITIZE", "PORTABLE", "MODULES", "COMPILED", "ANNOTATE")}
+)
 
 # What Kubernetes sets in every container of a namespace with a Service named fastws or fastws-something. A port
 # of that kind has the value tcp://10.0.0.1:8000.

@@ -27,6 +27,10 @@ cdef extern from *:
     #include <netinet/tcp.h>
     #include <sys/socket.h>
     #include <time.h>
+    #ifdef FASTWS_PORTABLE  /* What Linux has and others may not is done without; see setup.py. */
+    #undef MSG_NOSIGNAL
+    #undef MSG_MORE
+    #endif
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif

@@ -1,6 +1,6 @@
 cdef extern from *:
     """
-    #ifdef __linux__
+    #if defined(__linux__) && !defined(FASTWS_PORTABLE)
     #include <signal.h>
     #include <sys/mman.h>
     #include <sys/sendfile.h>

@@ -7,11 +7,13 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import pytest
 from listening import way
 
 from fastws._core import CHANNEL_PRICE, Channel, Connection, Dialect, Hub, Options, Topic, debug_counters
@@ -22,6 +24,11 @@ from fastws.settings import Settings
 from tests.certificates import files
 
 MASK = b"\x01\x02\x03\x04"
+
+# Beside the mark `plain`. What is set for `make portable` is not asked of the build: one for Linux always sends so.
+sends_past_transports = pytest.mark.skipif(
+    os.environ.get("FASTWS_PORTABLE", "") not in ("", "0"), reason="it sends through the loop's transports"
+)
 
 # The log that pytest captures would keep tracebacks, and with them connections, alive.
 _quiet = logging.getLogger("fastws.tests.core")

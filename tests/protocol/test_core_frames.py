@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from core_harness import Bench, Client, bench
+from core_harness import Bench, Client, bench, sends_past_transports
 from listening import scenario, until
 
 from fastws import deflate
@@ -50,6 +50,7 @@ async def taken(client: Client, n: int) -> list[Any]:
 
 
 @pytest.mark.plain("it counts sends past the transport, which encrypts")
+@sends_past_transports
 @scenario
 @pytest.mark.parametrize("interval_ms", [30, 0])
 async def test_what_one_flush_holds_leaves_as_frames_in_one_write(interval_ms: int) -> None:

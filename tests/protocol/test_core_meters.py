@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from core_harness import MASK, Bench, bench
+from core_harness import MASK, Bench, bench, sends_past_transports
 from listening import scenario, until
 
 from fastws import deflate
@@ -124,6 +124,7 @@ async def test_loop_lag_sees_what_holds_the_loop_up() -> None:
 
 
 @pytest.mark.plain("it counts sends past the transport, which encrypts")
+@sends_past_transports
 @scenario
 async def test_a_cohort_s_frame_is_compressed_once() -> None:
     calls: list[int] = []
