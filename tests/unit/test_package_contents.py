@@ -18,7 +18,7 @@ from tests.serving import ROOT
 _SETUP = "import setuptools; setuptools.setup()"
 # For extensions of others: the C API and its declarations for Cython.
 _API = {"fastws/include/fastws.h", "fastws/__init__.pxd"}
-_KEPT = ("fastws", "clients", "benchmarks", "tests")
+_KEPT = ("fastws", "clients", "benchmarks", "deploy", "tests")
 
 
 def build(directory: Path, *commands: str) -> Path:
@@ -127,4 +127,11 @@ def test_the_sdist_has_what_the_build_and_the_tests_need(sdist: Path) -> None:
         "tests/capi/consumer.c",
         "tests/conftest.py",
     ]
+    wanted += [
+        path.relative_to(ROOT).as_posix()
+        for name in _KEPT
+        for path in (ROOT / name).rglob("*.c")
+        if not path.with_suffix(".pyx").exists() and "node_modules" not in path.parts
+    ]
+    assert {"benchmarks/capi/producer.c", "deploy/binary/launch.c"} <= set(wanted)
     assert [name for name in wanted if not (sdist / name).is_file()] == []
