@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from pathlib import Path
 
 import pytest
-from screener_feeds import PRICE, UNBOUNDED, milliseconds, price, status, write_replay, write_symbols
+from screener_feeds import PRICE, UNBOUNDED, milliseconds, write_symbols
 
-from tests.clients import Message, Stream, client, updates
+from tests.clients import Client, Message, Stream, client, updates
 from tests.conftest import StartServer
+from tests.serving import Server
 
 INTERVAL_MS = 2000  # longer than a machine with much to do stands still
+
+
+async def publish(target: Server, *prices: int) -> None:
+    """All of them in one turn of the server."""
+    body = [{"type": PRICE, "code": "005930", "price": value} for value in prices]
+    headers = {"Authorization": "Bearer admin"}
+    status, _ = await asyncio.to_thread(target.get, "/v1/publish", "POST", json.dumps(body).encode(), headers)
+    assert status == 202
 
 
 async def test_the_first_after_a_quiet_time_comes_at_once_and_what_follows_as_one_batch(
     server: StartServer,
 ) -> None:
     target = server("--feed", "none", "--batch-interval-ms", str(INTERVAL_MS), admin_token="admin")
-
-    async def publish(*prices: int) -> None:
-        body = [{"type": PRICE, "code": "005930", "price": value} for value in prices]
-        headers = {"Authorization": "Bearer admin"}
-        status, _ = await asyncio.to_thread(
-            target.get, "/v1/publish", "POST", json.dumps(body).encode(), headers
-        )
-        assert status == 202
-
     async with client(target.url) as connection:
         await connection.subscribe("stock", "005930")
         assert (await connection.until_snapshot())["messages"] == []
@@ -38,15 +39,15 @@ async def test_the_first_after_a_quiet_time_comes_at_once_and_what_follows_as_on
                 # The interval after a batch, in which nothing comes, makes the time quiet.
                 with pytest.raises(TimeoutError):
                     await connection.receive(INTERVAL_MS / 1000 + 0.2)
-            await publish(group)
+            await publish(target, group)
             first = await connection.receive()
             # Sooner than if it had waited.
             assert time.time() * 1000 - milliseconds(first["timestamp"]) < INTERVAL_MS - 100
             assert (first["type"], first["price"]) == (PRICE, group)
             # In several turns of the server, none of which sends anything.
-            await publish(group + 1)
-            await publish(group + 2, group + 3)
-            await publish(group + 4)
+            await publish(target, group + 1)
+            await publish(target, group + 2, group + 3)
+            await publish(target, group + 4)
             batch = await connection.receive()
             assert [u["price"] for u in batch["messages"]] == [group + n for n in range(1, 5)]
             waited = milliseconds(batch["timestamp"]) - milliseconds(first["timestamp"])
@@ -79,39 +80,48 @@ async def test_without_batching_nothing_but_snapshots_is_a_batch(server: StartSe
     assert target.stats()["batching_enabled"] is False
 
 
-async def test_max_rate_is_kept_and_the_last_value_comes(server: StartServer, tmp_path: Path) -> None:
-    # 200 updates a second for two seconds, then silence.
-    lines = [status(0, "GAMMA", "open")] + [
-        price(1200 + 5 * number, "005930", number) for number in range(1, 401)
-    ]
-    target = server("--feed", write_replay(tmp_path, lines))
+async def test_max_rate_is_kept_and_the_last_value_comes(server: StartServer) -> None:
+    target = server("--feed", "none", admin_token="admin")
 
-    async def listen(**options: object) -> list[Message]:
+    async def listen(connection: Client) -> list[Message]:
         received: list[Message] = []
-        async with client(target.url) as connection:
-            await connection.subscribe("stock", "005930", **options)
-            await connection.until_snapshot()
-            while not received or received[-1]["price"] != 400:
-                received += [u for u in updates(await connection.receive()) if u["type"] == PRICE]
-            # Nothing of it comes after the last: a second is longer than the slowest pace.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    while True:
-                        message = await connection.receive()
-                        assert PRICE not in [update["type"] for update in updates(message)]
+        while not received or received[-1]["price"] != 400:
+            received += [u for u in updates(await connection.receive()) if u["type"] == PRICE]
+        # Nothing of it comes after the last: a second is longer than the slowest pace.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while True:
+                    message = await connection.receive()
+                    assert PRICE not in [update["type"] for update in updates(message)]
         return received
 
-    slow, faster, latest, every = await asyncio.gather(
-        listen(max_rate=2), listen(max_rate=10), listen(mode="latest"), listen(mode="all")
-    )
+    paces: tuple[dict[str, object], ...] = (
+        {"max_rate": 2}, {"max_rate": 10}, {"mode": "latest"}, {"mode": "all"},
+    )  # fmt: skip
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as listening:
+        connections = [await stack.enter_async_context(client(target.url)) for _ in paces]
+        for connection, options in zip(connections, paces, strict=True):
+            await connection.subscribe("stock", "005930", **options)
+            await connection.until_snapshot()
+        tasks = [listening.create_task(listen(connection)) for connection in connections]
+        # 200 updates a second for two seconds, or longer where the machine is slow, then silence.
+        for first in range(1, 401, 4):
+            await publish(target, *range(first, first + 4))
+            await asyncio.sleep(0.02)
+    slow, faster, latest, every = [task.result() for task in tasks]
     assert [update["seq"] for update in every] == list(range(1, 401))
+    at_s = [milliseconds(update["timestamp"]) / 1000 for update in every]
+    took = at_s[-1] - at_s[0]
+    # Without the time in which the server stood still.
+    running = sum(gap for gap in (b - a for a, b in itertools.pairwise(at_s)) if gap < 0.05)
     for received, rate in ((slow, 2.0), (faster, 10.0), (latest, 1000 / 30)):
         seqs = [update["seq"] for update in received]
         assert seqs == sorted(set(seqs))
-        assert received[0]["seq"] == 1  # the leading edge
-        # Two seconds' worth, the one that led, and the last one.
-        assert 0.6 * 2 * rate <= len(received) <= 2 * rate + 2, rate
-    assert [update["seq"] for update in slow][-1] == 400
+        # What is there when it leads, is of one turn.
+        assert seqs[0] <= 4
+        # The time's worth, the one that led, and the last one.
+        assert 0.6 * running * rate <= len(received) <= took * rate + 2, (rate, took, running)
+        assert seqs[-1] == 400
 
 
 async def test_latest_conflates_within_a_flush(server: StartServer, tmp_path: Path) -> None:
