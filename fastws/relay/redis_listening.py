@@ -17,8 +17,11 @@ from fastws.feeds.together import run_together
 from fastws.relay.redis_access import RedisAccess, RelayLostError, pubsub_limit, tell
 
 REDIS_SILENCE_SECONDS: Final = 3.0
-"""After how long without a message, where at least one's own come every second, the connection is given up."""
+"""After how long without a message, where at least one's own come every second, the connection is given up. A process
+that stands still does not hear: its time does not count."""
 
+# Silence is counted in looks that are so long. One that ends late, because the process stood still, counts as one.
+_LOOK_SECONDS: Final = 0.25
 # Between two turns of the loop, while messages are there already.
 _SLICE_SECONDS: Final = 0.002
 # So many connections in a row that Redis ends soon after they could hear are no accident.
@@ -122,10 +125,15 @@ class RedisListener:
 
     async def _read(self, connection: AbstractConnection) -> None:
         turn_ends = time.monotonic() + _SLICE_SECONDS
+        n_silent = 0
         while True:
-            reply = await connection.read_response(timeout=REDIS_SILENCE_SECONDS)
+            reply = await connection.read_response(timeout=_LOOK_SECONDS)
             if reply is None:
-                raise RelayLostError(f"nothing was heard for {REDIS_SILENCE_SECONDS:g} s")
+                n_silent += 1
+                if n_silent * _LOOK_SECONDS >= REDIS_SILENCE_SECONDS:
+                    raise RelayLostError(f"nothing was heard for {REDIS_SILENCE_SECONDS:g} s")
+                continue
+            n_silent = 0
             kind = reply[0]
             if kind in (b"message", b"smessage"):
                 if reply[2]:

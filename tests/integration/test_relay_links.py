@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -121,6 +122,23 @@ async def test_a_redis_that_stands_still_is_given_up(
         redis.thaw()
         await made.until("self.link.is_up")
         assert "nothing was heard" in str(made.changes[1])
+
+
+async def test_what_has_come_while_it_stood_still_itself_is_heard(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that is stopped for longer than the silence after which a connection is given up."""
+    monkeypatch.setattr(redis_listening, "REDIS_SILENCE_SECONDS", 1.0)
+    async with end(redis.url, "{a}:1") as made:
+        await made.until("self.link.is_up and self.listening")
+        made.link.send("{a}:1", b"before")
+        await made.until("self.messages")
+        assert redis.command("PUBLISH", "{a}:1", "meanwhile").strip() == ":1"
+        time.sleep(redis_listening.REDIS_SILENCE_SECONDS + 0.1)  # noqa: ASYNC251 - the loop is to stand still
+        made.link.send("{a}:1", b"after")
+        await made.until("len(self.messages) == 3")
+        assert made.messages == [b"before", b"meanwhile", b"after"]
+        assert (made.changes, made.link.n_connects) == ([None], 1)
 
 
 async def test_a_connection_that_ends_while_it_is_told_what_to_listen_to(
