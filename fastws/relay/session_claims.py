@@ -77,7 +77,8 @@ class SessionClaims:
     4. One client at a time waits for a session; others want it from that one.
     5. Nobody goes on here before what the holder has is here, at most `LEVEL_SECONDS` later: then the client is told
        that it has missed something.
-    6. What comes too late for a client that has gone on is its user's messages still.
+    6. What comes too late for a client that has gone on is its user's messages still. So who may be there is asked also
+       when nobody waits for the answer.
     7. A session is its user's.
     8. All are asked for a session that nobody has told of: it may be younger than the last news of its holder, who
        tells of it then, or its holder was gone when this instance came, and others keep it. Of more than so many a
@@ -272,6 +273,10 @@ class SessionClaims:
             claim.since = known.heard
             self._await_level(claim, answer)
             return
+        if not known.is_orphan and known.origin not in claim.asked:
+            # It was silent before there was anything to ask; what it has for the user, if it is there after all, is to
+            # be asked for before it hears that the session is here.
+            self._send(claim, known)
         self.sessions.drop(claim.key)
         self._counts.sessions["taken_over"] += 1
         self._late.put(claim.number, (claim.client, known.heard), _LATE_SIZE, now)

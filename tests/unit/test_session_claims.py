@@ -6,8 +6,14 @@ import pytest
 
 from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
-from fastws.relay.control import encode
-from fastws.relay.session_claims import ANSWER_SECONDS, ASKING_SECONDS, LEVEL_SECONDS, SILENCE_SECONDS
+from fastws.relay.control import decode, encode
+from fastws.relay.session_claims import (
+    ANSWER_SECONDS,
+    ASKING_SECONDS,
+    HEARING_SECONDS,
+    LEVEL_SECONDS,
+    SILENCE_SECONDS,
+)
 from fastws.relay.session_messages import MAX_MOVES, SessionAnswer
 from fastws.sessions import Session
 from tests.relays import until
@@ -72,6 +78,34 @@ async def test_one_of_which_nothing_is_heard_is_not_waited_for() -> None:
         one.link.is_held = True
         await pass_time(clock, SILENCE_SECONDS + 0.1, two)
         assert isinstance(two.ask("t").found, Session)
+
+
+async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_for_the_user() -> None:
+    """What its client holds was heard by nobody here, and the holder stands still before it has told its values."""
+    async with sites(codes=()) as (wire, clock, (one, two)):
+        one.hold("s", "A", user_key="kim")
+        await known(two)
+        one.alerts.tell("kim", alert(1))
+        await settle()
+        answers = []
+
+        def note(data: bytes) -> bool:
+            if is_answer(data):
+                answers.append(decode(data))
+            return False
+
+        wire.is_lost = note
+        one.link.is_held = True
+        asker = two.ask("s", "kim")
+        await pass_time(clock, max(SILENCE_SECONDS, HEARING_SECONDS) + 0.2, two)
+        await until(lambda: asker.found)
+        assert two.missed(asker.found) is None
+        one.link.let_go()
+        await until(lambda: answers)
+        (answer,) = answers
+        assert isinstance(answer, SessionAnswer)
+        assert (answer.what, [each.threshold for each in answer.alerts]) == ("given", ["1"])
+        assert not len(one.sessions)
 
 
 async def test_who_stood_still_itself_has_heard_nobody() -> None:
