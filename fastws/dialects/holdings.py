@@ -15,13 +15,14 @@ from fastws.sessions import Sessions
 
 
 class Holding(NamedTuple):
-    """What a session holds. `expires_at`: None while its connection is open. `moves`: see `Session`."""
+    """What a session holds. `seconds_left` can it still be restored, None while its connection is open. `moves`: see
+    `Session`."""
 
     user_key: str | None
     subscriptions: Mapping[Topic, Options]
     is_paused: bool
     moves: int
-    expires_at: float | None
+    seconds_left: float | None
 
 
 class Claimant:
@@ -73,7 +74,8 @@ class Holdings:
                 held, is_paused = connection.left_subscriptions or {}, connection.left_paused
             if held or client.user_key is not None:
                 return Holding(client.user_key, held, is_paused, client.moves, None)
-        session = self.sessions.look(session_id, time.monotonic())
+        now = time.monotonic()
+        session = self.sessions.look(session_id, now)
         if session is None:
             return None
         return Holding(
@@ -81,7 +83,7 @@ class Holdings:
             session.subscriptions,
             session.is_paused,
             session.moves,
-            session.saved_at + self.sessions.ttl,
+            session.saved_at + self.sessions.ttl - now,
         )
 
     def expire(self) -> None:

@@ -101,6 +101,9 @@ falls out of it is a gap, which is repaired or declared. Both connections are gi
 `REDIS_SILENCE_SECONDS`: an instance hears its own announcements. They are opened again after 50 to 500 ms, drawn by
 chance. A message that Redis does not take, or with which it ends three connections in a row, is left out and counted.
 
+**A process that stood still,** because it was stopped or had no turn, judges nobody by that time: what others have said
+meanwhile waits in its sockets, and is read before anybody counts as silent, or anything as lost; see `AwakeClock`.
+
 Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
 `worker_links` with `exchange`, or `pair_links`, both of them with `exchange_links`, `exchange_ends` and
 `exchange_frames`; `outbox` what waits to be sent, `address` what
@@ -114,5 +117,6 @@ of them no more often than `asking_all` says, and `moved_sessions` makes them, `
 `session_states` knows, `session_moves` is all of that, `expiring` is what is remembered for a while only, `sharing`
 what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `numbering` how far
 what others tell is known, `naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks
-that must not end, `counts` what has passed, `outages` what the log says of Redis, `relay` all of it together.
+that must not end, `counts` what has passed, `outages` what the log says of Redis, `awake_clock` what time it is,
+`relay` all of it together.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -64,7 +63,8 @@ class ExchangeEnd(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._channels: dict[bytes, tuple[Callable[[bytes], object], Callable[[], object]]] = {}
         self._listening: set[bytes] = set()
-        self._heard_at = 0.0
+        # Looks, which a process that stands still does not take: that time is not the other's.
+        self._n_silent = 0
         self._watch: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_paused = False
@@ -195,13 +195,14 @@ class ExchangeEnd(asyncio.Protocol):
     # Silence.
 
     def _heard(self) -> None:
-        self._heard_at = time.monotonic()
+        self._n_silent = 0
         if not self.is_up and not self._is_closing:
             self._set_up(True)
 
     def _look(self) -> None:
-        if self.is_up and time.monotonic() - self._heard_at > SILENCE_SECONDS:
+        if self.is_up and self._n_silent * _LOOK_SECONDS >= SILENCE_SECONDS:
             self._set_up(False)
+        self._n_silent += 1
         self.tell(ALIVE)
         self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 

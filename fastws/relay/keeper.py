@@ -42,15 +42,13 @@ class FeedKeeper:
         patience: float,
         status: Callable[[], FeedState],
         on_change: Callable[[], object] = lambda: None,
-        clock: Callable[[], float],
         is_owner: bool = False,
     ) -> None:
         self.feed = feed
-        self.post = Post(relay.origin, rank, patience=patience, now=clock(), is_owner=is_owner)
+        self.post = Post(relay.origin, rank, patience=patience, now=relay.clock(), is_owner=is_owner)
         self._relay = relay
         self._status = status
         self._on_change = on_change
-        self._clock = clock
         self._is_ending = False
         self._told: FeedState | None = None
         self._task: asyncio.Task[None] | None = None
@@ -145,7 +143,7 @@ class FeedKeeper:
 
     def _look(self, *, is_running: bool) -> None:
         relay = self._relay
-        now = self._clock()
+        now = relay.clock()
         for peer in relay.peers:
             if self.feed not in peer.candidacies:
                 self.post.left(peer.origin, now)
@@ -206,7 +204,7 @@ class FeedKeeper:
             )
 
     def _on_left(self, peer: Peer) -> None:
-        self.post.left(peer.origin, self._clock())
+        self.post.left(peer.origin, self._relay.clock())
 
     # What is announced.
 

@@ -78,7 +78,7 @@ class RelayPublisher:
         self, feed: str, *, rank: int, patience: float, status: Callable[[], FeedState]
     ) -> FeedKeeper:
         """What decides whether this process brings the prices; see `FeedKeeper`."""
-        return FeedKeeper(self._relay, feed, rank=rank, patience=patience, status=status, clock=self._clock)
+        return FeedKeeper(self._relay, feed, rank=rank, patience=patience, status=status)
 
     def offer(self, updates: Iterable[PriceUpdate]) -> None:
         now = self._clock()

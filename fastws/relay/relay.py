@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -19,6 +18,7 @@ from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
 from fastws.relay.awaiting import Awaiting
+from fastws.relay.awake_clock import AwakeClock
 from fastws.relay.carrier import Carrier
 from fastws.relay.channels import Channels
 from fastws.relay.control import (
@@ -66,7 +66,7 @@ class Relay:
 
     `wanted` says which codes are looked at here, for whatever reason, and is asked every second; what was looked at is
     listened to for `linger` seconds more. `name` is for people. `link` makes what messages go over; without it, that is
-    the Redis at `address`.
+    the Redis at `address`. `clock` is an `AwakeClock`, if none is given.
 
     1. Local publishing and local clients wait for nothing that happens here.
     2. What comes from other instances is input: what cannot be read is counted and left out.
@@ -87,7 +87,7 @@ class Relay:
         history_bytes: int,
         wanted: Callable[[], Iterable[str]],
         linger: float = LINGER_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         link: Callable[..., AnyLink] | None = None,
     ) -> None:
         self.hub = hub
@@ -96,6 +96,8 @@ class Relay:
         self.address = address
         self.counts = RelayCounts()
         self.origin = secrets.randbits(62) + 1
+        # Of all times here.
+        self.clock = clock = clock or AwakeClock()
         self.peers = Peers(clock)
         # What others say that is no market's matter; of rules also None, when something may not have been heard.
         self.on_kick: Callable[[Kick], object] = lambda kick: None
@@ -103,7 +105,6 @@ class Relay:
         self.on_heard: Callable[[AlertHeard], object] = lambda heard: None
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
         self._origin_bytes = self.origin.to_bytes(8, "little")
-        self._clock = clock
         self._outages = OutageLog(address.shown, name)
         self._task = Lasting("the looks at what is due", self._run)
         self._channels = Channels(prefix, address.database, n_shards)
@@ -187,7 +188,7 @@ class Relay:
             origin=self.origin,
             interval=self._interval,
             limit=limit,
-            clock=self._clock,
+            clock=self.clock,
         )
         self.meetings.sessions = moves.news
         return moves.claims
@@ -222,7 +223,7 @@ class Relay:
         announce_at = 0.0
         while True:
             try:
-                now = self._clock()
+                now = self.clock()
                 if now >= announce_at:
                     announce_at = now + _ANNOUNCE_SECONDS
                     self._every_second(now)
@@ -371,9 +372,9 @@ class Relay:
     def _on_change(self, reason: str | None) -> None:
         if reason is not None:
             self._awaiting.note_down()
-            self._outages.note_away(self._clock(), reason)
+            self._outages.note_away(self.clock(), reason)
             return
-        self._outages.note_there(self._clock(), self._awaiting.note_up())
+        self._outages.note_there(self.clock(), self._awaiting.note_up())
         # Nobody could be heard meanwhile.
         self.peers.excuse()
         self.meetings.announce()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -61,8 +60,6 @@ _LATE_SIZE: Final = 250
 _ASK_AGAIN_SECONDS: Final = 1.0
 # After how long it is looked again whether somebody is there to be asked.
 _MEET_SECONDS: Final = 0.05
-# Who does not look for so long has stood still, and may have heard nobody.
-_STALL_SECONDS: Final = 0.4
 
 
 class SessionClaims:
@@ -71,7 +68,8 @@ class SessionClaims:
     1. A session that another instance holds is asked for there. The holder says by stamps how far the client is, and it
        goes on from there with what this instance has published itself, by its own numbers.
     2. A holder that lives is waited for, up to `ANSWER_SECONDS`. It is held to be gone when its end is known, or when
-       nothing at all was heard of it for `SILENCE_SECONDS` in which this instance did not stand still itself.
+       nothing at all was heard of it for `SILENCE_SECONDS` in which this instance did not stand still itself; see
+       `AwakeClock`.
     3. Where the holder is gone, or does not answer, the session is taken as it was announced, and nobody knows what was
        missed. If the holder is there after all, it hears that and ends what it has.
     4. One client at a time waits for a session; others want it from that one.
@@ -126,8 +124,7 @@ class SessionClaims:
         # have been heard here.
         self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
         self._asking_all = AskingAll()
-        self._began_at = self._looked_at = clock()
-        self._excused_at = -math.inf
+        self._began_at = clock()
 
     def claim(self, client: Client, session_id: str, arrival: Arrival, then: Then) -> None:
         """Call `then` with a session of another instance, or with why it cannot be had; see `Takeover.find`."""
@@ -162,14 +159,8 @@ class SessionClaims:
 
     def look(self, now: float) -> None:
         """Look after those who wait; to be called some times a second."""
-        stood_still, self._looked_at = now - self._looked_at, now
-        if stood_still > _STALL_SECONDS:
-            # What was said meanwhile may still be unread.
-            self._excused_at = now
         self._late.expire(now)
         for claim in list(self._claims.values()):
-            if stood_still > _STALL_SECONDS:
-                claim.deadline += stood_still
             claim.client.guarded(self._look, claim, now)
 
     def _look(self, claim: WaitingClaim, now: float) -> None:
@@ -204,7 +195,7 @@ class SessionClaims:
             self._link.is_up
             and holder is not None
             and not known.is_orphan
-            and now - max(holder.spoke_at, self._excused_at) < SILENCE_SECONDS
+            and now - holder.spoke_at < SILENCE_SECONDS
         )
 
     def _listen(self, claim: WaitingClaim, known: PeerSession | None) -> None:

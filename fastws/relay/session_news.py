@@ -231,13 +231,13 @@ class SessionNews:
         if holding is not None:
             subscriptions = msgspec.msgpack.encode(groups_of(holding.subscriptions))
             if len(subscriptions) <= MAX_SUBSCRIPTIONS_SIZE:
-                left = holding.expires_at
+                left = holding.seconds_left
                 return SessionState(
                     key,
                     holding.moves,
                     holding.user_key,
                     holding.is_paused,
-                    -1 if left is None else max(0, round((left - self._clock()) * 1000)),
+                    -1 if left is None else max(0, round(left * 1000)),
                     msgspec.Raw(subscriptions),
                 )
         return SessionState(key, 0, None, False, 0, msgspec.Raw(NO_SUBSCRIPTIONS))

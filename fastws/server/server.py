@@ -390,7 +390,6 @@ class Server:
             patience=self.settings.feed_takeover,
             status=lambda: supervisor.status,
             on_change=self._show_feed,
-            clock=time.monotonic,
             is_owner=is_alone and self.worker is None and self.settings.relay is None,
         )
 

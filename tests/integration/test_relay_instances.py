@@ -412,7 +412,6 @@ class Runner:
             rank=rank,
             patience=1.0,
             status=lambda: self.status,
-            clock=time.monotonic,
         )
         self.keeper.start(self.run)
 

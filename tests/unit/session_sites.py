@@ -139,7 +139,12 @@ class Site:
     """A market whose sessions move; what it publishes goes into its hub's history."""
 
     def __init__(
-        self, wire: Wire, clock: Clock, codes: Iterable[str] = CODES, *, interval_ms: int = 1
+        self,
+        wire: Wire,
+        clock: Callable[[], float],
+        codes: Iterable[str] = CODES,
+        *,
+        interval_ms: int = 1,
     ) -> None:
         self.hub = Hub(asyncio.get_running_loop(), epoch=f"{id(self):x}", interval_ms=0, history_size=1 << 20)
         self.market = Market(self.hub, Instruments([Instrument(code, None, "KOSPI") for code in CODES]))
@@ -232,7 +237,7 @@ async def pass_time(clock: Clock, seconds: float, *sites: Site) -> None:
         clock.now += 0.1
         for site in sites:
             if site.relay.sessions is not None:
-                site.relay.sessions.look(clock.now)
+                site.relay.sessions.look(site.clock())
         await settle()
 
 
@@ -254,11 +259,15 @@ def is_answer(data: bytes) -> bool:
 
 @asynccontextmanager
 async def sites(
-    n: int = 2, codes: Iterable[str] = CODES, *, interval_ms: int = 1
+    n: int = 2,
+    codes: Iterable[str] = CODES,
+    *,
+    interval_ms: int = 1,
+    clock_of: Callable[[Clock], Callable[[], float]] = lambda clock: clock,
 ) -> AsyncIterator[tuple[Wire, Clock, list[Site]]]:
-    """Some that know each other and hear each other's values."""
+    """Some that know each other and hear each other's values; `clock_of` makes what each goes by."""
     wire, clock = Wire(), Clock()
-    all_of_them = [Site(wire, clock, codes, interval_ms=interval_ms) for _ in range(n)]
+    all_of_them = [Site(wire, clock_of(clock), codes, interval_ms=interval_ms) for _ in range(n)]
     try:
         await until(lambda: all(len(site.relay.peers) == n - 1 for site in all_of_them))
         clock.now += 0.2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
@@ -278,6 +279,20 @@ async def test_a_link_hears_what_it_listens_to(parent: Parent) -> None:
         assert parent.exchange.silence(1) < 5
         assert parent.exchange.silence(3) == 0
         await until(parent, lambda: (2, ALIVE, b"") in parent.heard)
+
+
+async def test_a_worker_that_stood_still_has_not_heard_its_parent_be_silent(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_ends, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(exchange_ends, "_LOOK_SECONDS", 0.01)
+    async with workers(parent, 1) as (one,):
+        one.link.start()
+        assert one.link.is_up
+        time.sleep(0.6)  # noqa: ASYNC251 - the loop is to stand still
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert one.changes == [None]
 
 
 async def test_a_parent_that_is_silent_counts_as_away(

@@ -124,6 +124,7 @@ SANS_IO = {
     "fastws.upgrading",
     "fastws._relay",
     "fastws.relay.address",
+    "fastws.relay.awake_clock",
     "fastws.relay.carrier",
     "fastws.relay.channels",
     "fastws.relay.control",

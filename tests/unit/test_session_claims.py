@@ -6,6 +6,7 @@ import pytest
 
 from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
+from fastws.relay.awake_clock import READING_SECONDS, AwakeClock
 from fastws.relay.control import decode, encode
 from fastws.relay.session_claims import (
     ANSWER_SECONDS,
@@ -109,15 +110,14 @@ async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_f
 
 
 async def test_who_stood_still_itself_has_heard_nobody() -> None:
-    async with sites() as (_, clock, (one, two)):
+    async with sites(clock_of=AwakeClock) as (_, clock, (one, two)):
         one.hold("s", "A")
         await known(two)
         one.link.is_held = True
         asker = two.ask("s")
-        await pass_time(clock, 0.1, two)
+        await pass_time(clock, SILENCE_SECONDS - 0.2, two)
         clock.now += 10
-        two.claims.look(clock.now)
-        await pass_time(clock, 1.0, two)
+        await pass_time(clock, READING_SECONDS, two)
         assert asker.found is None
         one.link.let_go()
         await until(lambda: asker.found)
