@@ -117,6 +117,6 @@ of them no more often than `asking_all` says, and `moved_sessions` makes them, `
 `session_states` knows, `session_moves` is all of that, `expiring` is what is remembered for a while only, `sharing`
 what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `numbering` how far
 what others tell is known, `naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks
-that must not end, `counts` what has passed, `outages` what the log says of Redis, `awake_clock` what time it is,
-`relay` all of it together.
+that must not end, `counts` what has passed, `outages` what the log says of Redis, `failures` what becomes
+of faults of ours, `awake_clock` what time it is, `relay` all of it together.
 """

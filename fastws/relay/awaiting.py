@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-import structlog
-
 from fastws._core import Hub
 from fastws._relay import shard_of
-from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.channels import Channels
+from fastws.relay.failures import guarded
 from fastws.relay.interest import ShardInterest
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peers
@@ -22,8 +20,6 @@ WAIT_SECONDS: Final = 0.5
 
 # After Redis is there, peers have so long to say that they are; see `Awaiting.missing`.
 _MEETING_SECONDS: Final = 0.15
-
-_log = structlog.get_logger("fastws.relay")
 
 
 class Awaiting:
@@ -120,7 +116,7 @@ class Awaiting:
         for waiter in waiters:
             deadline, shards, then = waiter
             if now >= deadline or not self._missing_of(shards):
-                self._let_go(then)
+                guarded(then)
             else:
                 self._waiters.append(waiter)
 
@@ -128,14 +124,7 @@ class Awaiting:
         """Let everyone go on: there is nothing to wait for any more."""
         waiters, self._waiters = self._waiters, []
         for _, _, then in waiters:
-            self._let_go(then)
-
-    def _let_go(self, then: Callable[[], None]) -> None:
-        try:
-            then()
-        except Exception:
-            # A fault of ours; nobody else is to wait for ever over it.
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+            guarded(then)
 
     def refresh(self) -> None:
         """Listen to what is wanted now, and not any more to what was wanted long ago."""

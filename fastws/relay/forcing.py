@@ -7,12 +7,10 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-import structlog
-
 from fastws.errors import FeedAwayError
-from fastws.logs import log_limited
 from fastws.relay.channels import Channels
 from fastws.relay.control import ForceAnswer, ForceRequest, encode
+from fastws.relay.failures import log_failure
 from fastws.relay.links import AnyLink
 from fastws.relay.peers import Peer, Peers
 
@@ -24,8 +22,6 @@ _MAX_RUNNING: Final = 256
 
 Forced: TypeAlias = tuple[list[str], dict[str, str]]
 """Whose price is current, and by code why others are not."""
-
-_log = structlog.get_logger("fastws.relay")
 
 
 async def _no_source(codes: Sequence[str]) -> Forced:
@@ -127,7 +123,7 @@ class Forcing:
         try:
             updated, failed = await self.on_request(request.codes)
         except Exception:
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+            log_failure()
             updated, failed = [], dict.fromkeys(request.codes, "the feed has failed")
         self._answer(request, updated, failed)
 

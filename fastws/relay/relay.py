@@ -40,6 +40,7 @@ from fastws.relay.control import (
     encode,
 )
 from fastws.relay.counts import RelayCounts
+from fastws.relay.failures import log_failure
 from fastws.relay.forcing import Forcing
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
 from fastws.relay.lasting import Lasting
@@ -235,7 +236,7 @@ class Relay:
                     self.sessions.look(now)
             except Exception:
                 # A fault of ours, which must not be the end of the relay.
-                log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+                log_failure()
             await asyncio.sleep(_TICK_SECONDS)
 
     def _every_second(self, now: float) -> None:
@@ -321,7 +322,7 @@ class Relay:
             log_limited(_log, "relay-refused", "what came over the relay was left out", error=str(error))
         except Exception:
             self.counts.refused += 1
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+            log_failure()
 
     def _take_control(self, data: bytes) -> None:
         message = decode(data)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
-import structlog
 
 from fastws.dialects.clients import Arrival
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
-from fastws.logs import log_limited
 from fastws.mailboxes import Kept
 from fastws.relay.channels import Channels
 from fastws.relay.control import encode
 from fastws.relay.counts import RelayCounts
 from fastws.relay.expiring import Expiring
+from fastws.relay.failures import guarded
 from fastws.relay.links import AnyLink
 from fastws.relay.session_messages import Answer, SessionAnswer, SessionClaim
 from fastws.relay.session_news import SessionNews
@@ -34,8 +33,6 @@ _GIVEN_BYTES: Final = 16 << 20
 _ENTRY_SIZE: Final = 400
 # Claims that wait for a gap to be closed; others are answered at once.
 _MAX_WAITING: Final = 10_000
-
-_log = structlog.get_logger("fastws.relay")
 
 
 class _Given(NamedTuple):
@@ -108,7 +105,7 @@ class SessionGiving:
             if has_gaps and now < until:
                 self._waiting.append((until, claim))
             else:
-                self._guarded(self._answer, claim)
+                guarded(self._answer, claim)
 
     def _has(self, claim: SessionClaim) -> bool:
         return self.news.id_of(claim.key) is not None
@@ -128,7 +125,7 @@ class SessionGiving:
             else:
                 self._refuse(claim, found)
 
-        self.holdings.give(session_id, claim.user_key, self._guarded, then)
+        self.holdings.give(session_id, claim.user_key, guarded, then)
         if not is_answered:
             self._say(claim, "probing")
 
@@ -167,9 +164,3 @@ class SessionGiving:
     def _say(self, claim: SessionClaim, what: Answer) -> None:
         answer = SessionAnswer(self._origin, claim.claim, what)
         self._link.send(self._channels.inbox(claim.origin), encode(answer))
-
-    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
-        try:
-            function(*arguments)
-        except Exception:
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)

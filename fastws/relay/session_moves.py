@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from fastws._core import Hub
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
-from fastws.logs import log_limited
 from fastws.market.market import Market
 from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
 from fastws.relay.control import SessionMessage
 from fastws.relay.counts import RelayCounts
+from fastws.relay.failures import log_failure
 from fastws.relay.links import AnyLink
 from fastws.relay.peer_sessions import PeerSessions
 from fastws.relay.peers import Peers
@@ -37,8 +35,6 @@ from fastws.relay.session_news import SessionNews
 from fastws.relay.session_states import SessionStates
 
 _LEAVE_SECONDS: Final = 1.5
-
-_log = structlog.get_logger("fastws.relay")
 
 
 class SessionMoves:
@@ -137,4 +133,4 @@ class SessionMoves:
             await self.leaving.leave(_LEAVE_SECONDS)
         except Exception:
             # A fault of ours, for which the rest of the stop does not stay undone.
-            log_limited(_log, "relay-failed", "the relay failed", level="error", exc_info=True)
+            log_failure()
