@@ -507,8 +507,6 @@ async def test_alerts_go_along(joined: Joined) -> None:
         assert (got.numbers, others.numbers) == ([1, 2, 3], [3])
 
 
-# It fails now and then where the machine has much to do: the alert does not come, and it is not known yet why.
-@pytest.mark.long
 async def test_alerts_of_an_answer_that_comes_too_late(joined: Joined) -> None:
     one, two = joined.servers[:2]
     token, known, seen = bearer("max"), Known(two), Seen()
