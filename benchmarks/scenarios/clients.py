@@ -22,8 +22,8 @@ import orjson
 from benchmarks.program import ended_with_us
 from benchmarks.scenarios.faultproxy import FaultProxy
 from benchmarks.scenarios.ledger import Ledger
-from benchmarks.scenarios.process import Server, clean_environment
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Record
+from benchmarks.scenarios.process import ADMIN_TOKEN, Server, clean_environment
+from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Record
 from fastws.auth.tokens import sign
 from fastws.bench import LoadError
 from fastws.bench.report import Table
@@ -205,7 +205,6 @@ class House:
         """In which it was published."""
         self._rate = options.rate
         self._settings = {
-            "admin_token": ADMIN_TOKEN,
             "jwt_secret": SECRET,
             "batch_interval_ms": options.batch_interval_ms,
             "shutdown_spread": 0,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.request import Request, urlopen
 
 from benchmarks.scenarios.faultproxy import FaultProxy
 from benchmarks.scenarios.ledger import Ledger
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, Publisher, Record
+from benchmarks.scenarios.publishing import Publisher, Record
 from benchmarks.scenarios.soak_client import items_of
 from fastws.bench import LoadError
 from fastws.client import Backoff, Client
@@ -128,16 +126,7 @@ class House:
 
     async def ledger(self) -> dict[str, Any]:
         """What the server says became of every update."""
-
-        def ask() -> dict[str, Any]:
-            request = Request(
-                f"{self.server.http_url}/v1/ws/ledger", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
-            )
-            with urlopen(request, timeout=20) as response:
-                body: dict[str, Any] = json.load(response)
-            return body
-
-        return await asyncio.to_thread(ask)
+        return await asyncio.to_thread(self.server.ledger)
 
     @contextlib.asynccontextmanager
     async def lived_in(self) -> AsyncIterator[None]:

@@ -25,7 +25,8 @@ from urllib.request import Request, urlopen
 
 from benchmarks.scenarios.fault_house import House, UnavailableError
 from benchmarks.scenarios.peer import Peer, connect
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, Publisher, Reader
+from benchmarks.scenarios.process import ADMIN_TOKEN
+from benchmarks.scenarios.publishing import Publisher, Reader
 from benchmarks.scenarios.relay_chaos import Network
 from benchmarks.scenarios.restore import Client, settle, symbol_names
 from fastws.auth.tokens import sign

@@ -13,7 +13,6 @@ from benchmarks.scenarios.fault_house import House, UnavailableError, suffer
 from benchmarks.scenarios.fault_kinds import KINDS, N_QUIET, Ground
 from benchmarks.scenarios.peer import PeerError
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN
 from benchmarks.scenarios.restore import symbol_names
 from fastws.bench import LoadError
 from fastws.bench.report import Table
@@ -47,7 +46,6 @@ def faults(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         try:
             with Ground(kind) as ground:
                 settings = {
-                    "admin_token": ADMIN_TOKEN,
                     "batch_interval_ms": options.batch_interval_ms,
                     "rate_limit": 1000,
                 } | ground.settings

@@ -21,8 +21,7 @@ import aiohttp
 import sqlalchemy as sa
 
 from benchmarks.scenarios.goals import Goal, judge, tell
-from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN
+from benchmarks.scenarios.process import ADMIN_TOKEN, Server
 from benchmarks.scenarios.recording import codes, read_until
 from benchmarks.scenarios.report import describe, verdict
 from benchmarks.scenarios.steady import even_prices
@@ -250,7 +249,6 @@ def portfolios(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     settings = even_prices(options.rate) | {
         "batch_interval_ms": options.batch_interval_ms,
         "jwt_secret": SECRET,
-        "admin_token": ADMIN_TOKEN,
         "connections_per_user": 0,
         "subscription_limit": max(50, options.each),
     }

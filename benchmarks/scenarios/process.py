@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from benchmarks.program import ended_with_us
 from fastws.bench import LoadError
@@ -25,6 +25,8 @@ from fastws.bench.process import Process, Sample
 # A machine that is busy with other things takes its time.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+ADMIN_TOKEN = "the administrator of a load run"
+_SHOWN_FAULTS = 5
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,7 +54,8 @@ class Server(Process):
     """`fastws serve` as a process of our own, listening when constructed; a context manager that ends it.
 
     `symbols` makes its instrument table; `settings` are those of the server by name. It listens at `host`, and is
-    started by `prefix`, such as a command that leads into a network namespace.
+    started by `prefix`, such as a command that leads into a network namespace. Its administrator has ADMIN_TOKEN.
+    A scenario that leaves it without an error has to have left its accounts in order; see :meth:`check_ledger`.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class Server(Process):
             *prefix, sys.executable, "-m", "fastws", "serve", "--host", host, "--port", "0", "--feed", feed,
             "--symbols-file", str(table), "--log-format", "json",
         ]  # fmt: skip
-        self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in settings.items()}
+        given = {"admin_token": ADMIN_TOKEN, **settings}
+        self.environment = {f"FASTWS_{name.upper()}": str(value) for name, value in given.items()}
         n_workers = int(str(settings.get("workers", 1)))
         self._workers: list[Process] = []
+        self._is_stopping = False
         # Whose Python it was is nobody's business in a committed result.
         self.shown_command = ["python" if word == sys.executable else word for word in self.command]
         self._process = subprocess.Popen(
@@ -106,7 +111,12 @@ class Server(Process):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            # One that was ended, or killed, cannot be asked any more.
+            if error is None and self._process.poll() is None and not self._is_stopping:
+                self.check_ledger()
+        finally:
+            self.stop()
 
     def sample(self) -> Sample:
         """That of all its processes together."""
@@ -155,8 +165,29 @@ class Server(Process):
             body: dict[str, Any] = json.load(response)
         return body
 
+    def ledger(self, *, is_whole: bool = True) -> dict[str, Any]:
+        """What the server says became of every update; its sums only without `is_whole`."""
+        what = "" if is_whole else "?topics=false&connections=false"
+        request = Request(
+            f"{self.http_url}/v1/ws/ledger{what}", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        )
+        with urlopen(request, timeout=30) as response:
+            body: dict[str, Any] = json.load(response)
+        return body
+
+    def check_ledger(self) -> None:
+        """Hold what went to clients, waits, was replaced or lost against what was published for them.
+
+        Raises:
+            LoadError: it does not add up; the text says where.
+        """
+        found = self.ledger(is_whole=False)
+        if not found["balanced"]:
+            raise LoadError(f"the ledger of the server does not add up: {found['faults'][:_SHOWN_FAULTS]}")
+
     def signal(self) -> None:
         """Ask for a planned stop."""
+        self._is_stopping = True
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.scenarios.process import Server
+from benchmarks.scenarios.process import ADMIN_TOKEN, Server
 
-ADMIN_TOKEN = "the administrator of a load run"
 TICK_S = 0.01
 UPDATE_TYPES = ("price_update", "orderbook_update")
 # Of the faults of a run so many are told one by one.

@@ -25,7 +25,7 @@ from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.ledger import CHANNELS
 from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, UPDATE_TYPES, Key, Publisher, Record
+from benchmarks.scenarios.publishing import MAX_FAULTS, UPDATE_TYPES, Key, Publisher, Record
 from benchmarks.scenarios.redis_server import RedisServer
 from benchmarks.scenarios.relay import await_joined, metrics
 from fastws.bench import LoadError
@@ -322,7 +322,6 @@ def _house(options: argparse.Namespace) -> Iterator[House]:
         settings = {
             "relay": redis.url,
             "relay_history_bytes": HISTORY_BYTES,
-            "admin_token": ADMIN_TOKEN,
             "batch_interval_ms": options.batch_interval_ms,
             "subscription_limit": N_INSTANCES * N_SYMBOLS,
         }

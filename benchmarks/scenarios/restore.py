@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
+from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Reader
 from fastws.bench import LoadError
 from fastws.bench.process import Process
 from fastws.bench.report import Table, mib
@@ -209,7 +209,6 @@ def symbol_names(n: int = N_SYMBOLS) -> list[str]:
 def restore(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Clients are cut off in every way and come back, 200 times in all."""
     settings: Mapping[str, object] = {
-        "admin_token": ADMIN_TOKEN,
         "rate_limit": 1000,
         "batch_interval_ms": options.batch_interval_ms,
     }

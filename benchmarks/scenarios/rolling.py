@@ -18,8 +18,8 @@ import orjson
 import uvloop
 
 from benchmarks.scenarios.peer import Peer, PeerError, connect
-from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, TICK_S
+from benchmarks.scenarios.process import ADMIN_TOKEN, Server
+from benchmarks.scenarios.publishing import MAX_FAULTS, TICK_S
 from fastws.bench import LoadError
 from fastws.bench.report import Table
 
@@ -290,7 +290,6 @@ def rolling(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     codes = [f"R{i:05d}" for i in range(options.symbols)]
     with tempfile.TemporaryDirectory(prefix="fastws-load-") as directory:
         settings: dict[str, object] = {
-            "admin_token": ADMIN_TOKEN,
             "batch_interval_ms": options.batch_interval_ms,
             "shutdown_spread": options.spread,
             "upgrade_socket": f"{directory}/upgrade.sock",

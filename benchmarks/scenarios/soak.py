@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
@@ -12,14 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.request import Request, urlopen
 
 import uvloop
 
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.peer import Peer, PeerError, connect
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
+from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Reader
 from benchmarks.scenarios.restore import Client, settle, symbol_names
 from fastws.bench import LoadError
 from fastws.bench.report import Table, mib
@@ -144,14 +142,8 @@ class _Day:
             await asyncio.sleep(0.1)
 
     def _look(self) -> dict[str, Any]:
-        request = Request(
-            f"{self.server.http_url}/v1/ws/ledger?topics=false&connections=false",
-            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
-        )
-        with urlopen(request, timeout=30) as response:
-            ledger = json.load(response)
         return {
-            "ledger": ledger,
+            "ledger": self.server.ledger(is_whole=False),
             "connections": self.server.stats()["active_connections"],
             "descriptors": len(os.listdir(f"/proc/{self.server.pid}/fd")),
             "rss": self.server.memory()["rss"],
@@ -258,7 +250,6 @@ def slopes(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def soak(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Clients come and go for an hour, some read nothing, the feed has bursts: memory and descriptors stay."""
     settings = {
-        "admin_token": ADMIN_TOKEN,
         "rate_limit": 1000,
         "batch_interval_ms": options.batch_interval_ms,
         "stall_timeout": STALL_S,

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import uvloop
 
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, Key, Publisher
+from benchmarks.scenarios.publishing import Key, Publisher
 from fastws.bench import LoadClient, LoadError, StreamState
 from fastws.bench.report import FAULTS, Table, closes_text, durations
 
@@ -94,7 +94,6 @@ def stop(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "simulator_rate": options.rate,
         "simulator_opening_burst": 1,
         "simulator_seed": 1,
-        "admin_token": ADMIN_TOKEN,
         "batch_interval_ms": options.batch_interval_ms,
         "shutdown_timeout": SHUTDOWN_TIMEOUT_S,
         "shutdown_spread": SHUTDOWN_SPREAD_S,

@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.scenarios.process import Server
-from benchmarks.scenarios.publishing import ADMIN_TOKEN, MAX_FAULTS, Publisher, Reader
+from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Reader
 from benchmarks.scenarios.restore import Client, settle, symbol_names
 from fastws.bench import LoadClient, LoadResult
 from fastws.bench.report import Table, durations, mib
@@ -118,7 +118,6 @@ async def _come_back(
 def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """All clients are cut off at once and come back within a second."""
     settings = {
-        "admin_token": ADMIN_TOKEN,
         "rate_limit": 1000,
         "batch_interval_ms": options.batch_interval_ms,
     }

@@ -92,11 +92,15 @@ def thread_waited_s() -> float:
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
+_PROBE_START_S: Final = 30.0
 _PROBE: Final = f"""
-import os, sys, time
+import os, signal, sys, time
 parent = int(sys.argv[2])
 os.sched_setaffinity(0, {{int(sys.argv[1])}})
-while os.getppid() == parent:
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+print("watching", flush=True)
+while not asked and os.getppid() == parent:
     wake = time.monotonic() + 0.001
     time.sleep(0.001)
     awake = time.monotonic()
@@ -130,7 +134,20 @@ class StallProbe:
                 process_group=0,
             )
             self._processes.append((process, output))
+        try:
+            self._wait_until_watching()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
+
+    def _wait_until_watching(self) -> None:
+        deadline = time.monotonic() + _PROBE_START_S
+        for process, output in self._processes:
+            while os.fstat(output.fileno()).st_size == 0:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise LoadError("what looks whether the machine stands still did not start")
+                time.sleep(0.002)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,6 +158,7 @@ class StallProbe:
             process.wait()
             with output:
                 output.seek(0)
+                output.readline()
                 pairs = (line.split() for line in output)
                 self.late.append([(float(first), float(last)) for first, last in pairs])
 
