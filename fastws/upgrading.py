@@ -26,6 +26,8 @@ _STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: |$)")
 # RFC 9110, section 5.6.2; what a value may not have would begin another line, or end it for some.
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NO_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What the handshake has itself, beside all that begins with sec-websocket-.
+_OWN: Final = frozenset({"upgrade", "connection"})
 # Of RFC 3986, and the escapes that stand there already.
 _SAFE: Final = ":/?#[]@!$&'()*+,;=%"
 
@@ -94,13 +96,24 @@ def has_token(value: str, token: str) -> bool:
     return lowered == token or (token in lowered and token in map(str.strip, lowered.split(",")))
 
 
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raises ValueError, which says what is wrong, for what a request cannot have beside the handshake's headers."""
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or _NO_VALUE.search(value):
+            # The value may be a secret.
+            raise ValueError(f"{name!r}: its name or its value has characters that no header may have")
+        if name.lower() in _OWN or name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"{name!r} belongs to the handshake; leave it out")
+
+
 def upgrade_request(target: Target, key: str, headers: Mapping[str, str], *, deflate: bool) -> bytes:
     """The request for a WebSocket. `headers` are further ones; a Host among them takes the place of the URL's. With
     `deflate` permessage-deflate is offered.
 
     Raises:
-        ValueError: for a header that would not be one.
+        ValueError: as `check_headers`.
     """
+    check_headers(headers)
     own = {
         "Host": target.authority,
         "Upgrade": "websocket",
@@ -111,15 +124,7 @@ def upgrade_request(target: Target, key: str, headers: Mapping[str, str], *, def
     if deflate:
         own["Sec-WebSocket-Extensions"] = OFFER
     for name, value in headers.items():
-        if not _NAME.fullmatch(name) or _NO_VALUE.search(value):
-            # The value may be a secret.
-            raise ValueError(f"header {name!r}: its name or its value has characters that no header may have")
-        if name.lower() == "host":
-            own["Host"] = value
-        elif name in own:
-            raise ValueError(f"header {name!r} belongs to the handshake")
-        else:
-            own[name] = value
+        own["Host" if name.lower() == "host" else name] = value
     return _request(f"GET {target.resource}", own)
 
 

@@ -58,7 +58,8 @@ class WebSocket(asyncio.BufferedProtocol):
     3. The end is decided by a close frame, by :meth:`abort` with a reason, or by the loss of the connection, whichever
        is first: then `on_over` is called, once, and nothing is delivered any more. `ended` follows, with the same
        `Ending`, when the connection is gone.
-    4. What is sent before it is open, or after its end or its farewell, is dropped.
+    4. What is sent before it is open, or after its end or its farewell, is dropped. What the network does not take yet
+       is kept; where that is more than `max_message_size` bytes when something else is to be sent, it ends.
 
     All of it is for the thread of its loop.
     """
@@ -127,7 +128,7 @@ class WebSocket(asyncio.BufferedProtocol):
             raise
 
     def send(self, message: bytes) -> None:
-        """Send a text message. It never waits: what the network does not take yet is kept."""
+        """Send a text message. It never waits."""
         self._send(OP_TEXT, message)
 
     def ping(self) -> None:
@@ -173,6 +174,10 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def _send(self, opcode: int, payload: bytes) -> None:
         if self._may_send and self._transport is not None:
+            if self._transport.get_write_buffer_size() > self._max_message_size:
+                # Also whoever pings and does not read has everything answered.
+                self.abort(f"{self._peer} does not read what it is sent")
+                return
             self._transport.write(build_frame(opcode, payload, mask=os.urandom(4)))
 
     def _say_goodbye(self, code: int) -> None:

@@ -5,6 +5,7 @@
 (extra ``pandas``), numpy arrays of books in :mod:`fastws.client.arrays`.
 """
 
+from fastws.client.address import TokenSource
 from fastws.client.backoff import Backoff
 from fastws.client.base import Accepted, Statistics
 from fastws.client.client import Client
@@ -18,7 +19,6 @@ from fastws.client.errors import (
     TokenError,
     UsageError,
 )
-from fastws.client.link import TokenSource
 from fastws.client.messages import (
     Alert,
     Error,

@@ -12,10 +12,12 @@ from typing import Any, Generic, NamedTuple, Self, TypedDict, TypeVar
 import msgspec
 
 from fastws.client import messages
+from fastws.client.address import Address, TokenSource, check_proxy, split
 from fastws.client.errors import ClosedError, RequestTimeoutError, UsageError
 from fastws.client.inbox import Inbox
-from fastws.client.link import Address, Conversation, Link, TokenSource, check_proxy, refusal, split
+from fastws.client.link import Conversation, Link, refusal
 from fastws.client.messages import Rejected
+from fastws.upgrading import check_headers
 
 M = TypeVar("M")
 
@@ -99,6 +101,10 @@ class BaseClient(Generic[M]):
             raise UsageError(f"connect_attempts: expected 0 (no end) or more, not {connect_attempts!r}")
         if proxy is not None:
             check_proxy(proxy)
+        try:
+            check_headers(headers or {})
+        except ValueError as error:
+            raise UsageError(f"headers: {error}") from None
         token = found if token is None else token
         if token is not None and not (token.isascii() and token.isprintable()):
             raise UsageError("token: it has characters that no token has; look for a line break at its end")

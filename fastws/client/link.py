@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl as tls
 import time
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit
-
-import msgspec
+from urllib.parse import urlencode
 
 from fastws.client import messages
+from fastws.client.address import NO_TOKEN, Address
 from fastws.client.backoff import ENDS, NEW_TOKEN, Reconnection
 from fastws.client.errors import ConnectError, EndedError, RequestError, TokenError, UsageError
 from fastws.client.inbox import Inbox
@@ -20,33 +17,12 @@ from fastws.client.messages import Interrupted, RefreshFailed
 from fastws.client.socket import Socket
 from fastws.client.tokens import TokenClock
 
-TokenSource = Callable[[], Awaitable[str]]
-"""Gets a new token from wherever tokens come from. What it raises is told by a `RefreshFailed`."""
-
-# As the server takes them: existing pages send these.
-_NO_TOKEN: Final = ("", "null", "undefined")
 # The machine has slept where its two clocks have run apart by so many seconds, and then the connection may be gone. It
 # is looked at as often as the second says, and given as long to show that it lives.
 _CLOCK_STEP: Final = 2.0
 _LOOK_SECONDS: Final = 5.0
 # Seconds after the server has dropped requests for their rate.
 _ASK_AGAIN_SECONDS: Final = 1.1
-
-
-class Address(msgspec.Struct, kw_only=True):
-    """Where to connect, and how; the parameters of `fastws.client.Client`. `url` is without its `query`."""
-
-    url: str
-    query: list[tuple[str, str]]
-    token_source: TokenSource | None
-    connect_timeout: float
-    connect_attempts: int
-    ping_interval: float
-    ping_timeout: float
-    compression: bool
-    proxy: str | None
-    ssl: tls.SSLContext | None
-    headers: dict[str, str]
 
 
 class Conversation(Protocol):
@@ -184,7 +160,7 @@ class Link:
 
     async def _new_token(self) -> str:
         token = "" if self._address.token_source is None else await self._address.token_source()
-        if not isinstance(token, str) or token in _NO_TOKEN or not (token.isascii() and token.isprintable()):
+        if not isinstance(token, str) or token in NO_TOKEN or not (token.isascii() and token.isprintable()):
             raise UsageError("refresh_token: expected it to return the text of a JWT")
         return token
 
@@ -194,6 +170,7 @@ class Link:
         started = time.monotonic()
         headers = dict(self._address.headers)
         if self.token is not None:
+            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             headers["Authorization"] = f"Bearer {self.token}"
         query = urlencode([*self._address.query, *self._session.parameters().items()])
         self._fault = None
@@ -380,39 +357,3 @@ class Link:
 
 def refusal(error: messages.Error) -> RequestError:
     return RequestError(error.code, error.message, error.details)
-
-
-def check_proxy(url: str) -> None:
-    """Raises UsageError where a proxy cannot be used."""
-    try:
-        parsed = urlsplit(url)
-        is_good = parsed.scheme in ("http", "https", "socks5") and bool(parsed.hostname and parsed.port)
-    except ValueError:
-        is_good = False
-    if not is_good:
-        # It may have a password.
-        raise UsageError("proxy: it is no URL of a proxy; write http://HOST:PORT, https://… or socks5://…")
-
-
-def split(url: str, path: str) -> tuple[str, list[tuple[str, str]], str | None]:
-    """The URL without its query, with `path` where it has none, the parameters but for the token, and the token."""
-    try:
-        parsed = urlsplit(url)
-        is_good = parsed.scheme in ("ws", "wss") and bool(parsed.hostname)
-        port = parsed.port
-    except ValueError:
-        is_good, port = False, None
-    if not is_good or port == 0:
-        raise UsageError(f"url: {url!r} is no WebSocket URL; write ws://HOST:PORT or wss://HOST:PORT")
-    if parsed.username is not None:
-        raise UsageError("url: it has a user name, which nothing is done with; give token=")
-    if parsed.path not in ("", "/"):
-        path = parsed.path
-    query = parse_qsl(parsed.query, keep_blank_values=True)
-    own = ("token", "session_id", "last_sequence", "epoch")
-    token = next((value for name, value in query if name == "token" and value not in _NO_TOKEN), None)
-    return (
-        f"{parsed.scheme}://{parsed.netloc}{path}",
-        [(name, value) for name, value in query if name not in own],
-        token,
-    )

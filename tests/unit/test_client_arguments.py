@@ -48,6 +48,8 @@ def test_subscriptions(arguments: Any, text: str) -> None:
         ({"proxy": "me:secret@localhost:8080"}, "proxy: .* write http://HOST:PORT"),
         ({"proxy": "ftp://me:secret@localhost:8080"}, "proxy: .* write http://HOST:PORT"),
         ({"proxy": "http://me:secret@localhost"}, "proxy: .* write http://HOST:PORT"),
+        ({"headers": {"X-Key": "secret\r\nHost: x"}}, "headers: 'X-Key'"),
+        ({"headers": {"connection": "secret"}}, "headers: 'connection' .*; leave it out"),
     ],
 )
 def test_clients(options: dict[str, Any], text: str) -> None:

@@ -486,6 +486,37 @@ async def test_nothing_is_sent_after_the_farewell() -> None:
     assert FrameReader().feed(said) == [("message", TEXT, False, b"one"), ("close", 1000, "")]
 
 
+@pytest.mark.parametrize("what", ["requests", "answers to pings"])
+async def test_what_nobody_reads_is_not_kept_for_ever(what: str) -> None:
+    pings = frame(PING, b"x" * 125) * 500 if what == "answers to pings" else b""
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        # It reads nothing, until the other side has gone.
+        peer.writer.transport.pause_reading()
+        try:
+            while not over.is_set():
+                peer.writer.write(pings)
+                await peer.writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass  # it has gone
+
+    over = asyncio.Event()
+    async with peer(serve) as url:
+        socket = Kept()
+        await socket.connect(url, time_limit=10.0)
+        try:
+            async with asyncio.timeout(30.0):
+                while not socket.ended.done():
+                    if not pings:
+                        socket.send(b"x" * 65_536)
+                    await asyncio.sleep(0)
+        finally:
+            over.set()
+        assert await socket.end() == (ABNORMAL, "the peer does not read what it is sent")
+
+
 async def test_parts_of_characters_become_whole_ones() -> None:
     text = "가격 12,340원 \U0001f4c8".encode()
 
