@@ -127,7 +127,7 @@ async def test_who_stops_reading_is_told_exactly_what_was_lost(
 async def test_who_stops_reading_with_both_modes_is_told_exactly_what_was_lost(
     server: StartServer, tmp_path: Path, options: dict[str, object], over: dict[str, str]
 ) -> None:
-    target = start(server, tmp_path, simulator_rate=6000, **over)
+    target = start(server, tmp_path, simulator_rate=3000, **over)
     complete = {(code, kind) for code in CODES[:6] for kind in CHANNELS.values()}
     conflated = {(code, kind) for code in CODES[6:] for kind in CHANNELS.values()}
     losses = Losses()
@@ -155,7 +155,7 @@ async def test_who_stops_reading_with_both_modes_is_told_exactly_what_was_lost(
 async def test_who_changes_subscriptions_without_reading_is_told_exactly_what_was_lost(
     server: StartServer, tmp_path: Path, over: dict[str, str]
 ) -> None:
-    target = start(server, tmp_path, simulator_rate=6000, **over)
+    target = start(server, tmp_path, simulator_rate=3000, **over)
     keys = {(code, kind) for code in CODES[:4] for kind in CHANNELS.values()}
     losses = Losses()
 

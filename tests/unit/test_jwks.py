@@ -375,20 +375,19 @@ async def test_an_issuer_that_is_down(issuer: Issuer) -> None:
 
 
 async def test_the_loop_goes_on_while_the_issuer_is_silent(issuer: Issuer) -> None:
-    async with authenticating(issuer, STILL._replace(time_limit=0.3, cooldown=0)) as subject:
+    async with authenticating(issuer, STILL._replace(time_limit=0.5, cooldown=0)) as subject:
         await until(lambda: reason(subject, token(0)) is None)
         issuer.answer = silence
+        n_asked = issuer.asked
         waiting = asyncio.create_task(awaited_reason(subject, token(1)))
-        longest, n_turns = 0.0, 0
+        n_turns = 0
         while not waiting.done():
-            started = time.monotonic()
             await asyncio.sleep(0)
-            longest = max(longest, time.monotonic() - started)
-            n_turns += 1
+            # The issuer is on this loop: who waited for it otherwise would not be heard.
+            n_turns += issuer.asked > n_asked
             assert reason(subject, token(0)) is None
         assert waiting.result() == "unknown_key"
-        assert n_turns > 100
-        assert longest < 0.2
+        assert n_turns > 20
 
 
 async def test_pauses_between_attempts_grow(issuer: Issuer) -> None:
