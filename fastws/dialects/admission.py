@@ -158,9 +158,11 @@ class Admission:
             known = [end for end in ends if end is not None]
             until = max(known) if known and len(known) == len(ends) else None
             self.credentials.authenticator.revoke_jti(jti, until)
+        # One that was closed is there until its client has said farewell, and was counted.
+        n_open = sum(client.connection.is_open for client in chosen)
         for client in chosen:
             client.connection.close(CloseCode.TOKEN_INVALID, KICKED)
-        return len(chosen)
+        return n_open
 
     def revoke(self, portfolio_ids: Iterable[int]) -> None:
         """Take portfolios from those who hold them and may not any more; their owners are others now."""

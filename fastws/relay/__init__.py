@@ -53,11 +53,11 @@ within about 0.1 s: of these each instance may let in as many as it sees room fo
 has died count for 5 s more. Limits of addresses and in all are each instance's own. While Redis is away, every
 instance counts its own users only.
 
-**Kicks and alerts** are told to the instances that are there. A token that was kicked is refused by those, and not by
-one that was away. Alert rules are the database's: whoever makes or deletes one tells the others its number, and those
-that have the same database look it up there. Each holds prices against them, and the database decides who fires. An
-alert that nobody has heard waits where it came in and where its user has a session; it goes to the instance that the
-user comes to, and whoever tells it says so to all.
+**Kicks and alerts** are told to the instances that are there, who answer how many connections they close. A token that
+was kicked is refused by those, and not by one that was away. Alert rules are the database's: whoever makes or deletes
+one tells the others its number, and those that have the same database look it up there. Each holds prices against them,
+and the database decides who fires. An alert that nobody has heard waits where it came in and where its user has a
+session; it goes to the instance that the user comes to, and whoever tells it says so to all.
 
 **Sessions** can be restored at every instance. What a connection holds, whose it is and for how long it can be
 restored is told to all within `relay_interval_ms` (at least 10 ms), each session once, however often it has changed,
@@ -106,17 +106,17 @@ meanwhile waits in its sockets, and is read before anybody counts as silent, or 
 
 Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
 `worker_links` with `exchange`, or `pair_links`, both of them with `exchange_links`, `exchange_ends` and
-`exchange_frames`; `outbox` what waits to be sent, `address` what
-the setting `relay` may say, `channels` their names, `control` the messages beside envelopes, `sending` what leaves and
-`ring` what was sent, `receiving` what comes, `streams` what is expected of an origin, `carrier` brings it to the
-market, `interest` which shards are wanted, `awaiting` who waits for them, `meetings` who is there and `peers` as far as
-they are heard, `posts` who runs a feed and `keeper` runs it, `session_news` tells and hears of sessions with
-`session_messages`, `peer_sessions` are those of others, `session_claims` asks for them for `waiting_claims`, all
-of them no more often than `asking_all` says, and `moved_sessions` makes them, `session_giving` gives own ones away,
-`session_keeping` tells of those whose holders are gone and `session_leaving` leaves own ones, saying of them what
-`session_states` knows, `session_moves` is all of that, `expiring` is what is remembered for a while only, `sharing`
-what is known of users and of what is looked at everywhere and `tables` how that is kept the same, `numbering` how far
-what others tell is known, `naming` what instances are called, `delays` when Redis is tried again, `lasting` the tasks
-that must not end, `counts` what has passed, `outages` what the log says of Redis, `failures` what becomes
-of faults of ours, `awake_clock` what time it is, `relay` all of it together.
+`exchange_frames`; `outbox` what waits to be sent, `address` what the setting `relay` may say, `channels` their names,
+`control` the messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes,
+`streams` what is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted,
+`awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and
+`keeper` runs it, `session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of
+others, `session_claims` asks for them for `waiting_claims`, all of them no more often than `asking_all` says, and
+`moved_sessions` makes them, `session_giving` gives own ones away, `session_keeping` tells of those whose holders are
+gone and `session_leaving` leaves own ones, saying of them what `session_states` knows, `session_moves` is all of that,
+`expiring` is what is remembered for a while only, `sharing` what is known of users and of what is looked at everywhere
+and `tables` how that is kept the same, `numbering` how far what others tell is known, `naming` what instances are
+called, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has passed, `outages`
+what the log says of Redis, `kicking` closes connections everywhere, `failures` what becomes of faults of ours,
+`awake_clock` what time it is, `relay` all of it together.
 """

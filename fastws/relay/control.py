@@ -94,12 +94,24 @@ class GapRequest(msgspec.Struct, frozen=True, tag="gap"):
 
 
 class Kick(msgspec.Struct, frozen=True, tag="kick"):
-    """Connections are to be closed everywhere: those of a user, of a token or with an id; the others are None."""
+    """Connections are to be closed everywhere: those of a user, of a token or with an id; the others are None.
+
+    Who sends it counts these by `id`; one without is not to be answered.
+    """
 
     origin: Origin
     user_id: str | None = None
     jti: str | None = None
     connection_id: str | None = None
+    id: Annotated[int, Meta(ge=0, le=2**62)] = 0
+
+
+class KickAnswer(msgspec.Struct, frozen=True, tag="kick-answer"):
+    """So many connections were `closed` by the kick `id` of whom it is sent to."""
+
+    origin: Origin
+    id: Annotated[int, Meta(ge=1, le=2**62)]
+    closed: Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class UserAlert(msgspec.Struct, frozen=True, tag="alert"):
@@ -199,6 +211,7 @@ Message: TypeAlias = (
     | ValuesRequest
     | GapRequest
     | Kick
+    | KickAnswer
     | UserAlert
     | AlertHeard
     | TablePart

@@ -30,6 +30,7 @@ from fastws.relay.control import (
     ForceRequest,
     GapRequest,
     Kick,
+    KickAnswer,
     RulesChanged,
     SessionMessage,
     TablePart,
@@ -43,6 +44,7 @@ from fastws.relay.counts import RelayCounts
 from fastws.relay.failures import log_failure
 from fastws.relay.forcing import Forcing
 from fastws.relay.interest import LINGER_SECONDS, ShardInterest
+from fastws.relay.kicking import Kicking
 from fastws.relay.lasting import Lasting
 from fastws.relay.links import AnyLink
 from fastws.relay.meetings import Meetings
@@ -101,7 +103,6 @@ class Relay:
         self.clock = clock = clock or AwakeClock()
         self.peers = Peers(clock)
         # What others say that is no market's matter; of rules also None, when something may not have been heard.
-        self.on_kick: Callable[[Kick], object] = lambda kick: None
         self.on_alert: Callable[[UserAlert], object] = lambda alert: None
         self.on_heard: Callable[[AlertHeard], object] = lambda heard: None
         self.on_rules: Callable[[RulesChanged | None], object] = lambda changed: None
@@ -143,6 +144,7 @@ class Relay:
         )
         self.sharing = Sharing(hub, self.link, self._channels, self.peers, origin=self.origin, clock=clock)
         self.forcing = Forcing(self.link, self._channels, self.peers, origin=self.origin)
+        self.kicking = Kicking(self.link, self._channels, self.peers, origin=self.origin)
         self.meetings = Meetings(
             self.link,
             self._channels,
@@ -299,7 +301,7 @@ class Relay:
         """See `Awaiting.when_heard`."""
         self._awaiting.when_heard(missing, then)
 
-    def say(self, message: Kick | UserAlert | AlertHeard | RulesChanged) -> None:
+    def say(self, message: UserAlert | AlertHeard | RulesChanged) -> None:
         """Tell all instances that are there; one that is away does not hear of it later."""
         self.link.send(self._channels.control, encode(message))
 
@@ -343,7 +345,9 @@ class Relay:
             else:
                 self.sharing.hand_out(message)
         elif isinstance(message, Kick):
-            self.on_kick(message)
+            self.kicking.hear(message)
+        elif isinstance(message, KickAnswer):
+            self.kicking.hear_answer(message)
         elif isinstance(message, UserAlert):
             if message.extra is not None and not is_json_members(message.extra):
                 raise ControlError("what was added to an alert is no JSON")

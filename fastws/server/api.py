@@ -60,7 +60,9 @@ class ApiView(CallersView, PublishingView, Protocol):
     async def encode_ledger(self, *, has_topics: bool, has_connections: bool) -> bytes:
         """The body of ``/v1/ws/ledger``; see :class:`fastws.server.ledger.Ledger`."""
 
-    def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
+    async def kick(
+        self, *, user_id: str | None, jti: str | None, connection_id: str | None
+    ) -> tuple[int, list[str]]:
         """Close the connections of a user, of a token or with an id (the others are None); return how many.
 
         `user_id` is compared with `Identity.user_key`.
@@ -195,12 +197,12 @@ class _Routes:
             value = str(value)
         if not isinstance(value, str) or not value:
             raise invalid(name, f"{name}: expected a text that is not empty")
-        n_closed = self._server.kick(
+        n_closed, missing = await self._server.kick(
             user_id=value if name == "user_id" else None,
             jti=value if name == "jti" else None,
             connection_id=value if name == "connection_id" else None,
         )
-        return json_response({"closed": n_closed})
+        return json_response({"closed": n_closed, **({"missing": missing} if missing else {})})
 
     async def reload_portfolios(self, request: web.Request) -> web.Response:
         self._check_admin(request)

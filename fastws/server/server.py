@@ -211,7 +211,7 @@ class Server:
         self.shared_alerts: SharedAlerts | None = None
         self._shared_rules: SharedRules | None = None
         if self.relay is not None:
-            self.relay.on_kick = self._on_kick
+            self.relay.kicking.on_kick = self._on_kick
             self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
             self._shared_rules = SharedRules(self.relay, self.alerts)
             self.relay.meetings.on_feed = self._on_feed
@@ -711,22 +711,29 @@ class Server:
         ledger = Ledger(self.hub, self.admission.presence.by_id)
         return await ledger.encode(has_topics=has_topics, has_connections=has_connections)
 
-    def kick(self, *, user_id: str | None, jti: str | None, connection_id: str | None) -> int:
+    async def kick(
+        self, *, user_id: str | None, jti: str | None, connection_id: str | None
+    ) -> tuple[int, list[str]]:
         """Close connections with 4401, also those of other instances; see `Admission.kick`.
 
-        Returns how many of this instance.
+        Returns how many, and the names of the instances that have not said how many of theirs.
         """
         n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
+        missing: list[str] = []
         if self.relay is not None and (self.worker is None or self.settings.relay is not None):
             # Workers that have no other relay are asked by whoever answers for all; see `together`.
-            self.relay.say(Kick(self.relay.origin, user_id, jti, connection_id))
+            n_others, missing = await self.relay.kicking.kick(
+                user_id=user_id, jti=jti, connection_id=connection_id
+            )
+            n += n_others
         whom = {
             "user": user_id and user_id[:64],
             "jti": jti and jti[:64],
             "connection": connection_id and connection_id[:8],
         }
-        _log.info("kicked", **{name: text for name, text in whom.items() if text}, closed=n)
-        return n
+        silent = {"missing": missing} if missing else {}
+        _log.info("kicked", **{name: text for name, text in whom.items() if text}, closed=n, **silent)
+        return n, missing
 
     async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
         """Read portfolios again; see `Portfolios.reload`."""
@@ -750,8 +757,8 @@ class Server:
 
     # What other instances say.
 
-    def _on_kick(self, kick: Kick) -> None:
-        self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
+    def _on_kick(self, kick: Kick) -> int:
+        return self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
 
     def _is_awaited(self, user_key: str) -> bool:
         moves = None if self.relay is None else self.relay.sessions

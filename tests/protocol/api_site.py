@@ -102,14 +102,14 @@ class View:
             raise StoreError("database sqlite:///x.db: disk I/O error")
         return Reloaded(100, 2000, 1, 0.25049, {None: "id"} | {n: f"of {n}" for n in range(1, 12)})
 
-    def kick(self, **wanted: str | None) -> int:
+    async def kick(self, **wanted: str | None) -> tuple[int, list[str]]:
         name, value = next((name, value) for name, value in wanted.items() if value is not None)
         assert set(wanted) == {"user_id", "jti", "connection_id"}
         assert sum(value is not None for value in wanted.values()) == 1
         left = [connection for connection in self.open if connection[name] != value]
         n_closed = len(self.open) - len(left)
         self.open = left
-        return n_closed
+        return n_closed, ["another"] if value == "c3" else []
 
 
 class Site:

@@ -69,7 +69,9 @@ async def test_a_client_that_takes_a_session_over_is_kicked(named: str) -> None:
         async with client(f"{url}?session_id={session_id}&token={bearer}", greeted=False) as connection:
             await until(lambda: bool(server.admission.presence.arriving))
             chosen = {"jti": "j", "user_id": "alice", "connection_id": session_id}[named]
-            n_closed = server.kick(**{"jti": None, "user_id": None, "connection_id": None} | {named: chosen})
+            n_closed, _ = await server.kick(
+                **{"jti": None, "user_id": None, "connection_id": None} | {named: chosen}
+            )
             assert n_closed == (1 if named == "jti" else 2)
             assert await connection.closed() == 4401
         assert not server.admission.presence.arriving
@@ -94,8 +96,8 @@ async def test_a_revocation_is_kept_as_long_as_the_token() -> None:
     async with serving(jwt_leeway=0) as (server, url), client(f"{url}?token={token(jti='j')}"):
         ends_at = served(server).identity
         assert ends_at is not None
-        server.kick(user_id=None, jti="j", connection_id=None)
-        server.kick(user_id=None, jti="unknown", connection_id=None)
+        await server.kick(user_id=None, jti="j", connection_id=None)
+        await server.kick(user_id=None, jti="unknown", connection_id=None)
         revoked = server.authenticator._revocations
         assert ends_at.ends_at is not None
         assert revoked.has("j", ends_at.ends_at - 1)

@@ -448,7 +448,7 @@ async def test_whatever_ends_a_connection_it_is_counted_no_more() -> None:
                     writer.write(frame(8, b"\x03\xe8"))
                 elif way == 7:
                     chosen = rng.choice([*server.admission.presence.by_id, ""])
-                    server.kick(user_id=None, jti=None, connection_id=chosen)
+                    await server.kick(user_id=None, jti=None, connection_id=chosen)
                 elif way == 8:
                     writer.write_eof()
                 with contextlib.suppress(TimeoutError):

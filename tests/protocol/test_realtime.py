@@ -181,7 +181,7 @@ async def test_a_token_that_expires_ends_the_connection_unless_it_is_replaced(tm
 
 async def test_a_client_can_be_kicked(tmp_path: Path) -> None:
     async with serving(tmp_path) as site, site.realtime(token=token()) as connection:
-        assert site.server.kick(user_id="alice", jti=None, connection_id=None) == 1
+        assert await site.server.kick(user_id="alice", jti=None, connection_id=None) == (1, [])
         assert await connection.closed() == 4401
         assert site.server.realtime.closes == {("kicked", "server"): 1}
 
