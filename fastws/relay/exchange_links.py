@@ -14,6 +14,8 @@ class ExchangeLink:
     and told to whichever end there is once it may be; see `_listener`.
     """
 
+    is_detoured = False
+
     def __init__(
         self,
         end: ExchangeEnd | None,

@@ -27,6 +27,7 @@ class FeedKeeper:
     `rank` is this instance's place in the row of those that can run the feed, 0 the first, and `patience` after how
     many seconds of silence the owner counts as gone. `status` tells the state of the feed here. `on_change` is called
     when this instance begins or ceases to run the feed. `is_owner`: it is known that nobody else runs it at the start.
+    `before` is the instance whose process this one takes over from, 0 for none.
 
     1. There is at most one run of the feed here, and the feed is ended before another instance is told so.
     2. What instances say of the feed is announced at once when it changes.
@@ -43,9 +44,12 @@ class FeedKeeper:
         status: Callable[[], FeedState],
         on_change: Callable[[], object] = lambda: None,
         is_owner: bool = False,
+        before: int = 0,
     ) -> None:
         self.feed = feed
-        self.post = Post(relay.origin, rank, patience=patience, now=relay.clock(), is_owner=is_owner)
+        self.post = Post(
+            relay.origin, rank, patience=patience, now=relay.clock(), is_owner=is_owner, before=before
+        )
         self._relay = relay
         self._status = status
         self._on_change = on_change
@@ -134,6 +138,10 @@ class FeedKeeper:
         # Whoever stops it is raised its error, which may be hours later.
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the feed has failed here and is left to the others", feed=self.feed, exc_info=error)
+
+    def hear_of(self, origin: int, name: str) -> None:
+        """Know from elsewhere, before the start, which other instance runs the feed."""
+        self.post.hear_of(Candidate(origin, name, 0, True, "live", self._relay.clock()))
 
     def tell(self) -> None:
         """The state of the feed may have changed here; it is looked at now and then in any case."""

@@ -23,6 +23,10 @@ class AnyLink(Protocol):
     def is_up(self) -> bool: ...
 
     @property
+    def is_detoured(self) -> bool:
+        """Whether it is up only as far as to another process of this server."""
+
+    @property
     def n_connects(self) -> int: ...
 
     @property

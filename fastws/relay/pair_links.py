@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from fastws.relay.address import RedisAddress
 from fastws.relay.exchange_ends import ExchangeEnd
@@ -71,11 +71,24 @@ class PairEnd(ExchangeEnd):
             self._on_other(frame)
 
 
+@runtime_checkable
+class PairedLink(Protocol):
+    """An `AnyLink` that goes over a `PairEnd` while there is one; `is_only_way`: it has no other."""
+
+    is_only_way: bool
+
+    def attach(self, end: PairEnd, /) -> None: ...
+
+    def detach(self) -> None: ...
+
+
 class PairLink(ExchangeLink):
     """The relay's link over whichever `PairEnd` is attached.
 
     It is always up: without another process there is nobody who could be missed, and nothing is waited for.
     """
+
+    is_only_way = True
 
     def __init__(
         self,
@@ -90,6 +103,11 @@ class PairLink(ExchangeLink):
     @property
     def n_dropped(self) -> int:
         return self._n_dropped_before + super().n_dropped
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is another process."""
+        return self._end is not None
 
     def attach(self, end: PairEnd) -> None:
         """Go over `end` from now on, which is open."""
@@ -107,15 +125,17 @@ class PairLink(ExchangeLink):
         self._note_up()
 
 
-def attach(relay: Relay | None, end: PairEnd) -> None:
-    """Let `relay` go over `end`, unless it has another way."""
-    if relay is not None and isinstance(relay.link, PairLink):
+def attach(relay: Relay, end: PairEnd, *, is_relay_away: bool) -> None:
+    """Let `relay` go over `end`. One that has a Redis does so only where that is away."""
+    if isinstance(relay.link, PairedLink) and (relay.link.is_only_way or is_relay_away):
         relay.link.attach(end)
 
 
-def detach(relay: Relay | None) -> None:
-    """The other process is gone, whatever it has said last."""
-    if relay is not None and isinstance(relay.link, PairLink):
-        relay.link.detach()
-        for peer in relay.peers:
-            relay.meetings.end(peer.origin)
+def detach(relay: Relay | None, origin: int = 0) -> None:
+    """The other process is gone, whatever it has said last; `origin` is what it was at the relay, if that is known."""
+    if relay is None or not isinstance(relay.link, PairedLink):
+        return
+    relay.link.detach()
+    gone = [peer.origin for peer in relay.peers] if relay.link.is_only_way else [origin]
+    for each in gone:
+        relay.meetings.end(each)

@@ -55,10 +55,18 @@ class Post:
        soon as they hear of each other, one gives it up: the one whose feed is not `live`, else the one that is later
        in the row. Only what was said after one's own beginning counts.
     7. Who has given up for good takes no part any more.
+    8. What the process `before` has left, which this one takes over from, is this one's also while the relay is away.
     """
 
     def __init__(
-        self, origin: int, rank: int, *, patience: float, now: float, is_owner: bool = False
+        self,
+        origin: int,
+        rank: int,
+        *,
+        patience: float,
+        now: float,
+        is_owner: bool = False,
+        before: int = 0,
     ) -> None:
         self.origin = origin
         self.rank = rank
@@ -66,6 +74,7 @@ class Post:
         self.is_owner = is_owner
         self.is_over = False
         self.n_takeovers = 0
+        self._before = before
         self._began = now
         self._taken_at = now
         # The owner that was heard last, and when it has left the feed to others since.
@@ -75,7 +84,12 @@ class Post:
     @property
     def owner(self) -> str:
         """The name of the other instance that runs the feed, as far as is known; empty: none does."""
-        return "" if self._owner is None or self._left_at is not None or self.is_owner else self._owner.name
+        return "" if self.elsewhere is None else self.elsewhere.name
+
+    @property
+    def elsewhere(self) -> Candidate | None:
+        """The other instance that runs the feed, as far as is known."""
+        return None if self._left_at is not None or self.is_owner else self._owner
 
     @property
     def is_settling(self) -> bool:
@@ -103,6 +117,9 @@ class Post:
         if owners:
             return self._stand_by(min(owners, key=_precedence))
         if up_since is None:
+            if self._owner is not None and self._owner.origin == self._before and self._left_at is not None:
+                is_free = now >= self._left_at + HANDOVER_SECONDS
+                return self._take(now, "it was left to this one") if is_free else None
             may_begin = self.is_settling and now - self._began >= START_SECONDS
             return self._take(now, "the relay is away") if may_begin else None
         before = self._owner
@@ -123,6 +140,10 @@ class Post:
             return self._take(now, "no other instance does")
         is_left = self._left_at is not None
         return self._take(now, "it was left to others" if is_left else "the owner is not heard any more")
+
+    def hear_of(self, owner: Candidate) -> None:
+        """Know from elsewhere who runs the feed."""
+        self._owner, self._left_at = owner, None
 
     def left(self, origin: int, now: float) -> None:
         """An instance has said good-bye, or says that it takes no part any more."""

@@ -92,7 +92,11 @@ class Receiving:
 
     def positions(self) -> list[tuple[int, int, int]]:
         """How far it is: (origin, shard, position of the last update whose turn it was)."""
-        return [(origin, shard, stream.next - 1) for (origin, shard), stream in self._streams.items()]
+        return [
+            (origin, shard, stream.next - 1)
+            for (origin, shard), stream in self._streams.items()
+            if stream.next  # something was heard of it
+        ]
 
     def has_reached(self, origin: int, shard: int, position: int) -> bool:
         """Whether nothing up to this position is missing here."""

@@ -45,6 +45,8 @@ class RedisLink:
     5. In a cluster, sharded pub/sub is used, and the node that the channels' common hash tag belongs to.
     """
 
+    is_detoured = False
+
     def __init__(
         self,
         address: RedisAddress,

@@ -249,7 +249,8 @@ class Relay:
             # Before the numbers of what was told are announced.
             self.sharing.tell()
             self.meetings.announce()
-            self.meetings.look_after(now)
+            if not self.link.is_detoured:
+                self.meetings.look_after(now)
         self.meetings.look_at_feeds()
         if self.sessions is not None:
             self.sessions.news.look_after(now)
@@ -260,12 +261,12 @@ class Relay:
     @property
     def is_up(self) -> bool:
         """Whether Redis is there."""
-        return self.link.is_up
+        return self.link.is_up and not self.link.is_detoured
 
     @property
     def up_since(self) -> float | None:
         """When Redis came to be there, by the clock; None while it is away."""
-        return self._awaiting.up_since
+        return None if self.link.is_detoured else self._awaiting.up_since
 
     @property
     def state_seconds(self) -> float:
@@ -379,7 +380,9 @@ class Relay:
             self._awaiting.note_down()
             self._outages.note_away(self.clock(), reason)
             return
-        self._outages.note_there(self.clock(), self._awaiting.note_up())
+        away = self._awaiting.note_up()
+        if not self.link.is_detoured:
+            self._outages.note_there(self.clock(), away)
         # Nobody could be heard meanwhile.
         self.peers.excuse()
         self.meetings.announce()

@@ -143,7 +143,7 @@ class Door:
             if error.errno in _SCARCE:
                 self._pause(error)
             return  # or it has gone again
-        refusal = self._refusal()
+        refusal = self.refusal or ("" if self._end is None else "another process is taking over already")
         try:
             pid = pid_of_peer(sock)
             if refusal:
@@ -151,9 +151,9 @@ class Door:
                 sock.close()
                 return
             handed = self._handed()
-            names = [name for name, _ in handed]
+            hello = self._hello([name for name, _ in handed])
             sock.setblocking(False)
-            say_hello(sock, self._hello(names), [each for _, each in handed])
+            say_hello(sock, hello, [each for _, each in handed])
         except (OSError, UpgradeError) as error:
             _log.warning("a process could not come to take over", error=str(error))
             sock.close()
@@ -164,7 +164,7 @@ class Door:
         if self._child is None or pid != self._child.pid:
             self._time("start", START_SECONDS, self._refuse, "does not serve", pid)
         self._time("word", WORD_SECONDS, self._look_for_word, self._end)
-        task = asyncio.get_running_loop().create_task(self._meet(self._end))
+        task = asyncio.get_running_loop().create_task(self._meet(self._end, hello))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -179,17 +179,9 @@ class Door:
         self._hold()
         self._time("scarce", _SCARCE_SECONDS, self.open)
 
-    def _refusal(self) -> str:
-        """Why nobody may take over now; empty where somebody may."""
-        relay = self._server.relay
-        if self.refusal or self._end is not None:
-            return self.refusal or "another process is taking over already"
-        if relay is not None and not relay.is_up:
-            return f"the relay at {relay.address.shown} is away, over which it would tell what it knows"
-        return ""
-
     def _hello(self, sockets: list[str], refusal: str = "") -> Hello:
-        settings, relay = self._server.settings, self._server.relay
+        settings, relay, keeper = self._server.settings, self._server.relay, self._server.keeper
+        owner = None if keeper is None else keeper.post.elsewhere
         return Hello(
             __version__,
             settings.relay_shards,
@@ -198,12 +190,14 @@ class Door:
             origin=0 if relay is None else relay.origin,
             prefix=settings.relay_prefix,
             relay="" if relay is None else relay.address.shown,
+            is_relay_away=relay is not None and not relay.is_up,
+            owners={} if keeper is None or owner is None else {keeper.feed: (owner.origin, owner.name)},
         )
 
-    async def _meet(self, end: PairEnd) -> None:
+    async def _meet(self, end: PairEnd, hello: Hello) -> None:
         await end.open()
-        if self._end is end:
-            attach(self._server.relay, end)
+        if self._end is end and self._server.relay is not None:
+            attach(self._server.relay, end, is_relay_away=hello.is_relay_away)
 
     def _handed(self) -> list[tuple[str, socket.socket]]:
         handed = [

@@ -64,7 +64,10 @@ class Predecessor:
         # Whether it wants no other in its place any more.
         self._is_refused = False
         self._is_open = False
-        self._origin = hello.origin
+        # Which instance of the relay it is, and who else runs feeds, as far as is known to it alone.
+        self.origin = hello.origin
+        self.owners = hello.owners if hello.is_relay_away else {}
+        self._is_relay_away = hello.is_relay_away
         self._relay = hello.relay
         # Files that nobody listens at once it is gone.
         self._left: list[UnixPlace] = []
@@ -104,13 +107,13 @@ class Predecessor:
         """
         self._server = server
         await self._open()
-        if not self.is_gone:
-            attach(server.relay, self._end)
         relay = server.relay
         if relay is None:
             raise UpgradeError("there is no relay to take over by")
+        if not self.is_gone:
+            attach(relay, self._end, is_relay_away=self._is_relay_away)
         began = time.monotonic()
-        while not self._is_refused and not self.is_gone and relay.missing_of_peer(self._origin):
+        while not self._is_refused and not self.is_gone and relay.missing_of_peer(self.origin):
             if time.monotonic() - began > _JOIN_SECONDS:
                 raise UpgradeError(self._silence(relay))
             await asyncio.sleep(_LOOK_SECONDS)
@@ -121,7 +124,7 @@ class Predecessor:
             "seconds": round(time.monotonic() - began, 2),
             "values": len(list(server.market.live_values())),
         }
-        if relay.missing_of_peer(self._origin):
+        if relay.missing_of_peer(self.origin):
             _log.warning("the running server has ended before it had told everything that it knows", **fields)
         else:
             _log.info("everything that the running server knows is here", **fields)
@@ -130,14 +133,14 @@ class Predecessor:
         text = f"the running server has not told what it knows within {_JOIN_SECONDS:g} s"
         if not relay.is_up:
             return f"{text}: the relay at {relay.address.shown} is away"
-        if self._relay and relay.peers.get(self._origin) is None:
+        if self._relay and relay.peers.get(self.origin) is None:
             return f"{text}: it is not heard over the relay at {relay.address.shown} (its own: {self._relay})"
         return text
 
     async def _go_on_wanting(self, relay: Relay) -> None:
         """Whoever comes later is to find also what nobody looked at while both were there."""
         while True:
-            relay.missing_of_peer(self._origin)
+            relay.missing_of_peer(self.origin)
             await asyncio.sleep(_WANT_SECONDS)
 
     def tell_ready(self) -> bool:
@@ -181,7 +184,7 @@ class Predecessor:
         for place in self._left:
             place.release()
         if self._server is not None:
-            detach(self._server.relay)
+            detach(self._server.relay, self.origin)
             if not self._server.is_draining:
                 # It was the other's until now.
                 self._server.store.claim()

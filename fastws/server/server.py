@@ -120,6 +120,7 @@ class Server:
         # The process that served until now, and whether another one does from now on.
         self._predecessor = predecessor
         self._is_leaving = False
+        self._had_feed = False
         self._made_at = time.monotonic()
         self._stopped_by = math.inf
         check_standby(settings)
@@ -222,7 +223,8 @@ class Server:
             self.relay.sharing.on_eviction = self._on_eviction
             self.admission.presence.elsewhere = self.relay.sharing
             self.admission.presence.on_user_changed = self.relay.sharing.note_user
-            self.keeper = self._make_keeper(self.relay, is_alone=predecessor is None)
+            is_alone = settings.relay is None and worker is None and predecessor is None
+            self.keeper = self._make_keeper(self.relay, predecessor, is_owner=is_alone)
         if self.relay is not None and settings.relay_sessions_bytes:
             admission = self.admission
             admission.takeover.elsewhere = self.relay.join_sessions(
@@ -353,7 +355,9 @@ class Server:
         settings, worker = self.settings, self.worker
         if settings.relay is None and worker is None and settings.upgrade_socket is None:
             return None
-        from fastws.relay.relay import Relay  # noqa: PLC0415 - it takes 60 ms, for those who are not alone
+        # They take 60 ms, for those who are not alone.
+        from fastws.relay.detour_links import DetourLink  # noqa: PLC0415
+        from fastws.relay.relay import Relay  # noqa: PLC0415
 
         link: dict[str, Any] = {}
         address = WORKERS if settings.relay is None else parse_address(settings.relay)
@@ -361,6 +365,8 @@ class Server:
             link = {"link": partial(WorkerLink, worker.end)}
         elif settings.relay is None:
             link, address = {"link": PairLink}, PAIR
+        elif worker is None and settings.upgrade_socket is not None:
+            link = {"link": partial(DetourLink, address)}
         of = "" if worker is None else f" worker {worker.number}"
         return Relay(
             self.hub,
@@ -377,21 +383,27 @@ class Server:
             **link,
         )
 
-    def _make_keeper(self, relay: Relay, *, is_alone: bool) -> FeedKeeper | None:
+    def _make_keeper(
+        self, relay: Relay, predecessor: Predecessor | None = None, *, is_owner: bool
+    ) -> FeedKeeper | None:
         supervisor = self.supervisor
         if supervisor is None:
             return None
         from fastws.relay.keeper import FeedKeeper  # noqa: PLC0415 - for those who are not alone
 
-        return FeedKeeper(
+        keeper = FeedKeeper(
             relay,
             supervisor.feed.name,
             rank=self.settings.feed_standby,
             patience=self.settings.feed_takeover,
             status=lambda: supervisor.status,
             on_change=self._show_feed,
-            is_owner=is_alone and self.worker is None and self.settings.relay is None,
+            is_owner=is_owner,
+            before=0 if predecessor is None else predecessor.origin,
         )
+        if predecessor is not None and (owner := predecessor.owners.get(keeper.feed)) is not None:
+            keeper.hear_of(*owner)
+        return keeper
 
     def _start_feed(self, supervisor: FeedSupervisor) -> None:
         if self.keeper is None:
@@ -472,6 +484,7 @@ class Server:
         process, or :meth:`take_back`.
         """
         self.is_draining = self._is_leaving = True
+        self._had_feed = self.keeper is not None and self.keeper.is_owner
         for listener in self._listeners():
             listener.hold()
         stages = asyncio.ensure_future(self._give_up_sources())
@@ -511,7 +524,9 @@ class Server:
         await self._stop_feed(timeout / 4)
         await self._end_publishing(timeout / 8)
         if self.supervisor is not None and self.relay is not None and not self.supervisor.is_running:
-            self.keeper = self._make_keeper(self.relay, is_alone=True)
+            # Of others who run it something would be heard, unless nobody can be.
+            is_owner = self.settings.relay is None or (self._had_feed and not self.relay.is_up)
+            self.keeper = self._make_keeper(self.relay, is_owner=is_owner)
             self._start_feed(self.supervisor)
 
     def _listeners(self) -> Iterator[Listener]:

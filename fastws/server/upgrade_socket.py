@@ -33,7 +33,8 @@ class Hello(msgspec.Struct, frozen=True):
 
     `n_shards` is its setting `relay_shards`, `prefix` its `relay_prefix`, and `relay` where its relay is, for people;
     empty where none is set. `origin` is which instance of the relay it is. `refusal`, where it is not empty, is why it
-    cannot be taken over now.
+    cannot be taken over now. Where its relay `is_relay_away`, it tells what it knows over this connection, and `owners`
+    are origins and names of other instances that run a feed, by its name.
     """
 
     version: str
@@ -43,6 +44,8 @@ class Hello(msgspec.Struct, frozen=True):
     origin: int = 0
     prefix: str = ""
     relay: str = ""
+    is_relay_away: bool = False
+    owners: dict[str, tuple[int, str]] = {}
 
 
 class UpgradeError(FastwsError):

@@ -117,7 +117,7 @@ async def go_on(stack: AsyncExitStack, url: str, before: Client, numbers: list[i
     query = f"session_id={greeting['connection_id']}&last_sequence={sequence}&epoch={greeting['epoch']}"
     connection = await stack.enter_async_context(client(f"{url}?{query}"))
     answer = await connection.until_type("reconnected")
-    assert answer["recovered"] is True
+    assert answer["recovered"] is True, (answer, sequence, greeting, seen)
     assert answer["restored_subscriptions"]["stock"] == ["SESSION"]
     connection.greeting |= answer
     return connection
@@ -440,19 +440,42 @@ def test_one_that_says_nothing_is_let_go_of(tmp_path: Path, settings: dict[str, 
             new.end()
 
 
-def test_a_relay_that_is_away_or_no_common_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+async def test_redis_is_away(tmp_path: Path, settings: dict[str, Any]) -> None:
     del settings["admin_bind"]
-    others = settings | {"port": 0}
-    with RedisServer(tmp_path) as redis, ended(Server(tmp_path, **settings | {"relay": redis.url})) as server:
-        until(lambda: metric(server, "fastws_relay_up") == 1, "Redis")
-        done = run(tmp_path, "serve", **others)
+    with (
+        RedisServer(tmp_path) as redis,
+        ended(Server(tmp_path, "--feed", "sim", **settings | {"relay": redis.url})) as old,
+    ):
+        until(lambda: metric(old, "fastws_relay_up") == 1, "Redis")
+        old.until_feed_is("live")
+        done = run(tmp_path, "serve", "--port", "0", **settings)
         assert done.returncode == 2
         assert f"relay: the running server has redis://127.0.0.1:{redis.port}" in done.stderr
         redis.kill()
-        until(lambda: metric(server, "fastws_relay_up") == 0, "that it is missed")
-        done = run(tmp_path, "serve", **others | {"relay": redis.url})
-        assert done.returncode == 1
-        assert f"the relay at redis://127.0.0.1:{redis.port} is away" in done.stderr
+        until(lambda: metric(old, "fastws_relay_up") == 0, "that it is missed")
+        async with AsyncExitStack() as stack:
+            before = await stack.enter_async_context(client(old.url))
+            await before.subscribe("stock", "SESSION", mode="all", snapshot=False)
+            await before.until_type("subscribed")
+            await asyncio.to_thread(publish, old.port, 1)
+            numbers: list[int] = []
+            going = asyncio.create_task(go_on(stack, old.url, before, numbers))
+            new = await asyncio.to_thread(
+                Server, tmp_path, "--feed", "sim", **settings | {"relay": redis.url}
+            )
+            stack.callback(new.end)
+            again = await going
+            await asyncio.to_thread(publish, new.port, 2)
+            while 2 not in numbers:
+                numbers += prices(await again.receive())
+            assert numbers == [1, 2]
+            # Without waiting for Redis, and it does not say that this is there.
+            await asyncio.to_thread(new.until_feed_is, "live")
+            assert metric(new, "fastws_relay_up") == 0
+            assert "the relay is there" not in new.log
+            redis.start()
+            await asyncio.to_thread(until, lambda: metric(new, "fastws_relay_up") == 1, "Redis")
+            assert metric(new, "fastws_feed_owner", feed="simulator") == 1
 
 
 async def test_another_instance_is_not_the_predecessor(

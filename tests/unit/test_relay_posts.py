@@ -242,3 +242,29 @@ def test_who_knows_that_nobody_else_runs_it_begins_at_once_and_goes_on() -> None
     standby = Candidate(2, "two", 0, False, "stopped", 101.0)
     assert post.decide(101.0, 100.5, "live", [standby]) is None
     assert post.is_owner
+
+
+def test_what_the_process_before_has_left_needs_no_relay() -> None:
+    before = Candidate(2, "two", 0, True, "live", 100.0)
+    for is_heir in (True, False):
+        post = Post(3, 1, patience=PATIENCE, now=100.0, before=2 if is_heir else 0)
+        assert post.decide(100.0, None, "stopped", [before]) == Change(False, "two", "")
+        assert post.decide(150.0, None, "stopped", []) is None
+        post.left(2, 150.0)
+        assert post.decide(150.0 + HANDOVER_SECONDS / 2, None, "stopped", []) is None
+        post.decide(150.0 + HANDOVER_SECONDS, None, "stopped", [])
+        assert post.is_owner is is_heir
+
+
+def test_an_owner_that_is_known_from_elsewhere_is_waited_for() -> None:
+    post = Post(3, 0, patience=PATIENCE, now=100.0, before=2)
+    post.hear_of(Candidate(1, "one", 0, True, "live", 100.0))
+    before = Candidate(2, "two", 0, False, "stopped", 100.0)
+    assert post.decide(100.0 + 10 * START_SECONDS, None, "stopped", [before]) is None
+    assert post.elsewhere is not None
+    post.left(2, 130.0)
+    assert post.decide(140.0, None, "stopped", []) is None
+    # Redis is there again, and it is not.
+    assert post.decide(200.0, 200.0, "stopped", []) is None
+    post.decide(200.0 + PATIENCE, 200.0, "stopped", [])
+    assert post.is_owner

@@ -162,7 +162,11 @@ async def test_a_shard_that_is_wanted_again_is_asked_for_at_once(start: Start) -
         await until(lambda: here.wire.sent)
         (request,) = here.requests()
         assert isinstance(request, ValuesRequest)
+        # Nothing was heard yet: that is no position, which others would have to refuse.
+        assert here.receiving.positions() == []
         here.receiving.leave_out([0])
+    here.receiving.take(start(2).publish())
+    assert here.receiving.positions() == [(2, 0, 1)]
 
 
 async def test_what_was_sent_early_is_not_waited_for_as_well(
