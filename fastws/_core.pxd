@@ -98,6 +98,8 @@ cdef class Update:
     cdef int64_t published_ms
     cdef int64_t published_ns       # monotonic clock
     cdef int64_t origin_ns          # when it was received, or else published: monotonic clock
+    cdef int64_t flushed_ns         # begin and end of the last flush that had it; 0: none had, yet
+    cdef int64_t sent_ns
     cdef int64_t stamp              # that of the channel once it was published, or 0; see `Channel`
     cdef bytes text0
     cdef bytes text1

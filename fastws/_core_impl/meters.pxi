@@ -74,6 +74,11 @@ cdef inline void end_run(Run* run) noexcept nogil:
     run.histogram.sum_ns += run.sum_ns
 
 
+cdef inline void note_flush(PyObject* update, int64_t begun_ns, int64_t ended_ns) noexcept:
+    (<Update>update).flushed_ns = begun_ns
+    (<Update>update).sent_ns = ended_ns
+
+
 @cython.final
 cdef class Meters:
     """Counters and durations of a hub, all since its start.
@@ -114,6 +119,9 @@ cdef class Meters:
         cdef uint32_t i
         observe(&self.send, ended_ns - begun_ns)
         if is_paced:
+            for frame in frames:
+                for i in range(frame.n_entries):
+                    note_flush(entry_update(frame.entries[i]), begun_ns, ended_ns)
             return 0
         begin_run(&waits, &self.wait)
         begin_run(&totals, &self.total)
@@ -122,6 +130,7 @@ cdef class Meters:
                 update = entry_update(frame.entries[i])
                 observe_next(&waits, begun_ns - (<Update>update).published_ns)
                 observe_next(&totals, ended_ns - (<Update>update).origin_ns)
+                note_flush(update, begun_ns, ended_ns)
         end_run(&waits)
         end_run(&totals)
         return 0

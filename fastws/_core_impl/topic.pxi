@@ -125,6 +125,17 @@ cdef class Channel:
         """When the last update was published: Unix epoch, ms; 0 when there is none."""
         return 0 if self.last is None else self.last.published_ms
 
+    @property
+    def last_times_ns(self):
+        """When the last update was received, published, flushed and sent, monotonic clock; None when there is none.
+
+        Flushed and sent are the begin and the end of the last flush that had it, so of the slowest subscribers, and 0
+        while none had. What was received at an unknown time counts as received when it was published.
+        """
+        if self.last is None:
+            return None
+        return self.last.origin_ns, self.last.published_ns, self.last.flushed_ns, self.last.sent_ns
+
 
 @cython.final
 @cython.no_gc

@@ -206,3 +206,28 @@ async def test_blocks_overflows_and_the_largest_outbox() -> None:
         assert made.hub.meters.n_overflows >= 2
         assert made.hub.meters.n_blocks >= 2
         assert made.check_ledger()["lost"] > 0
+
+
+@scenario
+async def test_an_update_knows_when_it_was_where() -> None:
+    """Also one that leaves at a pace which its subscriber has asked for."""
+    async with bench(interval_ms=1) as made:
+        client = await made.connect()
+        made.subscribe(client, "A")
+        made.subscribe(await made.connect(), "B", max_rate=1000)
+        assert made.channel("A").last_times_ns is None
+        for name in ("A", "B"):
+            before = time.monotonic_ns()
+            made.hub.set_received(before)
+            made.publish(name, 1)
+            made.hub.set_received(0)
+            times = made.channel(name).last_times_ns
+            assert times is not None
+            assert times[0] == before <= times[1]
+            assert times[2:] == (0, 0)
+            await flushed(made)
+            times = made.channel(name).last_times_ns
+            assert times is not None
+            assert list(times) == sorted(times)
+            assert times[3] <= time.monotonic_ns()
+            assert times[2] > before
