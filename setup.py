@@ -50,6 +50,7 @@ names = [
     "_portfolios",
     "_relay",
     "_inlet",
+    "_freshness",
 ]
 if sys.platform == "linux":
     names.append("bench._client")  # built on epoll

@@ -459,6 +459,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _meta("order books kept per symbol", "books", ge=1, le=65_536, restart=True)
     ] = 64
 
+    symbol_stale_min: Annotated[
+        float,
+        _meta(
+            "no symbol is stale before it was silent for this, however often it is updated",
+            "s",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 10.0
+    symbol_stale_max: Annotated[
+        float,
+        _meta(
+            "symbols whose silence would have to last longer are never stale: they are updated too seldom",
+            "s",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 600.0
+    calendars: Annotated[
+        tuple[str, ...],
+        _meta(
+            "when markets trade: MARKET=KRX, NXT, UN (both), always, or an exchange such as XNYS (extra calendars)",
+            restart=True,
+        ),
+    ] = ()
+    holidays: Annotated[
+        tuple[str, ...],
+        _meta(
+            "days off of KRX and NXT, or of other hours: 2026-12-25, 2026-11-19 10:00-16:30; XKRX: extra calendars",
+            restart=True,
+        ),
+    ] = ()
+
     connections_per_user: Annotated[
         int, _meta("connections a user may have; 0 is no limit", "connections", ge=0, le=1_000_000)
     ] = 5

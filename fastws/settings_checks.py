@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastws.errors import SettingsError
+from fastws.market.calendars import CalendarError, parse_calendar, parse_holiday
 from fastws.relay.address import EXAMPLES, AddressError, parse_address
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def check(settings: Settings) -> None:
         _check_proxy(settings, entry)
     if settings.outbox_soft_bytes > settings.outbox_hard_bytes:
         raise _conflict(settings, "outbox_soft_bytes", "must not be over", "outbox_hard_bytes")
+    if settings.symbol_stale_min > settings.symbol_stale_max:
+        raise _conflict(settings, "symbol_stale_min", "must not be over", "symbol_stale_max")
+    _check_calendars(settings)
     if settings.ping_interval >= settings.pong_timeout:
         raise _conflict(settings, "ping_interval", "must be under", "pong_timeout")
     if settings.jwks_url is not None:
@@ -283,6 +287,18 @@ def _is_http_url(url: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _check_calendars(settings: Settings) -> None:
+    for setting, texts, parse in (
+        ("calendars", settings.calendars, parse_calendar),
+        ("holidays", settings.holidays, parse_holiday),
+    ):
+        for text in texts:
+            try:
+                parse(text)
+            except CalendarError as error:
+                raise settings.error(setting, str(error), "separate several of them by commas") from None
 
 
 def _conflict(settings: Settings, lower: str, rule: str, upper: str) -> SettingsError:

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.certificates import files
 
 Message = dict[str, Any]
-PUBLISHED = ("price_update", "orderbook_update", "market_status", "feed_status")
+PUBLISHED = ("price_update", "orderbook_update", "market_status", "feed_status", "symbol_status")
 WAIT_SECONDS = 30.0
 
 

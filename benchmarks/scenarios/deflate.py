@@ -45,7 +45,7 @@ class Check:
                 self._take(update, is_snapshot="snapshot" in message)
         elif message["type"] == "price_update":
             self._take(message, is_snapshot=False)
-        elif message["type"] not in ("connection", "feed_status"):
+        elif message["type"] not in ("connection", "feed_status", "symbol_status"):
             self.faults.append(f"unexpected {message}")
 
     def _take(self, update: dict[str, Any], *, is_snapshot: bool) -> None:

@@ -146,7 +146,7 @@ class Account:
                 key = (CHANNELS[item["channel"]], item["code"])
                 self.counts["declared"] += item["dropped"]
                 self._declared[key] |= set(range(item["from_seq"], item["to_seq"] + 1))
-        elif kind != "feed_status":
+        elif kind not in ("feed_status", "symbol_status"):
             self.answers.put_nowait(kind)
 
     def _take(self, update: dict[str, Any]) -> None:

@@ -89,6 +89,19 @@ export interface FeedStatus extends Published {
   status: FeedState;
 }
 
+/** A symbol is silent for longer than can be while its market trades, or is no longer. */
+export interface SymbolStatus extends Published {
+  type: "symbol_status";
+  code: string;
+  status: "stale" | "live";
+  /** When its last price or order book was published. */
+  last_update: Timestamp;
+  /** How long it usually is from one to the next. */
+  usual_interval_ms?: number;
+  stale_after_ms?: number;
+  snapshot?: true;
+}
+
 export interface Alert extends Published {
   type: "alert";
   code: string;
@@ -112,7 +125,14 @@ export interface PortfolioUpdate extends Published, Portfolio {
   snapshot?: true;
 }
 
-export type Update = PriceUpdate | OrderbookUpdate | MarketStatus | FeedStatus | Alert | PortfolioUpdate;
+export type Update =
+  | PriceUpdate
+  | OrderbookUpdate
+  | MarketStatus
+  | FeedStatus
+  | SymbolStatus
+  | Alert
+  | PortfolioUpdate;
 
 /** What came together. Its messages have been told one by one when this is. */
 export interface Batch extends Published {
@@ -215,7 +235,7 @@ export interface ServerError {
 export interface OverflowItem {
   /** The symbol; of a market_status the market. */
   code: string;
-  channel: Channel | "market_status" | "feed_status" | "alert";
+  channel: Channel | "market_status" | "feed_status" | "symbol_status" | "alert";
   dropped: number;
   from_seq: number;
   to_seq: number;
@@ -275,6 +295,7 @@ export interface Events {
   orderbook_update: OrderbookUpdate;
   market_status: MarketStatus;
   feed_status: FeedStatus;
+  symbol_status: SymbolStatus;
   alert: Alert;
   portfolio_update: PortfolioUpdate;
   batch: Batch;
@@ -375,6 +396,8 @@ declare class Link {
   close(): void;
   /** Milliseconds since the last update of a symbol was published; undefined before the first. */
   age(code: string): number | undefined;
+  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  isStale(code: string): boolean;
 }
 
 /** A client of the screener dialect, `/v1/ws`. */
@@ -423,6 +446,7 @@ export interface RealtimeData {
   asset_update: AssetUpdate;
   portfolio_update: Portfolio;
   feed_status: Omit<FeedStatus, "type" | "timestamp" | "sequence">;
+  symbol_status: Omit<SymbolStatus, "type" | "timestamp" | "sequence" | "code" | "snapshot"> & { symbol: string };
   error: Pick<ServerError, "code" | "error_code" | "message" | "details">;
 }
 

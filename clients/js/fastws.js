@@ -450,6 +450,8 @@ export class Fastws extends Link {
    * mode.
    */
   #streams = new Map();
+  /** Symbols that are stale, as the server says. */
+  #stale = new Set();
   #isUnsettled = false;
 
   _ping = { type: "ping" };
@@ -476,6 +478,11 @@ export class Fastws extends Link {
   age(code) {
     const times = this.#streamsOf(code).map((stream) => stream.at);
     return times.length ? Math.max(0, this.now() - Math.max(...times)) : undefined;
+  }
+
+  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  isStale(code) {
+    return this.#stale.has(code);
   }
 
   // Requests.
@@ -660,7 +667,14 @@ export class Fastws extends Link {
     } else {
       message.snapshot = true;
     }
+    if (message.type === "symbol_status") {
+      this.#stale[message.status === "stale" ? "add" : "delete"](message.code);
+    }
     if (message.seq === undefined || this.#count(message, completeUpTo)) {
+      // A live update says that it is not any more.
+      if (message.seq !== undefined && !message.snapshot) {
+        this.#stale.delete(message.code);
+      }
       this._emit(message.type, message);
       this._emit("message", message);
     }
@@ -755,6 +769,9 @@ export class Fastws extends Link {
 
   #enter(isRecovered) {
     const { epoch } = this.#greeting;
+    if (!isRecovered) {
+      this.#stale.clear();
+    }
     if (epoch !== this.#epoch) {
       // The numbers begin anew. A restored session has everything still to come.
       const unknown = () => ({ seq: undefined, declared: [], isCut: false, isUnsettled: false });
@@ -797,6 +814,7 @@ export class Fastws extends Link {
           this.#streams.delete(key);
         }
       }
+      this.#stale.forEach((code) => stocks.has(code) || this.#stale.delete(code));
     }
   }
 
@@ -869,6 +887,7 @@ export class Fastws extends Link {
 export class FastwsRealtime extends Link {
   #held = { asset: new Set(), portfolio: new Set() };
   #times = new Map();
+  #stale = new Set();
 
   _ping = { type: "ping", data: {} };
 
@@ -890,6 +909,11 @@ export class FastwsRealtime extends Link {
     return this.#times.has(symbol) ? Math.max(0, this.now() - this.#times.get(symbol)) : undefined;
   }
 
+  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  isStale(symbol) {
+    return this.#stale.has(symbol);
+  }
+
   #change(type, targets, isWanted) {
     const held = this.#held[type];
     if (!held) {
@@ -899,6 +923,7 @@ export class FastwsRealtime extends Link {
     for (const target of changed) {
       held[isWanted ? "add" : "delete"](target);
       this.#times.delete(target);
+      this.#stale.delete(target);
     }
     this.#tell(type, changed, isWanted);
   }
@@ -931,6 +956,7 @@ export class FastwsRealtime extends Link {
     const data = message.data ?? {};
     if (type === "connection") {
       this._greeted(timestamp);
+      this.#stale.clear();
       this._opened(false, () => this.#tellAll(true));
     } else if (type === "server_shutdown") {
       this._announced(data.reconnect_after_ms);
@@ -941,6 +967,9 @@ export class FastwsRealtime extends Link {
       this._forgetToken();
     } else if (type === "asset_update" && this.#held.asset.has(data.symbol)) {
       this.#times.set(data.symbol, Date.parse(timestamp) || this.now());
+      this.#stale.delete(data.symbol);
+    } else if (type === "symbol_status" && this.#held.asset.has(data.symbol)) {
+      this.#stale[data.status === "stale" ? "add" : "delete"](data.symbol);
     }
     this._emit(type, data, message);
     this._emit("message", data, message);

@@ -139,6 +139,14 @@ class BaseClient(Generic[M]):
         """The user as the server knows it; None for an anonymous connection."""
         return self._conversation.user_id
 
+    def age(self, code: str) -> float | None:
+        """Seconds since the last update of a symbol was published, by the server's clock; None before the first."""
+        return self._conversation.ages.age(code, time.monotonic())
+
+    def is_stale(self, code: str) -> bool:
+        """Whether the server has said that a symbol is silent for longer than can be while its market trades."""
+        return self._conversation.ages.is_stale(code)
+
     @property
     def statistics(self) -> Statistics:
         return Statistics(

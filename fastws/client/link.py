@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from fastws.client import messages
 from fastws.client.address import NO_TOKEN, Address
+from fastws.client.ages import Ages
 from fastws.client.backoff import ENDS, NEW_TOKEN, Reconnection
 from fastws.client.errors import ConnectError, EndedError, RequestError, TokenError, UsageError
 from fastws.client.inbox import Inbox
@@ -43,6 +44,7 @@ class Conversation(Protocol):
     """The server has dropped a request, it does not say which: `ask_again` is called a second later."""
     n_repeated: int
     n_unknown: int
+    ages: Ages
 
     @property
     def server_time(self) -> datetime | None:

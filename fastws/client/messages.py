@@ -33,6 +33,7 @@ __all__ = [
     "RefreshFailed",
     "Rejected",
     "Restored",
+    "SymbolStatus",
     "Unreadable",
     "Update",
     "Withdrawn",
@@ -107,6 +108,19 @@ class FeedStatus(Update, tag_field="type", tag="feed_status", kw_only=True):
 
     feed: str
     status: str
+
+
+class SymbolStatus(Update, tag_field="type", tag="symbol_status", kw_only=True):
+    """A symbol is stale, that is silent for longer than can be while its market trades, or it is live again.
+
+    `last_update` is when its last price or book was published; `usual_interval_ms` how long it usually is from one to
+    the next, and `stale_after_ms` from how much silence on it counts as stale; None where that is not known."""
+
+    code: str
+    status: str
+    last_update: datetime
+    usual_interval_ms: int | None = None
+    stale_after_ms: int | None = None
 
 
 class Alert(Update, tag_field="type", tag="alert", kw_only=True):
@@ -220,6 +234,7 @@ Message: TypeAlias = (
     | OrderbookUpdate
     | MarketStatus
     | FeedStatus
+    | SymbolStatus
     | Alert
     | PortfolioUpdate
     | Overflow

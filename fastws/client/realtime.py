@@ -21,10 +21,26 @@ from fastws.client.base import BaseClient, Options
 from fastws.client.errors import UsageError
 from fastws.client.link import refusal
 from fastws.client.messages import Rejected
-from fastws.client.realtime_messages import Alert, AssetUpdate, FeedStatus, Message, PortfolioUpdate
+from fastws.client.realtime_messages import (
+    Alert,
+    AssetUpdate,
+    FeedStatus,
+    Message,
+    PortfolioUpdate,
+    SymbolStatus,
+)
 from fastws.client.realtime_session import Outcome, RealtimeSession, Target
 
-__all__ = ["Accepted", "Alert", "AssetUpdate", "FeedStatus", "Message", "PortfolioUpdate", "RealtimeClient"]
+__all__ = [
+    "Accepted",
+    "Alert",
+    "AssetUpdate",
+    "FeedStatus",
+    "Message",
+    "PortfolioUpdate",
+    "RealtimeClient",
+    "SymbolStatus",
+]
 
 
 class Accepted(NamedTuple):

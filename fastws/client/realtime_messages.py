@@ -25,7 +25,16 @@ from fastws.client.messages import (
 )
 from fastws.messages import realtime as wire
 
-__all__ = ["Alert", "AssetUpdate", "FeedStatus", "Message", "PortfolioUpdate", "decode", "encode"]
+__all__ = [
+    "Alert",
+    "AssetUpdate",
+    "FeedStatus",
+    "Message",
+    "PortfolioUpdate",
+    "SymbolStatus",
+    "decode",
+    "encode",
+]
 
 
 class _Told(msgspec.Struct, kw_only=True):
@@ -68,6 +77,16 @@ class FeedStatus(_Told, kw_only=True):
     status: str
 
 
+class SymbolStatus(_Told, kw_only=True):
+    """A symbol is stale or live again; see :class:`fastws.client.messages.SymbolStatus`."""
+
+    symbol: str
+    status: str
+    last_update: datetime
+    usual_interval_ms: int | None = None
+    stale_after_ms: int | None = None
+
+
 class Alert(_Told, kw_only=True):
     """A price alert of the user's has fired."""
 
@@ -82,6 +101,7 @@ Message: TypeAlias = (
     AssetUpdate
     | PortfolioUpdate
     | FeedStatus
+    | SymbolStatus
     | Alert
     | Overflow
     | Error
@@ -104,6 +124,7 @@ _TOLD: Final[Mapping[str, Any]] = {
     "asset_update": AssetUpdate,
     "portfolio_update": PortfolioUpdate,
     "feed_status": FeedStatus,
+    "symbol_status": SymbolStatus,
     "alert": Alert,
     "overflow": Overflow,
     "error": Error,

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastws.client import messages
+from fastws.client.ages import Ages
 from fastws.client.backoff import Reconnection
 from fastws.client.messages import Rejected, Restored, Withdrawn
-from fastws.client.realtime_messages import Message, decode, encode
+from fastws.client.realtime_messages import AssetUpdate, Message, SymbolStatus, decode, encode
 from fastws.errors import ErrorCode
 from fastws.messages import realtime as wire
 
@@ -60,6 +61,7 @@ class RealtimeSession:
         self.must_ask_again = False
         self.n_repeated = 0
         self.n_unknown = 0
+        self.ages = Ages()
         self.held: dict[Held, None] = {}
         self._greeting: wire.RealtimeGreeting | None = None
         self._asked: dict[int, _Asked] = {}
@@ -132,10 +134,19 @@ class RealtimeSession:
                 self.reconnection.note_shutdown(notice.data.reconnect_after_ms / 1000)
             case wire.RealtimeSubscribed() | wire.RealtimeUnsubscribed() as reply:
                 self._changed(reply)
-            case wire.RealtimePong() | wire.RealtimeAuthenticated() as reply:
+            case wire.RealtimePong() as reply:
+                self.ages.set_clock(reply.timestamp, now)
+                self._answer(reply.id, reply)
+            case wire.RealtimeAuthenticated() as reply:
                 self._answer(reply.id, reply)
             case messages.Error() as error:
                 return self._failed(error)
+            case AssetUpdate() as update:
+                self.ages.take(update.symbol, update.timestamp)
+                return [update]
+            case SymbolStatus() as status:
+                self.ages.note(status.symbol, status.status)
+                return [status]
             case told:
                 return [told]
         return []
@@ -143,6 +154,8 @@ class RealtimeSession:
     def _greeted(self, greeting: wire.RealtimeGreeting, now: float) -> list[Message]:
         is_first = self._greeting is None
         self._greeting = greeting
+        self.ages.set_clock(greeting.timestamp, now)
+        self.ages.begin()
         self.is_live = True
         self.reconnection.note_live(now)
         waiting = list(self._asked.values())
@@ -167,6 +180,7 @@ class RealtimeSession:
             self.held[held] = None
         else:
             self.held.pop(held, None)
+            self.ages.forget([str(target)] if held[0] == "asset" else ())
         asked = self._asked.get(reply.id) if isinstance(reply.id, int) else None
         if asked is not None:
             asked.left.discard(target)

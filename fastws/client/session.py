@@ -10,9 +10,18 @@ from typing import NamedTuple, TypeAlias
 from msgspec import UNSET
 
 from fastws.client import messages, wire
+from fastws.client.ages import Ages
 from fastws.client.backoff import Reconnection
 from fastws.client.held import UNSAID, Held, Target, Wish, parts, subscribe_request
-from fastws.client.messages import Message, OrderbookUpdate, PriceUpdate, Rejected, Restored, Withdrawn
+from fastws.client.messages import (
+    Message,
+    OrderbookUpdate,
+    PriceUpdate,
+    Rejected,
+    Restored,
+    SymbolStatus,
+    Withdrawn,
+)
 from fastws.client.numbers import Numbers
 from fastws.errors import ErrorCode
 from fastws.messages import (
@@ -79,6 +88,7 @@ class Session:
         self.cursor = 0
         self.n_repeated = 0
         self.n_unknown = 0
+        self.ages = Ages()
         self._numbers = Numbers()
         self._new_greeting: Greeting | None = None
         self._asked: dict[int, Asked] = {}
@@ -177,6 +187,8 @@ class Session:
                 return self._subscribed(reply)
             case Unsubscribed() as reply:
                 self.held.drop(reply.subscription_type, reply.targets)
+                if reply.subscription_type == "stock":
+                    self.ages.forget(reply.targets)
                 self._note_modes()
                 self._answered(reply.id, reply)
             case Paused() as reply:
@@ -190,7 +202,10 @@ class Session:
                 self.is_paused = False
                 self._note_modes()
                 self._answered(reply.id, reply)
-            case Pong() | TokenRefreshed() as reply:
+            case Pong() as reply:
+                self.ages.set_clock(reply.timestamp, now)
+                self._answered(reply.id, reply)
+            case TokenRefreshed() as reply:
                 self._answered(reply.id, reply)
         return []
 
@@ -202,6 +217,7 @@ class Session:
 
     def _greeted(self, greeting: Greeting, now: float) -> list[Message]:
         self._new_greeting = greeting
+        self.ages.set_clock(greeting.timestamp, now)
         if self.greeting is not None:
             # The server's word about the session follows.
             return []
@@ -212,6 +228,7 @@ class Session:
     def _begin(self, greeting: Greeting, now: float) -> None:
         """A session of its own begins."""
         self._numbers.forget()
+        self.ages.begin()
         self._owed.clear()
         self.greeting = greeting
         self.cursor = greeting.sequence
@@ -354,6 +371,8 @@ class Session:
     def _receive_data(self, received: wire.Received) -> list[Message]:
         if received.is_snapshot:
             found: list[Message] = list(received.items)  # type: ignore[arg-type]  # of the types of Message
+            for item in received.items:
+                self._note_age(item, is_live=False)
             targets, _ = self._awaited.popleft() if self._awaited else (frozenset[Target](), None)
             self._note_modes()
             self._numbers.take_snapshot(
@@ -379,9 +398,16 @@ class Session:
         elif isinstance(item, messages.Overflow):
             for lost in item.items:
                 self._numbers.declare(lost)
+        self._note_age(item, is_live=True)
         if isinstance(item, messages.Update):
             self.cursor = max(self.cursor, item.sequence)
         found.append(item)  # type: ignore[arg-type]  # of the types of Message
+
+    def _note_age(self, item: wire.Live, *, is_live: bool) -> None:
+        if isinstance(item, (PriceUpdate, OrderbookUpdate)):
+            self.ages.take(item.code, item.timestamp, is_live=is_live)
+        elif isinstance(item, SymbolStatus):
+            self.ages.note(item.code, item.status)
 
     @property
     def user_id(self) -> str | int | None:

@@ -249,6 +249,14 @@ class SyncClient:
         """See `Client.is_live`."""
         return self._client is not None and self._client.is_live
 
+    def age(self, code: str) -> float | None:
+        """See `Client.age`."""
+        return None if self._client is None else self._client.age(code)
+
+    def is_stale(self, code: str) -> bool:
+        """See `Client.is_stale`."""
+        return self._client is not None and self._client.is_stale(code)
+
     @property
     def subscriptions(self) -> dict[str, list[str]]:
         """See `Client.subscriptions`."""

@@ -41,6 +41,7 @@ _UPDATES: Final[dict[str, type[Update]]] = {
     "orderbook_update": messages.OrderbookUpdate,
     "market_status": messages.MarketStatus,
     "feed_status": messages.FeedStatus,
+    "symbol_status": messages.SymbolStatus,
     "alert": messages.Alert,
     "portfolio_update": messages.PortfolioUpdate,
 }

@@ -19,6 +19,7 @@ from fastws.dialects.conversation import Conversation
 from fastws.dialects.targets import Held, Targets
 from fastws.errors import ErrorCode
 from fastws.market.alert_messages import Alert, encode_alert
+from fastws.market.freshness import SymbolStatus, encode_symbol_status
 from fastws.market.market import Market, Stale
 from fastws.messages import RequestId
 from fastws.messages import realtime as messages
@@ -50,6 +51,8 @@ def make_encode(market: Market) -> Callable[[object, int], bytes]:
             value: PriceUpdate = payload.value  # type: ignore[attr-defined]
             day = market.day_range(value.instrument.code)
             return encode_realtime(value, payload.published_ms, day, stale=True)  # type: ignore[attr-defined]
+        if kind is SymbolStatus:
+            return encode_symbol_status(payload, published_ms, is_enveloped=True) + b"}"  # type: ignore[arg-type]
         if kind is Alert:
             return _encode_alert(payload, published_ms)  # type: ignore[arg-type]
         return encode_realtime(payload, published_ms)  # type: ignore[arg-type]  # it refuses what it does not know

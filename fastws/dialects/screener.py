@@ -22,6 +22,7 @@ from fastws.dialects.takeover import REFUSALS
 from fastws.dialects.targets import Targets
 from fastws.errors import ErrorCode
 from fastws.market.alert_messages import Alert, encode_alert
+from fastws.market.freshness import SymbolStatus, encode_symbol_status
 from fastws.market.market import Market, Stale, encode_stale
 from fastws.messages import RequestId
 from fastws.sessions import Session
@@ -34,6 +35,8 @@ def encode(payload: object, published_ms: int) -> bytes:
         return encode_portfolio(payload, published_ms)  # type: ignore[arg-type]
     if kind is Alert:
         return encode_alert(payload, published_ms)  # type: ignore[arg-type]
+    if kind is SymbolStatus:
+        return encode_symbol_status(payload, published_ms)  # type: ignore[arg-type]
     if kind is Stale:
         return encode_stale(payload)  # type: ignore[arg-type]
     return encode_screener(payload, published_ms)  # type: ignore[arg-type]  # it refuses what it does not know

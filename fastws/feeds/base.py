@@ -113,6 +113,11 @@ class Feed(ABC):
         opened and lets `asyncio.CancelledError` pass.
         """
 
+    def is_quiet(self, code: str) -> bool:
+        """Whether there is a reason for which nothing comes of a symbol: nobody wants it, or its source was asked and
+        has nothing newer. Asked of symbols that would count as stale otherwise."""
+        return False
+
     def figures(self) -> Iterable[Figure]:
         """What this feed has to tell in ``/metrics``, besides what is told of every feed."""
         return ()
@@ -211,7 +216,8 @@ class FeedSupervisor:
        that says that its source is away is `reconnecting` until it says that it is back, and then `live`.
     4. `stale` when the feed has a `stale_after` and was silent for that long; never early, and late by less
        than two watch intervals (each 1 s, or a quarter of `stale_after` when that is shorter). The run goes
-       on: silence alone restarts nothing.
+       on: silence alone restarts nothing. It is `stale`, too, as long as most of its symbols are, whatever comes of
+       the others; see :meth:`note_symbols`.
     5. `stopped` once :meth:`run` has ended, by exhaustion, :class:`FeedOverError` or cancellation, and only then.
     6. A failed run is followed by another after a delay drawn evenly between `min_delay` and a ceiling that
        starts at twice `min_delay` and doubles with every failure up to `max_delay`. The ceiling starts over
@@ -261,6 +267,7 @@ class FeedSupervisor:
         self._has_delivered = False  # in this run
         self._is_connected = True  # as far as the feed says
         self._is_trap_sprung = False  # since the last watch
+        self._are_symbols_stale = False
         self._first_delivery = 0.0
         self._last_delivery = 0.0  # the first one since the trap was last set
         self._silent_since = 0.0  # rounded up to a watch, so that no silence is overrated
@@ -398,6 +405,18 @@ class FeedSupervisor:
             self._has_delivered = True
             self._first_delivery = self._last_delivery
         if self._status != LIVE and self._is_connected:
+            self._set_status(STALE if self._are_symbols_stale else LIVE)
+
+    def note_symbols(self, are_stale: bool) -> None:
+        """Note whether most symbols of the feed are stale; somebody judges them one by one."""
+        if are_stale == self._are_symbols_stale:
+            return
+        self._are_symbols_stale = are_stale
+        if are_stale and self._status == LIVE:
+            self._set_status(STALE)
+        elif not are_stale and self._status == STALE:
+            # Whether it is silent as a whole the watch will see.
+            self._silent_since = self._clock()
             self._set_status(LIVE)
 
     def _on_connected(self, is_connected: bool) -> None:
@@ -405,7 +424,10 @@ class FeedSupervisor:
             return
         self._is_connected = is_connected
         self._silent_since = self._clock()
-        self._set_status(LIVE if is_connected else RECONNECTING)
+        if is_connected:
+            self._set_status(STALE if self._are_symbols_stale else LIVE)
+        else:
+            self._set_status(RECONNECTING)
 
     def _forgive_if_healthy(self) -> None:
         if self._has_delivered and self._last_delivery - self._first_delivery >= self._healthy_after:

@@ -115,6 +115,10 @@ class PollFeed(Feed):
             failed |= {code: shown_reason(reason) for code, reason in refused.items()}
         return updated, failed
 
+    def is_quiet(self, code: str) -> bool:
+        poller = self.poller
+        return code not in poller.wanted or poller.polled_within(code, self._fresh)
+
     def figures(self) -> list[Figure]:
         counts = self.poller.asker.counts
         calls = {name: counts[name] for name in ("answered", "failed", "limited")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastws._core import CHANNEL_ORDERBOOK, CHANNEL_PRICE, CHANNEL_STATUS
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from fastws._core import Channel, Hub, Topic
+    from fastws.market.freshness import SymbolStatus
     from fastws.market.instruments import Instruments, TableChange
 
 # Instruments taken over in a row, which is about a millisecond.
@@ -58,6 +60,7 @@ class _Stock:
         "price_channel",
         "price_sequence",
         "ring",
+        "status_channel",
     )
 
     def __init__(self, instrument: Instrument, price_channel: Channel, book_channel: Channel) -> None:
@@ -70,6 +73,15 @@ class _Stock:
         self.book: BookUpdate | None = None
         self.book_sequence = 0
         self.ring: BookRing | None = None
+        self.status_channel: Channel | None = None
+
+
+class Channels(NamedTuple):
+    """Where updates of an instrument are published."""
+
+    instrument: Instrument
+    prices: Channel
+    books: Channel
 
 
 class Market:
@@ -98,6 +110,10 @@ class Market:
         self._publish = hub.publish
         # Called with every price once it is published; alerts and portfolios hang on it.
         self.on_price: list[Callable[[PriceUpdate], object]] = []
+        # Called with every status of a market, wherever it was said.
+        self.on_status: list[Callable[[MarketStatus], object]] = []
+        self.n_changes = 0
+        """How often instruments have come to other markets or sectors."""
 
     # Publishing.
 
@@ -167,7 +183,24 @@ class Market:
 
     def publish_status(self, update: MarketStatus) -> int:
         """Publish the trading status of a market to its subscribers; return its sequence."""
+        for note in self.on_status:
+            note(update)
         return self.hub.publish(self._status_channel(update.market), update)
+
+    def publish_symbol_status(self, update: SymbolStatus) -> int:
+        """Tell the subscribers of a symbol, and those of its sector and market, whether it is stale.
+
+        Each instance tells its own subscribers: others may hear what this one does not. Returns its sequence; 0 for a
+        symbol of which there was no update, and then nothing is published.
+        """
+        stock = self._stocks.get(update.code)
+        if stock is None:
+            return 0
+        if stock.status_channel is None:
+            stock.status_channel = self.hub.channel(
+                update.code, "symbol_status", stock.price_channel.topics, bit=CHANNEL_STATUS, numbered=False
+            )
+        return self._publish(stock.status_channel, update)
 
     # What other instances publish.
 
@@ -193,6 +226,8 @@ class Market:
         """
         if isinstance(update, MarketStatus):
             channel = self._status_channel(update.market)
+            for note in self.on_status:
+                note(update)
             return self.hub.publish_carried(
                 channel, update, stamp=stamp, published_ms=published_ms, head=head
             )
@@ -277,13 +312,19 @@ class Market:
             stock = self._stocks.get(code)
             if stock is not None and (topics := self._topics(stock.instrument)) != stock.price_channel.topics:
                 moves[stock.price_channel] = topics
+                if stock.status_channel is not None:
+                    moves[stock.status_channel] = topics
             if n % _SLICE == 0:
                 if moves:
-                    self.hub.move_channels(moves)
+                    self._move(moves)
                     moves = {}
                 yield
         if moves:
-            self.hub.move_channels(moves)
+            self._move(moves)
+
+    def _move(self, moves: dict[Channel, tuple[Topic, ...]]) -> None:
+        self.n_changes += 1
+        self.hub.move_channels(moves)
 
     def topic(self, kind: str, name: str) -> Topic:
         """Return what clients subscribe to: `kind` is stock, market or sector."""
@@ -298,6 +339,21 @@ class Market:
         if stock is None:
             return None
         return max(stock.price_channel.last_published_ms, stock.book_channel.last_published_ms)
+
+    @property
+    def n_updated(self) -> int:
+        """How many instruments there have been updates of."""
+        return len(self._stocks)
+
+    def channels(self, first: int) -> Iterator[Channels]:
+        """The channels of these, from the `first` one on, in the order of their first updates."""
+        for stock in islice(self._stocks.values(), first, None):
+            yield Channels(stock.instrument, stock.price_channel, stock.book_channel)
+
+    def channels_of(self, code: str) -> Channels | None:
+        """The channels of a symbol, None before its first update."""
+        stock = self._stocks.get(code)
+        return None if stock is None else Channels(stock.instrument, stock.price_channel, stock.book_channel)
 
     def live_values(self) -> Iterator[tuple[str, PriceUpdate | BookUpdate, int]]:
         """Every last value that was published since the start, with the type of its message and its time (ms)."""

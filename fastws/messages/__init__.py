@@ -36,6 +36,7 @@ from fastws.messages.published import (
     Overflow,
     PortfolioUpdate,
     PriceUpdate,
+    SymbolStatus,
 )
 from fastws.messages.server import (
     Authenticated,
@@ -92,6 +93,7 @@ __all__ = [
     "Subscribe",
     "Subscribed",
     "Subscriptions",
+    "SymbolStatus",
     "TokenRefreshed",
     "Unsubscribe",
     "Unsubscribed",
@@ -117,6 +119,7 @@ ServerMessage = (
     | OrderbookUpdate
     | MarketStatus
     | FeedStatus
+    | SymbolStatus
     | Alert
     | PortfolioUpdate
     | Batch

@@ -38,6 +38,7 @@ _LINES: Final = """
 {"type":"orderbook_update","code":"005930","bids":[{"price":72900,"quantity":1000}],"asks":[{"price":73000,"quantity":800}],"timestamp":"2025-11-11T09:30:00.000Z","sequence":12346,"seq":88}
 {"type":"market_status","market":"KOSPI","status":"open","timestamp":"2025-11-11T09:30:00.000Z","sequence":12347}
 {"type":"feed_status","feed":"kis","status":"reconnecting","timestamp":"2025-11-11T09:30:00.000Z","sequence":12348}
+{"type":"symbol_status","code":"005930","status":"stale","last_update":"2025-11-11T09:29:49.500Z","usual_interval_ms":250,"stale_after_ms":10000,"timestamp":"2025-11-11T09:30:00.000Z","sequence":12348}
 {"type":"alert","code":"005930","alert_type":"price_above","threshold":75000,"current_price":75100,"message":"Samsung Electronics exceeded 75,000 KRW","timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
 {"type":"portfolio_update","portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":125.50,"daily_change_percent":0.25,"timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
 {"type":"portfolio_update","portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":0.00,"daily_change_percent":0.00,"unpriced":["AAPL","005930"],"timestamp":"2025-11-11T09:30:00.000Z","sequence":12349}
@@ -67,6 +68,7 @@ _REALTIME_LINES: Final = """
 {"type":"asset_update","data":{"symbol":"005930","price":73000,"high":73000,"low":72500,"quality":"polled","stale":true},"timestamp":"2025-11-10T06:30:00.000Z"}
 {"type":"portfolio_update","data":{"portfolio_id":123,"name":"Growth Portfolio","total_value":50000.00,"daily_change":125.50,"daily_change_percent":0.25},"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"feed_status","data":{"feed":"kis","status":"reconnecting"},"timestamp":"2025-11-11T09:30:00.000Z"}
+{"type":"symbol_status","data":{"symbol":"005930","status":"stale","last_update":"2025-11-11T09:29:49.500Z","usual_interval_ms":250,"stale_after_ms":10000},"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"alert","data":{"code":"005930","alert_type":"price_above","threshold":75000,"current_price":75100,"message":"Samsung Electronics exceeded 75,000 KRW"},"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"overflow","data":{"items":[{"code":"kis","channel":"feed_status","dropped":5,"from_seq":101,"to_seq":105}]},"timestamp":"2025-11-11T09:30:00.000Z"}
 {"type":"server_shutdown","data":{"reconnect_after_ms":4200},"timestamp":"2025-11-11T09:30:00.000Z"}

@@ -26,6 +26,24 @@ Sequence = Annotated[
 Epoch = Annotated[
     str, Meta(description="Changes when the counters of the server start over.", examples=["k3f9"])
 ]
+SymbolState = Annotated[
+    str,
+    Meta(
+        description="stale: nothing has come of the symbol for longer than can be, while its market trades; live: "
+        "something has come since, or there is a reason why nothing does.",
+        extra_json_schema={"enum": ["stale", "live"]},
+    ),
+]
+LastUpdate = Annotated[
+    Timestamp,
+    Meta(description="When its last price or order book was published: ISO 8601, UTC, milliseconds."),
+]
+UsualInterval = Annotated[
+    int, Meta(ge=0, description="How long it usually is from one update to the next, ms.", examples=[250])
+]
+StaleAfter = Annotated[
+    int, Meta(ge=0, description="From how much silence on it counts as stale, ms.", examples=[10000])
+]
 FeedState = Annotated[
     str,
     Meta(

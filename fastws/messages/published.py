@@ -12,7 +12,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from fastws.messages.fields import FeedState, Sequence, Timestamp
+from fastws.messages.fields import (
+    FeedState,
+    LastUpdate,
+    Sequence,
+    StaleAfter,
+    SymbolState,
+    Timestamp,
+    UsualInterval,
+)
 from fastws.messages.server import Error
 
 MAX_ALERT_TYPE: Final = 64
@@ -145,6 +153,21 @@ class FeedStatus(Update, tag="feed_status", kw_only=True):
     sequence: Sequence
 
 
+class SymbolStatus(Update, tag="symbol_status", kw_only=True):
+    """A symbol has become stale, or is no longer; to the subscribers of the symbol, its sector and its market.
+
+    An update of the symbol that comes later says that it is live as well.
+    """
+
+    code: Code
+    status: SymbolState
+    last_update: LastUpdate
+    usual_interval_ms: UsualInterval | UnsetType = UNSET
+    stale_after_ms: StaleAfter | UnsetType = UNSET
+    timestamp: Timestamp
+    sequence: Sequence
+
+
 class Alert(Update, tag="alert", kw_only=True):
     """A price alert of the user's has fired; comes to every connection of the user."""
 
@@ -197,7 +220,14 @@ class Batch(msgspec.Struct, tag_field="type", tag="batch", kw_only=True):
     batch_size: Annotated[int, Meta(ge=0, description="The number of messages.", examples=[5])]
     snapshot: Annotated[Literal[True], Meta(description="The answer to a subscription.")] | UnsetType = UNSET
     messages: list[
-        PriceUpdate | OrderbookUpdate | MarketStatus | FeedStatus | Alert | PortfolioUpdate | Error
+        PriceUpdate
+        | OrderbookUpdate
+        | MarketStatus
+        | FeedStatus
+        | SymbolStatus
+        | Alert
+        | PortfolioUpdate
+        | Error
     ]
     timestamp: Timestamp
     sequence: Sequence
@@ -208,7 +238,7 @@ class Lost(msgspec.Struct, kw_only=True):
 
     code: Annotated[str, Meta(description="The symbol; of a market_status the market.", examples=["005930"])]
     channel: Annotated[
-        Literal["price", "orderbook", "market_status", "feed_status", "alert"],
+        Literal["price", "orderbook", "market_status", "feed_status", "symbol_status", "alert"],
         Meta(
             description="price and orderbook are those of `subscribe`, the others are messages of their own."
         ),

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from fastws.errors import ErrorCode
 from fastws.messages.client import RequestId, Token
 from fastws.messages.client import Target as Name
-from fastws.messages.fields import FeedState, Timestamp
+from fastws.messages.fields import FeedState, LastUpdate, StaleAfter, SymbolState, Timestamp, UsualInterval
 from fastws.messages.published import (
     Change,
     ChangePercent,
@@ -309,6 +309,21 @@ class RealtimeFeedStatus(Message, tag="feed_status"):
     timestamp: Timestamp
 
 
+class SymbolStatusData(msgspec.Struct):
+    symbol: Symbol
+    status: SymbolState
+    last_update: LastUpdate
+    usual_interval_ms: UsualInterval | UnsetType = UNSET
+    stale_after_ms: StaleAfter | UnsetType = UNSET
+
+
+class RealtimeSymbolStatus(Message, tag="symbol_status"):
+    """A symbol has become stale, or is no longer; to its subscribers."""
+
+    data: SymbolStatusData
+    timestamp: Timestamp
+
+
 class AlertData(msgspec.Struct):
     """As in the screener dialect; members that are not named here are passed through."""
 
@@ -379,6 +394,7 @@ ServerMessage = (
     | AssetUpdate
     | RealtimePortfolioUpdate
     | RealtimeFeedStatus
+    | RealtimeSymbolStatus
     | RealtimeAlert
     | RealtimeOverflow
     | RealtimeServerShutdown

@@ -35,6 +35,7 @@ from fastws.errors import CloseCode
 from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedSupervisor
 from fastws.limits import Limits
 from fastws.market.alerts import AlertBook
+from fastws.market.freshness import Freshness
 from fastws.market.market import Market
 from fastws.market.portfolios import Portfolios
 from fastws.server.callers import is_administrator
@@ -80,6 +81,9 @@ class MetricsView(Protocol):
 
     @property
     def market(self) -> Market: ...
+
+    @property
+    def freshness(self) -> Freshness: ...
 
     @property
     def last_values(self) -> LastValues: ...
@@ -388,6 +392,16 @@ class ServerCollector(Collector):
                 "time since the last price or order book, of a feed or published over HTTP",
                 max(0, wall_ms() - last) / 1000,
             )
+        freshness = self._server.freshness
+        known, judged, stale = freshness.counts
+        yield _gauge("symbols", "symbols that there have been updates of", known)
+        yield _gauge("judged_symbols", "of these, whose silence would be noticed now", judged)
+        yield _gauge("stale_symbols", "of these, silent for longer than they usually are", stale)
+        yield _histogram(
+            "exchange_lag_seconds",
+            "how long after the exchange's time prices were received: of each symbol the last one of each second",
+            (freshness.lag_counts, freshness.lag_seconds),
+        )
         counts, _ = self._server.hub.meters.histograms()["feed"]
         yield _counter("feed_updates", "updates that feeds have delivered", sum(counts))
         if supervisor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -17,8 +18,10 @@ from fastws.feeds.simulator import SimulatorFeed
 from fastws.feeds.sources import Source, SourceSetupError, open_source
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
+from fastws.market.calendars import KOREAN_EXCHANGE, CalendarError, make_calendars
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest
+from fastws.market.sessions import KST, Calendar
 from fastws.market.store import Store, StoreError
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
@@ -142,6 +145,21 @@ def make_store(settings: Settings) -> Store:
         return Store(settings.database)
     except StoreError as error:
         raise SettingsError(str(error), setting="database") from None
+
+
+def find_calendars(settings: Settings) -> dict[str, Calendar]:
+    """The calendar of each market that has one.
+
+    Raises:
+        SettingsError: one cannot be used.
+    """
+    today = datetime.datetime.now(KST).date()
+    try:
+        return make_calendars(settings.calendars, settings.holidays, today)
+    except CalendarError as error:
+        # The texts were checked, so it is a library: that of whoever names an exchange.
+        setting = "holidays" if KOREAN_EXCHANGE in settings.holidays else "calendars"
+        raise settings.error(setting, str(error), "install it, or name days and other calendars") from None
 
 
 def configure_hub(hub: Hub, settings: Settings) -> None:

@@ -33,6 +33,7 @@ from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
 from fastws.market.alerts import AlertBook
+from fastws.market.freshness import Freshness
 from fastws.market.instruments import Instruments, TableChange
 from fastws.market.interest import NO_INTEREST, Interest, find_interest
 from fastws.market.market import Market
@@ -53,13 +54,21 @@ from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
+from fastws.server.freshness_watch import FreshnessWatch
 from fastws.server.gradual_drain import GradualDrain
 from fastws.server.handed import Handed
 from fastws.server.handshake import Request
 from fastws.server.last_values import LastValues
 from fastws.server.ledger import Ledger
 from fastws.server.listener import Listener
-from fastws.server.parts import configure_hub, fixed_symbols, load_instruments, make_feed, make_store
+from fastws.server.parts import (
+    configure_hub,
+    find_calendars,
+    fixed_symbols,
+    load_instruments,
+    make_feed,
+    make_store,
+)
 from fastws.server.peers import Peers
 from fastws.server.places import admin_places, main_places
 from fastws.server.realtime_routes import REALTIME_PATH
@@ -152,6 +161,13 @@ class Server:
         is_owner = worker is None or worker.is_owner
         self.last_values = LastValues(
             self.market, self.store, interval=settings.save_interval, is_saving=is_owner
+        )
+        self.freshness = Freshness(
+            self.market,
+            find_calendars(settings),
+            least=settings.symbol_stale_min,
+            most=settings.symbol_stale_max,
+            is_quiet=self._is_quiet,
         )
         self._awaited: Collection[str] = ()
         self._awaited_at = -math.inf
@@ -347,6 +363,9 @@ class Server:
                 begun.push_async_callback(self.admin_listener.close)
             await self.listener.start()
             begun.push_async_callback(self.listener.close)
+            watch = FreshnessWatch(self.freshness, self.supervisor)
+            watch.start()
+            begun.push_async_callback(watch.stop)
             if self.supervisor is not None:
                 self._start_feed(self.supervisor)
             self._begun = begun.pop_all()
@@ -605,6 +624,18 @@ class Server:
             return [], dict.fromkeys(codes, NO_SOURCE)
         return await feed.force(codes)
 
+    def _is_quiet(self, code: str) -> bool:
+        """Whether there is a reason why nothing comes of a symbol: its feed has one; or it comes from other instances,
+        and nobody here has it sent."""
+        keeper, relay = self.keeper, self.relay
+        if self.supervisor is not None and (keeper is None or keeper.is_owner):
+            return self.supervisor.feed.is_quiet(code)
+        channels = self.market.channels_of(code)
+        if relay is None or channels is None:
+            return False
+        has_viewers = any(topic.n_subscribers for topic in channels.prices.topics)
+        return not has_viewers or bool(relay.missing("stock", (code,)))
+
     def own_interest(self) -> Mapping[str, Interest]:
         """What clients look at, watched portfolios hold and alerts wait for; the latter two may be many, so they are
         gone through every few seconds."""
@@ -648,6 +679,9 @@ class Server:
     def last_update_ms(self) -> int | None:
         return self.market.last_update_ms
 
+    def describe_freshness(self, code: str) -> dict[str, Any] | None:
+        return self.freshness.describe(code, time.monotonic(), time.time())
+
     def stats(self) -> dict[str, Any]:
         """The body of ``/v1/ws/stats``."""
         relay = self.relay
@@ -662,6 +696,7 @@ class Server:
             self.sessions,
             self.listener,
             self.limits,
+            freshness=self.freshness.counts,
             feed_roles=self._feed_roles,
             uptime=time.monotonic() - self._made_at,
             is_draining=self.is_draining,

@@ -11,6 +11,7 @@ from fastws._version import __version__
 from fastws.clock import wall_ms
 from fastws.dialects.admission import Admission
 from fastws.limits import Limits
+from fastws.market.freshness import Counts
 from fastws.market.market import Market
 from fastws.server.acceptor import capacity
 from fastws.server.listener import Listener
@@ -24,6 +25,7 @@ def totals(
     listener: Listener,
     limits: Limits,
     *,
+    freshness: Counts,
     feed_roles: Mapping[str, str],
     uptime: float,
     is_draining: bool,
@@ -74,6 +76,8 @@ def totals(
         "bytes_sent": hub.meters.n_bytes_sent,
         "bytes_received": hub.meters.n_bytes_received,
         "messages_rate_limited": hub.meters.n_rate_limited,
+        "symbols_judged": freshness.judged,
+        "symbols_stale": freshness.stale,
         "last_update_age_ms": None if last is None else max(0, wall_ms() - last),
     }
 

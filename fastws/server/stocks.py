@@ -7,7 +7,7 @@ WebSocket.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -41,6 +41,9 @@ class StocksView(CallersView, Protocol):
     @property
     def market(self) -> MarketView: ...
 
+    def describe_freshness(self, code: str, /) -> dict[str, Any] | None:
+        """See :meth:`fastws.market.freshness.Freshness.describe`."""
+
     async def hear(self, code: str, /) -> None:
         """Wait for what other instances have published of `code`, half a second at most; one that is alone does not."""
 
@@ -53,6 +56,12 @@ def add_stock_routes(app: web.Application, server: StocksView) -> None:
         (
             Endpoint("GET", "/v1/stocks", routes.stocks, "instruments; ?market= and ?sector= choose"),
             Endpoint("GET", "/v1/stocks/{code}", routes.stock, "last price"),
+            Endpoint(
+                "GET",
+                "/v1/stocks/{code}/freshness",
+                routes.freshness,
+                "how old the last values are, and how long they were under way",
+            ),
             Endpoint(
                 "GET",
                 "/v1/stocks/{code}/orderbook",
@@ -89,6 +98,13 @@ class _Routes:
     async def stock(self, request: web.Request) -> web.Response:
         code = await self._code(request)
         return self._known(code, "price", self._server.market.stock_body(code))
+
+    async def freshness(self, request: web.Request) -> web.Response:
+        code = await self._code(request)
+        found = self._server.describe_freshness(code)
+        if found is None:
+            raise HttpError(Refusal(404, "NO_DATA", f"no update of {code} yet"))
+        return json_response(found)
 
     async def order_book(self, request: web.Request) -> web.Response:
         code = await self._code(request)

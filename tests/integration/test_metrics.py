@@ -34,7 +34,7 @@ LABELS: dict[str, set[str] | None] = {
     "python": None,
     "dialect": {"screener", "realtime"},
     "kind": {"stock", "market", "sector", "user"},
-    "channel": {"price", "orderbook", "market_status", "feed_status", "alert"},
+    "channel": {"price", "orderbook", "market_status", "feed_status", "symbol_status", "alert"},
     "outcome": {"delivered", "conflated", "lost", "undelivered"},
     "stage": {"feed", "wait", "send", "total"},
     "le": None,

@@ -14,10 +14,10 @@ import pytest
 from fastws._market import Instrument
 from fastws.feeds.asker import Asker, SourceAwayError
 from fastws.feeds.breaker import Breaker
-from fastws.feeds.kis.phases import KST
 from fastws.feeds.sources import NoPricesError, SourceSetupError, open_source
 from fastws.kis import auth
 from fastws.kis.testing import FakeKIS
+from fastws.market.sessions import KST
 from fastws.settings import Settings
 
 SAMSUNG = Instrument("005930", "Samsung", "KOSPI", currency="KRW")

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastws.auth import Authenticator
 from fastws.auth.tokens import sign
 from fastws.clock import wall_ms
 from fastws.limits import Limits
+from fastws.market.freshness import Freshness
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.server.http import MAX_BODY_SIZE, PUBLISHED_SECONDS, add_probe_routes, add_public_routes, bare_app
@@ -53,6 +55,11 @@ class View:
         self.authenticator = Authenticator(Settings(jwt_secret=SECRET))
         self.peers = Peers(())
         self.limits = Limits()
+
+    def describe_freshness(self, code: str) -> dict[str, Any] | None:
+        return Freshness(self.market, {}, least=10.0, most=600.0).describe(
+            code, time.monotonic(), time.time()
+        )
 
     async def hear(self, code: str) -> None:
         """It is alone."""
@@ -179,6 +186,7 @@ async def test_the_root_lists_every_endpoint() -> None:
             ("http", "/v1/asyncapi.json"),
             ("http", "/v1/stocks"),
             ("http", "/v1/stocks/{code}"),
+            ("http", "/v1/stocks/{code}/freshness"),
             ("http", "/v1/stocks/{code}/orderbook"),
         }
         assert all(endpoint["about"] for endpoint in body["endpoints"])

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastws._market import Instrument
-from fastws.feeds.kis.phases import KST, MARKETS, Phases, phase_at, phase_of
+from fastws.feeds.kis.phases import MARKETS, Phases, phase_at, phase_of
 from fastws.feeds.kis.polling import Job, PollPlan
 from fastws.feeds.kis.quotations import book_call, price_call, read_book, read_prices
+from fastws.market.sessions import KST
 
 SAMSUNG = Instrument("005930", "Samsung", "KOSPI")
 

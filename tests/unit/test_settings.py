@@ -101,6 +101,8 @@ def test_every_setting_can_be_given_in_every_way(toml: Callable[[str], str], tmp
         "certfile": "chain.pem",
         "keyfile": "key.pem",
         "admin_bind": "127.0.0.1:9000",
+        "calendars": ["KOSPI=KRX", "COINS=always"],
+        "holidays": ["2026-12-25", "2026-11-19 10:00-16:30"],
         "trusted_proxies": ["10.0.0.0/8", "unix"],
         "kis_keys": {"k1": "secret", "k 2": "other"},
         "kis_exchange": "KRX",

@@ -556,7 +556,11 @@ cdef bint is_control(const char* name, Py_ssize_t n) noexcept nogil:
     if n == 12:
         return memcmp(name, b"unsubscribed", 12) == 0
     if n == 13:
-        return memcmp(name, b"subscriptions", 13) == 0 or memcmp(name, b"authenticated", 13) == 0
+        return (
+            memcmp(name, b"subscriptions", 13) == 0
+            or memcmp(name, b"authenticated", 13) == 0
+            or memcmp(name, b"symbol_status", 13) == 0
+        )
     if n == 15:
         return memcmp(name, b"server_shutdown", 15) == 0 or memcmp(name, b"token_refreshed", 15) == 0
     return False

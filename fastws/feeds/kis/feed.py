@@ -126,10 +126,9 @@ class KISFeed(Feed):
         rate = self.options.poll_rate
         if rate is None:
             rate = 0.8 if is_paper else 15.0
+        self._check_interval = _PAPER_CHECK_INTERVAL if is_paper else _CHECK_INTERVAL
         self.plan = PollPlan(
-            self.options.poll_interval,
-            1 if is_paper else SYMBOLS_PER_CALL,
-            _PAPER_CHECK_INTERVAL if is_paper else _CHECK_INTERVAL,
+            self.options.poll_interval, 1 if is_paper else SYMBOLS_PER_CALL, self._check_interval
         )
         self.pollers = [
             Poller(
@@ -362,6 +361,13 @@ class KISFeed(Feed):
                 symbols=n_fixed,
                 registered=n_places,
             )
+
+    def is_quiet(self, code: str) -> bool:
+        """It is not wanted, or a poll says that it does not trade: a halt of a single symbol shows so."""
+        if code not in self._planned_for and code not in self.allocation.fixed:
+            return True
+        # A check may be late by half of its interval.
+        return self.publisher.of(code).is_confirmed(self._clock(), 1.5 * self._check_interval)
 
     def figures(self) -> Iterable[Figure]:
         return figures_of(self)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fastws._kis import columns_for, split_frame
-from fastws.feeds.kis.phases import MARKETS, OPEN, Phases, phase_of
+from fastws.feeds.kis.phases import MARKETS, Phases, phase_of
 from fastws.kis.control import TICK
+from fastws.market.sessions import OPEN
 
 if TYPE_CHECKING:
     from fastws._market import Instrument

@@ -6,19 +6,21 @@ operations; trading hours of KRX since 2026-09-14 and of Nextrade.
 
 from __future__ import annotations
 
-import datetime
 from typing import Final
 
-PRE_MARKET: Final = "pre_market"
-OPENING_AUCTION: Final = "opening_auction"
-OPEN: Final = "open"
-CLOSING_AUCTION: Final = "closing_auction"
-AFTER_MARKET: Final = "after_market"
-CLOSED: Final = "closed"
-HALTED: Final = "halted"
+from fastws.market.sessions import (
+    AFTER_MARKET,
+    CLOSED,
+    CLOSING_AUCTION,
+    HALTED,
+    KOREAN,
+    OPEN,
+    OPENING_AUCTION,
+    PRE_MARKET,
+    KoreanCalendar,
+)
 
 MARKETS: Final = ("KOSPI", "KOSDAQ")
-KST: Final = datetime.timezone(datetime.timedelta(hours=9), "KST")
 
 # How long what was said by data counts against the clock, and a halt against trades that were on their way, in seconds.
 _FRESH: Final = 600.0
@@ -41,26 +43,12 @@ _OPERATIONS: Final = {
     "184": HALTED,
     "185": OPEN,
 }
-# (from minute of the day, what it is then) of a working day.
-_DAY: Final = (
-    (20 * 60, CLOSED),
-    (15 * 60 + 40, AFTER_MARKET),
-    (15 * 60 + 30, CLOSED),
-    (15 * 60 + 20, CLOSING_AUCTION),
-    (9 * 60, OPEN),
-    (8 * 60 + 50, OPENING_AUCTION),
-    (8 * 60, PRE_MARKET),
-    (0, CLOSED),
-)
+_CLOCK: Final = KoreanCalendar(KOREAN["UN"])
 
 
 def phase_at(unix_seconds: float) -> str:
     """The phase of the day by the clock in Seoul. Holidays are not known to it, week-ends are."""
-    now = datetime.datetime.fromtimestamp(unix_seconds, KST)
-    if now.weekday() >= 5:
-        return CLOSED
-    minute = now.hour * 60 + now.minute
-    return next(phase for start, phase in _DAY if minute >= start)
+    return _CLOCK.phase_at(unix_seconds)
 
 
 def phase_of(hour: str, operation: str, market: str) -> str | None:

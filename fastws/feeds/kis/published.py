@@ -30,6 +30,7 @@ class Published:
         "_asked_at",
         "_book",
         "_book_at",
+        "_confirmed_at",
         "_is_polled",
         "_n_trades",
         "_said",
@@ -54,6 +55,7 @@ class Published:
         self._said_at = _NEVER
         self._is_polled = False  # what was said
         self._asked_at = _NEVER
+        self._confirmed_at = _NEVER
         self._trade_at = _NEVER
         self._book: BookUpdate | None = None
         self._book_at = _NEVER
@@ -76,6 +78,14 @@ class Published:
         if self._is_behind(update, day, now):
             return False
         return self._say(update, day, now, is_polled=True)
+
+    def confirm(self, asked_at: float) -> None:
+        """Note that a poll, which was asked for then, knows of nothing newer."""
+        self._confirmed_at = max(self._confirmed_at, asked_at)
+
+    def is_confirmed(self, now: float, within: float) -> bool:
+        """Whether a poll has confirmed so lately that nothing has come after what was said last."""
+        return self._confirmed_at >= self._said_at and now - self._confirmed_at <= within
 
     def is_ahead(self, update: PriceUpdate, asked_at: float, day: int) -> bool:
         """Whether a polled price tells of a trade that nothing before it has told of."""

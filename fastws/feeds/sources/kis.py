@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastws._market import Instrument, PriceUpdate
 from fastws.feeds.kis.keys import find_keys
-from fastws.feeds.kis.phases import KST
 from fastws.feeds.kis.quotations import (
     DAYS_PER_CALL,
     SYMBOLS_PER_CALL,
@@ -33,6 +32,7 @@ from fastws.feeds.sources.base import (
     SourceSetupError,
 )
 from fastws.kis.errors import KISConnectionError, KISCredentialsError
+from fastws.market.sessions import KST
 
 if TYPE_CHECKING:
     from fastws.settings import Settings

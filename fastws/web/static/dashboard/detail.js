@@ -58,7 +58,7 @@ export class Detail {
     setData(this.#panel, "fresh", String(isCurrent));
     const ms = price === null ? undefined : this.#link.age(quote.code);
     setText(parts.age, ms === undefined ? "" : ageText(ms));
-    const badge = badgeOf(price, isCurrent);
+    const badge = badgeOf(price, isCurrent, this.#link.isStale(quote.code));
     setText(parts.badge, badge);
     parts.badge.hidden = badge === "";
     if (quote.nMoves !== this.#nMoves) {
@@ -68,9 +68,10 @@ export class Detail {
   }
 }
 
-function badgeOf(price, isCurrent) {
+function badgeOf(price, isCurrent, isStale) {
   if (price === null) return t("no_price");
   if (price.stale) return t("value_old");
+  if (isStale) return t("value_stale");
   if (!isCurrent) return t("value_not_current");
   const known = { simulated: "simulated", polled: "polled" };
   return known[price.quality] ? t(known[price.quality]) : "";

@@ -99,6 +99,11 @@ export class Link {
     return this.#client.age(code);
   }
 
+  /** Whether the server says that a symbol is silent for longer than can be. */
+  isStale(code) {
+    return this.#client?.isStale(code) ?? false;
+  }
+
   /** Now, by the clock of the server. */
   now() {
     return this.#client?.now() ?? Date.now();

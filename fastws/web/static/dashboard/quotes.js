@@ -48,6 +48,7 @@ export class Quotes {
     this.#link = link;
     link.on("price_update", (update) => this.#takePrice(update));
     link.on("orderbook_update", (update) => this.#takeBook(update));
+    link.on("symbol_status", ({ code }) => this.#onStatus(code));
     link.on("state", ({ state }) => state !== "open" && this.#cut());
     link.on("paused", () => this.#cut());
   }
@@ -86,12 +87,24 @@ export class Quotes {
 
   isPriceCurrent(quote) {
     const { price, priceTurn } = quote;
-    return this.#link.isCurrent && price !== null && priceTurn === this.#link.turn && !price.stale;
+    return this.#isCurrent(quote) && price !== null && priceTurn === this.#link.turn && !price.stale;
   }
 
   isBookCurrent(quote) {
     const { book, bookTurn } = quote;
-    return this.#link.isCurrent && book !== null && bookTurn === this.#link.turn && !book.stale;
+    return this.#isCurrent(quote) && book !== null && bookTurn === this.#link.turn && !book.stale;
+  }
+
+  /** Whether anything that is known of a quote can be current: it is updated as usual. */
+  #isCurrent({ code }) {
+    return this.#link.isCurrent && !this.#link.isStale(code);
+  }
+
+  #onStatus(code) {
+    const quote = this.#quotes.get(code);
+    if (!quote) return;
+    this.#tell("price", quote);
+    this.#tell("book", quote);
   }
 
   #tell(type, quote) {

@@ -1,0 +1,269 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""How often each symbol is usually updated, and which have been silent for longer than that can be.
+
+Publishing knows nothing of it: about once a second somebody looks at the numbers that channels have anyway, which takes
+a look at two places in memory a symbol. Sans-IO; everything belongs to the thread of the event loop and holds the GIL.
+"""
+
+cimport cython
+from libc.math cimport INFINITY, exp2f, fmax, fmaxf, fminf, isfinite, sqrtf
+from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from fastws._core cimport Channel, Update
+from fastws._market cimport PriceUpdate
+
+N_KINDS = 2
+
+cdef extern from *:
+    """
+    #ifdef __GNUC__
+    #define fastws_prefetch(p) __builtin_prefetch(p)
+    #else
+    #define fastws_prefetch(p) ((void)0)
+    #endif
+    """
+    void fastws_prefetch(const void* p) noexcept nogil
+
+cdef enum:
+    KINDS = 2
+    N_LEAST = 20        # intervals that have to be seen before a symbol is judged
+    N_POWERS = 256
+    MOST_KNOWN = 1 << 20
+    AHEAD = 8
+
+# The weight of one interval in the mean, once there are many; as many independent ones such a mean is worth.
+cdef float FORGETTING = 1.0 / 50.0
+cdef float WORTH = 99.0
+# A silence of so many mean intervals: of independent arrivals one in 10**7 is as long.
+cdef float MEANS = 16.0
+# Standard errors of the mean that are added to it: it may have been underrated.
+cdef float MARGIN = 3.0
+# And of so many longest intervals, for arrivals that come in bursts; the longest counts for half after some seconds.
+cdef float PEAKS = 2.0
+cdef float HALF_LIFE = 3600.0
+
+cdef float[N_POWERS] kept           # (1 - FORGETTING) ** n
+
+
+cdef void fill_powers() noexcept:
+    cdef int i
+    kept[0] = 1.0
+    for i in range(1, N_POWERS):
+        kept[i] = kept[i - 1] * (1.0 - FORGETTING)
+
+
+fill_powers()
+
+
+# One cache line.
+cdef struct Symbol:
+    int64_t seq                     # -1 before the first look
+    double last                     # when it was updated last
+    double since                    # when the silence began to count
+    float limit                     # of the session that there is; infinite where there is none
+    float[KINDS] mean
+    float[KINDS] peak
+    int32_t[KINDS] known
+    int8_t kind
+    int8_t is_stale
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Cadences:
+    cdef Symbol* symbols            # owned
+    cdef Py_ssize_t size
+    cdef readonly Py_ssize_t n
+    cdef readonly Py_ssize_t n_stale
+    cdef readonly Py_ssize_t n_judged
+    cdef readonly double least
+    cdef readonly double most
+    cdef double looked_at
+
+    def __cinit__(self):
+        self.symbols = NULL
+
+    def __init__(self, *, double least, double most):
+        self.configure(least=least, most=most)
+
+    def __dealloc__(self):
+        free(self.symbols)
+
+    def configure(self, *, double least, double most):
+        if not 0.0 < least <= most:
+            raise ValueError(f"least: expected above 0 and up to most, got {least} and {most}")
+        self.least = least
+        self.most = most
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            self.set_limit(&self.symbols[i])
+
+    def add(self, Py_ssize_t n, double now):
+        cdef Py_ssize_t i, size
+        cdef Symbol* grown
+        if n < 0:
+            raise ValueError(f"n: expected 0 or more, got {n}")
+        if self.n + n > self.size:
+            size = max(self.n + n, self.size + self.size // 2)
+            grown = <Symbol*>realloc(self.symbols, size * sizeof(Symbol))
+            if grown is NULL:
+                raise MemoryError
+            self.symbols = grown
+            self.size = size
+        memset(&self.symbols[self.n], 0, n * sizeof(Symbol))
+        for i in range(self.n, self.n + n):
+            self.symbols[i].seq = -1
+            self.symbols[i].last = self.symbols[i].since = now
+            self.symbols[i].limit = INFINITY
+            self.symbols[i].kind = -1
+        self.n += n
+
+    def enter(self, symbols, int kind, double now):
+        if not -1 <= kind < KINDS:
+            raise ValueError(f"kind: expected -1, 0 or 1, got {kind}")
+        cdef Symbol* symbol
+        cdef Py_ssize_t i
+        for i in symbols:
+            symbol = self.at(i)
+            symbol.kind = <int8_t>kind
+            symbol.since = now
+            self.mark(symbol, False)
+            self.set_limit(symbol)
+
+    def excuse(self, Py_ssize_t symbol, double now):
+        cdef Symbol* excused = self.at(symbol)
+        excused.since = now
+        self.mark(excused, False)
+
+    def look(self, int64_t[::1] seq not None, double[::1] at not None, double now):
+        cdef Py_ssize_t i, n = self.n
+        cdef Symbol* symbol
+        cdef list stale = [], live = []
+        cdef bint is_late
+        if seq.shape[0] < n or at.shape[0] < n:
+            raise ValueError(f"seq, at: expected {n} numbers, got {seq.shape[0]} and {at.shape[0]}")
+        for i in range(n):
+            symbol = &self.symbols[i]
+            if seq[i] != symbol.seq:
+                self.learn(symbol, seq[i], at[i])
+            is_late = now - fmax(symbol.last, symbol.since) > symbol.limit
+            if is_late != symbol.is_stale:
+                self.mark(symbol, is_late)
+                (stale if is_late else live).append(i)
+        self.looked_at = now
+        return stale, live
+
+    def silence(self, Py_ssize_t symbol, double now):
+        cdef Symbol* found = self.at(symbol)
+        return fmax(0.0, now - fmax(found.last, found.since))
+
+    def interval(self, Py_ssize_t symbol):
+        cdef Symbol* found = self.at(symbol)
+        return None if found.kind < 0 or found.known[found.kind] == 0 else found.mean[found.kind]
+
+    def limit(self, Py_ssize_t symbol):
+        cdef Symbol* found = self.at(symbol)
+        return found.limit if isfinite(found.limit) else None
+
+    def is_stale(self, Py_ssize_t symbol):
+        return self.at(symbol).is_stale != 0
+
+    cdef Symbol* at(self, Py_ssize_t i) except NULL:
+        if not 0 <= i < self.n:
+            raise IndexError(f"symbol {i} of {self.n}")
+        return &self.symbols[i]
+
+    cdef void mark(self, Symbol* symbol, bint is_stale) noexcept:
+        self.n_stale += is_stale - symbol.is_stale
+        symbol.is_stale = is_stale
+
+    cdef void learn(self, Symbol* symbol, int64_t seq, double at) noexcept:
+        """Count the intervals up to an update at `at`, where they lie within a session."""
+        cdef int kind = symbol.kind
+        cdef int64_t n = max(seq - symbol.seq, 1)
+        cdef float time, mean, longest, weight
+        if symbol.seq >= 0 and kind >= 0 and symbol.last > symbol.since:
+            time = <float>fmax(at - symbol.last, 0.0)
+            mean = fminf(time / n, symbol.limit)
+            # Of the first of several it is known how long it was at the last look.
+            longest = time if n == 1 else fmaxf(mean, <float>(self.looked_at - symbol.last))
+            longest = fminf(longest, symbol.limit)
+            weight = fmaxf(1.0 - kept[min(n, N_POWERS - 1)], <float>n / <float>(symbol.known[kind] + n))
+            symbol.mean[kind] += weight * (mean - symbol.mean[kind])
+            symbol.peak[kind] = fmaxf(symbol.peak[kind] * exp2f(-time / HALF_LIFE), longest)
+            symbol.known[kind] = <int32_t>min(symbol.known[kind] + n, MOST_KNOWN)
+            self.set_limit(symbol)
+        symbol.seq = seq
+        symbol.last = fmax(symbol.last, at)
+
+    cdef void set_limit(self, Symbol* symbol) noexcept:
+        cdef int kind = symbol.kind
+        cdef float limit = INFINITY, worth
+        self.n_judged -= isfinite(symbol.limit) != 0
+        if kind >= 0 and symbol.known[kind] >= N_LEAST:
+            worth = fminf(<float>symbol.known[kind], WORTH)
+            limit = MEANS * symbol.mean[kind] * (1.0 + MARGIN / sqrtf(worth))
+            limit = fmaxf(fmaxf(limit, PEAKS * symbol.peak[kind]), <float>self.least)
+            if limit > self.most:
+                limit = INFINITY
+        symbol.limit = limit
+        self.n_judged += isfinite(limit) != 0
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Sampler:
+    cdef list channels              # two a symbol
+
+    def __cinit__(self):
+        self.channels = []
+
+    def __len__(self):
+        return len(self.channels) // 2
+
+    def add(self, Channel prices not None, Channel books not None):
+        self.channels.append(prices)
+        self.channels.append(books)
+
+    def read(self, int64_t[::1] seq not None, double[::1] at not None, float[::1] lags not None):
+        cdef Py_ssize_t i, n = len(self.channels) // 2, n_lags = 0
+        cdef list channels = self.channels
+        cdef Channel prices, books
+        cdef int64_t number
+        if seq.shape[0] < n or at.shape[0] < n or lags.shape[0] < n:
+            raise ValueError(f"seq, at, lags: expected room for {n} symbols")
+        for i in range(n):
+            if i + AHEAD < n:
+                fastws_prefetch(&(<Channel>channels[2 * (i + AHEAD)]).seq)
+                fastws_prefetch(&(<Channel>channels[2 * (i + AHEAD) + 1]).seq)
+            prices = <Channel>channels[2 * i]
+            books = <Channel>channels[2 * i + 1]
+            number = prices.seq + books.seq
+            if number == seq[i]:
+                continue
+            seq[i] = number
+            at[i] = fmax(published(prices.last), published(books.last))
+            if prices.last is not None:
+                n_lags += put_lag(&lags[n_lags], prices.last)
+        return n_lags
+
+
+cdef inline double published(Update update) noexcept:
+    return 0.0 if update is None else update.published_ns * 1e-9
+
+
+cdef inline bint put_lag(float* out, Update update) noexcept:
+    """Write how long after the exchange's time a pushed price was received, in seconds; whether that is known."""
+    cdef PriceUpdate price
+    if type(update.payload) is not PriceUpdate:
+        return False
+    price = <PriceUpdate>update.payload
+    if price.event_time_ms == 0 or price.quality == "polled":
+        return False
+    out[0] = <float>(
+        (update.published_ms - price.event_time_ms) * 1e-3
+        - (update.published_ns - update.origin_ns) * 1e-9
+    )
+    return True

@@ -1,0 +1,59 @@
+"""How old what a client knows of each symbol is, by the clock of the server. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+
+class Ages:
+    """When symbols were updated last, and which of them the server calls stale. `now` is monotonic, in seconds.
+
+    1. Times are the server's, and so is the clock that they are compared with: a greeting or a pong says how far it is
+       from this one, within the time that it was under way.
+    2. A symbol that the server calls stale is so until it says otherwise, or until a live update of it comes. What it
+       was is forgotten with the session: the snapshot of the next one says it again.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+        self._at: dict[str, datetime] = {}
+        self._stale: set[str] = set()
+
+    def set_clock(self, timestamp: str, now: float) -> None:
+        """Note what time it is at the server."""
+        self._ahead = datetime.fromisoformat(timestamp).timestamp() - now
+
+    def take(self, code: str, at: datetime, *, is_live: bool = True) -> None:
+        """Note an update that was published at `at`; it `is_live` unless it is of a snapshot."""
+        self._at[code] = at
+        if is_live and self._stale:
+            self._stale.discard(code)
+
+    def note(self, code: str, status: str) -> None:
+        """Note what the server says of a symbol."""
+        if status == "stale":
+            self._stale.add(code)
+        else:
+            self._stale.discard(code)
+
+    def begin(self) -> None:
+        """Another session begins."""
+        self._stale.clear()
+
+    def forget(self, codes: Iterable[str]) -> None:
+        """These are held no more."""
+        for code in codes:
+            self._at.pop(code, None)
+            self._stale.discard(code)
+
+    def age(self, code: str, now: float) -> float | None:
+        """Seconds since the last update of a symbol was published; None before the first."""
+        at = self._at.get(code)
+        if at is None or self._ahead is None:
+            return None
+        return max(0.0, now + self._ahead - at.timestamp())
+
+    def is_stale(self, code: str) -> bool:
+        """Whether the server has said that a symbol is silent for longer than can be."""
+        return code in self._stale
