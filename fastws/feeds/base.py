@@ -408,16 +408,13 @@ class FeedSupervisor:
             self._set_status(STALE if self._are_symbols_stale else LIVE)
 
     def note_symbols(self, are_stale: bool) -> None:
-        """Note whether most symbols of the feed are stale; somebody judges them one by one."""
-        if are_stale == self._are_symbols_stale:
-            return
+        """Note whether most symbols of the feed are stale; somebody judges them one by one.
+
+        When they are no longer, the feed is live with its next delivery: that they are not judged any more is no life.
+        """
         self._are_symbols_stale = are_stale
         if are_stale and self._status == LIVE:
             self._set_status(STALE)
-        elif not are_stale and self._status == STALE:
-            # Whether it is silent as a whole the watch will see.
-            self._silent_since = self._clock()
-            self._set_status(LIVE)
 
     def _on_connected(self, is_connected: bool) -> None:
         if is_connected == self._is_connected:

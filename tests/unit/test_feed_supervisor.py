@@ -353,6 +353,26 @@ async def test_feed_that_never_delivers_gets_stale_only_when_it_is_expected_to(
         assert market.names == ["reconnecting", "stale"]
 
 
+async def test_a_feed_is_stale_while_most_of_its_symbols_are(
+    time: VirtualTime, market: RecordingMarket
+) -> None:
+    async with supervised(ScriptedFeed(deliver(time, 20.0, then=hang)), market, time) as supervisor:
+        await time.advance(5.2)
+        supervisor.note_symbols(True)
+        # Whatever comes of the others.
+        await time.advance(5.0)
+        assert market.statuses == [(0.0, "reconnecting"), (0.0, "live"), (5.2, "stale")]
+        supervisor.note_symbols(False)
+        await time.advance(5.0)
+        assert market.statuses[3:] == [(pytest.approx(10.5, abs=1.0), "live")]
+        # Nothing comes any more, and then nobody judges symbols: the market has closed.
+        await time.advance(15.0)
+        supervisor.note_symbols(True)
+        supervisor.note_symbols(False)
+        await time.advance(15.0)
+        assert [status for _, status in market.statuses[4:]] == ["stale"]
+
+
 async def test_watching_costs_one_watched_call_per_second(time: VirtualTime, market: RecordingMarket) -> None:
     watched = 0
 

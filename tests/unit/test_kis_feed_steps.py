@@ -223,6 +223,23 @@ def test_a_registration_that_goes_silent_is_noticed_and_made_anew() -> None:
     assert SAMSUNG not in driver.feed.publisher.silences
 
 
+def test_the_silence_of_what_is_not_wanted_and_of_what_does_not_trade_has_a_reason() -> None:
+    driver = Driver(fixed=[NAVER])
+    assert driver.feed.is_quiet(SAMSUNG)
+    driver.up(SAMSUNG)
+    driver.trade(SAMSUNG, 70_000, 100)
+    assert driver.feed.is_quiet(HYNIX)
+    assert not driver.feed.is_quiet(SAMSUNG)
+    assert not driver.feed.is_quiet(NAVER)
+    # A halt, as a check sees it; it lasts as long as checks say so.
+    driver.step(30)
+    driver.poll(SAMSUNG, 70_000, 100)
+    driver.step(60)
+    assert driver.feed.is_quiet(SAMSUNG)
+    driver.step(31)
+    assert not driver.feed.is_quiet(SAMSUNG)
+
+
 def test_a_registration_that_stays_silent_is_not_made_anew_without_end() -> None:
     driver = Driver(has_books=False)
     driver.up(SAMSUNG)

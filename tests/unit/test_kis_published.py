@@ -29,6 +29,24 @@ def test_an_older_poll_is_no_news() -> None:
     assert known.take_poll(price(70_100, 500), 7.1, DAY, 8.0)
 
 
+def test_a_poll_without_news_confirms_the_last_price() -> None:
+    known = Published()
+    known.take_trade(price(70_000, 200), DAY, 10.0)
+    assert not known.is_confirmed(10.0, 90.0)
+    # It was asked for before the trade.
+    known.take_poll(price(70_000, 200), 9.0, DAY, 11.0)
+    assert not known.is_confirmed(11.0, 90.0)
+    known.take_poll(price(70_000, 200), 12.0, DAY, 12.5)
+    assert known.is_confirmed(12.5, 90.0)
+    assert known.is_confirmed(102.0, 90.0)
+    assert not known.is_confirmed(102.1, 90.0)
+    known.take_trade(price(70_100, 210), DAY, 20.0)
+    assert not known.is_confirmed(20.0, 90.0)
+    # One that is behind tells nothing.
+    known.take_poll(price(70_000, 200), 21.0, DAY, 21.5)
+    assert not known.is_confirmed(21.5, 90.0)
+
+
 def test_a_volume_that_is_behind_is_no_news_for_some_seconds() -> None:
     known = Published()
     known.take_trade(price(70_000, 200), DAY, 0.0)

@@ -370,6 +370,16 @@ async def test_unchanged_prices_are_no_silence() -> None:
         assert run.states == ["reconnecting", "live"]
 
 
+async def test_the_silence_of_a_polled_symbol_has_a_reason_while_its_source_answers() -> None:
+    async with Run(AAPL=WANTED) as run:
+        await run.time.advance(20.0)
+        assert run.feed.is_quiet("AAPL")
+        assert run.feed.is_quiet("MSFT")
+        run.source.is_down = True
+        await run.time.advance(400.0)
+        assert not run.feed.is_quiet("AAPL")
+
+
 async def test_a_source_that_goes_away_is_told_and_its_last_price_stays() -> None:
     async with Run(AAPL=WANTED) as run:
         run.source.is_down = True

@@ -77,14 +77,13 @@ class Published:
         self._asked_at = asked_at
         if self._is_behind(update, day, now):
             return False
-        return self._say(update, day, now, is_polled=True)
-
-    def confirm(self, asked_at: float) -> None:
-        """Note that a poll, which was asked for then, knows of nothing newer."""
-        self._confirmed_at = max(self._confirmed_at, asked_at)
+        is_news = self._say(update, day, now, is_polled=True)
+        if not is_news:
+            self._confirmed_at = asked_at
+        return is_news
 
     def is_confirmed(self, now: float, within: float) -> bool:
-        """Whether a poll has confirmed so lately that nothing has come after what was said last."""
+        """Whether a poll, asked for so lately, has brought again what was said last, so that there is nothing newer."""
         return self._confirmed_at >= self._said_at and now - self._confirmed_at <= within
 
     def is_ahead(self, update: PriceUpdate, asked_at: float, day: int) -> bool:

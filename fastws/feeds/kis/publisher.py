@@ -149,8 +149,6 @@ class Publisher:
                     continue  # it may be on its way, with others before it
             if known.take_poll(update, asked_at, day, now):
                 market.publish_price(update)
-            else:
-                known.confirm(asked_at)
         for code in codes:
             known = self.of(code)
             if not known.is_current and asked_at >= known.active_at:

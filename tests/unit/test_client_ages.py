@@ -1,0 +1,41 @@
+"""How old what a client knows is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from fastws.client.ages import Ages
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def test_ages_are_by_the_clock_of_the_server() -> None:
+    ages = Ages()
+    ages.take("005930", NOON)
+    assert ages.age("005930", 100.0) is None
+    ages.set_clock("2026-11-23T12:00:01.500Z", 100.0)
+    assert ages.age("005930", 100.0) == 1.5
+    assert ages.age("005930", 103.0) == 4.5
+    assert ages.age("000660", 103.0) is None
+    # The clock of the server was set, and a pong has said so.
+    ages.set_clock("2026-11-23T12:00:01.000Z", 103.0)
+    assert ages.age("005930", 103.0) == 1.0
+    ages.take("005930", NOON + timedelta(seconds=5))
+    assert ages.age("005930", 103.0) == 0.0
+    ages.forget(["005930"])
+    assert ages.age("005930", 103.0) is None
+
+
+def test_a_symbol_is_stale_until_something_says_otherwise() -> None:
+    ages = Ages()
+    for code in ("A", "B", "C", "D"):
+        ages.note(code, "stale")
+    assert ages.is_stale("A")
+    ages.take("A", NOON, is_live=False)  # a snapshot: the value is as old as it was
+    assert ages.is_stale("A")
+    ages.take("A", NOON)
+    ages.note("B", "live")
+    ages.forget(["C"])
+    assert [ages.is_stale(code) for code in ("A", "B", "C", "D", "E")] == [False, False, False, True, False]
+    ages.begin()
+    assert not ages.is_stale("D")
