@@ -460,6 +460,60 @@ async def test_holes_are_lost_where_declared_and_gaps_where_not(node: NodeProces
         ]
 
 
+async def test_a_symbol_is_stale_until_something_says_otherwise(node: NodeProcess) -> None:
+    def status(code: str, status: str) -> dict[str, Any]:
+        return json.loads(stamped(type="symbol_status", code=code, status=status, last_update="", sequence=9))  # type: ignore[no-any-return]
+
+    async def act(connection: ServerConnection) -> None:
+        await connection.send(greeting())
+        codes = ("005930", "000660", "035420", "035720")
+        await accept(
+            connection, [*(update(1, code) for code in codes), *(status(code, "stale") for code in codes)]
+        )
+        await connection.recv()  # once the page has looked
+        await connection.send(json.dumps(update(2)))
+        await connection.send(json.dumps(status("000660", "live")))
+        request = json.loads(await connection.recv())
+        told = {"subscription_type": "stock", "targets": request["targets"], "id": request["id"]}
+        await connection.send(stamped(type="unsubscribed", **told))
+
+    async def stale() -> list[bool]:
+        return [await client.call("isStale", code) for code in ("005930", "000660", "035420", "035720")]
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930", "000660", "035420", "035720"])
+        await client.until("batch", snapshot=True)
+        assert await stale() == [True] * 4
+        await client.call("send", {"type": "ping"})
+        await client.until("symbol_status", status="live")
+        assert await stale() == [False, False, True, True]
+        await client.call("unsubscribe", "stock", ["035420"])
+        assert await stale() == [False, False, False, True]
+
+
+async def test_a_symbol_of_the_realtime_dialect_is_stale(node: NodeProcess) -> None:
+    def asset(kind: str, **data: Any) -> str:
+        return stamped(type=kind, data={"symbol": "AAPL", **data})
+
+    async def act(connection: ServerConnection) -> None:
+        await connection.send(stamped(type="connection", data={"status": "connected"}))
+        await connection.recv()
+        await connection.send(asset("asset_update", price=1))
+        await connection.send(asset("symbol_status", status="stale", last_update=""))
+        await connection.recv()
+        await connection.send(asset("asset_update", price=2))
+
+    async with scripted(act) as url:
+        client = node.make("it", url, dialect="realtime")
+        await client.call("subscribe", "asset", ["AAPL"])
+        await client.until("symbol_status", status="stale")
+        assert await client.call("isStale", "AAPL")
+        await client.call("send", {"type": "ping", "data": {}})
+        await client.until("asset_update", price=2)
+        assert not await client.call("isStale", "AAPL")
+
+
 async def test_a_snapshot_that_was_lost_with_its_connection_is_asked_for_again(node: NodeProcess) -> None:
     turns = itertools.count()
     seen: list[dict[str, Any]] = []

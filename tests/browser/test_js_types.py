@@ -22,7 +22,7 @@ DECLARATIONS = ROOT / "clients" / "js" / "fastws.d.ts"
 OWN_EVENTS = ("message", "state", "gap", "lost", "withdrawn")
 OWN_ERRORS = ("CONNECT_FAILED", "TOKEN_HOOK_FAILED")
 # What it marks when it was in a snapshot: all that has a last value.
-MARKED = ("price_update", "orderbook_update", "market_status", "portfolio_update")
+MARKED = ("price_update", "orderbook_update", "market_status", "symbol_status", "portfolio_update")
 # What `send` takes: the rest is sent by `subscribe` and by the client itself.
 SENT = ("ping", "list_subscriptions", "auth", "refresh_token")
 # Any text covers those that are known, and what is put together is the same as what is written out.

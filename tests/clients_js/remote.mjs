@@ -17,7 +17,7 @@ import { Fastws, FastwsRealtime } from "../../clients/js/fastws.js";
 
 const RECORDED = new Set(["price_update", "orderbook_update", "batch", "message"]);
 const TYPES = [
-  "price_update", "orderbook_update", "market_status", "feed_status", "alert", "portfolio_update", "batch",
+  "price_update", "orderbook_update", "market_status", "feed_status", "symbol_status", "alert", "portfolio_update", "batch",
   "connection", "subscribed", "unsubscribed", "subscriptions", "pong", "authenticated", "token_refreshed",
   "reconnected", "paused", "resumed", "server_shutdown", "overflow", "error", "state", "gap", "lost", "withdrawn",
   "asset_update",
