@@ -17,7 +17,7 @@ N_KINDS: Final[int]
 
 @final
 class Cadences:
-    """The cadences of symbols: 64 bytes for each, one look for all.
+    """The cadences of symbols: 56 bytes for each, one look for all.
 
     1. A symbol is silent from its last update, or from the begin of the session if that is later. It is stale when it
        has been silent for longer than its limit: 16 times its mean interval with three standard errors of it, or

@@ -57,7 +57,7 @@ cdef void fill_powers() noexcept:
 fill_powers()
 
 
-# One cache line.
+# Less than a cache line.
 cdef struct Symbol:
     int64_t seq                     # -1 before the first look
     double last                     # when it was updated last

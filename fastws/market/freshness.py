@@ -191,6 +191,7 @@ class Freshness:
         if self._n_changes != market.n_changes:
             self._n_changes = market.n_changes
             self._places.clear()
+            self._untold |= dict.fromkeys(self._told)
             self.cadences.enter(range(len(self._codes)), QUIET, now)
             first = 0
         if n_new or first == 0:

@@ -176,6 +176,7 @@ class Server:
         self.supervisor = (
             None if feed is None else FeedSupervisor(feed, self.market, tell=self._on_feed_status)
         )
+        self._freshness_watch = FreshnessWatch(self.freshness, self.supervisor)
         self._application = ApplicationClient()
         self.authenticator = Authenticator(
             settings, fetch=fetch, ask=self._application.ask, callback=authenticator
@@ -363,9 +364,8 @@ class Server:
                 begun.push_async_callback(self.admin_listener.close)
             await self.listener.start()
             begun.push_async_callback(self.listener.close)
-            watch = FreshnessWatch(self.freshness, self.supervisor)
-            watch.start()
-            begun.push_async_callback(watch.stop)
+            self._freshness_watch.start()
+            begun.push_async_callback(self._freshness_watch.stop)
             if self.supervisor is not None:
                 self._start_feed(self.supervisor)
             self._begun = begun.pop_all()
@@ -475,6 +475,8 @@ class Server:
         self._stopped_by = began + 0.95 * timeout
         self.listener.stop_accepting()
         self.takes_updates = False
+        # Nothing will come of any symbol, and clients have been told why.
+        await self._freshness_watch.stop()
         await self._stop_feed(timeout / 4)
         await self._end_publishing(timeout / 8)
         await self.alerts.stop(timeout / 8)

@@ -35,6 +35,8 @@ _LARGEST: Final = frozenset(
         "uptime_seconds",
         "sequence",
         "addresses",
+        "symbols_judged",
+        "symbols_stale",
     }
 )
 _SMALLEST: Final = frozenset({"last_update_age_ms"})

@@ -34,10 +34,13 @@ WORK = {
     "effective_interval_ms",
     "uptime_seconds",
     "last_update_age_ms",
+    "symbols_judged",
+    "symbols_stale",
 }
 WORK_METRICS = re.compile(
     r"(process|python)_|fastws_(messages_(sent|received)|deliveries|(sent|received)_bytes|flush_|stage_seconds|"
-    r"(de)?compression|loop_lag|start_time|uptime|last_update_age)|fastws_subscriptions\{kind=\"portfolio\"\}"
+    r"(de)?compression|loop_lag|start_time|uptime|last_update_age|judged_symbols|stale_symbols|exchange_lag)|"
+    r"fastws_subscriptions\{kind=\"portfolio\"\}"
 )
 
 

@@ -192,6 +192,7 @@ async def test_a_symbol_that_comes_to_another_market_goes_with_it(hub: Hub) -> N
     desk.market.publish_status(MarketStatus("KOSPI", "halted"))
     desk.look(1.0)
     assert desk.freshness.counts == (2, 0, 0)
+    assert desk.status("A001") == "live"
     topic = hub.find_topic("market", "KOSPI")
     assert topic is not None
     assert {"price", "symbol_status"} <= {each.name for each in topic.channels if each.key == "A001"}
