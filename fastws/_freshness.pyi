@@ -17,26 +17,32 @@ N_KINDS: Final[int]
 
 @final
 class Cadences:
-    """The cadences of symbols: 56 bytes for each, one look for all.
+    """The cadences of symbols: 64 bytes for each, one look for all.
 
     1. A symbol is silent from its last update, or from the begin of the session if that is later. It is stale when it
-       has been silent for longer than its limit: 16 times its mean interval with three standard errors of it, or
+       has been silent for longer than its limit: 10 times its typical interval, and more while few were seen, or
        twice its longest one of late, whichever is longer, and `least` at least.
-    2. It is judged once 20 intervals within sessions of the kind are known, and never where its limit is over `most`:
-       of what is updated so seldom silence says nothing.
-    3. Only intervals that lie within one session count. One that has made a symbol stale counts as long as the limit
-       was and no longer: an outage does not teach that outages are usual, and after a false alarm the limit doubles.
-    4. What happened between two looks is known by its number and the time of the last: the mean is exact, and of the
-       longest interval that part is known that was over at the last look.
+    2. The typical interval is that which a random moment lies in: the mean, weighted by the intervals' lengths. Of
+       independent arrivals it is twice the mean; a rush and bursts count as long as they last and not as often as
+       something comes in them.
+    3. A symbol is judged once `learning` seconds and 20 intervals of it were seen within sessions of the kind, and not
+       at all where its limit is over `most`: of what is updated so seldom silence says nothing.
+    4. Only intervals that lie within one session count, for half after an hour. One that has made a symbol stale counts
+       as long as the limit was and no longer: an outage does not teach that outages are usual, and after a false alarm
+       the limit doubles.
+    5. What happened between two looks is known by its number and the time of the last; of the first interval that part
+       is known that was over at the last look.
 
-    Raises ValueError unless 0 < `least` <= `most`.
+    Raises ValueError unless 0 < `least` <= `most` and 0 <= `learning` <= 3600.
     """
 
-    def __init__(self, *, least: float, most: float) -> None: ...
+    def __init__(self, *, least: float, most: float, learning: float) -> None: ...
     @property
     def least(self) -> float: ...
     @property
     def most(self) -> float: ...
+    @property
+    def learning(self) -> float: ...
     @property
     def n(self) -> int: ...
     @property
@@ -44,7 +50,7 @@ class Cadences:
     @property
     def n_judged(self) -> int:
         """Symbols whose silence would be noticed."""
-    def configure(self, *, least: float, most: float) -> None:
+    def configure(self, *, least: float, most: float, learning: float) -> None:
         """Set other limits; they hold from the next look on."""
     def add(self, n: int, now: float) -> None:
         """Take `n` more symbols, of which nothing is known. They are in no session yet."""

@@ -7,7 +7,7 @@ a look at two places in memory a symbol. Sans-IO; everything belongs to the thre
 
 cimport cython
 from libc.math cimport INFINITY, exp2f, fmax, fmaxf, fminf, isfinite, sqrtf
-from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.stdint cimport int8_t, int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
@@ -28,44 +28,30 @@ cdef extern from *:
 
 cdef enum:
     KINDS = 2
-    N_LEAST = 20        # intervals that have to be seen before a symbol is judged
-    N_POWERS = 256
-    MOST_KNOWN = 1 << 20
     AHEAD = 8
 
-# The weight of one interval in the mean, once there are many; as many independent ones such a mean is worth.
-cdef float FORGETTING = 1.0 / 50.0
-cdef float WORTH = 99.0
-# A silence of so many mean intervals: of independent arrivals one in 10**7 is as long.
-cdef float MEANS = 16.0
-# Standard errors of the mean that are added to it: it may have been underrated.
-cdef float MARGIN = 3.0
-# And of so many longest intervals, for arrivals that come in bursts; the longest counts for half after some seconds.
+# A silence of so many typical ones: of independent arrivals one in 10**8 is as long.
+cdef float TYPICAL = 10.0
+# What is added to it while few have been seen, by the root of their number: the typical one may have been underrated.
+cdef float MARGIN = 5.0
+# So many of any length have to be seen before a symbol is judged.
+cdef float N_LEAST = 20.0
+# And of so many longest ones, for arrivals that come in bursts.
 cdef float PEAKS = 2.0
+# What was learned counts for half after so many seconds of sessions.
 cdef float HALF_LIFE = 3600.0
 
-cdef float[N_POWERS] kept           # (1 - FORGETTING) ** n
 
-
-cdef void fill_powers() noexcept:
-    cdef int i
-    kept[0] = 1.0
-    for i in range(1, N_POWERS):
-        kept[i] = kept[i - 1] * (1.0 - FORGETTING)
-
-
-fill_powers()
-
-
-# Less than a cache line.
+# One cache line.
 cdef struct Symbol:
     int64_t seq                     # -1 before the first look
     double last                     # when it was updated last
     double since                    # when the silence began to count
     float limit                     # of the session that there is; infinite where there is none
-    float[KINDS] mean
-    float[KINDS] peak
-    int32_t[KINDS] known
+    float[KINDS] n                  # intervals
+    float[KINDS] sum                # of them, seconds
+    float[KINDS] squares            # the sum of their squares
+    float[KINDS] peak               # the longest
     int8_t kind
     int8_t is_stale
 
@@ -80,22 +66,26 @@ cdef class Cadences:
     cdef readonly Py_ssize_t n_judged
     cdef readonly double least
     cdef readonly double most
+    cdef readonly double learning
     cdef double looked_at
 
     def __cinit__(self):
         self.symbols = NULL
 
-    def __init__(self, *, double least, double most):
-        self.configure(least=least, most=most)
+    def __init__(self, *, double least, double most, double learning):
+        self.configure(least=least, most=most, learning=learning)
 
     def __dealloc__(self):
         free(self.symbols)
 
-    def configure(self, *, double least, double most):
+    def configure(self, *, double least, double most, double learning):
         if not 0.0 < least <= most:
             raise ValueError(f"least: expected above 0 and up to most, got {least} and {most}")
+        if not 0.0 <= learning <= HALF_LIFE:
+            raise ValueError(f"learning: expected 0 to {HALF_LIFE:g}, got {learning}")
         self.least = least
         self.most = most
+        self.learning = learning
         cdef Py_ssize_t i
         for i in range(self.n):
             self.set_limit(&self.symbols[i])
@@ -161,7 +151,7 @@ cdef class Cadences:
 
     def interval(self, Py_ssize_t symbol):
         cdef Symbol* found = self.at(symbol)
-        return None if found.kind < 0 or found.known[found.kind] == 0 else found.mean[found.kind]
+        return None if found.kind < 0 or found.n[found.kind] == 0.0 else found.sum[found.kind] / found.n[found.kind]
 
     def limit(self, Py_ssize_t symbol):
         cdef Symbol* found = self.at(symbol)
@@ -183,29 +173,36 @@ cdef class Cadences:
         """Count the intervals up to an update at `at`, where they lie within a session."""
         cdef int kind = symbol.kind
         cdef int64_t n = max(seq - symbol.seq, 1)
-        cdef float time, mean, longest, weight
+        cdef float time, first, rest, kept
         if symbol.seq >= 0 and kind >= 0 and symbol.last > symbol.since:
-            time = <float>fmax(at - symbol.last, 0.0)
-            mean = fminf(time / n, symbol.limit)
-            # Of the first of several it is known how long it was at the last look.
-            longest = time if n == 1 else fmaxf(mean, <float>(self.looked_at - symbol.last))
-            longest = fminf(longest, symbol.limit)
-            weight = fmaxf(1.0 - kept[min(n, N_POWERS - 1)], <float>n / <float>(symbol.known[kind] + n))
-            symbol.mean[kind] += weight * (mean - symbol.mean[kind])
-            symbol.peak[kind] = fmaxf(symbol.peak[kind] * exp2f(-time / HALF_LIFE), longest)
-            symbol.known[kind] = <int32_t>min(symbol.known[kind] + n, MOST_KNOWN)
+            time = fminf(<float>fmax(at - symbol.last, 0.0), symbol.limit)
+            first = time
+            rest = 0.0
+            if n > 1:
+                # Of the first of several it is known how long it was at the last look; the others share what is left.
+                first = fminf(time, fmaxf(time / n, <float>(self.looked_at - symbol.last)))
+                rest = (time - first) * (time - first) / (n - 1)
+            kept = exp2f(-time / HALF_LIFE)
+            symbol.n[kind] = symbol.n[kind] * kept + n
+            symbol.sum[kind] = symbol.sum[kind] * kept + time
+            symbol.squares[kind] = symbol.squares[kind] * kept + first * first + rest
+            symbol.peak[kind] = fmaxf(symbol.peak[kind] * kept, first)
             self.set_limit(symbol)
         symbol.seq = seq
         symbol.last = fmax(symbol.last, at)
 
     cdef void set_limit(self, Symbol* symbol) noexcept:
+        """The typical interval is that which a random moment lies in: bursts of short ones do not hide the pauses
+        between them, nor does the rush of an opening what comes after it."""
         cdef int kind = symbol.kind
-        cdef float limit = INFINITY, worth
+        cdef float limit = INFINITY, typical
         self.n_judged -= isfinite(symbol.limit) != 0
-        if kind >= 0 and symbol.known[kind] >= N_LEAST:
-            worth = fminf(<float>symbol.known[kind], WORTH)
-            limit = MEANS * symbol.mean[kind] * (1.0 + MARGIN / sqrtf(worth))
-            limit = fmaxf(fmaxf(limit, PEAKS * symbol.peak[kind]), <float>self.least)
+        if kind >= 0 and symbol.n[kind] >= N_LEAST and symbol.sum[kind] >= self.learning:
+            limit = <float>self.least
+            if symbol.sum[kind] > 0.0:
+                typical = symbol.squares[kind] / symbol.sum[kind]
+                limit = fmaxf(limit, TYPICAL * typical * (1.0 + MARGIN * sqrtf(typical / symbol.sum[kind])))
+                limit = fmaxf(limit, PEAKS * symbol.peak[kind])
             if limit > self.most:
                 limit = INFINITY
         symbol.limit = limit

@@ -477,6 +477,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=86_400,
         ),
     ] = 600.0
+    symbol_stale_learning: Annotated[
+        float,
+        _meta(
+            "symbols are never stale before so much of their sessions was seen since the start",
+            "s",
+            ge=0,
+            le=3600,
+        ),
+    ] = 600.0
     calendars: Annotated[
         tuple[str, ...],
         _meta(
@@ -487,7 +496,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     holidays: Annotated[
         tuple[str, ...],
         _meta(
-            "days off of KRX and NXT, or of other hours: 2026-12-25, 2026-11-19 10:00-16:30; XKRX: extra calendars",
+            "more days off of KRX and NXT, or of other hours: 2028-04-12, 2028-11-16 10:00-16:30; XKRX: those of a library",
             restart=True,
         ),
     ] = ()

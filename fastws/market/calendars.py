@@ -1,16 +1,19 @@
 """Which calendar each market has, as settings name them.
 
-Days of other exchanges than the Korean ones, and Korean holidays, may be those of the library exchange_calendars
-(extra ``calendars``). It is asked once, at the start: what it takes a second and pandas for is a list of times then.
+Korean days off are listed; those of other exchanges, and Korean ones beyond the list, may be those of the library
+exchange_calendars (extra ``calendars``). It is asked once, at the start: what it takes a second and pandas for is a
+list of times then.
 """
 
 from __future__ import annotations
 
 import datetime
+import importlib
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from fastws.market.korean_days import KOREAN_DAYS
 from fastws.market.sessions import (
     ALWAYS,
     DEFAULT_CALENDARS,
@@ -66,27 +69,38 @@ def parse_holiday(text: str) -> SpecialDay | None:
         raise CalendarError(f"{error}, or {KOREAN_EXCHANGE}") from None
 
 
+def find_days(holidays: Iterable[str], today: datetime.date) -> dict[datetime.date, SpecialDay]:
+    """Return the special days in Korea: `KOREAN_DAYS` and `holidays`.
+
+    A day that is named holds against the list's and the library's. Takes seconds where the library is needed.
+
+    Raises:
+        CalendarError: one cannot be used.
+    """
+    special = {day.date: day for day in map(parse_day, KOREAN_DAYS)}
+    for text in sorted(holidays, key=lambda text: text != KOREAN_EXCHANGE):
+        day = parse_holiday(text)
+        for each in _library_days(today) if day is None else (day,):
+            special[each.date] = each
+    return special
+
+
 def make_calendars(
-    calendars: Iterable[str], holidays: Iterable[str], today: datetime.date
+    calendars: Iterable[str], special: Iterable[SpecialDay], today: datetime.date
 ) -> dict[str, Calendar]:
     """Return the calendar of each market: `DEFAULT_CALENDARS`, and what ``MARKET=CALENDAR`` adds or replaces.
 
-    `holidays` are those of the Korean ones; a day that is named holds against the library's. Takes seconds where the
-    library is needed.
+    `special` are days in Korea. Takes seconds where the library is needed.
 
     Raises:
         CalendarError: one cannot be used.
     """
     names = DEFAULT_CALENDARS | dict(map(parse_calendar, calendars))
-    special: dict[datetime.date, SpecialDay] = {}
-    for text in sorted(holidays, key=lambda text: text != KOREAN_EXCHANGE):
-        day = parse_holiday(text)
-        for each in _korean_days(today) if day is None else (day,):
-            special[each.date] = each
+    days = tuple(special)
     made: dict[str, Calendar] = {}
     for name in set(names.values()):
         if name in KOREAN:
-            made[name] = KoreanCalendar(KOREAN[name], special.values())
+            made[name] = KoreanCalendar(KOREAN[name], days)
         elif name == ALWAYS:
             made[name] = AlwaysOpen()
         else:
@@ -94,7 +108,7 @@ def make_calendars(
     return {market: made[name] for market, name in names.items()}
 
 
-def _korean_days(today: datetime.date) -> list[SpecialDay]:
+def _library_days(today: datetime.date) -> list[SpecialDay]:
     """Working days without a session, and sessions at other hours."""
     hours: dict[datetime.date, tuple[int, int]] = {}
     for opens, closes in _sessions(KOREAN_EXCHANGE, today):
@@ -130,10 +144,10 @@ def _sessions(name: str, today: datetime.date) -> list[tuple[float, float]]:
 
 def _library(name: str) -> ModuleType:
     try:
-        import exchange_calendars  # noqa: PLC0415 - two seconds, and for those who name such a calendar
+        # Takes two seconds, and is for those who name such a calendar.
+        library = importlib.import_module("exchange_calendars")
     except ImportError:
         raise CalendarError(
             f"{name} needs the library exchange_calendars: pip install 'fastws[calendars]'"
         ) from None
-    library: ModuleType = exchange_calendars
     return library

@@ -90,9 +90,10 @@ class Freshness:
         *,
         least: float,
         most: float,
+        learning: float,
         is_quiet: Callable[[str], bool] = lambda code: False,
     ) -> None:
-        self.cadences = Cadences(least=least, most=most)
+        self.cadences = Cadences(least=least, most=most, learning=learning)
         self.are_most_stale = False
         """Whether so many symbols are stale that it is the feed rather than they."""
         self.lag_counts = [0] * (len(HISTOGRAM_BOUNDS) + 1)
@@ -118,9 +119,9 @@ class Freshness:
         self._said: list[MarketStatus] = []
         market.on_status.append(self._said.append)
 
-    def configure(self, *, least: float, most: float) -> None:
-        """Set other limits of silence."""
-        self.cadences.configure(least=least, most=most)
+    def configure(self, *, least: float, most: float, learning: float) -> None:
+        """Set other limits of silence; see `Cadences`."""
+        self.cadences.configure(least=least, most=most, learning=learning)
 
     @property
     def counts(self) -> Counts:

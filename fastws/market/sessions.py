@@ -113,8 +113,8 @@ class Calendar(Protocol):
 class KoreanCalendar:
     """The days of a market in Korea: `changes` on every working day that is not special.
 
-    On a day of other hours what comes before the opening moves with it, and what follows with the close, up to the end
-    of the day's last phase, which stays.
+    On a day of other hours the opening auction moves with the opening, and what follows with the close, up to the end
+    of the day's last phase, which stays. Where the opening is later there is no pre-market.
     """
 
     def __init__(self, changes: Changes, special: Iterable[SpecialDay] = ()) -> None:
@@ -191,9 +191,11 @@ def _moved(changes: Changes, day: SpecialDay) -> Changes:
     if day.opens is None or day.closes is None:
         return changes
     end = changes[-1][0]
-    earlier, later = day.opens - _USUAL_OPEN, day.closes - _USUAL_CLOSE
+    before, after = day.opens - _USUAL_OPEN, day.closes - _USUAL_CLOSE
     moved = {0: CLOSED}
     for start, phase in changes[1:-1]:
-        moved[min(max(start + (earlier if start <= _USUAL_OPEN else later), 0), end)] = phase
+        if phase == PRE_MARKET and before > 0:
+            continue
+        moved[min(max(start + (before if start <= _USUAL_OPEN else after), 0), end)] = phase
     moved[end] = changes[-1][1]
     return tuple(sorted(moved.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +16,18 @@ if TYPE_CHECKING:
     from fastws.feeds.base import FeedSupervisor
 
 _INTERVAL: Final = 1.0
+_LAST_DAYS: Final = datetime.timedelta(days=30)
 
 _log = structlog.get_logger("fastws.freshness")
+
+
+def warn_of_end(last_day: datetime.date, today: datetime.date) -> None:
+    """Say that after `last_day`, which is near, no day off of the Korean markets is known."""
+    if last_day - today < _LAST_DAYS:
+        _log.warning(
+            "after this day no day off of KRX and NXT is known: a newer fastws lists more, or name some in holidays",
+            day=str(last_day),
+        )
 
 
 class FreshnessWatch:

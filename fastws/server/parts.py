@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from fastws import deflate
 from fastws._core import Hub
@@ -18,10 +19,10 @@ from fastws.feeds.simulator import SimulatorFeed
 from fastws.feeds.sources import Source, SourceSetupError, open_source
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
-from fastws.market.calendars import KOREAN_EXCHANGE, CalendarError, make_calendars
+from fastws.market.calendars import KOREAN_EXCHANGE, CalendarError, find_days, make_calendars
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest
-from fastws.market.sessions import KST, Calendar
+from fastws.market.sessions import Calendar
 from fastws.market.store import Store, StoreError
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
@@ -147,15 +148,22 @@ def make_store(settings: Settings) -> Store:
         raise SettingsError(str(error), setting="database") from None
 
 
-def find_calendars(settings: Settings) -> dict[str, Calendar]:
-    """The calendar of each market that has one.
+class Calendars(NamedTuple):
+    """The calendar of each market that has one, and the last day off in Korea that they know of."""
+
+    by_market: dict[str, Calendar]
+    last_day: datetime.date
+
+
+def find_calendars(settings: Settings, today: datetime.date) -> Calendars:
+    """The calendars that settings name; it is `today` in Korea.
 
     Raises:
         SettingsError: one cannot be used.
     """
-    today = datetime.datetime.now(KST).date()
     try:
-        return make_calendars(settings.calendars, settings.holidays, today)
+        days = find_days(settings.holidays, today)
+        return Calendars(make_calendars(settings.calendars, days.values(), today), max(days))
     except CalendarError as error:
         # The texts were checked, so it is a library: that of whoever names an exchange.
         setting = "holidays" if KOREAN_EXCHANGE in settings.holidays else "calendars"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import socket
 from collections.abc import Callable, Collection
@@ -14,12 +15,14 @@ from fastws.auth import Authenticator
 from fastws.errors import SettingsError
 from fastws.feeds.replay import ReplayFeed
 from fastws.market.portfolio_queries import QueryError, check_queries
+from fastws.market.sessions import KST
 from fastws.market.store import StoreError, probe
 from fastws.relay.address import parse_address
 from fastws.server.application import ApplicationClient
 from fastws.server.fetch import fetch
 from fastws.server.parts import (
     check_kis_symbols,
+    find_calendars,
     find_kis_keys,
     find_source,
     load_instruments,
@@ -67,6 +70,10 @@ def relay_problems(settings: Settings) -> list[SettingsError]:
     return [
         settings.error("relay", f"{address.shown}: {fault}", "let Redis run there, and let fastws use it")
     ]
+
+
+def _check_calendars(settings: Settings) -> None:
+    find_calendars(settings, datetime.datetime.now(KST).date())
 
 
 def _check_host(settings: Settings) -> None:
@@ -179,6 +186,7 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("feed", "kis_keys"): _check_feed,
     ("feed", "symbols_file"): _check_kis_symbols,
     ("feed_standby", "relay"): check_standby,
+    ("calendars", "holidays"): _check_calendars,
     ("database", "portfolios_query", "positions_query", "closes_query", "changes_query"): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

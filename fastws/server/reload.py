@@ -129,7 +129,11 @@ def _apply(server: Server, settings: Settings) -> None:
     server.admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user
     server.last_values.configure(interval=settings.save_interval)
-    server.freshness.configure(least=settings.symbol_stale_min, most=settings.symbol_stale_max)
+    server.freshness.configure(
+        least=settings.symbol_stale_min,
+        most=settings.symbol_stale_max,
+        learning=settings.symbol_stale_learning,
+    )
     server.portfolios.configure(
         interval_ms=settings.portfolio_interval_ms, poll_interval=settings.portfolio_poll_interval
     )

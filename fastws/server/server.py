@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import math
 import secrets
@@ -41,6 +42,7 @@ from fastws.market.portfolio_queries import QueryError
 from fastws.market.portfolio_reader import Reloaded
 from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
+from fastws.market.sessions import KST
 from fastws.market.store import StoreError
 from fastws.relay.address import parse_address
 from fastws.relay.control import Eviction, Kick
@@ -54,7 +56,7 @@ from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
 from fastws.server.drain import Drain
 from fastws.server.fetch import fetch
-from fastws.server.freshness_watch import FreshnessWatch
+from fastws.server.freshness_watch import FreshnessWatch, warn_of_end
 from fastws.server.gradual_drain import GradualDrain
 from fastws.server.handed import Handed
 from fastws.server.handshake import Request
@@ -162,11 +164,15 @@ class Server:
         self.last_values = LastValues(
             self.market, self.store, interval=settings.save_interval, is_saving=is_owner
         )
+        today = datetime.datetime.now(KST).date()
+        calendars = find_calendars(settings, today)
+        warn_of_end(calendars.last_day, today)
         self.freshness = Freshness(
             self.market,
-            find_calendars(settings),
+            calendars.by_market,
             least=settings.symbol_stale_min,
             most=settings.symbol_stale_max,
+            learning=settings.symbol_stale_learning,
             is_quiet=self._is_quiet,
         )
         self._awaited: Collection[str] = ()

@@ -28,7 +28,7 @@ def teach(target: Server, *codes: str) -> None:
 
 @pytest.mark.long
 async def test_a_silent_symbol_is_grey_and_says_so(server: StartServer, tmp_path: Path) -> None:
-    target = server("--feed", "none", admin_token=ADMIN, symbol_stale_min=2)
+    target = server("--feed", "none", admin_token=ADMIN, symbol_stale_min=2, symbol_stale_learning=0)
     await asyncio.to_thread(teach, target, "005930", "000660")
     async with dashboard(target, tmp_path / "profile") as shown:
 

@@ -57,7 +57,7 @@ class View:
         self.limits = Limits()
 
     def describe_freshness(self, code: str) -> dict[str, Any] | None:
-        return Freshness(self.market, {}, least=10.0, most=600.0).describe(
+        return Freshness(self.market, {}, least=10.0, most=600.0, learning=0.0).describe(
             code, time.monotonic(), time.time()
         )
 

@@ -26,17 +26,19 @@ class Arrivals:
         self.now = 1000.0
         self.seq = np.zeros(self.n, np.int64)
         self.at = np.zeros(self.n)
-        self.cadences = Cadences(least=LEAST, most=MOST)
+        self.cadences = Cadences(least=LEAST, most=MOST, learning=0.0)
         self.cadences.add(self.n, self.now)
         self.cadences.look(self.seq, self.at, self.now)
         self.cadences.enter(range(self.n), 0, self.now)
 
-    def run(self, seconds: int) -> list[int]:
-        """Arrivals of a Poisson process; returns which symbols were found stale."""
+    def run(self, seconds: int, burst: float = 1.0) -> list[int]:
+        """Arrivals of a Poisson process, each of `burst` updates in the mean; returns which were found stale."""
         found = []
         for _ in range(seconds):
             self.now += 1.0
             n = self.rng.poisson(1.0 / self.means)
+            if burst > 1.0:
+                n *= self.rng.geometric(1.0 / burst, self.n)
             came = n > 0
             # The last of n moments within the second.
             self.at[came] = self.now - 1.0 + self.rng.random(int(came.sum())) ** (1.0 / n[came])
@@ -63,21 +65,35 @@ class Arrivals:
 
 
 def test_independent_arrivals_raise_no_false_alarm_and_silence_is_found_in_time() -> None:
-    """Of 1,000 symbols from 20 updates a second to one a minute none is stale within three hours and a half;
-    then all of them, after 10 s or 40 of their mean intervals."""
-    arrivals = Arrivals(np.geomspace(0.05, 60.0, 1000))
-    assert arrivals.run(12_000) == []
+    """Of 1,000 symbols from 20 updates a second to two a minute none is stale within two hours and a half;
+    then all of them, after 10 s or 60 of their mean intervals."""
+    arrivals = Arrivals(np.geomspace(0.05, 30.0, 1000))
+    assert arrivals.run(9_000) == []
     assert arrivals.cadences.n_judged == 1000
-    found = arrivals.silence(40 * 60)
+    found = arrivals.silence(60 * 30)
     assert len(found) == 1000
     for i, seconds in found.items():
-        assert LEAST < seconds <= max(LEAST, 40.0 * arrivals.means[i]) + 2.0
+        assert LEAST < seconds <= max(LEAST, 60.0 * arrivals.means[i]) + 2.0
     # The usual case, of those that are over the least.
     ratios = [seconds / arrivals.means[i] for i, seconds in found.items() if seconds > LEAST + 2.0]
-    assert np.median(ratios) < 25.0
+    assert np.median(ratios) < 35.0
 
 
-@settings(max_examples=25)
+def test_a_rush_at_the_opening_and_bursts_raise_hardly_any_alarm() -> None:
+    """Two hours of a first day: 20 times as much at the opening, half of that after a minute and a half, and in bursts
+    of four; of 200 symbols two may be found stale, once."""
+    usual = np.geomspace(0.3, 60.0, 200)
+    arrivals = Arrivals(usual)
+    arrivals.cadences.configure(least=LEAST, most=600.0, learning=600.0)
+    found = []
+    for minute in range(120):
+        arrivals.means = usual / (1.0 + 20.0 * 0.5 ** (minute / 1.5))
+        found += arrivals.run(60, burst=4.0)
+    assert len(found) <= 2
+    assert arrivals.cadences.n_judged > 120
+
+
+@settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10.0), st.floats(1.0, 4.0))
 def test_a_rate_that_changes_slowly_raises_no_alarm(seed: int, mean: float, factor: float) -> None:
     """The rush of the opening is over after half an hour."""
@@ -90,28 +106,39 @@ def test_a_rate_that_changes_slowly_raises_no_alarm(seed: int, mean: float, fact
 def test_bursts_are_learned_by_their_pauses() -> None:
     """Trades that come in clusters of twenty, and half a minute of nothing in between."""
     arrivals = Arrivals([1.0])
+    arrivals.cadences.configure(least=LEAST, most=MOST, learning=600.0)
     found: list[int] = []
     for _ in range(60):
         arrivals.beat(20, 0.01)
         for _ in range(30):
             arrivals.now += 1.0
             found += arrivals.cadences.look(arrivals.seq, arrivals.at, arrivals.now)[0]
-    # The first pause may be taken for an end: nothing was known of pauses then. Each such doubles the limit.
-    assert len(found) <= 3
+    assert found == []
     limit = arrivals.cadences.limit(0)
     assert limit is not None
-    assert 30.0 < limit < 90.0
+    assert 300.0 < limit < 600.0
 
 
 def test_nothing_is_judged_before_twenty_intervals() -> None:
     arrivals = Arrivals([1.0])
-    arrivals.beat(20, 1.0)  # the first begins within the session, so these are 19 intervals
+    arrivals.beat(20, 1.0)  # the first begins before the session does, so these are 19 intervals
     assert arrivals.silence(3600) == {}
     arrivals = Arrivals([1.0])
-    arrivals.beat(21, 1.0)
+    arrivals.beat(22, 1.0)
     assert arrivals.cadences.interval(0) == pytest.approx(1.0)
-    assert arrivals.cadences.limit(0) == pytest.approx(16.0 * (1 + 3 / math.sqrt(20)), rel=1e-5)
+    assert arrivals.cadences.limit(0) == pytest.approx(10.0 * (1 + 5 / math.sqrt(21)), rel=1e-2)
     assert list(arrivals.silence(60)) == [0]
+
+
+def test_nothing_is_judged_before_it_was_seen_for_long_enough() -> None:
+    arrivals = Arrivals([1.0])
+    arrivals.cadences.configure(least=LEAST, most=MOST, learning=60.0)
+    arrivals.beat(500, 0.1)
+    assert arrivals.cadences.limit(0) is None
+    arrivals.beat(150, 0.1)
+    assert arrivals.cadences.limit(0) == LEAST
+    with pytest.raises(ValueError, match="learning"):
+        arrivals.cadences.configure(least=LEAST, most=MOST, learning=4000.0)
 
 
 def test_what_is_updated_too_seldom_is_not_judged() -> None:
@@ -119,7 +146,7 @@ def test_what_is_updated_too_seldom_is_not_judged() -> None:
     arrivals.beat(100, 120.0)
     assert arrivals.cadences.n_judged == 0
     assert arrivals.silence(20_000) == {}
-    arrivals.cadences.configure(least=LEAST, most=10_000.0)
+    arrivals.cadences.configure(least=LEAST, most=10_000.0, learning=0.0)
     assert arrivals.cadences.n_judged == 1
 
 
@@ -147,7 +174,7 @@ def test_an_outage_does_not_teach_that_outages_are_usual() -> None:
     arrivals.beat(1, 0.5)
     after = arrivals.cadences.limit(0)
     assert after is not None
-    assert after <= 2.0 * before + 1e-3
+    assert after <= 3.0 * before
     # And what was learned of it is forgotten by and by.
     arrivals.beat(4 * 9000, 0.4)
     assert arrivals.cadences.limit(0) == pytest.approx(LEAST, rel=0.2)
@@ -175,7 +202,7 @@ def test_each_kind_of_session_has_its_own_cadence() -> None:
     arrivals.beat(200, 20.0)
     limit = arrivals.cadences.limit(0)
     assert limit is not None
-    assert limit > 300.0
+    assert limit > 200.0
     arrivals.cadences.enter([0], 0, arrivals.now)
     assert arrivals.cadences.limit(0) == LEAST
 
@@ -191,7 +218,7 @@ def test_an_excuse_lasts_until_the_limit_is_over_again() -> None:
 
 
 def test_room_is_made_for_more() -> None:
-    cadences = Cadences(least=LEAST, most=MOST)
+    cadences = Cadences(least=LEAST, most=MOST, learning=0.0)
     for n in (1, 10, 1000, 5000):
         cadences.add(n, 0.0)
     assert cadences.n == 6011
@@ -206,4 +233,4 @@ def test_room_is_made_for_more() -> None:
 @pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (2.0, 1.0), (float("nan"), 1.0)])
 def test_limits_that_contradict_each_other(least: float, most: float) -> None:
     with pytest.raises(ValueError, match="least"):
-        Cadences(least=least, most=most)
+        Cadences(least=least, most=most, learning=0.0)

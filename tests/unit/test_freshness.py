@@ -41,6 +41,7 @@ class Desk:
             {"COINS": AlwaysOpen(), "KOSPI": KoreanCalendar(KOREAN["UN"])},
             least=LEAST,
             most=600.0,
+            learning=0.0,
             is_quiet=self.quiet.__contains__,
         )
         self.begun = time.monotonic()

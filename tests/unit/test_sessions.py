@@ -76,9 +76,11 @@ def test_holidays_and_days_of_other_hours() -> None:
     assert phases(calendar, "2026-12-25", "08:10", "10:00", "18:00") == [CLOSED] * 3
     times = ("08:59", "09:00", "09:50", "09:59", "10:00", "15:20", "16:20", "16:30", "16:40", "20:00")
     assert phases(calendar, "2026-11-19", *times) == [
-        CLOSED, PRE_MARKET, OPENING_AUCTION, OPENING_AUCTION, OPEN, OPEN, CLOSING_AUCTION, CLOSED, AFTER_MARKET, CLOSED,
+        CLOSED, CLOSED, OPENING_AUCTION, OPENING_AUCTION, OPEN, OPEN, CLOSING_AUCTION, CLOSED, AFTER_MARKET, CLOSED,
     ]  # fmt: skip
-    assert phases(calendar, "2027-01-04", "09:30", "10:00", "15:20") == [PRE_MARKET, OPEN, CLOSING_AUCTION]
+    assert phases(calendar, "2027-01-04", "08:10", "09:30", "10:00", "15:20") == [
+        CLOSED, CLOSED, OPEN, CLOSING_AUCTION,
+    ]  # fmt: skip
     assert phases(calendar, "2027-01-05", "09:30") == [OPEN]
 
 
