@@ -496,7 +496,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     holidays: Annotated[
         tuple[str, ...],
         _meta(
-            "more days off of KRX and NXT, or of other hours: 2028-04-12, 2028-11-16 10:00-16:30; XKRX: those of a library",
+            "more days off of KRX and NXT, or of other hours: 2028-04-12, 2028-11-16 10:00-16:30; XKRX: see the docs",
             restart=True,
         ),
     ] = ()
