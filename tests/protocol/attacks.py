@@ -73,7 +73,13 @@ def start(launch: StartServer, directory: Path, *flags: str, **settings: object)
     if not symbols.exists():
         rows = [f"{code},{code},KOSPI,IT,10000,KRW" for code in CODES]
         symbols.write_text("\n".join(["symbol,name,market,sector,previous_close,currency", *rows, ""]))
-    defaults: dict[str, object] = {"simulator_rate": 500, "simulator_seed": 5, "simulator_opening_burst": 1}
+    defaults: dict[str, object] = {
+        "simulator_rate": 500,
+        "simulator_seed": 5,
+        "simulator_opening_burst": 1,
+        # What is kept for sessions grows until it is full, and so with the time that a test takes.
+        "history_bytes": 1 << 20,
+    }
     return launch("--feed", "sim", "--symbols-file", str(symbols), *flags, **(defaults | settings))
 
 
