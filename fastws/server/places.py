@@ -47,7 +47,9 @@ def main_place(settings: Settings) -> TcpPlace | None:
     socket."""
     if not serves_tcp(settings):
         return None
-    return TcpPlace(settings.host, settings.port, is_shared=settings.workers > 1)
+    return TcpPlace(
+        settings.host, settings.port, is_shared=settings.workers > 1, upgrade_socket=settings.upgrade_socket
+    )
 
 
 def main_places(
@@ -84,7 +86,8 @@ class TcpPlace:
     """A host, which may have several addresses, and a port.
 
     `host_setting` and `port_setting` are the settings that errors name. One that `is_shared` other processes of this
-    user may listen on, too: the kernel gives each connection to one of them.
+    user may listen on, too: the kernel gives each connection to one of them. At `upgrade_socket`, if that is not None,
+    nobody was found who would have handed over what listens here.
     """
 
     is_local = False
@@ -97,12 +100,14 @@ class TcpPlace:
         host_setting: str = "host",
         port_setting: str = "port",
         is_shared: bool = False,
+        upgrade_socket: str | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._host_setting = host_setting
         self._port_setting = port_setting
         self._is_shared = is_shared
+        self._upgrade_socket = upgrade_socket
 
     async def bind(self) -> list[socket.socket]:
         """One socket for each address; with port 0 they share one free port."""
@@ -172,6 +177,11 @@ class TcpPlace:
         host, port = self._host, self._port
         if error.errno == errno.EADDRINUSE:
             fix = "end the program that has it or choose another (0: any free)"
+            if self._upgrade_socket is not None:
+                fix += (
+                    ". To take over from a server that has it: none listens at the upgrade_socket "
+                    f"{self._upgrade_socket}; is that the one it was started with?"
+                )
             return _error(self._port_setting, f"{port} on {host} is in use", fix)
         if error.errno == errno.EACCES:
             fix = "choose one from 1024 on"

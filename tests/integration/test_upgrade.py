@@ -478,6 +478,21 @@ async def test_redis_is_away(tmp_path: Path, settings: dict[str, Any]) -> None:
             assert metric(new, "fastws_feed_owner", feed="simulator") == 1
 
 
+def test_a_wrong_path_is_told_of_where_the_port_is_in_use(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with ended(Server(tmp_path, **settings)) as server:
+        path = tmp_path / "other.sock"
+        others = settings | {"upgrade_socket": path, "port": server.port}
+        del others["unix_socket"]
+        done = run(tmp_path, "serve", **others)
+        assert done.returncode == 2
+        assert f"port: {server.port} on 127.0.0.1 is in use" in done.stderr
+        assert (
+            f"none listens at the upgrade_socket {path}; is that the one it was started with?" in done.stderr
+        )
+        # The file that was made for it is gone again.
+        assert not path.exists()
+
+
 async def test_another_instance_is_not_the_predecessor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
