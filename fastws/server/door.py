@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,7 @@ START_SECONDS: Final = 120.0
 WORD_SECONDS: Final = 5.0
 """Who comes and says nothing for so long does not come to take over. Who does says a word at once."""
 
+_LOOK_SECONDS: Final = 0.02
 # As long nobody is let in after there was no descriptor for somebody.
 _SCARCE_SECONDS: Final = 1.0
 _SCARCE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -64,6 +66,7 @@ class Door:
         on_lost: Callable[[], object],
     ) -> None:
         self.successor = 0
+        self.is_ending_successor = False
         # Why nobody may come now, if so.
         self.refusal = ""
         self._server = server
@@ -119,6 +122,18 @@ class Door:
             self._end.close()
         if self._child is not None and not self.successor:
             await self._child.end()
+
+    def end_successor(self) -> None:
+        """Let the process that has taken over end, too."""
+        self.is_ending_successor = True
+        if self._end is not None:
+            self._end.tell(STOP)
+
+    async def until_successor_is_gone(self, seconds: float) -> None:
+        """Wait for it, for `seconds` at most."""
+        until = time.monotonic() + seconds
+        while self.successor and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def spawn(self) -> None:
         """Start the program that this process was started as, with the same arguments, to take over."""
@@ -240,7 +255,9 @@ class Door:
     def _on_lost(self) -> None:
         was_ready, self.successor = bool(self.successor), 0
         self._forget()
-        if was_ready:
+        if self.is_ending_successor:
+            _log.info("the process that has taken over has ended", pid=self._pid)
+        elif was_ready:
             _log.error("the process that has taken over is gone", pid=self._pid)
             self._tell_lost()
         else:

@@ -211,6 +211,7 @@ class _Run:
         else:
             # Until then a service manager does not know of this one.
             predecessor.on_gone.append(lambda: self._notifier.ready(_status(server)))
+            predecessor.on_stop = self._stop
         is_handed_over = False
         while True:
             reloading = asyncio.ensure_future(self._reload_when_asked(server))
@@ -231,7 +232,13 @@ class _Run:
         logs.limiter.flush(_log)
         _log.info("stopped", cut=n_cut)
         # What was left to nobody is told by the status, too.
-        return FAILED if door is not None and is_handed_over and not door.successor else 0
+        if door is None or not is_handed_over:
+            return 0
+        if door.is_ending_successor:
+            # What the manager finds in the service after this process it kills.
+            await door.until_successor_is_gone(server.settings.shutdown_timeout)
+            return 0
+        return 0 if door.successor else FAILED
 
     async def _until_stopped_or_followed(self) -> None:
         waiting = [asyncio.ensure_future(each.wait()) for each in (self._is_stopping, self._is_followed)]
@@ -252,6 +259,11 @@ class _Run:
                 _log.info("handed over", late=n_late, sessions_left=len(server.sessions))
         if not door.successor:
             return False
+        if self._is_stopping.is_set() and self._notifier.is_wanted:
+            # The service is to end, and its manager knows of this process alone.
+            _log.info("the process that has taken over is to end, too", pid=door.successor)
+            door.end_successor()
+            return True
         server.let_go()
         # Not before: a service ends with the process that its manager takes for the main one.
         self._notifier.hand_to(door.successor)

@@ -23,6 +23,11 @@ class Notifier:
         # A name in the abstract namespace of Linux is written with @ for its first byte, which is 0.
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a service manager that wants to know."""
+        return bool(self._address)
+
     def ready(self, status: str) -> None:
         """The start is done, or a reload is, whatever came of it."""
         self._send("READY=1", f"STATUS={status}")

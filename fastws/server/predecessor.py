@@ -61,6 +61,9 @@ class Predecessor:
         self.door: UnixPlace | None = None
         self.is_gone = False
         self.on_gone: list[Callable[[], object]] = []
+        # Called where it is to end and this process with it.
+        self.on_stop: Callable[[], object] = lambda: None
+        self._is_ready = False
         # Whether it wants no other in its place any more.
         self._is_refused = False
         self._is_open = False
@@ -145,9 +148,10 @@ class Predecessor:
 
     def tell_ready(self) -> bool:
         """Let the running server go; False where it wants no other in its place."""
-        if not self._is_refused:
+        self._is_ready = not self._is_refused
+        if self._is_ready:
             self._end.tell(READY)
-        return not self._is_refused
+        return self._is_ready
 
     async def tell_failed(self, reason: str) -> None:
         """Let the running server know why it goes on."""
@@ -170,7 +174,9 @@ class Predecessor:
             self._wanting.cancel()
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind == STOP:
+        if frame.kind == STOP and self._is_ready:
+            self.on_stop()
+        elif frame.kind == STOP:
             self._is_refused = True
 
     def _on_lost(self) -> None:

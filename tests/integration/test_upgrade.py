@@ -329,6 +329,39 @@ def test_a_signal_while_it_hands_over(tmp_path: Path, settings: dict[str, Any], 
             new.end()
 
 
+@pytest.mark.long
+def test_a_service_that_is_stopped_meanwhile_ends_as_a_whole(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings["shutdown_spread"] = 60
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        old = Server(tmp_path, **settings)
+        try:
+            with old.raw_client():
+                assert manager.recv(4096).startswith(b"READY=1")
+                new = Server(tmp_path, **settings)
+                try:
+                    until(lambda: "another process takes over" in old.log, "the new one")
+                    # As a manager does, which knows of the old one.
+                    old.signal(signal.SIGTERM)
+                    assert new.wait() == 0
+                finally:
+                    new.end()
+        finally:
+            old.end()
+        # And that the other one was to be the main one it was not told.
+        assert manager.recv(4096).startswith(b"STOPPING=1")
+        assert manager.recv(4096).startswith(b"STOPPING=1")
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(4096)
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".sock")]
+
+
+@pytest.mark.long
 def test_who_is_started_to_take_over_ends_with_who_has_started_it(
     tmp_path: Path, settings: dict[str, Any], left_over: list[int]
 ) -> None:
