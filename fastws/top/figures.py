@@ -342,6 +342,9 @@ def _feed_notices(history: History) -> Iterator[Words]:
     quiet = stats.last_update_age_ms is not None and stats.last_update_age_ms / 1000 > QUIET_SECONDS
     if stats.feeds and quiet and "live" in stats.feeds.values():
         yield Words(f"no price or order book for {age(stats.last_update_age_ms / 1000)}", "warn")  # type: ignore[operator]
+    if stats.symbols_stale:
+        n = f"{stats.symbols_stale:,} of {stats.symbols_judged:,}"
+        yield Words(f"{n} symbols silent for longer than usual", "warn")
     if not stats.feeds and health is not None and not health.price_feed_running:
         yield Words("no feed, and nothing was published of late", "warn")
 

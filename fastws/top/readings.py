@@ -75,6 +75,8 @@ class Stats(msgspec.Struct, frozen=True):
     bytes_received: int | None = None
     messages_rate_limited: int | None = None
     last_update_age_ms: int | None = None
+    symbols_judged: int = 0
+    symbols_stale: int = 0
     workers: int = 1
     relay: Relay | None = None
 

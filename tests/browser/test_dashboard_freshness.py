@@ -19,18 +19,20 @@ def teach(target: Server, *codes: str) -> None:
     """Have the server learn how often symbols are updated."""
     publish(target, {"type": "market_status", "market": "KOSPI", "status": "open"})
 
-    def are_judged() -> bool:
-        publish(target, *[price(code, 73_000) for code in codes for _ in range(5)])
-        return bool(target.stats()["symbols_judged"] == len(codes))
+    def are_learned() -> bool:
+        for n in range(30):
+            publish(target, *[price(code, 73_000 + n) for code in codes])
+        limits = [target.get_json(f"/v1/stocks/{code}/freshness")["stale_after_ms"] for code in codes]
+        return all(limit is not None and limit < 4000 for limit in limits)
 
-    until(are_judged, "cadences", 15.0)
+    until(are_learned, "cadences", 15.0)
 
 
 @pytest.mark.long
 async def test_a_silent_symbol_is_grey_and_says_so(server: StartServer, tmp_path: Path) -> None:
     target = server("--feed", "none", admin_token=ADMIN, symbol_stale_min=2, symbol_stale_learning=0)
-    await asyncio.to_thread(teach, target, "005930", "000660")
     async with dashboard(target, tmp_path / "profile") as shown:
+        await asyncio.to_thread(teach, target, "005930", "000660")
 
         async def publish_one() -> None:
             n = 0

@@ -59,6 +59,12 @@ def test_a_server_that_is_well() -> None:
         ({"feeds": {"replay": "stopped"}}, "feed replay is stopped", "warn", ""),
         ({"last_update_age_ms": 75_000}, "no price or order book for 1 min 15 s", "warn", ""),
         (
+            {"symbols_stale": 3, "symbols_judged": 2200},
+            "3 of 2,200 symbols silent for longer than usual",
+            "warn",
+            "",
+        ),
+        (
             {"feeds": {}, "health": Health("ok", False)},
             "no feed, and nothing was published of late", "warn", "",
         ),
