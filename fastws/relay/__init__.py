@@ -106,7 +106,8 @@ meanwhile waits in its sockets, and is read before anybody counts as silent, or 
 
 Modules: `links` what messages go over: `redis_links` with `redis_access`, `redis_listening` and `redis_sending`, or
 `worker_links` with `exchange`, or `pair_links`, both of them with `exchange_links`, `exchange_ends` and
-`exchange_frames`; `outbox` what waits to be sent, `address` what the setting `relay` may say, `channels` their names,
+`exchange_frames`, or `detour_links`, which are those of Redis and a pair;
+`outbox` what waits to be sent, `address` what the setting `relay` may say, `channels` their names,
 `control` the messages beside envelopes, `sending` what leaves and `ring` what was sent, `receiving` what comes,
 `streams` what is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted,
 `awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and
