@@ -18,8 +18,9 @@ from fastws.opening import OpenError
 from fastws.websocket import WebSocket
 
 MESSAGE_SIZE = 64 << 20
-START_SECONDS = 30.0
-CASE_SECONDS = 300.0
+# The suite is in Python 2.7, and takes minutes for some cases of section 12 on a busy machine.
+START_SECONDS = 120.0
+CASE_SECONDS = 1200.0
 
 
 class Echo(WebSocket):

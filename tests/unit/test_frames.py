@@ -353,17 +353,18 @@ class TestUtf8:
     """Section 8.1."""
 
     @pytest.mark.parametrize("payload", INVALID_UTF8)
-    @pytest.mark.parametrize("n_before", [0, 1, 7, 8, 15, 16, 17, 100])
+    @pytest.mark.parametrize("n_before", [0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 100, 127, 128])
     def test_invalid(self, payload: bytes, n_before: int) -> None:
         for before in (b"a" * n_before, "가".encode() * n_before):
             assert violation(frame(OP_TEXT, before + payload)) == 1007
-            assert violation(frame(OP_TEXT, before + payload + b"a" * 40)) == 1007
+            assert violation(frame(OP_TEXT, before + payload + b"a" * 140)) == 1007
 
     @pytest.mark.parametrize("payload", VALID_UTF8)
     def test_valid(self, payload: str) -> None:
-        for before in ("", "a" * 15, "a" * 16, "가" * 9):
-            data = (before + payload).encode()
-            assert parse(frame(OP_TEXT, data)) == [text(data)]
+        for before in ("", "a" * 15, "a" * 16, "가" * 9, "a" * 63, "a" * 64, "a" * 150):
+            for after in ("", "a" * 100):
+                data = (before + payload + after).encode()
+                assert parse(frame(OP_TEXT, data)) == [text(data)]
 
     def test_every_character(self) -> None:
         data = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000).encode()
@@ -465,9 +466,12 @@ class TestSizes:
     def test_a_client_takes_a_claim_within_its_limit_at_its_word(self) -> None:
         reader = FrameReader(is_client=True, max_message_size=1 << 20)
         wire = build_frame(OP_BINARY, bytes(1 << 20))
+        # With its second piece: with the first, the message before it may be there still.
         reader.feed(wire[:100])
+        assert reader.buffer_size < 200
+        reader.feed(wire[100:101])
         assert reader.buffer_size == 1 << 20
-        ((_, _, _, message),) = reader.feed(wire[100:])
+        ((_, _, _, message),) = reader.feed(wire[101:])
         # What was collected is the message itself.
         assert message == bytes(1 << 20)
         assert sys.getsizeof(message) == sys.getsizeof(b"") + len(message)
