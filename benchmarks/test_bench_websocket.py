@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.conftest import Measure
 from fastws._frames import OP_TEXT, build_frame
-from fastws.deflate import OFFER, compress
+from fastws.deflate import compress
 from fastws.upgrading import accept_value
 from fastws.websocket import WebSocket
 
@@ -30,8 +30,9 @@ class Counted(WebSocket):
         self._may_inflate = True
         self.read(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %b\r\nSec-WebSocket-Extensions: %b\r\n\r\n"
-            % (accept_value(self._key).encode(), OFFER.encode())
+            b"Sec-WebSocket-Accept: %b\r\n"
+            b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n"
+            % accept_value(self._key).encode()
         )
 
     def on_message(self, message: bytes) -> None:

@@ -17,7 +17,7 @@ from isal import isal_zlib
 LEVEL: Final = 1
 _MEMORY_LEVEL: Final = 8
 _ANSWERED: Final = re.compile(
-    r'server_no_context_takeover|client_no_context_takeover|server_max_window_bits *= *"?(?:[89]|1[0-5])"?'
+    r'server_no_context_takeover|client_no_context_takeover|(?:server|client)_max_window_bits *= *"?(?:[89]|1[0-5])"?'
 )
 _TAIL: Final = b"\x00\x00\xff\xff"
 _PIECE: Final = 64 * 1024
@@ -25,8 +25,11 @@ _PIECE: Final = 64 * 1024
 _MAX_STREAMS: Final = 100
 
 
-OFFER: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""What a client of ours offers. It sends nothing compressed, and takes what it gets with the largest window."""
+OFFER: Final = (
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits"
+)
+"""What a client of ours offers. It takes what it gets with the largest window, and sends nothing compressed: there it
+keeps to any window that a server may ask for."""
 
 
 class Agreement(NamedTuple):
@@ -67,7 +70,7 @@ def negotiate(header: str) -> Agreement | None:
 
 def is_agreed(answer: str) -> bool:
     """Whether a server's Sec-WebSocket-Extensions header is one that `OFFER` can be answered with (§7.1): no message
-    refers to the ones before, and the window of what the client sends is not limited."""
+    refers to the ones before."""
     name, *fields = (part.strip() for part in answer.split(";"))
     keys = {field.partition("=")[0].rstrip() for field in fields}
     return (

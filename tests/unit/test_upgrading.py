@@ -186,7 +186,8 @@ REFUSED = {
 
 def test_what_grants_a_websocket() -> None:
     assert check_upgrade(Head((1, 1), 101, GRANTED, b""), KEY, deflate=True) is False
-    packed = {**GRANTED, "sec-websocket-extensions": f"{DEFLATE}; server_max_window_bits=8"}
+    bits = "server_max_window_bits=8; client_max_window_bits=15"
+    packed = {**GRANTED, "sec-websocket-extensions": f"{DEFLATE}; {bits}"}
     assert check_upgrade(Head((1, 1), 101, packed, b""), KEY, deflate=True) is True
 
 

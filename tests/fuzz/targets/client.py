@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fastws._frames import FrameReader, build_close, build_frame
-from fastws.deflate import OFFER, compress
+from fastws.deflate import compress
 from fastws.opening import Cause, OpenError
 from fastws.upgrading import accept_value
 from fastws.websocket import ABNORMAL, Ending, WebSocket
@@ -19,7 +19,9 @@ HEAD = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     f"Sec-WebSocket-Accept: {accept_value(KEY)}\r\n"
 )
-AGREED = f"{HEAD}Sec-WebSocket-Extensions: {OFFER}\r\n\r\n".encode()
+AGREED = (
+    f"{HEAD}Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_max_window_bits=9\r\n\r\n"
+).encode()
 GRANTED = f"{HEAD}\r\n".encode()
 TOKENS = (
     *(b"HTTP/1.1 ", b"HTTP/1.0 ", b"101 ", b"200 OK", b"\r\n", b"\r\n\r\n", b"Upgrade: websocket\r\n"),
