@@ -338,7 +338,12 @@ class Market:
         stock = self._newest
         if stock is None:
             return None
-        return max(stock.price_channel.last_published_ms, stock.book_channel.last_published_ms)
+        # One of the two may be from before the start, which is as old as the start by its channel.
+        return max(
+            channel.last_published_ms
+            for channel in (stock.price_channel, stock.book_channel)
+            if not isinstance(channel.last_payload, Stale)
+        )
 
     @property
     def n_updated(self) -> int:

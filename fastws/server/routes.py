@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
@@ -11,7 +11,8 @@ from fastws.market.market import Market
 from fastws.server.api import ApiView, add_admin_routes, add_user_routes
 from fastws.server.cors import add_cors
 from fastws.server.force_update import ForceView, add_force_routes
-from fastws.server.http import ServerView, add_probe_routes, add_public_routes, bare_app
+from fastws.server.handshake import Refusal
+from fastws.server.http import HttpError, ServerView, add_probe_routes, add_public_routes, bare_app
 from fastws.server.instrument_routes import add_instrument_routes
 from fastws.server.metrics import MetricsView, add_metrics_routes
 from fastws.server.portfolio_routes import PortfoliosView, add_portfolio_routes
@@ -22,6 +23,11 @@ from fastws.web.routes import add_web_routes
 
 if TYPE_CHECKING:
     from fastws.server.shared import Shared
+
+
+_MOVED: Final = Refusal(
+    404, "NOT_FOUND", "this is for the administrator, and answered at the address of the setting admin_bind"
+)
 
 
 class View(ServerView, StocksView, ApiView, MetricsView, ForceView, RealtimeView, PortfoliosView, Protocol):
@@ -60,6 +66,8 @@ def make_app(
     add_web_routes(app, has_pages=server.has_pages)
     if has_admin:
         _add_admin(app, server, is_own_place=False, shared=shared)
+    else:
+        _add_moved(app, server)
     add_cors(app, server)
     return app
 
@@ -72,6 +80,19 @@ def make_admin_app(server: View, *, shared: Shared | None = None) -> web.Applica
     add_probe_routes(app, server)
     _add_admin(app, server, is_own_place=True, shared=shared)
     return app
+
+
+def _add_moved(app: web.Application, server: View) -> None:
+    """Say where it is what has moved: who has set `admin_bind` looks for it here first. It is in no list."""
+    admin = bare_app()
+    add_admin_routes(admin, server)
+    paths = {resource.canonical for resource in admin.router.resources()} - {"/"}
+
+    async def moved(request: web.Request) -> web.Response:
+        raise HttpError(_MOVED)
+
+    for path in (*sorted(paths), "/metrics", "/metrics/"):
+        app.router.add_route("*", path, moved)
 
 
 def _add_admin(app: web.Application, server: View, *, is_own_place: bool, shared: Shared | None) -> None:

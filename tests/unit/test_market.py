@@ -73,6 +73,15 @@ async def test_when_the_last_update_was(market: Market) -> None:
         await asyncio.sleep(0.002)
 
 
+async def test_what_others_published_long_ago_is_no_younger_for_what_was_here_before_the_start(
+    market: Market,
+) -> None:
+    market.restore(price(market, "AAPL", 1), 1000)
+    market.channel_of("orderbook_update", "AAPL")
+    market.carry(book(market, "AAPL", 100), stamp=1 << 20, published_ms=5000, head=b"{")
+    assert market.last_update_ms == 5000
+
+
 async def test_prices_go_to_stock_sector_and_market(market: Market) -> None:
     update = price(market, "005930", 73000)
     assert market.publish_price(update) == 1
