@@ -59,6 +59,7 @@ class WireLink:
     """An end of it; see `AnyLink`. While it `is_held` it neither hears nor says anything, and does so afterwards."""
 
     is_up = True
+    is_detoured = False
     n_connects = 1
     n_dropped = 0
     n_refused = 0
