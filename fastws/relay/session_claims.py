@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -28,9 +28,9 @@ from fastws.relay.sending import Sending
 from fastws.relay.session_keeping import session_of
 from fastws.relay.session_messages import (
     SessionAnswer,
-    SessionChanges,
     SessionClaim,
     SessionKept,
+    SessionState,
     key_of,
 )
 from fastws.relay.session_news import SessionNews
@@ -286,10 +286,10 @@ class SessionClaims:
             ),
         )
 
-    def hear_news(self, news: SessionChanges) -> None:
+    def hear_news(self, states: Iterable[SessionState]) -> None:
         """Ask who has told of a session that somebody waits for."""
         now = self._clock()
-        for state in news.states:
+        for state in states:
             claim = self._by_key.get(state.key)
             if claim is not None and claim.known is None:
                 claim.client.guarded(self._look, claim, now)

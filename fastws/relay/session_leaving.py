@@ -15,7 +15,7 @@ from fastws.dialects.holdings import Holdings
 from fastws.relay.channels import Channels
 from fastws.relay.control import MAX_SIZE, encode
 from fastws.relay.links import AnyLink
-from fastws.relay.session_messages import SessionLeft, SessionsLeft, key_of
+from fastws.relay.session_messages import SessionLeft, SessionsLeft, key_of, packed
 from fastws.relay.session_news import SessionNews
 from fastws.relay.session_states import SessionStates, encode_state
 from fastws.relay.streams import HOLD_SECONDS
@@ -84,7 +84,7 @@ class SessionLeaving:
                 if session is not None:
                     left.append(self._left(session))
                     size += len(bytes(left[-1].state))
-            message = SessionsLeft(self._origin, self.hub.epoch, self._states.positions(), left)
+            message = SessionsLeft(self._origin, self.hub.epoch, self._states.positions(), packed(left))
             self._link.send(self._channels.sessions, encode(message))
             n += len(left)
             await asyncio.sleep(0)

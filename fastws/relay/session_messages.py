@@ -7,8 +7,8 @@ Session ids are secrets: who knows one may take the session over. They do not tr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,8 @@ _Key = Annotated[bytes, Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Kind = Literal["stock", "market", "sector", "portfolio"]
 _Epoch = Annotated[str, Meta(max_length=64)]
+
+_Read = TypeVar("_Read")
 
 Answer = Literal["given", "probing", "unknown", "forbidden", "in_use"]
 
@@ -60,11 +62,15 @@ class SessionState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SessionChanges(msgspec.Struct, frozen=True, tag="sessions"):
-    """What has changed of the sessions of an instance. `number` counts these messages from 1."""
+    """What has changed of the sessions of an instance. `number` counts these messages from 1.
+
+    `states` are each a `SessionState`, as :func:`packed` makes them and :func:`read_states` reads them: one that makes
+    no sense does not cost the others.
+    """
 
     origin: _Origin
     number: _Count
-    states: list[SessionState]
+    states: list[msgspec.Raw]
 
 
 class SessionsRequest(msgspec.Struct, frozen=True, tag="sessions-request"):
@@ -81,7 +87,7 @@ class SessionsPart(msgspec.Struct, frozen=True, tag="sessions-part"):
     number: _Count
     part: _Count
     is_last: bool
-    states: list[SessionState]
+    states: list[msgspec.Raw]
 
 
 class SessionClaim(msgspec.Struct, frozen=True, tag="claim"):
@@ -162,13 +168,14 @@ class SessionLeft(msgspec.Struct, frozen=True, array_like=True):
 class SessionsLeft(msgspec.Struct, frozen=True, tag="sessions-left"):
     """An instance goes, and leaves sessions to whomever their clients come to.
 
-    `epoch` is that of the numbers in it, `positions` are how far the instance was.
+    `epoch` is that of the numbers in it, `positions` are how far the instance was. `sessions` are each a `SessionLeft`;
+    see `SessionChanges`.
     """
 
     origin: _Origin
     epoch: _Epoch
     positions: list[Reached]
-    sessions: list[SessionLeft]
+    sessions: list[msgspec.Raw]
 
 
 class SessionKept(msgspec.Struct, frozen=True, tag="session-kept"):
@@ -189,8 +196,38 @@ class SessionKept(msgspec.Struct, frozen=True, tag="session-kept"):
 NO_SUBSCRIPTIONS: Final = b"\xc0"
 """Of a session that is no more: null."""
 
+_encoder: Final = msgspec.msgpack.Encoder()
+_states: Final = msgspec.msgpack.Decoder(SessionState)
+_left: Final = msgspec.msgpack.Decoder(SessionLeft)
 _groups: Final = msgspec.msgpack.Decoder(list[Group])
 _answers: Final = msgspec.msgpack.Decoder(SessionAnswer)
+
+
+def packed(each: Iterable[SessionState | SessionLeft]) -> list[msgspec.Raw]:
+    """The sessions of a message."""
+    return [msgspec.Raw(_encoder.encode(one)) for one in each]
+
+
+def read_states(states: Iterable[msgspec.Raw]) -> tuple[list[SessionState], list[str]]:
+    """Read those of a `SessionChanges` or `SessionsPart`, and why others cannot be read."""
+    return _read_each(_states, states)
+
+
+def read_left(sessions: Iterable[msgspec.Raw]) -> tuple[list[SessionLeft], list[str]]:
+    """Read those of a `SessionsLeft`, and why others cannot be read."""
+    return _read_each(_left, sessions)
+
+
+def _read_each(
+    decoder: msgspec.msgpack.Decoder[_Read], each: Iterable[msgspec.Raw]
+) -> tuple[list[_Read], list[str]]:
+    found, errors = [], []
+    for one in each:
+        try:
+            found.append(decoder.decode(one))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            errors.append(str(error))
+    return found, errors
 
 
 def key_of(session_id: str) -> bytes:

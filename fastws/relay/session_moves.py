@@ -111,8 +111,7 @@ class SessionMoves:
     def hear(self, message: SessionMessage) -> None:
         """Take what an instance says that is there."""
         if isinstance(message, SessionChanges):
-            self.news.hear(message)
-            self.claims.hear_news(message)
+            self.claims.hear_news(self.news.hear(message))
         elif isinstance(message, SessionsPart):
             self.news.hear_part(message)
         elif isinstance(message, SessionsRequest):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
+import structlog
 
 from fastws._core import Hub
 from fastws.dialects.holdings import Holdings
+from fastws.logs import log_limited
 from fastws.relay.channels import Channels
 from fastws.relay.control import SessionMessage, encode
 from fastws.relay.counts import RelayCounts
@@ -27,6 +29,9 @@ from fastws.relay.session_messages import (
     SessionState,
     groups_of,
     key_of,
+    packed,
+    read_left,
+    read_states,
 )
 
 # A message ends with the session that brings it over this.
@@ -42,6 +47,10 @@ _EXPIRE_SECONDS: Final = 10.0
 # With more than so much to be sent, nobody is named all sessions: envelopes are not to be dropped for that.
 _BUSY_SIZE: Final = 4 << 20
 _LOOK_SECONDS: Final = 0.05
+
+_Read = TypeVar("_Read")
+
+_log = structlog.get_logger("fastws.relay")
 
 
 class SessionNews:
@@ -169,7 +178,7 @@ class SessionNews:
             self._changed.pop(session_id, None)
         self.number += 1
         self._counts.sessions["announced"] += len(ids)
-        self._send(self._channels.sessions, SessionChanges(self._origin, self.number, states))
+        self._send(self._channels.sessions, SessionChanges(self._origin, self.number, packed(states)))
 
     def tell_one(self, key: bytes) -> bool:
         """Tell of one session at once, because somebody looks for it; False: it is not here."""
@@ -198,7 +207,7 @@ class SessionNews:
         states, told = self._tell_of(ids[begin : begin + _PART_COUNT])
         end = begin + len(told)
         is_last = end >= len(ids)
-        part = SessionsPart(self._origin, self.number, number, is_last, states)
+        part = SessionsPart(self._origin, self.number, number, is_last, packed(states))
         self._send(self._channels.inbox(origin), part)
         if not is_last:
             self._telling[origin] = self.hub.loop.call_later(
@@ -260,12 +269,14 @@ class SessionNews:
             telling.cancel()
         self.peers.lose(origin, self._clock(), self.holdings.ttl, self.hub.sequence)
 
-    def hear(self, message: SessionChanges) -> None:
-        """Take what has changed elsewhere."""
+    def hear(self, message: SessionChanges) -> list[SessionState]:
+        """Take what has changed elsewhere; returns what was told."""
+        states = self._readable(*read_states(message.states))
         heard = self._heard.get(message.origin)
         if heard is None or heard.take_change(message.number):
-            self._take(message.origin, message.states)
+            self._take(message.origin, states)
             self._ask_if_missing(message.origin)
+        return states
 
     def hear_part(self, part: SessionsPart) -> None:
         """Take a part of all sessions of an instance."""
@@ -274,14 +285,14 @@ class SessionNews:
             return
         if part.part == 0:
             self.peers.begin_all(part.origin)
-        self._take(part.origin, part.states)
+        self._take(part.origin, self._readable(*read_states(part.states)))
         if part.is_last:
             self.peers.end_all(part.origin)
 
     def hear_left(self, message: SessionsLeft) -> None:
         """Take what an instance that goes leaves to the others."""
         now = self._clock()
-        for session in message.sessions:
+        for session in self._readable(*read_left(message.sessions)):
             left = Left(message.epoch, message.positions, session)
             self.peers.leave(session.key, message.origin, left, now, self.holdings.ttl, self.hub.sequence)
 
@@ -296,6 +307,14 @@ class SessionNews:
         heard = self._heard.get(origin)
         if heard is not None and heard.is_to_be_asked(self._clock(), _ASK_AGAIN_SECONDS):
             self._send(self._channels.inbox(origin), SessionsRequest(self._origin))
+
+    def _readable(self, found: list[_Read], errors: list[str]) -> list[_Read]:
+        for error in errors:
+            self._counts.refused += 1
+            log_limited(
+                _log, "relay-refused", "what came over the relay was left out", error=f"a session: {error}"
+            )
+        return found
 
     def _take(self, origin: int, states: list[SessionState]) -> None:
         now = self._clock()
