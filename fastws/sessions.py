@@ -19,7 +19,7 @@ _MIN_PER_OWNER: Final = 100
 _MAX_FORGOTTEN: Final = 1000
 
 
-class Handed(msgspec.Struct, frozen=True):
+class HandedState(msgspec.Struct, frozen=True):
     """What another instance that held a session has said of what its client has missed.
 
     `marks` tell how far the client is (see `Hub.marks`), None: nobody knows. `since` is the number of the hub when the
@@ -57,7 +57,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     address_key: str = ""
     moves: int = 0
     is_moved: bool = False
-    handed: Handed | None = None
+    handed: HandedState | None = None
     was_open: bool = False
 
     @property

@@ -112,9 +112,10 @@ Modules: `links` what messages go over: `redis_links` with `redis_access`, `redi
 `streams` what is expected of an origin, `carrier` brings it to the market, `interest` which shards are wanted,
 `awaiting` who waits for them, `meetings` who is there and `peers` as far as they are heard, `posts` who runs a feed and
 `keeper` runs it, `session_news` tells and hears of sessions with `session_messages`, `peer_sessions` are those of
-others, `session_claims` asks for them for `waiting_claims`, all of them no more often than `asking_all` says, and
-`moved_sessions` makes them, `session_giving` gives own ones away, `session_keeping` tells of those whose holders are
-gone and `session_leaving` leaves own ones, saying of them what `session_states` knows, `session_moves` is all of that,
+others, `session_claims` asks for them for `waiting_claims`, all of them no more often than `asking_all` says;
+`late_answers` come when nobody waits any more, `session_levels` says how far this instance is and `moved_sessions`
+makes them, `session_giving` gives own ones away, `session_keeping` tells of those whose holders are gone and
+`session_leaving` leaves own ones, saying of them what `session_states` knows, `session_moves` is all of that,
 `expiring` is what is remembered for a while only, `sharing` what is known of users and of what is looked at everywhere
 and `tables` how that is kept the same, `numbering` how far what others tell is known, `naming` what instances are
 called, `delays` when Redis is tried again, `lasting` the tasks that must not end, `counts` what has passed, `outages`

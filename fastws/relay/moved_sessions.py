@@ -35,7 +35,7 @@ from fastws.relay.session_messages import (
     read_answer,
     read_groups,
 )
-from fastws.sessions import Handed, Session
+from fastws.sessions import HandedState, Session
 
 _MESSAGES: Final = {
     CHANNEL_PRICE: "price_update",
@@ -62,7 +62,7 @@ class MovedSessions:
         is_paused: bool,
         moves: int,
         heard: int,
-        handed: Handed,
+        handed: HandedState,
         was_open: bool,
     ) -> Session:
         """The session that `client` has come with. `moves`: how often it had gone to another instance before."""

@@ -10,7 +10,6 @@ from fastws._core import Hub
 from fastws.dialects.clients import Arrival, Client
 from fastws.dialects.holdings import Holdings
 from fastws.dialects.mail import Mail
-from fastws.dialects.restoration import unheard
 from fastws.dialects.takeover import PROBE_SECONDS, Then
 from fastws.market.market import Market
 from fastws.relay.asking_all import AskingAll
@@ -18,14 +17,15 @@ from fastws.relay.awaiting import Awaiting
 from fastws.relay.channels import Channels
 from fastws.relay.control import ControlError, encode
 from fastws.relay.counts import RelayCounts
-from fastws.relay.expiring import Expiring
+from fastws.relay.late_answers import LateAnswers
 from fastws.relay.links import AnyLink
-from fastws.relay.moved_sessions import MovedSessions, alerts_of, groups_in, read_left
+from fastws.relay.moved_sessions import MovedSessions, groups_in, read_left
 from fastws.relay.peer_sessions import PeerSession, PeerSessions
 from fastws.relay.peers import Peers
 from fastws.relay.receiving import Receiving
 from fastws.relay.sending import Sending
 from fastws.relay.session_keeping import session_of
+from fastws.relay.session_levels import SessionLevels
 from fastws.relay.session_messages import (
     SessionAnswer,
     SessionClaim,
@@ -35,7 +35,7 @@ from fastws.relay.session_messages import (
 )
 from fastws.relay.session_news import SessionNews
 from fastws.relay.waiting_claims import WaitingClaim
-from fastws.sessions import Handed, Session
+from fastws.sessions import HandedState, Session
 
 SILENCE_SECONDS: Final = 1.5
 """After how long without a word, of whatever kind, a holder counts as gone: it announces itself every second."""
@@ -52,10 +52,6 @@ ASKING_SECONDS: Final = 0.3
 LEVEL_SECONDS: Final = 1.5
 """How long a client waits until what the holder has is here: what is missing comes in a second, or not at all."""
 
-# For how long an answer that comes too late still has what is addressed to a user, and of how many claims.
-_LATE_SECONDS: Final = 60.0
-_LATE_BYTES: Final = 1 << 20
-_LATE_SIZE: Final = 250
 # After how long a question is asked again: it, or the answer, may have been lost.
 _ASK_AGAIN_SECONDS: Final = 1.0
 # After how long it is looked again whether somebody is there to be asked.
@@ -108,11 +104,10 @@ class SessionClaims:
         self.sessions = sessions
         self.peers = peers
         self._moved = MovedSessions(hub, market)
-        self._mail = mail
+        self._levels = SessionLevels(hub, self._moved, peers, link, receiving, awaiting)
         self._link = link
         self._channels = channels
         self._sending = sending
-        self._receiving = receiving
         self._awaiting = awaiting
         self._counts = counts
         self._origin = origin
@@ -120,9 +115,7 @@ class SessionClaims:
         self._n_claims = 0
         self._claims: dict[int, WaitingClaim] = {}
         self._by_key: dict[bytes, WaitingClaim] = {}
-        # By the number of their claims: clients that went on without an answer, and since when their users' messages
-        # have been heard here.
-        self._late: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
+        self._late = LateAnswers(mail)
         self._asking_all = AskingAll()
         self._began_at = clock()
 
@@ -165,7 +158,7 @@ class SessionClaims:
 
     def _look(self, claim: WaitingClaim, now: float) -> None:
         if claim.answer is not None:
-            if now >= claim.deadline or not self._is_behind(claim.answer):
+            if now >= claim.deadline or not self._levels.is_behind(claim.answer):
                 self._take(claim, claim.answer)
             return
         if not claim.is_asked:
@@ -270,7 +263,7 @@ class SessionClaims:
             self._send(claim, known)
         self.sessions.drop(claim.key)
         self._counts.sessions["taken_over"] += 1
-        self._late.put(claim.number, (claim.client, known.heard), _LATE_SIZE, now)
+        self._late.expect(claim.number, claim.client, known.heard, now)
         since = claim.since if known.lost_at is None else known.lost_at
         self._finish(
             claim,
@@ -281,7 +274,7 @@ class SessionClaims:
                 is_paused=known.is_paused,
                 moves=known.moves,
                 heard=known.heard,
-                handed=Handed(None, since, 0, []),
+                handed=HandedState(None, since, 0, []),
                 was_open=known.expires_at is None,
             ),
         )
@@ -327,16 +320,8 @@ class SessionClaims:
                     return  # somebody else was quicker to tell
                 raise ControlError("an instance answers that was not asked for a session")
             claim.client.guarded(self._take_answer, claim, answer)
-        elif answer.what == "given":
-            late = self._late.pop(answer.claim, self._clock())
-            if late is not None:
-                late[0].guarded(self._hand_late, *late, answer)
-
-    def _hand_late(self, client: Client, heard: int, answer: SessionAnswer) -> None:
-        """Tell a client that has gone on already what was addressed to its user."""
-        if client.is_admitted:
-            alerts = unheard(self._mail, client, heard, alerts_of(answer.alerts))
-            self._mail.hand(client, alerts)
+        else:
+            self._late.hear(answer, self._clock())
 
     def _take_answer(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         if answer.what == "probing":
@@ -360,43 +345,13 @@ class SessionClaims:
     def _await_level(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         claim.answer = answer
         claim.deadline = self._clock() + LEVEL_SECONDS
-        if not self._is_behind(answer):
+        if not self._levels.is_behind(answer):
             self._take(claim, answer)
-
-    def _is_behind(self, answer: SessionAnswer) -> bool:
-        """Whether something is not here yet that the client may have seen at the one that gives its session away."""
-        if not self._link.is_up:
-            return False  # it will not come
-        shards: set[int] = set()
-        for group in answer.subscriptions:
-            shards |= self._awaiting.shards_of(group.kind, group.names)
-        if any(
-            shard in shards
-            and self.peers.get(origin) is not None
-            and not self._receiving.has_reached(origin, shard, position)
-            for origin, shard, position in answer.positions
-        ):
-            return True
-        marks = None if answer.marks is None else self._moved.marks(answer.marks)
-        return marks is not None and any(channel.stamp < last for channel, _, last in marks)
 
     def _take(self, claim: WaitingClaim, answer: SessionAnswer) -> None:
         """Take a session as its holder gives it away."""
         self.sessions.drop(claim.key)
         self._counts.sessions["taken"] += 1
-        since = claim.since
-        marks = None
-        # What was not heard in time is older here than what the client has seen, which is to be said.
-        if claim.is_level and answer.marks is not None and not self._is_behind(answer):
-            marks = self._moved.marks(answer.marks)
-        if marks is not None and answer.is_early:
-            # What the marks leave out has to be what nobody has published yet.
-            since = self.hub.sequence
-            if self._moved.has_others(self._moved.subscriptions(answer.subscriptions), marks):
-                marks = None
-            elif claim.is_late and any(channel.stamp > last for channel, _, last in marks):
-                # Of what was published since it was left only the last values are here.
-                marks = None
         self._finish(
             claim,
             self._moved.make(
@@ -406,7 +361,7 @@ class SessionClaims:
                 is_paused=answer.is_paused,
                 moves=answer.moves,
                 heard=claim.since,
-                handed=Handed(marks, since, answer.n_missed, alerts_of(answer.alerts)),
+                handed=self._levels.state_of(claim, answer),
                 was_open=answer.was_open,
             ),
         )

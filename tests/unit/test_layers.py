@@ -139,6 +139,7 @@ SANS_IO = {
     "fastws.relay.exchange",
     "fastws.relay.exchange_frames",
     "fastws.relay.interest",
+    "fastws.relay.late_answers",
     "fastws.relay.moved_sessions",
     "fastws.relay.numbering",
     "fastws.relay.outbox",
