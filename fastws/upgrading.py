@@ -90,10 +90,10 @@ def accept_value(key: str) -> str:
     return binascii.b2a_base64(digest, newline=False).decode()
 
 
-def has_token(value: str, token: str) -> bool:
-    """Whether `token` (lower case) is an element of the comma-separated list `value`, in any case."""
+def has_token(value: str, word: str) -> bool:
+    """Whether the token `word` (lower case) is an element of the comma-separated list `value`, in any case."""
     lowered = value.lower()
-    return lowered == token or (token in lowered and token in map(str.strip, lowered.split(",")))
+    return lowered == word or (word in lowered and word in map(str.strip, lowered.split(",")))
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

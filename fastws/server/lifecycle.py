@@ -63,9 +63,8 @@ def serve(settings: Settings, read_again: Callable[[], Settings], worker: Worker
         SettingsError: a setting turns out to be unusable, such as a port that is taken.
         FastwsError: what was handed over cannot be listened on, or the running server cannot be taken over.
     """
-    if settings.upgrade_socket is not None:
-        # Until there is somebody who can take a signal.
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # Until there is somebody who can take a signal.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     predecessor = None if worker is not None else find_predecessor(settings)
     run = _Run(settings, read_again, worker, predecessor)
     try:
@@ -111,11 +110,14 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        if self._settings.upgrade_socket is not None:
-            # Whoever asks too early for another process is not to end this one.
-            loop.add_signal_handler(
-                signal.SIGUSR2, _log.warning, "the start is not done, and nothing to take over"
-            )
+        # Whoever asks too early for another process, or in vain, is not to end this one.
+        loop.add_signal_handler(
+            signal.SIGUSR2,
+            _log.warning,
+            "SIGUSR2 does nothing: without upgrade_socket no process takes over"
+            if self._settings.upgrade_socket is None
+            else "SIGUSR2 came too early: the start is not done, and nothing to take over",
+        )
         predecessor = self._predecessor
         door: Door | None = None
         try:

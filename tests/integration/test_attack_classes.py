@@ -35,7 +35,6 @@ DEFLATE = "permessage-deflate; client_max_window_bits"
 NO_SECRETS = {
     "fastws/cli/top.py": "an argument with itself",
     "fastws/kis/auth.py": "our own token of KIS with the one that KIS has refused",
-    "fastws/server/handshake.py": "an element of a list in an HTTP header",
 }
 
 

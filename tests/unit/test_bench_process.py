@@ -51,7 +51,10 @@ def test_an_hour_on_a_busy_machine_is_compared_in_no_time() -> None:
 
 def test_a_sleeper_that_is_late_very_often_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     # More than a pipe holds, after which a writer would wait for a reader.
-    program = "import os, time\nfor i in range(20_000): print(i, i + 0.5)\nprint(1e9, 2e9, flush=True)\ntime.sleep(60)"
+    program = (
+        "import time\nprint('watching')\nfor i in range(20_000): print(i, i + 0.5)\n"
+        "print(1e9, 2e9, flush=True)\ntime.sleep(60)"
+    )
     monkeypatch.setattr(process, "_PROBE", program)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     with StallProbe() as probe:
