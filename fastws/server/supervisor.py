@@ -44,6 +44,8 @@ START_SECONDS: Final = 120.0
 """A worker that does not serve so long after its start is killed."""
 
 _BEAT_SECONDS: Final = 1.0
+# A beat that is so late is of a process that stood still, with its workers, as where a container is paused.
+_STANDSTILL_SECONDS: Final = 2.0
 # Behind the time that workers take for a stop at most; each of them keeps to it by itself.
 _RESERVE_SECONDS: Final = 2.0
 
@@ -161,6 +163,8 @@ class Supervisor:
         self._reap()
         now = time.monotonic()
         if now >= self._beat_at:
+            if now - self._beat_at > _STANDSTILL_SECONDS:
+                self._exchange.excuse()
             self._tell_crew()
             self._look_for_stuck()
         for slot in self._slots:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from websockets.exceptions import ConnectionClosed
 
 from fastws.auth.tokens import sign
+from fastws.server.supervisor import STUCK_SECONDS
 from tests import serving
 from tests.clients import Client, client, updates
 from tests.serving import Server, command, environment, run, until
@@ -461,6 +463,25 @@ def test_one_that_does_not_come_to_serve_is_started_anew(
     until(lambda: "a worker serves again" in server.log, "another one", 30)
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
+
+
+@pytest.mark.long
+def test_a_server_that_was_paused_as_a_whole_goes_on(start: Any) -> None:
+    """As a container is, for longer than a worker is let live that says nothing; the parent is the first to run on."""
+    server = start()
+    parent = psutil.Process(server.process.pid)
+    workers = workers_of(server)
+    for each in (parent, *workers):
+        each.suspend()
+    time.sleep(STUCK_SECONDS + 1)
+    parent.resume()
+    time.sleep(2)
+    for each in workers:
+        each.resume()
+    assert server.get_json("/health")["status"] == "ok"
+    time.sleep(2)
+    assert workers_of(server) == workers
+    assert "is killed" not in server.log
 
 
 @pytest.mark.long
