@@ -25,17 +25,25 @@ class LateAnswers:
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
-        # By the number of their claims; and since which number of the hub their users' messages were heard here.
-        self._clients: Expiring[int, tuple[Client, int]] = Expiring(seconds=_LATE_SECONDS, limit=_LATE_BYTES)
+        # By the number of their claims: who is to answer, and since which number of the hub their users' messages were
+        # heard here.
+        self._clients: Expiring[int, tuple[int, Client, int]] = Expiring(
+            seconds=_LATE_SECONDS, limit=_LATE_BYTES
+        )
 
-    def expect(self, claim: int, client: Client, heard: int, now: float) -> None:
-        """A client goes on. Messages of its user that came here after number `heard` of the hub are not told again."""
-        self._clients.put(claim, (client, heard), _LATE_SIZE, now)
+    def expect(self, claim: int, holder: int, client: Client, heard: int, now: float) -> None:
+        """A client goes on without `holder`, an origin.
+
+        Messages of its user that came here after number `heard` of the hub are not told again.
+        """
+        self._clients.put(claim, (holder, client, heard), _LATE_SIZE, now)
 
     def hear(self, answer: SessionAnswer, now: float) -> None:
         """Take the answer to a claim that nobody waits for any more."""
-        if answer.what == "given" and (found := self._clients.pop(answer.claim, now)) is not None:
-            client, heard = found
+        found = self._clients.get(answer.claim, now)
+        if answer.what == "given" and found is not None and found[0] == answer.origin:
+            self._clients.pop(answer.claim, now)
+            _, client, heard = found
             client.guarded(self._hand, client, heard, answer)
 
     def expire(self, now: float) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fastws.relay.tables import PeerTable
 
 PEER_SILENCE_SECONDS: Final = 5.0
-"""After how long an instance that announces itself every second counts as gone."""
+"""After how long without a word, of whatever kind, an instance counts as gone: it announces itself every second."""
 
 MISSED_SECONDS: Final = 300.0
 """For how long one that has gone without a word is told of."""
@@ -21,8 +21,8 @@ _MAX_MISSED: Final = 64
 class Peer:
     """Another instance. `name` is for people; `candidacies`, `feeds` and `figures` are those that it announced last.
 
-    `announced_at` is when that was, `heard_at` also when it was excused; `spoke_at` is when anything at all has come of
-    it, or it was excused. `tables` are what it has told of its own.
+    `announced_at` is when that was, `spoke_at` when anything at all has come of it, or it was excused. `tables` are
+    what it has told of its own.
     """
 
     __slots__ = (
@@ -30,17 +30,16 @@ class Peer:
         "candidacies",
         "feeds",
         "figures",
-        "heard_at",
         "name",
         "origin",
         "spoke_at",
         "tables",
     )
 
-    def __init__(self, origin: int, name: str, heard_at: float) -> None:
+    def __init__(self, origin: int, name: str, now: float) -> None:
         self.origin = origin
         self.name = name
-        self.heard_at = self.announced_at = self.spoke_at = heard_at
+        self.announced_at = self.spoke_at = now
         self.candidacies: Mapping[str, Candidacy] = {}
         self.feeds: Mapping[str, FeedState] = {}
         self.figures: Mapping[str, int] = {}
@@ -72,7 +71,7 @@ class Peers:
         return peer
 
     def hear(self, peer: Peer) -> None:
-        peer.heard_at = peer.announced_at = peer.spoke_at = self._clock()
+        peer.announced_at = peer.spoke_at = self._clock()
 
     def note_word(self, origin: int) -> None:
         """Something has come of an instance, if it is there."""
@@ -94,7 +93,7 @@ class Peers:
     def missed(self) -> list[Peer]:
         """Those that have gone without a word within `MISSED_SECONDS` and have not come back."""
         since = self._clock() - MISSED_SECONDS
-        self._missed = {key: peer for key, peer in self._missed.items() if peer.heard_at >= since}
+        self._missed = {key: peer for key, peer in self._missed.items() if peer.spoke_at >= since}
         return list(self._missed.values())
 
     def age(self, peer: Peer) -> float:
@@ -105,9 +104,9 @@ class Peers:
         """Give all of them time again: for a while nobody could be heard."""
         now = self._clock()
         for peer in self._peers.values():
-            peer.heard_at = peer.spoke_at = now
+            peer.spoke_at = now
 
     def lost(self) -> list[Peer]:
-        """Those that were not heard for too long."""
+        """Those that have said nothing for too long."""
         now = self._clock()
-        return [peer for peer in self._peers.values() if now - peer.heard_at > PEER_SILENCE_SECONDS]
+        return [peer for peer in self._peers.values() if now - peer.spoke_at > PEER_SILENCE_SECONDS]

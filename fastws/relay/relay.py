@@ -54,6 +54,7 @@ from fastws.relay.receiving import Receiving
 from fastws.relay.redis_links import RedisLink
 from fastws.relay.sending import Sending
 from fastws.relay.session_claims import SessionClaims
+from fastws.relay.session_messages import SessionAnswer
 from fastws.relay.session_moves import SessionMoves
 from fastws.relay.sharing import Sharing
 
@@ -369,7 +370,8 @@ class Relay:
     def _take_session_message(self, message: SessionMessage) -> None:
         if self.sessions is None:
             return
-        if self.peers.get(message.origin) is None:
+        # One that stood still for long answers what it was asked before it says that it is there again.
+        if self.peers.get(message.origin) is None and not isinstance(message, SessionAnswer):
             raise ControlError("an instance that has not said that it is there tells of sessions")
         self.sessions.hear(message)
 

@@ -263,7 +263,7 @@ class SessionClaims:
             self._send(claim, known)
         self.sessions.drop(claim.key)
         self._counts.sessions["taken_over"] += 1
-        self._late.expect(claim.number, claim.client, known.heard, now)
+        self._late.expect(claim.number, known.origin, claim.client, known.heard, now)
         since = claim.since if known.lost_at is None else known.lost_at
         self._finish(
             claim,
@@ -308,7 +308,7 @@ class SessionClaims:
             claim.client.guarded(self._listen, claim, session)
 
     def hear_answer(self, answer: SessionAnswer) -> None:
-        """Take what a holder says.
+        """Take what a holder says, which may have been held to be gone, and not have said anything else since then.
 
         Raises:
             ControlError: this one was not asked.

@@ -118,6 +118,7 @@ class Asker:
     """As much of a client as a claim needs."""
 
     connection_id = "another"
+    is_admitted = True
 
     def __init__(self, user_key: str | None = None) -> None:
         self.user_key = user_key

@@ -183,6 +183,11 @@ def test_peers_are_lost_when_they_are_silent_and_are_not_excused() -> None:
     assert peers.lost() == []
     clock.now += 0.1
     assert peers.lost() == [one]
+    # Whoever says anything is there, announced or not.
+    peers.note_word(one.origin)
+    assert peers.lost() == []
+    clock.now += PEER_SILENCE_SECONDS + 0.1
+    assert peers.lost() == [one, two]
     peers.excuse()
     assert peers.lost() == []
     peers.remove(one, is_missed=False)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from fastws.dialects.clients import Arrival
 from fastws.market.alert_messages import Alert
+from fastws.relay import late_answers
 from fastws.relay.awake_clock import READING_SECONDS, AwakeClock
-from fastws.relay.control import decode, encode
+from fastws.relay.control import encode
+from fastws.relay.peers import PEER_SILENCE_SECONDS
 from fastws.relay.session_claims import (
     ANSWER_SECONDS,
     ASKING_SECONDS,
@@ -81,31 +85,35 @@ async def test_one_of_which_nothing_is_heard_is_not_waited_for() -> None:
         assert isinstance(two.ask("t").found, Session)
 
 
-async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_for_the_user() -> None:
+@pytest.mark.parametrize("longer", [0.0, PEER_SILENCE_SECONDS], ids=["heard in time", "held to be gone"])
+async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_for_the_user(
+    longer: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What its client holds was heard by nobody here, and the holder stands still before it has told its values."""
-    async with sites(codes=()) as (wire, clock, (one, two)):
+    async with sites(codes=()) as (_, clock, (one, two)):
         one.hold("s", "A", user_key="kim")
         await known(two)
         one.alerts.tell("kim", alert(1))
         await settle()
-        answers = []
+        handed: list[tuple[object, list[str]]] = []
 
-        def note(data: bytes) -> bool:
-            if is_answer(data):
-                answers.append(decode(data))
-            return False
+        def hand(client: object, alerts: Iterable[Alert]) -> None:
+            handed.append((client, [str(each.threshold) for each in alerts]))
 
-        wire.is_lost = note
+        # What of it the client has heard here already is not looked at: nothing is.
+        monkeypatch.setattr(late_answers, "unheard", lambda mail, client, heard, alerts: alerts)
+        two.mail.hand = hand  # type: ignore[method-assign]
         one.link.is_held = True
         asker = two.ask("s", "kim")
         await pass_time(clock, max(SILENCE_SECONDS, HEARING_SECONDS) + 0.2, two)
         await until(lambda: asker.found)
         assert two.missed(asker.found) is None
+        await pass_time(clock, longer, two)
+        two.relay.meetings.look_after(clock())
+        assert len(two.relay.peers) == (0 if longer else 1)
         one.link.let_go()
-        await until(lambda: answers)
-        (answer,) = answers
-        assert isinstance(answer, SessionAnswer)
-        assert (answer.what, [each.threshold for each in answer.alerts]) == ("given", ["1"])
+        await until(lambda: handed)
+        assert handed == [(asker, ["1"])]
         assert not len(one.sessions)
 
 
