@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
+
+# More symbols than the markets of the world have, so that a server that makes names up costs no more.
+_MOST_CODES: Final = 100_000
 
 
 class Ages:
@@ -26,14 +30,16 @@ class Ages:
 
     def take(self, code: str, at: datetime, *, is_live: bool = True) -> None:
         """Note an update that was published at `at`; it `is_live` unless it is of a snapshot."""
-        self._at[code] = at
+        if code in self._at or len(self._at) < _MOST_CODES:
+            self._at[code] = at
         if is_live and self._stale:
             self._stale.discard(code)
 
     def note(self, code: str, status: str) -> None:
         """Note what the server says of a symbol."""
         if status == "stale":
-            self._stale.add(code)
+            if len(self._stale) < _MOST_CODES:
+                self._stale.add(code)
         else:
             self._stale.discard(code)
 

@@ -12,7 +12,7 @@ from fastws.client.backoff import Backoff, Reconnection
 from fastws.client.base import Accepted, BaseClient, Options
 from fastws.client.held import check_targets, check_wish, parts
 from fastws.client.link import refusal
-from fastws.client.messages import Message, Rejected
+from fastws.client.messages import Message
 from fastws.client.session import Session
 from fastws.messages import Pause, Resume, Subscribed, Unsubscribe
 
@@ -106,8 +106,7 @@ class Client(BaseClient[Message]):
                 accepted.rejected.extend([] if answer.rejected is UNSET else answer.rejected)
             elif isinstance(answer, messages.Error):
                 refusals.append(answer)
-                rejected = answer.details.get("rejected", [])
-                accepted.rejected.extend(Rejected(item["target"], item["reason"]) for item in rejected)
+                accepted.rejected.extend(messages.rejections(answer))
         if refusals and not accepted.targets:
             raise refusal(refusals[0])
         return accepted

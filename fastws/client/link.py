@@ -101,6 +101,7 @@ class Link:
         # Of the last connection: why this client has ended it, and the fault if it was one.
         self._ends_for = ""
         self._fault: Exception | None = None
+        self._asks_again: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         try:
@@ -195,6 +196,9 @@ class Link:
             await self._watch(socket, started + self._address.connect_timeout)
         finally:
             keeper.cancel()
+            if self._asks_again is not None:
+                self._asks_again.cancel()
+                self._asks_again = None
             try:
                 if self.is_closing:
                     await socket.close()
@@ -219,9 +223,11 @@ class Link:
             now = time.monotonic()
             apart, before = time.time() - now, apart
             has_slept = abs(apart - before) > _CLOCK_STEP
-            if socket.is_paused:
+            # Before the first greeting nobody takes messages, so a pause has no end but this one.
+            if socket.is_paused and self.went_live.is_set():
                 # It hears nothing because it does not listen.
                 pinged_at, due = None, now + self._address.ping_interval
+                greeted_by = now + self._address.connect_timeout
             elif not self._session.is_live:
                 due = greeted_by
                 if now >= due:
@@ -266,7 +272,9 @@ class Link:
         self._session.answers.clear()
         if self._session.must_ask_again:
             self._session.must_ask_again = False
-            asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self._ask_again)
+            if self._asks_again is None:
+                # However many were dropped, everything that waits is sent once.
+                self._asks_again = asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self._ask_again)
         self.flush()
         self._inbox.balance()
 
@@ -278,6 +286,7 @@ class Link:
         self.went_live.set()
 
     def _ask_again(self) -> None:
+        self._asks_again = None
         self._session.ask_again()
         self.flush()
 

@@ -7,11 +7,12 @@ UTC, what the source passed through stands in `extra`, and codes of a newer serv
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from fastws.messages.server import Rejected
 
@@ -40,6 +41,14 @@ __all__ = [
 ]
 
 Number: TypeAlias = int | Decimal
+Counter: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""What the server counts; a number that no server can have reached would be a cursor that nothing goes on from."""
+Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
+"""A time that says of which zone it is; `in_utc` brings it to UTC."""
+S = TypeVar("S")
+_TIMES: Final = ("timestamp", "event_time", "last_update")
+# Characters of what cannot be read: enough to know it by, where a queue of them may be kept.
+_TEXT_LENGTH: Final = 4096
 
 
 class Update(msgspec.Struct, kw_only=True):
@@ -49,8 +58,8 @@ class Update(msgspec.Struct, kw_only=True):
     members that the source passed through and no field here is for, numbers in them as everywhere.
     """
 
-    timestamp: datetime
-    sequence: int
+    timestamp: Time
+    sequence: Counter
     # No publisher has members of these names.
     snapshot: bool = msgspec.field(default=False, name="(snapshot)")
     extra: dict[str, Any] = msgspec.field(default_factory=dict, name="(extra)")
@@ -71,9 +80,9 @@ class PriceUpdate(Update, tag_field="type", tag="price_update", kw_only=True):
     low: Number | None = None
     venue: str | None = None
     quality: str | None = None
-    event_time: datetime | None = None
+    event_time: Time | None = None
     stale: bool = False
-    seq: int
+    seq: Counter
 
 
 class Level(msgspec.Struct):
@@ -91,9 +100,9 @@ class OrderbookUpdate(Update, tag_field="type", tag="orderbook_update", kw_only=
     asks: list[Level]
     venue: str | None = None
     quality: str | None = None
-    event_time: datetime | None = None
+    event_time: Time | None = None
     stale: bool = False
-    seq: int
+    seq: Counter
 
 
 class MarketStatus(Update, tag_field="type", tag="market_status", kw_only=True):
@@ -118,7 +127,7 @@ class SymbolStatus(Update, tag_field="type", tag="symbol_status", kw_only=True):
 
     code: str
     status: str
-    last_update: datetime
+    last_update: Time
     usual_interval_ms: int | None = None
     stale_after_ms: int | None = None
 
@@ -150,15 +159,15 @@ class Lost(msgspec.Struct):
     code: str
     channel: str
     dropped: int
-    from_seq: int
-    to_seq: int
+    from_seq: Counter
+    to_seq: Counter
 
 
 class Overflow(msgspec.Struct, tag_field="type", tag="overflow"):
     """What subscriptions of mode ``all`` lost because this client was too slow, as the server declares it."""
 
     items: list[Lost]
-    timestamp: datetime
+    timestamp: Time
 
 
 class Error(msgspec.Struct, tag_field="type", tag="error"):
@@ -166,7 +175,7 @@ class Error(msgspec.Struct, tag_field="type", tag="error"):
 
     code: str
     message: str
-    timestamp: datetime
+    timestamp: Time
     details: dict[str, Any] = {}
     id: str | int | None = None
 
@@ -223,7 +232,8 @@ class RefreshFailed(msgspec.Struct, frozen=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A message of a known type that cannot be read, with the reason: a fault of the server, or of this client."""
+    """A message of a known type that cannot be read, or that answers what was not asked, with the reason: a fault of
+    the server, or of this client. `text` is its beginning, up to 4,096 bytes."""
 
     text: str
     reason: str
@@ -246,3 +256,24 @@ Message: TypeAlias = (
     | RefreshFailed
     | Unreadable
 )
+
+
+def in_utc(told: S) -> S:
+    """The same message, its times in UTC. Raises OverflowError for one that is in no year of the calendar there."""
+    for name in _TIMES:
+        at = getattr(told, name, None)
+        if at is not None and at.tzinfo is not UTC:
+            setattr(told, name, at.astimezone(UTC))
+    return told
+
+
+def unreadable(text: bytes, reason: object) -> Unreadable:
+    return Unreadable(text[:_TEXT_LENGTH].decode("utf-8", "replace"), str(reason))
+
+
+def rejections(error: Error) -> list[Rejected]:
+    """The targets that an error names as refused; none where it does not name them as the contract has it."""
+    try:
+        return msgspec.convert(error.details.get("rejected", []), list[Rejected])
+    except msgspec.ValidationError:
+        return []

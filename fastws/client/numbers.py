@@ -9,6 +9,8 @@ from fastws.client.messages import Gap, Lost, OrderbookUpdate, PriceUpdate
 
 Key = tuple[str, str]
 Numbered = PriceUpdate | OrderbookUpdate
+# Of symbols and channels: more than the markets of the world have, so that a server that makes names up costs no more.
+_MOST_KEYS: Final = 200_000
 _CHANNELS: Final = {PriceUpdate: "price", OrderbookUpdate: "orderbook"}
 
 
@@ -42,6 +44,7 @@ class Numbers:
        that are still to come, in order; then what is not exact becomes so by the first of these.
     4. Of a stock that is in no snapshot asked for it nothing was published in this epoch; its first number is 1.
     5. It ceases to be so when its mode is ``latest``, when it is held no more, with a pause, and with the epoch.
+    6. No more than `_MOST_KEYS` are kept; what comes of others is passed on, and never exact.
     """
 
     def __init__(self) -> None:
@@ -79,7 +82,7 @@ class Numbers:
             if update.sequence > sequence:
                 ahead.add(key)
         for key, seq in seqs.items():
-            if key in self._exact:
+            if key in self._exact or (key not in self._last and len(self._last) >= _MOST_KEYS):
                 continue
             self._last[key] = seq
             self._declared.pop(key, None)
@@ -104,6 +107,8 @@ class Numbers:
             return [Gap(update.code, channel, *hole) for hole in self._holes(key, last, seq)] or True
         if last is not None and seq <= last:
             return None
+        if last is None and len(self._last) >= _MOST_KEYS:
+            return True
         self._last[key] = seq
         if last is None and self._modes.is_all(update.code):
             self._exact.add(key)

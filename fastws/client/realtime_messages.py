@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from fastws.client.messages import (
     Error,
@@ -20,9 +21,13 @@ from fastws.client.messages import (
     Overflow,
     RefreshFailed,
     Restored,
+    Time,
     Unreadable,
     Withdrawn,
+    in_utc,
+    unreadable,
 )
+from fastws.client.wire import check_density
 from fastws.messages import realtime as wire
 
 __all__ = [
@@ -40,7 +45,7 @@ __all__ = [
 class _Told(msgspec.Struct, kw_only=True):
     """Root. `extra` has the members that no field here is for."""
 
-    timestamp: datetime
+    timestamp: Time
     extra: dict[str, Any] = msgspec.field(default_factory=dict, name="(extra)")
 
 
@@ -82,7 +87,7 @@ class SymbolStatus(_Told, kw_only=True):
 
     symbol: str
     status: str
-    last_update: datetime
+    last_update: Time
     usual_interval_ms: int | None = None
     stale_after_ms: int | None = None
 
@@ -145,20 +150,34 @@ _parse = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 def decode(text: bytes) -> Message | Reply | None:
     """What a text message holds; None for a type that this client does not know, as the contract wants it."""
     try:
+        check_density(text)
         body = _parse(text)
         name = str(body.get("type"))
         if name in _REPLIES:
             reply: Reply = msgspec.convert(body, _REPLIES[name])
+            _check(reply)
             return reply
         kind = _TOLD.get(name)
         if kind is None:
             return None
         # The types of one dialect have no envelope: what stands around `data` stands beside its members here.
         flat = body | body["data"] | {"timestamp": body["timestamp"]}
-        told: Message = msgspec.convert(flat, kind)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
-        return Unreadable(text.decode("utf-8", "replace"), str(error))
+        told: Message = in_utc(msgspec.convert(flat, kind))
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        return unreadable(text, error)
     if isinstance(told, _Told):
         known = frozenset(type(told).__struct_encode_fields__)
         told.extra = {key: value for key, value in body["data"].items() if key not in known}
     return told
+
+
+def _check(reply: Reply) -> None:
+    """Raises ValueError for what has the form that the contract wants and cannot be."""
+    if isinstance(reply, (wire.RealtimeGreeting, wire.RealtimePong)):
+        datetime.fromisoformat(reply.timestamp)
+    elif (
+        isinstance(reply, (wire.RealtimeSubscribed, wire.RealtimeUnsubscribed))
+        and reply.data.symbol is UNSET
+        and reply.data.portfolio_id is UNSET
+    ):
+        raise ValueError("expected `symbol` or `portfolio_id` - at `$.data`")

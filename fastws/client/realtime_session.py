@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -16,6 +16,17 @@ from fastws.messages import realtime as wire
 
 Target: TypeAlias = str | int
 """A symbol, or the id of a portfolio."""
+Reply: TypeAlias = (
+    wire.RealtimeSubscribed | wire.RealtimeUnsubscribed | wire.RealtimePong | wire.RealtimeAuthenticated
+)
+_REPLIES: Final[Mapping[type[wire.ClientMessage], type[Reply]]] = {
+    wire.SubscribeAsset: wire.RealtimeSubscribed,
+    wire.SubscribePortfolio: wire.RealtimeSubscribed,
+    wire.UnsubscribeAsset: wire.RealtimeUnsubscribed,
+    wire.UnsubscribePortfolio: wire.RealtimeUnsubscribed,
+    wire.RealtimePing: wire.RealtimePong,
+    wire.RealtimeAuth: wire.RealtimeAuthenticated,
+}
 Held: TypeAlias = tuple[str, Target]
 """"asset" and a symbol, or "portfolio" and an id."""
 # Of the server's `message_bytes`, which may be as low as this many of the longest names.
@@ -132,6 +143,13 @@ class RealtimeSession:
                 return self._greeted(greeting, now)
             case wire.RealtimeServerShutdown() as notice:
                 self.reconnection.note_shutdown(notice.data.reconnect_after_ms / 1000)
+            case (
+                wire.RealtimeSubscribed()
+                | wire.RealtimeUnsubscribed()
+                | wire.RealtimePong()
+                | wire.RealtimeAuthenticated() as reply
+            ) if not self._is_asked_for(reply):
+                return [messages.unreadable(text, "it answers what was not asked")]
             case wire.RealtimeSubscribed() | wire.RealtimeUnsubscribed() as reply:
                 self._changed(reply)
             case wire.RealtimePong() as reply:
@@ -150,6 +168,17 @@ class RealtimeSession:
             case told:
                 return [told]
         return []
+
+    def _is_asked_for(self, reply: Reply) -> bool:
+        asked = self._asked.get(reply.id) if isinstance(reply.id, int) else None
+        if asked is None:
+            # It may answer again what it has answered.
+            return True
+        if type(reply) is not _REPLIES[type(asked.request)]:
+            return False
+        return not isinstance(reply, wire.RealtimeSubscribed | wire.RealtimeUnsubscribed) or (
+            asked.held[0][0] == _held(reply.data)[0]
+        )
 
     def _greeted(self, greeting: wire.RealtimeGreeting, now: float) -> list[Message]:
         is_first = self._greeting is None
@@ -173,9 +202,8 @@ class RealtimeSession:
         return [] if is_first else [Restored(False, None, _NO_SESSIONS)]
 
     def _changed(self, reply: wire.RealtimeSubscribed | wire.RealtimeUnsubscribed) -> None:
-        data = reply.data
-        target: Target = data.symbol if isinstance(data.symbol, str) else int(data.portfolio_id)  # type: ignore[arg-type]  # one of both is there
-        held = ("asset" if isinstance(target, str) else "portfolio", target)
+        held = _held(reply.data)
+        _, target = held
         if isinstance(reply, wire.RealtimeSubscribed):
             self.held[held] = None
         else:
@@ -198,7 +226,7 @@ class RealtimeSession:
         if asked.held:
             # Those that were accepted have been acknowledged before.
             refused = [pair for pair in asked.held if pair[1] in asked.left]
-            reasons = {item["target"]: item["reason"] for item in error.details.get("rejected", [])}
+            reasons = {item.target: item.reason for item in messages.rejections(error)}
             rejected = [
                 Rejected(str(target), reasons.get(str(target), error.message)) for _, target in refused
             ]
@@ -219,6 +247,12 @@ class RealtimeSession:
             self._abandoned.discard(number)
             if not asked.is_own:
                 self.answers.append((number, answer))
+
+
+def _held(data: wire.Target) -> Held:
+    if isinstance(data.symbol, str):
+        return "asset", data.symbol
+    return "portfolio", int(data.portfolio_id)  # type: ignore[arg-type]  # one of both is there
 
 
 def _requests(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import UNSET
 
@@ -43,7 +43,16 @@ from fastws.messages import (
 )
 
 Request: TypeAlias = Subscribe | Unsubscribe | Pause | Resume | Ping | RefreshToken
-Answer: TypeAlias = Subscribed | Unsubscribed | Paused | Resumed | Pong | TokenRefreshed | messages.Error
+Reply: TypeAlias = Subscribed | Unsubscribed | Paused | Resumed | Pong | TokenRefreshed
+Answer: TypeAlias = Reply | messages.Error
+_REPLIES: Final[Mapping[type[Request], type[Reply]]] = {
+    Subscribe: Subscribed,
+    Unsubscribe: Unsubscribed,
+    Pause: Paused,
+    Resume: Resumed,
+    Ping: Pong,
+    RefreshToken: TokenRefreshed,
+}
 
 
 class Asked(NamedTuple):
@@ -94,6 +103,8 @@ class Session:
         self._asked: dict[int, Asked] = {}
         self._abandoned: set[int] = set()
         self._n_requests = 0
+        # Sent on this connection, and not answered: a request that is sent twice has two answers and two snapshots.
+        self._n_resumes = 0
         # Of each snapshot that is still to come what it was asked for, and what of that is wanted in another way than
         # before; and what such snapshots of the last connection were asked for.
         self._awaited: deque[tuple[frozenset[Target], frozenset[Target]]] = deque()
@@ -116,6 +127,7 @@ class Session:
         self.must_ask_again = False
         self.last_error = None
         self._new_greeting = None
+        self._n_resumes = 0
         self.outgoing.clear()
         for targets, _ in self._awaited:
             self._owed |= targets
@@ -137,8 +149,12 @@ class Session:
         request.id = self._n_requests
         self._asked[self._n_requests] = Asked(request, wish, is_own)
         if self.is_live:
-            self.outgoing.append(wire.request_text(request))
+            self._send(request)
         return self._n_requests
+
+    def _send(self, request: Request) -> None:
+        self._n_resumes += isinstance(request, Resume)
+        self.outgoing.append(wire.request_text(request))
 
     def subscribe(self, kind: str, targets: Iterable[str], wish: Wish, *, snapshot: bool) -> list[int]:
         """Ask for targets in as many requests as it takes. Those held already come with a snapshot in any case: it
@@ -162,7 +178,8 @@ class Session:
         """Send what waits for an answer once more."""
         self.must_ask_again = False
         if self.is_live:
-            self.outgoing += [wire.request_text(asked.request) for asked in self._asked.values()]
+            for asked in self._asked.values():
+                self._send(asked.request)
 
     # What comes.
 
@@ -183,6 +200,10 @@ class Session:
                 self.reconnection.note_shutdown(notice.reconnect_after_ms / 1000)
             case messages.Error() as error:
                 return self._receive_error(error, now)
+            case (
+                Subscribed() | Unsubscribed() | Paused() | Resumed() | Pong() | TokenRefreshed() as reply
+            ) if not self._is_asked_for(reply):
+                return [messages.unreadable(text, "it answers what was not asked")]
             case Subscribed() as reply:
                 return self._subscribed(reply)
             case Unsubscribed() as reply:
@@ -196,6 +217,7 @@ class Session:
                 self._note_modes()
                 self._answered(reply.id, reply)
             case Resumed() as reply:
+                self._n_resumes -= 1
                 everything = frozenset(self.held.wishes)
                 # Answers overtake data: what comes before the snapshot is from before the pause, if there was one.
                 self._awaited.append((everything, everything if self.is_paused else frozenset()))
@@ -214,6 +236,21 @@ class Session:
 
     def ask_token(self, token: str) -> int:
         return self.ask(RefreshToken(token=token))
+
+    def _is_asked_for(self, reply: Reply) -> bool:
+        """Whether the server can say this now. It may answer again what it has answered."""
+        if isinstance(reply, Resumed) and not self._n_resumes:
+            return False
+        asked = self._asked.get(reply.id) if isinstance(reply.id, int) else None
+        if asked is None:
+            return True
+        request = asked.request
+        if isinstance(request, (Subscribe, Unsubscribe)) and isinstance(reply, (Subscribed, Unsubscribed)):
+            return (
+                type(reply) is _REPLIES[type(request)]
+                and reply.subscription_type == request.subscription_type
+            )
+        return type(reply) is _REPLIES[type(request)]
 
     def _greeted(self, greeting: Greeting, now: float) -> list[Message]:
         self._new_greeting = greeting
@@ -305,9 +342,9 @@ class Session:
             self.ask(request, self.held.wishes[request.subscription_type, request.targets[0]], is_own=True)
 
     def _ask_waiting(self) -> None:
-        self.outgoing += [
-            wire.request_text(asked.request) for asked in self._asked.values() if not asked.is_own
-        ]
+        for asked in self._asked.values():
+            if not asked.is_own:
+                self._send(asked.request)
 
     def _receive_error(self, error: messages.Error, now: float) -> list[Message]:
         if self._new_greeting is not None and error.code == ErrorCode.SESSION_RESTORATION_FAILED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -9,7 +10,7 @@ import msgspec
 
 from fastws import messages as wire
 from fastws.client import messages
-from fastws.client.messages import Unreadable, Update
+from fastws.client.messages import Unreadable, Update, in_utc, unreadable
 from fastws.messages.client import Request
 
 Reply: TypeAlias = (
@@ -59,6 +60,12 @@ _REPLIES: Final[dict[str, Any]] = {
 }
 _KNOWN: Final = {kind: frozenset(("type", *kind.__struct_encode_fields__)) for kind in _UPDATES.values()}
 
+# A book of ten levels a side has some fifty values in a kilobyte, and a value of a hostile text has two bytes, of which
+# a hundred and more are made: the largest message could be gigabytes.
+_MOST_VALUES: Final = 2_000_000
+# What cannot be read is told piece by piece as long as it is an exception.
+_MOST_UNREADABLE: Final = 100
+
 encode = msgspec.json.Encoder().encode
 _parse = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
@@ -70,33 +77,67 @@ def request_text(request: Request) -> bytes:
 def decode(text: bytes) -> Received | Reply | Unreadable | None:
     """What a text message holds; None for a type that this client does not know, as the contract wants it."""
     try:
+        check_density(text)
         body = _parse(text)
         kind = body.get("type")
         if kind == "batch":
-            is_snapshot = bool(body.get("snapshot"))
-            items = [item for part in body["messages"] if (item := _live(part, is_snapshot)) is not None]
-            return Received(items, is_snapshot, int(body["sequence"]))
+            return _batch(body)
         if kind in _REPLIES:
             reply: Reply = msgspec.convert(body, _REPLIES[kind])
+            _check(reply)
             return reply
         found = _live(body, False)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
-        return Unreadable(text.decode("utf-8", "replace"), str(error))
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        return unreadable(text, error)
     return None if found is None else Received([found])
+
+
+def check_density(text: bytes) -> None:
+    """Raises ValueError for a text of so many values that they are not to be made."""
+    if len(text) > 2 * _MOST_VALUES and text.count(b",") > _MOST_VALUES:
+        raise ValueError(f"it has more than {_MOST_VALUES} values")
+
+
+def _check(reply: Reply) -> None:
+    """Raises ValueError for what has the form that the contract wants and cannot be."""
+    if isinstance(reply, (wire.Greeting, wire.Pong)):
+        datetime.fromisoformat(reply.timestamp)
+    if isinstance(reply, wire.Greeting):
+        msgspec.convert(reply.sequence, messages.Counter)
+    if isinstance(reply, messages.Error):
+        in_utc(reply)
+
+
+def _batch(body: dict[str, Any]) -> Received:
+    is_snapshot = bool(body.get("snapshot"))
+    items = []
+    n_unreadable = 0
+    for part in body["messages"]:
+        item = _live(part, is_snapshot)
+        if item is None:
+            continue
+        if type(item) is Unreadable:
+            n_unreadable += 1
+            if n_unreadable > _MOST_UNREADABLE:
+                raise ValueError(
+                    f"more than {_MOST_UNREADABLE} of its messages; of the last one: {item.reason}"
+                )
+        items.append(item)
+    return Received(items, is_snapshot, msgspec.convert(body["sequence"], messages.Counter))
 
 
 def _live(body: dict[str, Any], is_snapshot: bool) -> Live | None:
     try:
         name = body["type"]
         if name == "overflow":
-            return msgspec.convert(body, messages.Overflow)
+            return in_utc(msgspec.convert(body, messages.Overflow))
         kind = _UPDATES.get(name)
         if kind is None:
             return None
-        update = msgspec.convert(body, kind)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        update = in_utc(msgspec.convert(body, kind))
+    except (msgspec.MsgspecError, KeyError, TypeError, OverflowError) as error:
         # Also what is no object, or has no type.
-        return Unreadable(encode(body).decode(), str(error))
+        return unreadable(encode(body), error)
     if is_snapshot:
         update.snapshot = True
     if not body.keys() <= _KNOWN[kind]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from fastws.client import ages as client_ages
 from fastws.client.ages import Ages
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -39,3 +42,16 @@ def test_a_symbol_is_stale_until_something_says_otherwise() -> None:
     assert [ages.is_stale(code) for code in ("A", "B", "C", "D", "E")] == [False, False, False, True, False]
     ages.begin()
     assert not ages.is_stale("D")
+
+
+def test_names_without_number_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_ages, "_MOST_CODES", 2)
+    ages = Ages()
+    ages.set_clock("2026-11-23T12:00:00.000Z", 0.0)
+    for number in range(5):
+        ages.take(f"{number}", NOON)
+        ages.note(f"{number}", "stale")
+    assert [ages.age(f"{number}", 1.0) for number in range(5)] == [1.0, 1.0, None, None, None]
+    assert [ages.is_stale(f"{number}") for number in range(5)] == [True, True, False, False, False]
+    ages.take("0", NOON + timedelta(seconds=1))
+    assert ages.age("0", 1.0) == 0.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastws.client import numbers as client_numbers
 from fastws.client.messages import Gap, Lost, OrderbookUpdate, PriceUpdate
 from fastws.client.numbers import Modes, Numbers
 
@@ -145,3 +147,14 @@ def test_what_is_told_is_what_was_lost(first: int, events: list[tuple[str, int]]
         elif taken:
             assert numbers.take(price(taken[-min(n, len(taken))])) is False
     assert told == missing
+
+
+def test_names_without_number_are_passed_on_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_numbers, "_MOST_KEYS", 4)
+    numbers = begun(Modes({"A": True}, True), ("A",), price(4))
+    for number in range(10):
+        assert numbers.take(price(1, f"made up {number}")) is True
+    numbers.take_snapshot([price(1, f"made up {number}") for number in range(10, 20)], (), 1)
+    assert len(numbers._last) == 4
+    assert numbers.take(price(6)) == [Gap("A", "price", 5, 5)]
+    assert numbers.take(price(9, "made up 9")) is True

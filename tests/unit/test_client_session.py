@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from fastws.client.backoff import Backoff, Reconnection
 from fastws.client.held import UNSAID, Wish
-from fastws.client.messages import Error, Gap, Message, Overflow, PriceUpdate, Restored, Withdrawn
+from fastws.client.messages import (
+    Error,
+    Gap,
+    Message,
+    Overflow,
+    PriceUpdate,
+    Restored,
+    Unreadable,
+    Withdrawn,
+)
 from fastws.client.session import Session
 from fastws.messages import Ping, Resume, Unsubscribe
 
@@ -420,3 +429,42 @@ def test_what_nobody_waited_for_is_ended_in_few_requests() -> None:
     assert len(world.session.outgoing) == 0
     assert world.server.held == set()
     assert world.session._n_requests == 2 * len(numbers)
+
+
+def test_only_the_answer_of_a_request_answers_it() -> None:
+    world = World()
+    world.connect()
+    world.exchange()
+    (number,) = world.session.subscribe("stock", ["A"], UNSAID, snapshot=True)
+    for wrong in (
+        {"type": "pong"},
+        {"type": "unsubscribed", "subscription_type": "stock", "targets": ["A"]},
+        {"type": "subscribed", "subscription_type": "market", "targets": ["A"]},
+    ):
+        (told,) = tell(world.session, id=number, **wrong)
+        assert isinstance(told, Unreadable)
+    assert world.session.answers == []
+    assert world.session.held.by_kind() == {}
+    world.exchange()
+    assert [answer for answer, _ in world.session.answers] == [number]
+
+
+def test_a_resumption_that_was_not_asked_for_awaits_no_snapshot() -> None:
+    world = World()
+    world.connect()
+    world.exchange()
+    (told,) = tell(world.session, type="resumed")
+    assert isinstance(told, Unreadable)
+    # Sent twice for the server's rate, it is answered twice, and has two snapshots.
+    number = world.session.ask(Resume())
+    world.session.ask_again()
+    for _ in range(2):
+        assert tell(world.session, type="resumed", id=number) == []
+    assert len(world.session._awaited) == 2
+    (told,) = tell(world.session, type="resumed", id=number)
+    assert isinstance(told, Unreadable)
+    # What was sent on a connection that ended is answered by nobody.
+    world.session.ask(Resume())
+    world.cut()
+    (told,) = tell(world.session, type="resumed")
+    assert isinstance(told, Unreadable)

@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 
 from fastws import messages as contract
 from fastws.client import messages
+from fastws.client import wire as client_wire
 from fastws.client.wire import Received, decode
 
 TIME = "2025-11-11T09:30:00.123Z"
 PRICE = (
     f'{{"type":"price_update","code":"A","name":"a","price":1.90,"timestamp":"{TIME}","sequence":5,"seq":2}}'
+)
+GREETING = (
+    '{"type":"connection","status":"connected","connection_id":"c","authenticated":false,"user_id":null,"epoch":"k",'
+    '"sequence":1,"batch_interval_ms":30,"limits":{"subscriptions":1,"rate_limit":1,"message_bytes":1},"feeds":{},'
+    f'"timestamp":"{TIME}"}}'
 )
 
 
@@ -81,3 +87,63 @@ def test_any_bytes(text: bytes) -> None:
 )
 def test_any_json(value: object) -> None:
     decode(msgspec.json.encode(value))
+
+
+@pytest.mark.parametrize(
+    "number", ["1e20000000", "1e5000", "9223372036854775808", "-1", "true", '"9"', "null"]
+)
+def test_no_number_that_a_server_cannot_count_to_is_a_cursor(number: str) -> None:
+    for text in (
+        f'{{"type":"batch","messages":[],"sequence":{number}}}',
+        PRICE.replace('"sequence":5', f'"sequence":{number}'),
+        PRICE.replace('"seq":2', f'"seq":{number}'),
+        GREETING.replace('"sequence":1', f'"sequence":{number}'),
+    ):
+        found = decode(text.encode())
+        item = found.items[0] if isinstance(found, Received) else found
+        assert isinstance(item, messages.Unreadable), text
+
+
+def test_times_that_cannot_be_are_told() -> None:
+    assert isinstance(decode(GREETING.encode()), contract.Greeting)
+    for text in (
+        GREETING.replace(TIME, "2026-99-99T00:00:00.000Z"),
+        '{"type":"pong","timestamp":"2026-02-30T00:00:00.000Z"}',
+        '{"type":"error","code":"x","message":"","timestamp":"9999-12-31T23:59:59.999-23:59"}',
+    ):
+        assert isinstance(decode(text.encode()), messages.Unreadable), text
+    for time in ("9999-12-31T23:59:59.999-23:59", "2025-11-11T09:30:00"):
+        found = decode(PRICE.replace(TIME, time).encode())
+        assert isinstance(found, Received)
+        assert isinstance(found.items[0], messages.Unreadable)
+
+
+def test_times_are_in_utc() -> None:
+    text = PRICE.replace(TIME, "2025-11-11T09:30:00-23:59").replace(
+        '"seq"', '"event_time":"2025-11-11T18:30:00+09:00","seq"'
+    )
+    found = decode(text.encode())
+    assert isinstance(found, Received)
+    (update,) = found.items
+    assert isinstance(update, messages.PriceUpdate)
+    assert update.event_time is not None
+    assert update.timestamp.isoformat() == "2025-11-12T09:29:00+00:00"
+    assert update.event_time.isoformat() == "2025-11-11T09:30:00+00:00"
+
+
+def test_a_batch_of_what_cannot_be_read_is_told_once() -> None:
+    some = decode(b'{"type":"batch","sequence":2,"messages":[' + b"{}," * 99 + b"{}]}")
+    assert isinstance(some, Received)
+    assert len(some.items) == 100
+    many = decode(b'{"type":"batch","sequence":2,"messages":[' + b"{}," * 20_000 + b"{}]}")
+    assert isinstance(many, messages.Unreadable)
+    assert len(many.text) == 4096
+
+
+def test_values_without_number_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b'{"type":"batch","sequence":2,"messages":[' + b"1," * 60 + b"1]}"
+    assert isinstance(decode(text), Received)
+    monkeypatch.setattr(client_wire, "_MOST_VALUES", 50)
+    found = decode(text)
+    assert isinstance(found, messages.Unreadable)
+    assert "more than 50 values" in found.reason
