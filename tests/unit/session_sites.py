@@ -20,7 +20,7 @@ from fastws.limits import Limits
 from fastws.market.instruments import Instruments
 from fastws.market.market import Market
 from fastws.relay.address import RedisAddress
-from fastws.relay.control import ControlError, decode
+from fastws.relay.control import Announcement, ControlError, decode
 from fastws.relay.relay import Relay
 from fastws.relay.session_messages import SessionAnswer
 from fastws.server.shared_alerts import SharedAlerts
@@ -251,10 +251,19 @@ async def settle() -> None:
 
 def is_answer(data: bytes) -> bool:
     """Whether a message says what becomes of a claim."""
+    return _is(SessionAnswer, data)
+
+
+def is_announcement(data: bytes) -> bool:
+    """Whether an instance says that it is there."""
+    return _is(Announcement, data)
+
+
+def _is(kind: type, data: bytes) -> bool:
     if data[:3] == b"FWR":
         return False
     try:
-        return isinstance(decode(data), SessionAnswer)
+        return isinstance(decode(data), kind)
     except ControlError:
         return False
 

@@ -22,7 +22,7 @@ from fastws.relay.session_claims import (
 from fastws.relay.session_messages import MAX_MOVES, SessionAnswer
 from fastws.sessions import Session
 from tests.relays import until
-from tests.unit.session_sites import is_answer, known, pass_time, settle, sites
+from tests.unit.session_sites import is_announcement, is_answer, known, pass_time, settle, sites
 
 
 def alert(number: int) -> Alert:
@@ -90,7 +90,7 @@ async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_f
     longer: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What its client holds was heard by nobody here, and the holder stands still before it has told its values."""
-    async with sites(codes=()) as (_, clock, (one, two)):
+    async with sites(codes=()) as (wire, clock, (one, two)):
         one.hold("s", "A", user_key="kim")
         await known(two)
         one.alerts.tell("kim", alert(1))
@@ -111,6 +111,8 @@ async def test_one_that_is_silent_before_it_was_asked_is_asked_for_what_it_has_f
         await pass_time(clock, longer, two)
         two.relay.meetings.look_after(clock())
         assert len(two.relay.peers) == (0 if longer else 1)
+        # It answers before it says that it is there.
+        wire.is_lost = is_announcement
         one.link.let_go()
         await until(lambda: handed)
         assert handed == [(asker, ["1"])]
