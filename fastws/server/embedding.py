@@ -14,6 +14,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -66,6 +67,7 @@ class Hub:
         self._market = server.market
         self._inlet: Inlet | None = None
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._waiting: deque[Update] = deque()
         self._is_called = False
         self._is_closed = False
@@ -78,7 +80,7 @@ class Hub:
 
         Raises:
             ValueError: naming the field; or there are as many instruments as a server takes.
-            RuntimeError: the server has ended.
+            RuntimeError: the server has ended, or this is not the thread of its loop; see `publish_threadsafe`.
         """
         return self.publish(self.make_price(code, price, **members))
 
@@ -111,10 +113,16 @@ class Hub:
         """Publish a value; return its sequence.
 
         Raises:
-            RuntimeError: the server has ended.
+            RuntimeError: the server has ended, or this is not the thread of its loop.
         """
         if self._is_closed:
             raise RuntimeError("the server has ended")
+        # It would seem to work, and sooner or later lose updates or end the process.
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                "publishing belongs to the thread of the server's loop; from another one use "
+                "hub.publish_threadsafe(hub.make_price(…))"
+            )
         if isinstance(update, PriceUpdate):
             return self._market.publish_price(update)
         if isinstance(update, BookUpdate):
@@ -258,8 +266,13 @@ class Server:
             raise SettingsError(
                 "workers: an embedded server is one process; fastws serve has several", setting="workers"
             )
+        if self.settings.upgrade_socket is not None:
+            raise SettingsError(
+                "upgrade_socket: an embedded server ends with its program; fastws serve can be taken over",
+                setting="upgrade_socket",
+            )
         if authenticator is not None:
-            _check_authenticator(self.settings)
+            _check_authenticator(authenticator, self.settings)
         self._feed = feed
         self._authenticator = authenticator
         self._is_mounted = False
@@ -361,7 +374,20 @@ class Server:
         return self._inner.stats()
 
 
-def _check_authenticator(settings: Settings) -> None:
+def _check_authenticator(authenticator: object, settings: Settings) -> None:
+    if not callable(authenticator):
+        raise SettingsError(
+            f"authenticator: expected a function that is called with a request, not {type(authenticator).__name__}",
+            setting="authenticator",
+        )
+    try:
+        inspect.signature(authenticator).bind(None)
+    except TypeError as error:
+        raise SettingsError(
+            f"authenticator: it has to take one argument, the request: {error}", setting="authenticator"
+        ) from None
+    except ValueError:
+        pass  # it does not tell what it takes
     if settings.auth_url is not None:
         raise settings.error(
             "auth_url", "there is an authenticator, which says the same", "leave one of them out"

@@ -386,12 +386,12 @@ class ServerCollector(Collector):
             "feed",
             "status",
         )
-        if (last := self._server.market.last_update_ms) is not None:
-            yield _gauge(
-                "last_update_age_seconds",
-                "time since the last price or order book, of a feed or published over HTTP",
-                max(0, wall_ms() - last) / 1000,
-            )
+        last = self._server.market.last_update_ms
+        yield _gauge(
+            "last_update_age_seconds",
+            "time since the last price or order book, of a feed or published over HTTP, or since the start",
+            time.monotonic() - self._began if last is None else max(0, wall_ms() - last) / 1000,
+        )
         freshness = self._server.freshness
         known, judged, stale = freshness.counts
         yield _gauge("symbols", "symbols that there have been updates of", known)

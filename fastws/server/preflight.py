@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import importlib.util
 import os
 import socket
+import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -74,6 +76,27 @@ def relay_problems(settings: Settings) -> list[SettingsError]:
 
 def _check_calendars(settings: Settings) -> None:
     find_calendars(settings, datetime.datetime.now(KST).date())
+
+
+def _check_load(settings: Settings) -> None:
+    """See that there is such a module; what is in it shows only when it is run."""
+    if settings.load is None:
+        return
+    name = settings.load.partition(":")[0]
+    # As where it is loaded; see `fastws.server.embedding.load`.
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    finally:
+        sys.path.remove(os.getcwd())
+    if found is None:
+        raise settings.error(
+            "load",
+            f"No module named {name!r}",
+            "name a function of a module that Python finds, such as my_feed:setup",
+        )
 
 
 def _check_host(settings: Settings) -> None:
@@ -187,6 +210,7 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Settings], None]]] = {
     ("feed", "symbols_file"): _check_kis_symbols,
     ("feed_standby", "relay"): check_standby,
     ("calendars", "holidays"): _check_calendars,
+    ("load",): _check_load,
     ("database", "portfolios_query", "positions_query", "closes_query", "changes_query"): _check_database,
     (*(name for name in SETTINGS if name.startswith("jwt_")), "jwks_url", "allow_anonymous"): _check_keys,
 }

@@ -70,6 +70,8 @@ def print_welcome(settings: Settings, ready: Ready, *, n_workers: int = 1) -> No
     if settings.feed == "none":
         if settings.admin_token:
             lines.append(f"  no feed    prices come by POST {admin or base or ''}/v1/publish")
+        elif settings.load is not None:
+            lines.append(f"  no feed    prices come from {settings.load}, if it publishes any")
         else:
             lines.append("  no prices will arrive: name a feed, as --feed sim or --feed replay:FILE")
     with contextlib.suppress(OSError):  # nobody reads it; that is no reason not to serve

@@ -200,9 +200,26 @@ async def test_a_feed_by_its_name() -> None:
         fastws.Server(feed="simm")
 
 
-async def test_workers_are_of_programs() -> None:
+async def test_workers_and_upgrades_are_of_programs(tmp_path: Path) -> None:
     with pytest.raises(fastws.SettingsError, match="workers: an embedded server is one process"):
         fastws.Server(workers=2)
+    with pytest.raises(
+        fastws.SettingsError, match="upgrade_socket: an embedded server ends with its program"
+    ):
+        fastws.Server(upgrade_socket=str(tmp_path / "upgrade.sock"))
+
+
+async def test_another_thread_is_told_what_it_is_to_use() -> None:
+    async with make_server() as server:
+        for publish in (
+            lambda: server.hub.publish_price("A", 1),
+            lambda: server.hub.publish_book("A", [(1, 1)], [(2, 1)]),
+            lambda: server.hub.publish_status("KOSPI", "open"),
+            lambda: server.hub.publish_json(b'{"type":"price_update","code":"A","price":1}'),
+        ):
+            with pytest.raises(RuntimeError, match="publish_threadsafe"):
+                await asyncio.to_thread(publish)
+        assert server.hub.last_price("A") is None
 
 
 async def test_what_is_no_update_is_told_to_who_publishes_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import jwt
 import pytest
@@ -105,6 +106,12 @@ async def test_one_that_takes_too_long_refuses_the_one_client() -> None:
     ):
         assert (await socket.receive_json())["code"] == "INTERNAL_ERROR"
         assert (await socket.receive()).data == 1011
+
+
+@pytest.mark.parametrize("authenticator", [3, "module:function", lambda: "ann"])
+def test_what_is_none(authenticator: Any) -> None:
+    with pytest.raises(fastws.SettingsError, match=r"^authenticator: "):
+        fastws.Server(port=0, authenticator=authenticator)
 
 
 def test_what_it_does_not_go_with() -> None:

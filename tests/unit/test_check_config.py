@@ -413,3 +413,15 @@ def text_of(text: str, setting: Setting) -> str:
     if (flag := text.find(f" {setting.name} (")) >= 0:
         return text[flag:described]
     return text[described : described + len(setting.description) + len(setting.default_text) + 40]
+
+
+def test_what_is_to_be_loaded_is_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As at the start: in the working directory, and without being run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_feed.py").write_text("raise RuntimeError")
+    assert any("my_feed:setup" in line for line in lines_of(capsys, "--load", "my_feed:setup"))
+    (problem,) = problems_of(capsys, "--load", "my_fed:setup")
+    assert problem.startswith("load")
+    assert "No module named 'my_fed'" in problem
