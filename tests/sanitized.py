@@ -193,7 +193,8 @@ def _run_tests(tree: Path, environment: Mapping[str, str], arguments: Sequence[s
     """Run pytest in a copy of the tree; what it says of the tests, and whether all have passed."""
     # Not captured below Python: a sanitizer says what it has found there, and ends the process.
     options = ["-p", "no:cacheprovider", "--benchmark-disable", "--capture=sys"]
-    command = [sys.executable, "-m", "pytest", *options, *arguments]
+    # Sanitizers take their time, above all to start a server; the usual limit would end the process that tests.
+    command = [sys.executable, "-m", "pytest", "--timeout=900", *options, *arguments]
     last = ""
     with _started(command, tree, environment) as process:
         assert process.stdout is not None
