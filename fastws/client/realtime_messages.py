@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from fastws.client.messages import (
+    Counter,
     Error,
     Interrupted,
     Number,
@@ -175,6 +176,8 @@ def _check(reply: Reply) -> None:
     """Raises ValueError for what has the form that the contract wants and cannot be."""
     if isinstance(reply, (wire.RealtimeGreeting, wire.RealtimePong)):
         datetime.fromisoformat(reply.timestamp)
+    elif isinstance(reply, wire.RealtimeServerShutdown):
+        msgspec.convert(reply.data.reconnect_after_ms, Counter)
     elif (
         isinstance(reply, (wire.RealtimeSubscribed, wire.RealtimeUnsubscribed))
         and reply.data.symbol is UNSET

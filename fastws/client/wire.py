@@ -104,6 +104,8 @@ def _check(reply: Reply) -> None:
         datetime.fromisoformat(reply.timestamp)
     if isinstance(reply, wire.Greeting):
         msgspec.convert(reply.sequence, messages.Counter)
+    if isinstance(reply, wire.ServerShutdown):
+        msgspec.convert(reply.reconnect_after_ms, messages.Counter)
     if isinstance(reply, messages.Error):
         in_utc(reply)
 

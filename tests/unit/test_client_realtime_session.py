@@ -36,6 +36,7 @@ def session() -> RealtimeSession:
         {"type": "subscribed"},
         {"type": "unsubscribed"},
         {"type": "asset_update", "data": 5},
+        {"type": "server_shutdown", "data": {"reconnect_after_ms": 10**400}},
         {"type": "asset_update", "data": {"symbol": "A", "price": 1}, "timestamp": "2025-11-11T09:30:00"},
     ],
 )
