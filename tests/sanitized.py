@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -57,7 +58,11 @@ MEMORY_FILTER: Final = (
 THREAD_TESTS: Final = ("tests/integration/test_capi.py", "tests/integration/test_embedding.py")
 # Those that compile for a sanitizer themselves, and that start programs.
 THREAD_FILTER: Final = "not sanitizer and not serve_loads and not cannot_be_loaded and not log_lines"
-RING_RECORDS: Final = (("20000", "0"), ("20000", "50000"), ("200000", "0"))
+# A program, and what it is given each time.
+RING_RUNS: Final[Mapping[str, Sequence[tuple[str, ...]]]] = {
+    "ring_held": [()],
+    "ring_threads": [("20000", "0"), ("20000", "50000"), ("200000", "0")],
+}
 
 
 class Outcome(NamedTuple):
@@ -102,15 +107,11 @@ def threads(arguments: Sequence[str]) -> tuple[str, bool]:
 def ring(arguments: Sequence[str]) -> tuple[str, bool]:
     n_runs = 0
     with tempfile.TemporaryDirectory() as directory:
-        for sanitizer in ("thread", "address,undefined"):
-            program = Path(directory) / "ring_threads"
-            built = capi.run(
-                *capi.compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", f"-fsanitize={sanitizer}", "-pthread",
-                capi.HERE / "ring_threads.c", "-o", program,
-            )  # fmt: skip
-            if built.returncode:
-                sys.exit(f"sanitize: {built.stderr}")
-            for numbers in RING_RECORDS:
+        for sanitizer, name in itertools.product(("thread", "address,undefined"), RING_RUNS):
+            program, refused = capi.ring_program(name, Path(directory), sanitizer)
+            if refused:
+                sys.exit(f"sanitize: {refused}")
+            for numbers in RING_RUNS[name]:
                 done = capi.run(program, *numbers, seconds=600)
                 print(f"{sanitizer}: {done.stdout}{done.stderr}", end="")
                 if done.returncode or done.stderr:

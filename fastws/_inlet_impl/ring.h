@@ -138,8 +138,11 @@ static inline int ring_put(fastws_hub *hub, int kind, const void *value, uint32_
         const uint64_t left = hub->size - (tail & (hub->size - 1));
         skipped = left < span ? left : 0;
         if (tail & RING_CLOSED) return FASTWS_CLOSED;
-        /* Acquire: what the consumer cleared is seen as cleared before it is written. */
-        if (tail + skipped + span - atomic_load_explicit(&hub->head, memory_order_acquire) > hub->size) {
+        /* Acquire: what the consumer cleared is seen as cleared before it is written. Signed: while this thread was held
+         * up between its two looks, others may have claimed the room and the consumer may have come past it. That is no
+         * full ring; the exchange fails then, and brings the `tail` of now. */
+        if ((int64_t)(tail + skipped + span - atomic_load_explicit(&hub->head, memory_order_acquire)) >
+            (int64_t)hub->size) {
             atomic_fetch_add_explicit(&hub->n_full, 1, memory_order_relaxed);
             return FASTWS_FULL;
         }

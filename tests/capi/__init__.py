@@ -38,6 +38,16 @@ def compile_extension(source: Path, directory: Path, name: str, *flags: str) -> 
     return path
 
 
+def ring_program(name: str, directory: Path, sanitizer: str) -> tuple[Path, str]:
+    """Compile a program about the ring alone, for -fsanitize=`sanitizer`; and what the compiler had against it."""
+    path = directory / name
+    result = run(
+        *compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", f"-fsanitize={sanitizer}", "-pthread",
+        HERE / f"{name}.c", "-o", path,
+    )  # fmt: skip
+    return path, result.stderr if result.returncode else ""
+
+
 def consumer(directory: Path, name: str = "consumer", *flags: str) -> Path:
     return compile_extension(
         HERE / "consumer.c", directory, name, *_WARNINGS, "-std=c99", "-D_POSIX_C_SOURCE=200809L",

@@ -24,7 +24,7 @@ _OF_SOURCES = (
     "--ignore=tests/unit/test_frames_in_c.py",
     "--ignore=tests/unit/test_layers.py",
     "--ignore=tests/unit/test_package_contents.py",
-    "--deselect=tests/integration/test_capi.py::test_threads_and_a_close_under_a_sanitizer",
+    "--deselect=tests/integration/test_capi.py::test_the_ring_under_a_sanitizer",
     "--deselect=tests/unit/test_web_assets.py::test_the_client_library_is_the_one_of_the_npm_package",
     "--deselect=tests/unit/test_workflows.py::test_a_wheel_that_lacks_something_or_has_too_much_is_told",
 )

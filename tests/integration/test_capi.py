@@ -390,17 +390,23 @@ def test_the_header_is_cplusplus_too(tmp_path: Path) -> None:
     capi.compile_extension(source, tmp_path, "plus", "-std=c++11", "-Wall", "-Wextra", "-Werror")
 
 
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_threads_and_a_close_under_a_sanitizer(tmp_path: Path, sanitizer: str) -> None:
-    program = tmp_path / "ring_threads"
-    built = capi.run(
-        *capi.compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", f"-fsanitize={sanitizer}", "-pthread",
-        capi.HERE / "ring_threads.c", "-o", program,
-    )  # fmt: skip
-    if "cannot find" in built.stderr:
+@pytest.mark.parametrize(
+    ("name", "sanitizer", "runs"),
+    [
+        ("ring_threads", "thread", [("3000", "0"), ("3000", "9999")]),
+        ("ring_threads", "address,undefined", [("3000", "0"), ("3000", "9999")]),
+        # One thread, which is held up.
+        ("ring_held", "address,undefined", [()]),
+    ],
+)
+def test_the_ring_under_a_sanitizer(
+    tmp_path: Path, name: str, sanitizer: str, runs: list[tuple[str, ...]]
+) -> None:
+    program, refused = capi.ring_program(name, tmp_path, sanitizer)
+    if "cannot find" in refused:
         pytest.skip(f"the compiler has no library for -fsanitize={sanitizer}")
-    assert built.returncode == 0, built.stderr
-    for arguments in (("3000", "0"), ("3000", "9999")):
+    assert refused == ""
+    for arguments in runs:
         result = capi.run(program, *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stderr == ""
