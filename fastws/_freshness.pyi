@@ -27,9 +27,10 @@ class Cadences:
        something comes in them.
     3. A symbol is judged once `learning` seconds and 20 intervals of it were seen within sessions of the kind, and not
        at all where its limit is over `most`: of what is updated so seldom silence says nothing.
-    4. Only intervals that lie within one session count, for half after an hour. One that has made a symbol stale counts
-       as long as the limit was and no longer: an outage does not teach that outages are usual, and after a false alarm
-       the limit doubles.
+    4. Only intervals that lie within one session count, for half after an hour, and as long as the limit was and no
+       longer: after a false alarm it doubles. One of more than twice the limit that comes later than 10 limits after
+       the last such one is an outage and teaches nothing, so the next one is noticed as early. What comes sooner is
+       how the symbol is. The same holds before it is judged, by the limit that it would have.
     5. What happened between two looks is known by its number and the time of the last; of the first interval that part
        is known that was over at the last look.
 
@@ -58,6 +59,8 @@ class Cadences:
         """Let a session of `kind` (0, 1; -1: none) begin for `symbols`. None of them is stale then."""
     def excuse(self, symbol: int, now: float) -> None:
         """There is a reason for the silence of a symbol until now; it counts from here on, and teaches nothing."""
+    def stand_still(self, seconds: float) -> None:
+        """Leave out `seconds` that have just passed, in which nothing could be taken. ValueError below 0."""
     def look(
         self, seq: npt.NDArray[np.int64], at: npt.NDArray[np.float64], now: float
     ) -> tuple[list[int], list[int]]:

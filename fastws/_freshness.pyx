@@ -7,7 +7,7 @@ a look at two places in memory a symbol. Sans-IO; everything belongs to the thre
 
 cimport cython
 from libc.math cimport INFINITY, exp2f, fmax, fmaxf, fminf, isfinite, sqrtf
-from libc.stdint cimport int8_t, int64_t
+from libc.stdint cimport int8_t, int64_t, uint16_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
@@ -38,6 +38,14 @@ cdef float MARGIN = 5.0
 cdef float N_LEAST = 20.0
 # And of so many longest ones, for arrivals that come in bursts.
 cdef float PEAKS = 2.0
+# A silence is an outage that is longer than so many limits,
+cdef float OUTAGE = 2.0
+# and so many of them away from the outage before: what comes more often is how the symbol is.
+cdef float APART = 10.0
+# Of fewer intervals it is not known what an outage would be.
+cdef float N_KNOWN = 5.0
+# In these units it is noted when an outage was over, in 16 bits: after 6 days it looks as if it were so again.
+cdef double OUTAGE_UNIT = 8.0
 # What was learned counts for half after so many seconds of sessions.
 cdef float HALF_LIFE = 3600.0
 
@@ -54,6 +62,7 @@ cdef struct Symbol:
     float[KINDS] peak               # the longest
     int8_t kind
     int8_t is_stale
+    uint16_t outage                 # when the last one was over
 
 
 @cython.final
@@ -108,6 +117,7 @@ cdef class Cadences:
             self.symbols[i].last = self.symbols[i].since = now
             self.symbols[i].limit = INFINITY
             self.symbols[i].kind = -1
+            self.symbols[i].outage = in_units(now) - 0x8000
         self.n += n
 
     def enter(self, symbols, int kind, double now):
@@ -126,6 +136,15 @@ cdef class Cadences:
         cdef Symbol* excused = self.at(symbol)
         excused.since = now
         self.mark(excused, False)
+
+    def stand_still(self, double seconds):
+        if not seconds >= 0.0:
+            raise ValueError(f"seconds: expected 0 or more, got {seconds}")
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            self.symbols[i].last += seconds
+            self.symbols[i].since += seconds
+        self.looked_at += seconds
 
     def look(self, int64_t[::1] seq not None, double[::1] at not None, double now):
         cdef Py_ssize_t i, n = self.n
@@ -173,15 +192,21 @@ cdef class Cadences:
         """Count the intervals up to an update at `at`, where they lie within a session."""
         cdef int kind = symbol.kind
         cdef int64_t n = max(seq - symbol.seq, 1)
-        cdef float time, first, rest, kept
+        cdef float time, first, rest, kept, bound
         if symbol.seq >= 0 and kind >= 0 and symbol.last > symbol.since:
-            time = fminf(<float>fmax(at - symbol.last, 0.0), symbol.limit)
+            time = <float>fmax(at - symbol.last, 0.0)
             first = time
-            rest = 0.0
             if n > 1:
                 # Of the first of several it is known how long it was at the last look; the others share what is left.
                 first = fminf(time, fmaxf(time / n, <float>(self.looked_at - symbol.last)))
-                rest = (time - first) * (time - first) / (n - 1)
+            bound = self.bound(symbol)
+            if first > bound and self.is_outage(symbol, time, bound, at):
+                symbol.seq = seq
+                symbol.last = fmax(symbol.last, at)
+                return
+            time = fminf(time, bound)
+            first = fminf(first, time)
+            rest = (time - first) * (time - first) / (n - 1) if n > 1 else 0.0
             kept = exp2f(-time / HALF_LIFE)
             symbol.n[kind] = symbol.n[kind] * kept + n
             symbol.sum[kind] = symbol.sum[kind] * kept + time
@@ -195,18 +220,40 @@ cdef class Cadences:
         """The typical interval is that which a random moment lies in: bursts of short ones do not hide the pauses
         between them, nor does the rush of an opening what comes after it."""
         cdef int kind = symbol.kind
-        cdef float limit = INFINITY, typical
+        cdef float limit = INFINITY
         self.n_judged -= isfinite(symbol.limit) != 0
         if kind >= 0 and symbol.n[kind] >= N_LEAST and symbol.sum[kind] >= self.learning:
-            limit = <float>self.least
-            if symbol.sum[kind] > 0.0:
-                typical = symbol.squares[kind] / symbol.sum[kind]
-                limit = fmaxf(limit, TYPICAL * typical * (1.0 + MARGIN * sqrtf(typical / symbol.sum[kind])))
-                limit = fmaxf(limit, PEAKS * symbol.peak[kind])
+            limit = self.longest(symbol)
             if limit > self.most:
                 limit = INFINITY
         symbol.limit = limit
         self.n_judged += isfinite(limit) != 0
+
+    cdef float longest(self, Symbol* symbol) noexcept:
+        """The longest silence that is usual, by what was seen in sessions such as there is."""
+        cdef int kind = symbol.kind
+        cdef float limit = <float>self.least, typical
+        if symbol.sum[kind] > 0.0:
+            typical = symbol.squares[kind] / symbol.sum[kind]
+            limit = fmaxf(limit, TYPICAL * typical * (1.0 + MARGIN * sqrtf(typical / symbol.sum[kind])))
+            limit = fmaxf(limit, PEAKS * symbol.peak[kind])
+        return limit
+
+    cdef float bound(self, Symbol* symbol) noexcept:
+        """As how long an interval is learned at most; also of a symbol that is not judged, so that an outage before it
+        is does not put that off for hours."""
+        if isfinite(symbol.limit):
+            return symbol.limit
+        return fminf(<float>self.most, self.longest(symbol) if symbol.n[symbol.kind] >= N_KNOWN else INFINITY)
+
+    cdef bint is_outage(self, Symbol* symbol, float silence, float bound, double at) noexcept:
+        """Whether a silence longer than `bound`, until `at`, was an outage, which teaches nothing."""
+        cdef uint16_t now = in_units(at), apart = now - symbol.outage
+        if silence <= OUTAGE * bound:
+            return False
+        symbol.outage = now
+        # Its own length is no time in which the symbol was as usual.
+        return apart * OUTAGE_UNIT - silence > APART * bound
 
 
 @cython.final
@@ -245,6 +292,10 @@ cdef class Sampler:
             if prices.last is not None:
                 n_lags += put_lag(&lags[n_lags], prices.last)
         return n_lags
+
+
+cdef inline uint16_t in_units(double at) noexcept:
+    return <uint16_t>(<int64_t>(at / OUTAGE_UNIT) & 0xFFFF)
 
 
 cdef inline double published(Update update) noexcept:

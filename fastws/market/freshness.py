@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -107,6 +106,8 @@ class Freshness:
         self._codes: list[str] = []
         self._numbers: dict[str, int] = {}
         self._places: dict[str | None, _Place] = {}
+        # Of each symbol.
+        self._homes: list[_Place | None] = []
         self._n_changes = market.n_changes
         self._room = 0
         self._seq = np.zeros(0, np.int64)
@@ -114,8 +115,9 @@ class Freshness:
         self._lags = np.zeros(0, np.float32)
         self._bounds = np.array(HISTOGRAM_BOUNDS, np.float32)
         self._told: set[int] = set()
+        # In order, each once: those whose status is not the one that was told, and the stale ones.
         self._untold: dict[int, None] = {}
-        self._asking: deque[int] = deque()
+        self._asking: dict[int, None] = {}
         self._said: list[MarketStatus] = []
         market.on_status.append(self._said.append)
 
@@ -135,8 +137,13 @@ class Freshness:
         """The codes of some symbols that are stale."""
         return [self._codes[number] for number in islice(self._told, most)]
 
-    def look(self, now: float, wall: float) -> None:
-        """Judge all symbols, and tell what has changed."""
+    def look(self, now: float, wall: float, stood_still: float = 0.0) -> None:
+        """Judge all symbols, and tell what has changed.
+
+        Of the time since the last look `stood_still` seconds do not count: nobody here could take anything then.
+        """
+        if stood_still:
+            self.cadences.stand_still(stood_still)
         self._adopt(now)
         n_lags = self._sampler.read(self._seq, self._at, self._lags)
         self._count_lags(n_lags)
@@ -146,9 +153,10 @@ class Freshness:
             if self._is_quiet(self._codes[number]):
                 self.cadences.excuse(number, now)
             else:
-                self._untold[number] = None
-                self._asking.append(number)
-        self._untold |= dict.fromkeys(live)
+                self._asking[number] = None
+            self._note(number)
+        for number in live:
+            self._note(number)
         self._ask_again(now)
         self._tell(now, wall)
         _, n_judged, n_stale = self.counts
@@ -189,23 +197,32 @@ class Freshness:
                 self._sampler.add(channels.prices, channels.books)
                 self._numbers[code] = len(self._codes)
                 self._codes.append(code)
+                self._homes.append(None)
         if self._n_changes != market.n_changes:
             self._n_changes = market.n_changes
-            self._places.clear()
-            self._untold |= dict.fromkeys(self._told)
-            self.cadences.enter(range(len(self._codes)), QUIET, now)
-            first = 0
-        if n_new or first == 0:
+            for place in self._places.values():
+                place.members.clear()
+            self._place(0, now)
+            self._places = {name: place for name, place in self._places.items() if place.members}
+        elif n_new:
             self._place(first, now)
 
     def _place(self, first: int, now: float) -> None:
-        by_place: dict[_Place, list[int]] = {}
+        """Note where symbols are. Those that were there before stay as they are, stale ones stale."""
+        came: dict[_Place, list[int]] = {}
         for number, channels in enumerate(self._market.channels(first), first):
             place = self._places.setdefault(channels.instrument.market, _Place())
             place.members.append(number)
-            by_place.setdefault(place, []).append(number)
-        for place, members in by_place.items():
-            self.cadences.enter(members, place.kind, now)
+            if self._homes[number] is not place:
+                self._homes[number] = place
+                came.setdefault(place, []).append(number)
+        for place, members in came.items():
+            self._enter(members, place.kind, now)
+
+    def _enter(self, members: list[int], kind: int, now: float) -> None:
+        self.cadences.enter(members, kind, now)
+        for number in members:
+            self._note(number)
 
     def _grow(self, n: int) -> None:
         self._room = -(-n // _STEP) * _STEP
@@ -228,6 +245,7 @@ class Freshness:
         for status in self._said:
             self._sessions.on_status(status.market, status.status, wall)
         self._said.clear()
+        self._sessions.pass_on(wall)
         for name, place in self._places.items():
             phase, is_said = (None, False) if name is None else self._sessions.phase(name, wall)
             wanted = kind_of(phase)
@@ -238,33 +256,35 @@ class Freshness:
             kind = wanted if place.has_traded else QUIET
             if kind != place.kind:
                 place.kind = kind
-                self._untold |= dict.fromkeys(n for n in place.members if self.cadences.is_stale(n))
-                self.cadences.enter(place.members, kind, now)
+                self._enter(place.members, kind, now)
 
     # What is stale.
 
     def _ask_again(self, now: float) -> None:
         """Some symbols that are stale may have a reason by now."""
-        for _ in range(min(len(self._asking), _MOST)):
-            number = self._asking.popleft()
+        # Not one by one off the front: each look at it goes over all that were there.
+        for number in list(islice(self._asking, _MOST)):
+            del self._asking[number]
             if not self.cadences.is_stale(number):
                 continue
             if self._is_quiet(self._codes[number]):
                 self.cadences.excuse(number, now)
-                self._untold[number] = None
+                self._note(number)
             else:
-                self._asking.append(number)
+                self._asking[number] = None
+
+    def _note(self, number: int) -> None:
+        """To be called when a symbol may have become stale, or live."""
+        if self.cadences.is_stale(number) != (number in self._told):
+            self._untold[number] = None
+        else:
+            self._untold.pop(number, None)
 
     def _tell(self, now: float, wall: float) -> None:
-        n_left = _MOST
-        while self._untold and n_left:
-            number = next(iter(self._untold))
+        for number in list(islice(self._untold, _MOST)):
             del self._untold[number]
             is_stale = self.cadences.is_stale(number)
-            if is_stale == (number in self._told):
-                continue
             (self._told.add if is_stale else self._told.discard)(number)
-            n_left -= 1
             interval, limit = self.cadences.interval(number), self.cadences.limit(number)
             self._market.publish_symbol_status(
                 SymbolStatus(

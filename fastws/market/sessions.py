@@ -173,9 +173,18 @@ class MarketSessions:
         """The phase of a market, None where it is not known, and whether that was said and is not of the clock only."""
         calendar, said = self._calendars.get(market), self._said.get(market)
         by_clock = None if calendar is None else calendar.phase_at(now)
-        if said is not None and said[1] == by_clock:
+        if said is None:
+            return by_clock, False
+        if said[1] == by_clock:
             return said[0], True
+        # Or it would hold again tomorrow, when the calendar has come back to that phase.
+        del self._said[market]
         return by_clock, False
+
+    def pass_on(self, now: float) -> None:
+        """Let end what was said, where it does; to be called at least once in each phase."""
+        for market in self._calendars:
+            self.phase(market, now)
 
 
 def kind_of(phase: str | None) -> int:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fastws.feeds.base import FeedSupervisor
 
 _INTERVAL: Final = 1.0
+# A look that is late by more than this says that the process stood still, or its loop was blocked: what has come
+# meanwhile was not read, and its symbols were not silent.
+_LATE: Final = 1.0
 _LAST_DAYS: Final = datetime.timedelta(days=30)
 
 _log = structlog.get_logger("fastws.freshness")
@@ -51,10 +54,13 @@ class FreshnessWatch:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(_INTERVAL)
+            now = time.monotonic()
+            late, looked_at = now - looked_at - _INTERVAL, now
             try:
-                self._freshness.look(time.monotonic(), time.time())
+                self._freshness.look(now, time.time(), late if late > _LATE else 0.0)
             except Exception:
                 # A fault of ours. Prices go on, and the next look may succeed.
                 log_limited(

@@ -180,6 +180,54 @@ def test_an_outage_does_not_teach_that_outages_are_usual() -> None:
     assert arrivals.cadences.limit(0) == pytest.approx(LEAST, rel=0.2)
 
 
+@pytest.mark.parametrize("every", [1.0, 0.2])
+def test_each_outage_is_noticed_as_early_as_the_first(every: float) -> None:
+    arrivals = Arrivals([1.0])
+    arrivals.beat(int(3600 / every), every)
+    for _ in range(9):
+        (noticed,) = arrivals.silence(71).values()
+        assert noticed <= 12.0
+        arrivals.beat(int(300 / every), every)
+
+
+def test_an_outage_before_a_symbol_is_judged_teaches_nothing() -> None:
+    arrivals = Arrivals([1.0])
+    arrivals.cadences.configure(least=LEAST, most=600.0, learning=600.0)
+    arrivals.beat(300, 1.0)
+    assert arrivals.silence(290) == {}
+    arrivals.beat(400, 1.0)
+    limit = arrivals.cadences.limit(0)
+    assert limit is not None
+    assert limit < 15.0
+
+
+def test_pauses_that_are_usual_are_learned_whenever_they_begin() -> None:
+    """They look like outages at first."""
+    arrivals = Arrivals([1.0])
+    arrivals.beat(1000, 0.2)
+    n_found = 0
+    for _ in range(20):
+        n_found += len(arrivals.silence(60))
+        arrivals.beat(20, 0.2)
+    assert n_found <= 5
+    limit = arrivals.cadences.limit(0)
+    assert limit is not None
+    assert limit > 60.0
+
+
+def test_time_in_which_nothing_could_be_taken_is_no_silence() -> None:
+    arrivals = Arrivals([1.0])
+    arrivals.beat(200, 0.4)
+    assert arrivals.silence(5) == {}
+    arrivals.now += 60.0
+    arrivals.cadences.stand_still(60.0)
+    assert arrivals.silence(4) == {}
+    assert arrivals.cadences.silence(0, arrivals.now) == pytest.approx(9.0)
+    assert len(arrivals.silence(2)) == 1
+    with pytest.raises(ValueError, match="seconds"):
+        arrivals.cadences.stand_still(-1.0)
+
+
 def test_silence_outside_of_sessions_counts_for_nothing() -> None:
     arrivals = Arrivals([1.0])
     arrivals.beat(200, 0.4)

@@ -199,6 +199,30 @@ async def test_a_symbol_that_comes_to_another_market_goes_with_it(hub: Hub) -> N
     assert {"price", "symbol_status"} <= {each.name for each in topic.channels if each.key == "A001"}
 
 
+async def test_who_stays_in_a_market_stays_as_it_is(hub: Hub) -> None:
+    """Instruments are reloaded while the feed is dead: one has another sector now, and another is gone elsewhere."""
+    desk = Desk(hub)
+    codes = [f"K{i:03}" for i in range(40)]
+    desk.learn(*codes)
+    desk.look(LEAST + 1)
+    assert desk.freshness.counts == (40, 40, 40)
+    table = [Instrument(code, market="KOSPI") for code in codes[2:]]
+    table += [Instrument("K000", market="KOSPI", sector="IT"), Instrument("K001", market="COINS")]
+    newer = Instruments(table)
+    for _ in desk.market.update_instruments(newer, desk.market.instruments.compare(newer)):
+        pass
+    sequence = hub.sequence
+    desk.look(1.0)
+    assert (hub.sequence - sequence, desk.status("K001")) == (1, "live")
+    assert desk.freshness.counts.stale == 39
+    assert desk.freshness.are_most_stale
+    # And KOSPI is believed to trade, as before; COINS not yet, of which nothing has come.
+    desk.ahead = 0.0
+    desk.update(*codes)
+    desk.look()
+    assert desk.freshness.counts == (40, 39, 0)
+
+
 async def test_what_is_described(hub: Hub) -> None:
     desk = Desk(hub)
     assert desk.freshness.describe("A001", desk.now, MORNING) is None
@@ -233,6 +257,40 @@ async def test_many_are_told_by_and_by(hub: Hub) -> None:
     desk.look(1.0)
     assert hub.sequence == sequence + 600
     assert {desk.status(code) for code in codes} == {"stale"}
+
+
+async def test_who_is_back_before_that_was_told_is_not_told(hub: Hub) -> None:
+    desk = Desk(hub)
+    codes = [f"X{i}" for i in range(1000)]
+    for code in codes:
+        desk.market.instruments.add(Instrument(code, market="COINS"))
+    desk.learn(*codes)
+    for _ in range(3):
+        desk.look(LEAST + 1)
+        sequence = hub.sequence
+        desk.ahead = 0.0
+        desk.update(*codes)
+        desk.look()
+        # The first ones were told; of the others there is nothing to say, and nobody looks at them in search of those.
+        assert hub.sequence == sequence + 1000 + 250
+        assert not desk.freshness._untold
+    desk.look()
+    # What waits does not grow with each time.
+    assert len(desk.freshness._asking) <= 1000
+
+
+async def test_a_look_that_is_late_blames_nobody(hub: Hub) -> None:
+    desk = Desk(hub)
+    desk.learn("A001", "A002")
+    desk.ahead += 60.0
+    desk.freshness.look(desk.now, MORNING + 60.0, 59.0)
+    assert desk.freshness.counts.stale == 0
+    desk.look(LEAST)
+    assert desk.freshness.counts.stale == 2
+    # Who was stale is still.
+    desk.ahead += 60.0
+    desk.freshness.look(desk.now, MORNING + 130.0, 59.0)
+    assert desk.freshness.counts.stale == 2
 
 
 def test_the_message_in_both_dialects() -> None:

@@ -126,6 +126,17 @@ def test_what_is_said_holds_until_the_clock_comes_to_another_phase() -> None:
     assert sessions.phase("KOSPI", at(f"{MONDAY} 08:55")) == (OPENING_AUCTION, False)
 
 
+@pytest.mark.parametrize("status", [HALTED, OPEN])
+def test_what_was_said_does_not_hold_again_on_another_day(status: str) -> None:
+    sessions = MarketSessions({"KOSPI": KoreanCalendar(KOREAN["UN"])})
+    sessions.on_status("KOSPI", status, at(f"{MONDAY} 10:00"))
+    sessions.pass_on(at(f"{MONDAY} 15:19"))
+    assert sessions.phase("KOSPI", at(f"{MONDAY} 15:19")) == (status, True)
+    sessions.pass_on(at(f"{MONDAY} 15:20"))
+    assert sessions.phase("KOSPI", at("2026-11-24 09:00")) == (OPEN, False)
+    assert sessions.phase("KOSPI", at("2026-11-30 10:00")) == (OPEN, False)
+
+
 def test_a_market_without_a_calendar_is_what_is_said_of_it() -> None:
     sessions = MarketSessions({})
     assert sessions.phase("MOON", 0.0) == (None, False)
