@@ -22,6 +22,7 @@ from fastws.kis.errors import KISCredentialsError
 from fastws.market.calendars import KOREAN_EXCHANGE, CalendarError, find_days, make_calendars
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest
+from fastws.market.korean_days import LISTED_UNTIL
 from fastws.market.sessions import Calendar
 from fastws.market.store import Store, StoreError
 from fastws.settings import Settings
@@ -163,7 +164,9 @@ def find_calendars(settings: Settings, today: datetime.date) -> Calendars:
     """
     try:
         days = find_days(settings.holidays, today)
-        return Calendars(make_calendars(settings.calendars, days.values(), today), max(days))
+        # A day that somebody has named beyond the list says nothing of those between; the library knows them.
+        last_day = max(days) if KOREAN_EXCHANGE in settings.holidays else LISTED_UNTIL
+        return Calendars(make_calendars(settings.calendars, days.values(), today), last_day)
     except CalendarError as error:
         # The texts were checked, so it is a library: that of whoever names an exchange.
         setting = "holidays" if KOREAN_EXCHANGE in settings.holidays else "calendars"
