@@ -53,7 +53,8 @@ def totals(
         "effective_interval_ms": round(max(hub.flusher.effective_interval_ms, hub.interval_ms), 1),
         "flushes": hub.flusher.n_flushes,
         "flush_seconds": round(hub.flusher.busy_ns / 1e9, 3),
-        "loop_lag_ms": round(hub.loop_lag_ms, 2),
+        # uvloop counts whole milliseconds: a timer may be early by less than one.
+        "loop_lag_ms": max(0.0, round(hub.loop_lag_ms, 2)),
         "cohorts": len(hub.cohorts),
         "sequence": hub.sequence,
         "epoch": hub.epoch,

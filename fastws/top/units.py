@@ -81,13 +81,16 @@ def text(value: object, longest: int = 64) -> str:
 
 
 def sparkline(values: Sequence[float | None], *, has_blocks: bool) -> str:
-    """One character for each value, from nothing to the largest of them; a blank where there is none."""
+    """One character for each value, from nothing to the largest of them; a blank where there is none.
+
+    Below 0 is nothing, too.
+    """
     marks = _BLOCKS if has_blocks else _LETTERS
-    most = max((value for value in values if value is not None), default=0.0)
+    most = max((value for value in values if value is not None and value > 0), default=0.0)
     step = most / (len(marks) - 1)
     return "".join(
         # What is not 0 is seen.
-        " " if value is None else marks[max(1, round(value / step))] if value else marks[0]
+        " " if value is None else marks[max(1, round(value / step))] if value > 0 else marks[0]
         for value in values
     )
 

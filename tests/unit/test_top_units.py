@@ -83,5 +83,7 @@ def test_sparklines() -> None:
     assert sparkline([0, 0], has_blocks=True) == "▁▁"
     assert sparkline([None, 3.5], has_blocks=False) == " #"
     assert sparkline([], has_blocks=True) == ""
+    assert sparkline([-0.02, None, -0.01], has_blocks=True) == "▁ ▁"
+    assert sparkline([-0.02, 0, 6], has_blocks=True) == "▁▁▇"
     # What is not 0 is seen.
     assert sparkline([0, 1, 1e9], has_blocks=True) == "▁▂▇"
