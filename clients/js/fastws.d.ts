@@ -396,7 +396,13 @@ declare class Link {
   close(): void;
   /** Milliseconds since the last update of a symbol was published; undefined before the first. */
   age(code: string): number | undefined;
-  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  /**
+   * Whether the server has said that a symbol is silent for longer than can be while its market trades, or has given
+   * nothing of it but values from before its last start, which have `stale` themselves.
+   *
+   * Of a symbol that the server does not judge, or not yet, it is false as long as any other value came: look at `age`
+   * as well.
+   */
   isStale(code: string): boolean;
 }
 

@@ -480,9 +480,18 @@ export class Fastws extends Link {
     return times.length ? Math.max(0, this.now() - Math.max(...times)) : undefined;
   }
 
-  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  /**
+   * Whether the server has said that a symbol is silent for longer than can be while its market trades, or has given
+   * nothing of it but values from before its last start, which have `stale` themselves.
+   */
   isStale(code) {
-    return this.#stale.has(code);
+    return this.#stale.has(code) || this.#isRestored(code);
+  }
+
+  /** Both what came of its prices and of its order books in this session: one of them may be newer. */
+  #isRestored(code) {
+    const known = this.#streamsOf(code).filter((stream) => stream.isRestored !== undefined);
+    return known.length > 0 && known.every((stream) => stream.isRestored);
   }
 
   // Requests.
@@ -772,6 +781,10 @@ export class Fastws extends Link {
     if (!isRecovered) {
       this.#stale.clear();
     }
+    if (!isRecovered || epoch !== this.#epoch) {
+      // What the server has from before its start it says anew.
+      this.#streams.forEach((stream) => (stream.isRestored = undefined));
+    }
     if (epoch !== this.#epoch) {
       // The numbers begin anew. A restored session has everything still to come.
       const unknown = () => ({ seq: undefined, declared: [], isCut: false, isUnsettled: false });
@@ -844,6 +857,7 @@ export class Fastws extends Link {
       return false;
     }
     stream.at = Math.max(stream.at, Date.parse(timestamp) || 0);
+    stream.isRestored = message.stale === true;
     const isComplete = this.#isComplete(type, code);
     if (!stream.isUnsettled && isComplete) {
       if (isSnapshot && last !== undefined && !stream.isCut) {
@@ -888,6 +902,8 @@ export class FastwsRealtime extends Link {
   #held = { asset: new Set(), portfolio: new Set() };
   #times = new Map();
   #stale = new Set();
+  /** Symbols whose value is from before the start of the server. */
+  #restored = new Set();
 
   _ping = { type: "ping", data: {} };
 
@@ -909,9 +925,12 @@ export class FastwsRealtime extends Link {
     return this.#times.has(symbol) ? Math.max(0, this.now() - this.#times.get(symbol)) : undefined;
   }
 
-  /** Whether the server has said that a symbol is silent for longer than can be while its market trades. */
+  /**
+   * Whether the server has said that a symbol is silent for longer than can be while its market trades, or has given
+   * nothing of it but values from before its last start, which have `stale` themselves.
+   */
   isStale(symbol) {
-    return this.#stale.has(symbol);
+    return this.#stale.has(symbol) || this.#restored.has(symbol);
   }
 
   #change(type, targets, isWanted) {
@@ -924,6 +943,7 @@ export class FastwsRealtime extends Link {
       held[isWanted ? "add" : "delete"](target);
       this.#times.delete(target);
       this.#stale.delete(target);
+      this.#restored.delete(target);
     }
     this.#tell(type, changed, isWanted);
   }
@@ -957,6 +977,7 @@ export class FastwsRealtime extends Link {
     if (type === "connection") {
       this._greeted(timestamp);
       this.#stale.clear();
+      this.#restored.clear();
       this._opened(false, () => this.#tellAll(true));
     } else if (type === "server_shutdown") {
       this._announced(data.reconnect_after_ms);
@@ -967,7 +988,12 @@ export class FastwsRealtime extends Link {
       this._forgetToken();
     } else if (type === "asset_update" && this.#held.asset.has(data.symbol)) {
       this.#times.set(data.symbol, Date.parse(timestamp) || this.now());
-      this.#stale.delete(data.symbol);
+      if (data.stale) {
+        this.#restored.add(data.symbol);
+      } else {
+        this.#restored.delete(data.symbol);
+        this.#stale.delete(data.symbol);
+      }
     } else if (type === "symbol_status" && this.#held.asset.has(data.symbol)) {
       this.#stale[data.status === "stale" ? "add" : "delete"](data.symbol);
     }

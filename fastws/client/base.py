@@ -144,7 +144,11 @@ class BaseClient(Generic[M]):
         return self._conversation.ages.age(code, time.monotonic())
 
     def is_stale(self, code: str) -> bool:
-        """Whether the server has said that a symbol is silent for longer than can be while its market trades."""
+        """Whether the server has said that a symbol is silent for longer than can be while its market trades, or has
+        given nothing of it but values from before its last start, which have `stale` themselves.
+
+        Of a symbol that the server does not judge, or not yet, it is False as long as any other value came: look at
+        `age` as well."""
         return self._conversation.ages.is_stale(code)
 
     @property

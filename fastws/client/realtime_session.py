@@ -160,7 +160,7 @@ class RealtimeSession:
             case messages.Error() as error:
                 return self._failed(error)
             case AssetUpdate() as update:
-                self.ages.take(update.symbol, update.timestamp)
+                self.ages.take(update.symbol, update.timestamp, is_restored=update.stale)
                 return [update]
             case SymbolStatus() as status:
                 self.ages.note(status.symbol, status.status)

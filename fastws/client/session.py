@@ -289,6 +289,7 @@ class Session:
             if self.greeting is not None and greeting.epoch != self.greeting.epoch:
                 # Another server goes on with it, by numbers of its own; all that was missed is still to come.
                 self._numbers.forget()
+                self.ages.change_server()
                 self.cursor = 0
             self.greeting = greeting
             self._go_live(now)
@@ -442,7 +443,7 @@ class Session:
 
     def _note_age(self, item: wire.Live, *, is_live: bool) -> None:
         if isinstance(item, (PriceUpdate, OrderbookUpdate)):
-            self.ages.take(item.code, item.timestamp, is_live=is_live)
+            self.ages.take(item.code, item.timestamp, is_live=is_live, is_restored=item.stale)
         elif isinstance(item, SymbolStatus):
             self.ages.note(item.code, item.status)
 

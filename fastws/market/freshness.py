@@ -12,6 +12,7 @@ import numpy as np
 from fastws._core import HISTOGRAM_BOUNDS
 from fastws._freshness import Cadences, Sampler
 from fastws._market import utc_text
+from fastws.market.market import Stale
 from fastws.market.sessions import QUIET, Calendar, MarketSessions, kind_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 STALE: Final = "stale"
 LIVE: Final = "live"
+# Of a description only; no message says these.
+UNJUDGED: Final = "unjudged"
+RESTORED: Final = "restored"
 
 # Room is made for so many symbols at once.
 _STEP: Final = 1024
@@ -164,20 +168,31 @@ class Freshness:
         self.are_most_stale = share >= (_ENDS if self.are_most_stale else _BEGINS)
 
     def describe(self, code: str, now: float, wall: float) -> dict[str, Any] | None:
-        """What is known of a symbol: the body of ``/v1/stocks/{code}/freshness``; None before its first update."""
+        """What is known of a symbol: the body of ``/v1/stocks/{code}/freshness``; None before its first update.
+
+        The status is "restored" while there is nothing but values from before the start, of whose silence nothing is
+        known here, and "unjudged" where its silence would not be noticed.
+        """
         channels, number = self._market.channels_of(code), self._numbers.get(code)
         if channels is None:
             return None
         cadences = self.cadences
         market = channels.instrument.market
+        is_restored = not (_is_fresh(channels.prices) or _is_fresh(channels.books))
         # It is too new to have been looked at where it has no number.
         interval = None if number is None else cadences.interval(number)
         limit = None if number is None else cadences.limit(number)
+        silence = 0.0 if number is None else cadences.silence(number, now)
+        status = STALE if self.is_stale(code) else LIVE
+        if is_restored:
+            status = RESTORED
+        elif limit is None:
+            status = UNJUDGED
         return {
             "code": code,
-            "status": STALE if self.is_stale(code) else LIVE,
+            "status": status,
             "market_phase": None if market is None else self._sessions.phase(market, wall)[0],
-            "silent_ms": 0 if number is None else round(cadences.silence(number, now) * 1000),
+            "silent_ms": None if is_restored else round(silence * 1000),
             "usual_interval_ms": None if interval is None else round(interval * 1000),
             "stale_after_ms": None if limit is None else round(limit * 1000),
             "price": _times(channels.prices, now, wall),
@@ -315,15 +330,26 @@ def encode_symbol_status(status: SymbolStatus, published_ms: int, *, is_envelope
     return f'{{"type":"symbol_status",{body[1:-1]},"timestamp":"{timestamp}"'.encode()
 
 
-def _times(channel: Channel, now: float, wall: float) -> dict[str, str | None] | None:
-    """When the last update of a channel happened, was received, published, flushed and sent."""
+def _is_fresh(channel: Channel) -> bool:
+    """Whether something was published on a channel since the start."""
+    return channel.last_times_ns is not None and not isinstance(channel.last_payload, Stale)
+
+
+def _times(channel: Channel, now: float, wall: float) -> dict[str, str | bool | None] | None:
+    """When the last update of a channel happened, was received, published, flushed and sent.
+
+    Of one from before the start it is known when it was published then, and nothing of its way.
+    """
     found, payload = channel.last_times_ns, channel.last_payload
     if found is None:
         return None
-    event_ms = getattr(payload, "event_time_ms", 0)
+    is_restored = isinstance(payload, Stale)
+    event_ms = getattr(payload.value if is_restored else payload, "event_time_ms", 0)
     names = ("received", "published", "flushed", "sent")
-    shown = {
-        name: utc_text(max(0, int((wall - now + ns * 1e-9) * 1000))) if ns else None
-        for name, ns in zip(names, found, strict=True)
-    }
-    return {"event_time": utc_text(event_ms) if event_ms else None} | shown
+    shown: dict[str, str | bool | None] = {"event_time": utc_text(event_ms) if event_ms else None}
+    if is_restored:
+        known = {"published": utc_text(payload.published_ms), "restored": True}
+        return shown | dict.fromkeys(names) | known
+    for name, ns in zip(names, found, strict=True):
+        shown[name] = utc_text(max(0, int((wall - now + ns * 1e-9) * 1000))) if ns else None
+    return shown

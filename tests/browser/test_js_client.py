@@ -492,6 +492,35 @@ async def test_a_symbol_is_stale_until_something_says_otherwise(node: NodeProces
         assert await stale() == [False, False, False, True]
 
 
+async def test_a_symbol_with_nothing_but_values_of_before_is_stale(node: NodeProcess) -> None:
+    codes = ["005930", "000660", "035420", "035720"]
+    old = {"stale": True}
+
+    async def act(connection: ServerConnection) -> None:
+        await connection.send(greeting())
+        values = [
+            *(update(1, code) | old for code in codes[:3]),
+            update(1, codes[1], "orderbook_update"),
+            update(1, codes[3], "orderbook_update"),
+            update(1, codes[3]) | old,
+        ]
+        await accept(connection, values)
+        await connection.recv()  # once the page has looked
+        await connection.send(json.dumps(update(2)))
+
+    async def stale() -> list[bool]:
+        return [await client.call("isStale", code) for code in codes]
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", codes)
+        await client.until("batch", snapshot=True)
+        assert await stale() == [True, False, True, False]
+        await client.call("send", {"type": "ping"})
+        await client.until("price_update", seq=2)
+        assert await stale() == [False, False, True, False]
+
+
 async def test_a_symbol_of_the_realtime_dialect_is_stale(node: NodeProcess) -> None:
     def asset(kind: str, **data: Any) -> str:
         return stamped(type=kind, data={"symbol": "AAPL", **data})
@@ -503,6 +532,10 @@ async def test_a_symbol_of_the_realtime_dialect_is_stale(node: NodeProcess) -> N
         await connection.send(asset("symbol_status", status="stale", last_update=""))
         await connection.recv()
         await connection.send(asset("asset_update", price=2))
+        await connection.recv()
+        await connection.send(asset("asset_update", price=3, stale=True))
+        await connection.recv()
+        await connection.send(asset("asset_update", price=4))
 
     async with scripted(act) as url:
         client = node.make("it", url, dialect="realtime")
@@ -511,6 +544,12 @@ async def test_a_symbol_of_the_realtime_dialect_is_stale(node: NodeProcess) -> N
         assert await client.call("isStale", "AAPL")
         await client.call("send", {"type": "ping", "data": {}})
         await client.until("asset_update", price=2)
+        assert not await client.call("isStale", "AAPL")
+        await client.call("send", {"type": "ping", "data": {}})
+        await client.until("asset_update", price=3)
+        assert await client.call("isStale", "AAPL")
+        await client.call("send", {"type": "ping", "data": {}})
+        await client.until("asset_update", price=4)
         assert not await client.call("isStale", "AAPL")
 
 

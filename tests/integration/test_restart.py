@@ -18,6 +18,7 @@ import jwt
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from fastws.client import Client, PriceUpdate
 from tests.clients import client
 from tests.serving import Server, until
 
@@ -101,6 +102,18 @@ async def test_last_values_come_back_stale(house: House) -> None:
     assert second.get_json(f"/v1/stocks/{CODE}/orderbook")["stale"] is True
     # It is in no table.
     assert second.get_json("/v1/stocks/UNKNOWN1")["stale"] is True
+    known = second.get_json(f"/v1/stocks/{CODE}/freshness")
+    assert (known["status"], known["silent_ms"]) == ("restored", None)
+    for value, shown in ((before, known["price"]), (None, known["orderbook"])):
+        assert (shown["restored"], shown["received"], shown["flushed"], shown["sent"]) == (
+            True, None, None, None,
+        )  # fmt: skip
+        assert value is None or shown["published"] == value["timestamp"]
+    async with Client(second.url) as typed:
+        await typed.subscribe("stock", [CODE])
+        taken = await typed.take()
+        assert all(value.stale for value in taken if isinstance(value, PriceUpdate))
+        assert typed.is_stale(CODE)
     async with client(second.url) as connection:
         greeting = connection.greeting
         await connection.subscribe("stock", "UNKNOWN1")
@@ -121,6 +134,9 @@ async def test_last_values_come_back_stale(house: House) -> None:
         assert "stale" not in live
         assert (live["price"], live["seq"], live["sequence"]) == (73100, 2, 4)
         assert "stale" not in second.get_json(f"/v1/stocks/{CODE}")
+        known = second.get_json(f"/v1/stocks/{CODE}/freshness")
+        assert (known["status"], known["orderbook"]["restored"]) == ("unjudged", True)
+        assert known["price"]["received"] is not None
         session_id = greeting["connection_id"]
     # They are no updates that anybody has missed.
     for cursor, missed, recovered in ((3, 1, True), (0, 1, False)):

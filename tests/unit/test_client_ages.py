@@ -44,6 +44,32 @@ def test_a_symbol_is_stale_until_something_says_otherwise() -> None:
     assert not ages.is_stale("D")
 
 
+def test_a_symbol_with_nothing_but_values_of_before_is_stale() -> None:
+    ages = Ages()
+    ages.set_clock("2026-11-23T12:00:00.000Z", 0.0)
+    yesterday = NOON - timedelta(days=1)
+    for code in ("A", "B", "C"):
+        ages.take(code, yesterday, is_live=False, is_restored=True)
+    # The other channel of each is newer, in either order.
+    ages.take("B", NOON, is_live=False)
+    ages.take("D", NOON, is_live=False)
+    ages.take("D", yesterday, is_live=False, is_restored=True)
+    ages.note("C", "live")
+    codes = ("A", "B", "C", "D", "E")
+    assert [ages.is_stale(code) for code in codes] == [True, False, True, False, False]
+    assert [ages.age(code, 0.0) for code in codes] == [86_400.0, 0.0, 86_400.0, 0.0, None]
+    ages.take("A", NOON)
+    ages.forget(["C"])
+    assert not any(ages.is_stale(code) for code in codes)
+    # A later session, or another server, says again what is from before.
+    for change in (ages.begin, ages.change_server):
+        ages.take("A", NOON)
+        change()
+        assert not ages.is_stale("A")
+        ages.take("A", yesterday, is_restored=True)
+        assert ages.is_stale("A")
+
+
 def test_names_without_number_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_ages, "_MOST_CODES", 2)
     ages = Ages()
@@ -55,3 +81,5 @@ def test_names_without_number_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
     assert [ages.is_stale(f"{number}") for number in range(5)] == [True, True, False, False, False]
     ages.take("0", NOON + timedelta(seconds=1))
     assert ages.age("0", 1.0) == 0.0
+    ages.take("9", NOON, is_restored=True)
+    assert not ages.is_stale("9")

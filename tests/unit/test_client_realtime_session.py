@@ -69,6 +69,13 @@ def test_an_error_whose_details_make_no_sense_is_an_error(session: RealtimeSessi
     assert [(item.target, item.reason) for item in outcome.rejected] == [("A", "no")]
 
 
+def test_a_value_of_before_the_start_of_the_server_is_stale(session: RealtimeSession) -> None:
+    tell(session, type="asset_update", data={"symbol": "A", "price": 1, "stale": True})
+    assert session.ages.is_stale("A")
+    tell(session, type="asset_update", data={"symbol": "A", "price": 2})
+    assert not session.ages.is_stale("A")
+
+
 def test_times_are_in_utc() -> None:
     text = {
         "type": "asset_update",

@@ -392,6 +392,19 @@ def test_the_snapshot_of_a_resume_is_its_own_also_where_nothing_was_paused() -> 
     assert isinstance(live, PriceUpdate)
 
 
+def test_values_of_before_the_start_of_the_server_are_stale() -> None:
+    world = World()
+    session = world.session
+    world.connect()
+    (subscribe,) = session.subscribe("stock", ["A", "B"], UNSAID, snapshot=True)
+    tell(session, type="subscribed", subscription_type="stock", targets=["A", "B"], id=subscribe)
+    values = [price("A", 1) | {"stale": True}, price("B", 1)]
+    tell(session, type="batch", snapshot=True, batch_size=2, messages=values, sequence=2)
+    assert [session.ages.is_stale(code) for code in ("A", "B")] == [True, False]
+    tell(session, **price("A", 2))
+    assert not session.ages.is_stale("A")
+
+
 def test_what_is_given_up_while_it_is_away_is_not_asked_for_again() -> None:
     world = World()
     world.connect()

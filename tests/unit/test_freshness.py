@@ -244,6 +244,56 @@ async def test_what_is_described(hub: Hub) -> None:
     assert 0.15 < desk.freshness.lag_seconds < 0.25
 
 
+async def test_what_was_restored_is_not_described_as_received(hub: Hub) -> None:
+    desk = Desk(hub)
+    instrument = desk.market.ensure_instrument("A001")
+    published = 1_762_754_400_112
+    desk.market.restore(PriceUpdate(instrument, 100, event_time_ms=published - 112), published)
+    restored = {
+        "event_time": "2025-11-10T06:00:00.000Z",
+        "received": None,
+        "published": "2025-11-10T06:00:00.112Z",
+        "flushed": None,
+        "sent": None,
+        "restored": True,
+    }
+    for _ in range(3):
+        found = desk.freshness.describe("A001", desk.now, time.time())
+        assert found is not None
+        assert (found["status"], found["silent_ms"], found["stale_after_ms"]) == ("restored", None, None)
+        assert (found["price"], found["orderbook"]) == (restored, None)
+        desk.look(1.0)
+    # What comes makes it known, not what there was.
+    desk.market.publish_book(BookUpdate(instrument, [(1, 1)], [(2, 1)]))
+    desk.look()
+    found = desk.freshness.describe("A001", desk.now, time.time())
+    assert found is not None
+    assert (found["status"], found["price"]) == ("unjudged", restored)
+    assert found["silent_ms"] >= 0
+    assert found["orderbook"]["received"] is not None
+    assert "restored" not in found["orderbook"]
+
+
+async def test_who_is_not_judged_is_not_described_as_live(hub: Hub) -> None:
+    desk = Desk(hub)
+
+    def status(code: str) -> Any:
+        found = desk.freshness.describe(code, desk.now, MORNING)
+        assert found is not None
+        return found["status"]
+
+    desk.update("A001", "NONE")
+    # Not looked at yet, too new, and of no market.
+    assert status("A001") == "unjudged"
+    desk.look()
+    assert status("A001") == "unjudged"
+    desk.learn("A001", "K001", "NONE")
+    assert [status(code) for code in ("A001", "K001", "NONE")] == ["live", "live", "unjudged"]
+    desk.market.publish_status(MarketStatus("KOSPI", "halted"))
+    desk.look(LEAST + 1)
+    assert [status(code) for code in ("A001", "K001")] == ["stale", "unjudged"]
+
+
 async def test_many_are_told_by_and_by(hub: Hub) -> None:
     desk = Desk(hub)
     codes = [f"X{i}" for i in range(600)]
