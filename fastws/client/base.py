@@ -39,6 +39,15 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
+class SubscribeOptions(TypedDict, total=False):
+    """What `fastws.client.Client.subscribe` may be told about targets; it tells what they are."""
+
+    mode: str | None
+    max_rate: float | None
+    channels: Sequence[str] | None
+    snapshot: bool
+
+
 class Accepted(NamedTuple):
     """The targets that are held now, and those that the server refused, with its reasons."""
 

@@ -232,8 +232,9 @@ class RefreshFailed(msgspec.Struct, frozen=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A message of a known type that cannot be read, or that answers what was not asked, with the reason: a fault of
-    the server, or of this client. `text` is its beginning, up to 4,096 bytes."""
+    """A message of a known type that cannot be read, or that no server has to send where it comes, such as an answer to
+    what was not asked or a second greeting, with the reason: a fault of the server, or of this client. `text` is its
+    beginning, up to 4,096 bytes."""
 
     text: str
     reason: str

@@ -11,6 +11,10 @@ Key = tuple[str, str]
 Numbered = PriceUpdate | OrderbookUpdate
 # Of symbols and channels: more than the markets of the world have, so that a server that makes names up costs no more.
 _MOST_KEYS: Final = 200_000
+# Declared losses that do not touch each other and nothing has come behind, of one symbol and channel and of all: who
+# reads slowly is told of one after the other, and each of them ends where the next begins.
+_MOST_LOSSES: Final = 1_000
+_MOST_LOSSES_IN_ALL: Final = 200_000
 _CHANNELS: Final = {PriceUpdate: "price", OrderbookUpdate: "orderbook"}
 
 
@@ -44,13 +48,15 @@ class Numbers:
        that are still to come, in order; then what is not exact becomes so by the first of these.
     4. Of a stock that is in no snapshot asked for it nothing was published in this epoch; its first number is 1.
     5. It ceases to be so when its mode is ``latest``, when it is held no more, with a pause, and with the epoch.
-    6. No more than `_MOST_KEYS` are kept; what comes of others is passed on, and never exact.
+    6. No more than `_MOST_KEYS` are kept; what comes of others is passed on, and never exact. Nor are losses declared
+       without end: what `declare` does not note is a `Gap` when something behind it has come.
     """
 
     def __init__(self) -> None:
         self._last: dict[Key, int] = {}
         # The numbers that are known to be lost, first and last, behind the last one that came.
         self._declared: dict[Key, list[tuple[int, int]]] = {}
+        self._n_declared = 0
         self._exact: set[Key] = set()
         self._modes = NOTHING
 
@@ -58,6 +64,7 @@ class Numbers:
         """The counters have started over, or what came in between is lost and known to be."""
         self._last.clear()
         self._declared.clear()
+        self._n_declared = 0
         self._exact.clear()
 
     def hold(self, modes: Modes) -> None:
@@ -70,7 +77,7 @@ class Numbers:
         for channel in _CHANNELS.values():
             self._exact.discard((code, channel))
             self._last.pop((code, channel), None)
-            self._declared.pop((code, channel), None)
+            self._pop_declared((code, channel))
 
     def take_snapshot(self, updates: Iterable[Numbered], stocks: Iterable[str], sequence: int) -> None:
         """`stocks` are those that the snapshot was asked for. Updates up to `sequence` have come."""
@@ -85,7 +92,7 @@ class Numbers:
             if key in self._exact or (key not in self._last and len(self._last) >= _MOST_KEYS):
                 continue
             self._last[key] = seq
-            self._declared.pop(key, None)
+            self._pop_declared(key)
             if self._modes.is_all(key[0]) and key in ahead:
                 del self._last[key]
             elif self._modes.is_all(key[0]):
@@ -114,23 +121,33 @@ class Numbers:
             self._exact.add(key)
         return True
 
-    def declare(self, lost: Lost) -> None:
-        """Note a declared loss."""
+    def declare(self, lost: Lost) -> bool:
+        """Note a declared loss; False where more were declared than a server can have to, and it is not noted."""
         key = (lost.code, lost.channel)
         if key not in self._exact or lost.to_seq <= self._last[key]:
-            return
-        declared = self._declared.setdefault(key, [])
+            return True
+        declared = self._declared.get(key, [])
         if declared and declared[-1][0] <= lost.from_seq <= declared[-1][1] + 1:
             # A client that reads slowly is told of the same symbols again and again.
             first, end = declared.pop()
             declared.append((first, max(end, lost.to_seq)))
-        else:
-            declared.append((lost.from_seq, lost.to_seq))
+            return True
+        if len(declared) >= _MOST_LOSSES or self._n_declared >= _MOST_LOSSES_IN_ALL:
+            return False
+        declared.append((lost.from_seq, lost.to_seq))
+        self._declared[key] = declared
+        self._n_declared += 1
+        return True
+
+    def _pop_declared(self, key: Key) -> list[tuple[int, int]]:
+        declared = self._declared.pop(key, [])
+        self._n_declared -= len(declared)
+        return declared
 
     def _holes(self, key: Key, last: int, seq: int) -> list[tuple[int, int]]:
         """What is neither declared nor there between two numbers that came; forgets what was declared up to there."""
         holes = []
-        declared = sorted(self._declared.pop(key))
+        declared = sorted(self._pop_declared(key))
         reach = last
         for first, end in declared:
             if first >= seq:
@@ -142,4 +159,5 @@ class Numbers:
             holes.append((reach + 1, seq - 1))
         if left := [part for part in declared if part[1] > seq]:
             self._declared[key] = left
+            self._n_declared += len(left)
         return holes

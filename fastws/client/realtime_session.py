@@ -139,6 +139,8 @@ class RealtimeSession:
         match decode(text):
             case None:
                 self.n_unknown += 1
+            case wire.RealtimeGreeting() if self.is_live:
+                return [messages.unreadable(text, "it greets who was greeted on this connection")]
             case wire.RealtimeGreeting() as greeting:
                 return self._greeted(greeting, now)
             case wire.RealtimeServerShutdown() as notice:

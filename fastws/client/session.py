@@ -192,6 +192,8 @@ class Session:
                 return self._receive_data(received)
             case messages.Unreadable() as unreadable:
                 return [unreadable]
+            case Greeting() if self.is_live or self._new_greeting is not None:
+                return [messages.unreadable(text, "it greets who was greeted on this connection")]
             case Greeting() as greeting:
                 return self._greeted(greeting, now)
             case Reconnected() as reply:
@@ -434,8 +436,9 @@ class Session:
             if isinstance(verdict, list):
                 found += verdict
         elif isinstance(item, messages.Overflow):
-            for lost in item.items:
-                self._numbers.declare(lost)
+            are_noted = [self._numbers.declare(lost) for lost in item.items]
+            if not all(are_noted):
+                found.append(messages.unreadable(wire.encode(item), "it declares losses without end"))
         self._note_age(item, is_live=True)
         if isinstance(item, messages.Update):
             self.cursor = max(self.cursor, item.sequence)

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
-from fastws.client.base import Accepted, Statistics
+from fastws.client.base import Accepted, Statistics, SubscribeOptions
 from fastws.client.client import Client
 from fastws.client.errors import ClosedError, UsageError
 from fastws.client.messages import Message
@@ -206,21 +206,10 @@ class SyncClient:
     # Requests, as those of `Client`.
 
     def subscribe(
-        self,
-        subscription_type: str,
-        targets: Sequence[str],
-        *,
-        mode: str | None = None,
-        max_rate: float | None = None,
-        channels: Sequence[str] | None = None,
-        snapshot: bool = True,
+        self, subscription_type: str, targets: Sequence[str], **options: Unpack[SubscribeOptions]
     ) -> Accepted:
         """See `Client.subscribe`."""
-        return self._call(
-            self._opened.subscribe(
-                subscription_type, targets, mode=mode, max_rate=max_rate, channels=channels, snapshot=snapshot
-            )
-        )
+        return self._call(self._opened.subscribe(subscription_type, targets, **options))
 
     def unsubscribe(self, subscription_type: str, targets: Sequence[str]) -> None:
         """See `Client.unsubscribe`."""

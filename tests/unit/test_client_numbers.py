@@ -81,6 +81,33 @@ def test_what_is_between_two_declared_losses_is_still_on_its_way() -> None:
     assert numbers.take(price(171)) == [Gap("A", "price", 164, 164)]
 
 
+def test_losses_are_not_declared_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_numbers, "_MOST_LOSSES", 3)
+    monkeypatch.setattr(client_numbers, "_MOST_LOSSES_IN_ALL", 5)
+    both = Modes({"A": True, "B": True}, False)
+    numbers = begun(both, ("A", "B"), price(4))
+    assert [numbers.declare(lost(first, first)) for first in (6, 8, 10, 12, 14)] == [True] * 3 + [False] * 2
+    # What touches the last one is no more.
+    assert numbers.declare(lost(10, 11))
+    # Of another there are as many, until all together are too many.
+    others = [Lost("B", "price", 1, first, first) for first in (2, 4, 6)]
+    assert [numbers.declare(other) for other in others] == [True, True, False]
+    # Those that something has come behind are none of them any more, and what was not noted is missing.
+    assert numbers.take(price(13)) == [
+        Gap("A", "price", first, last) for first, last in ((5, 5), (7, 7), (9, 9), (12, 12))
+    ]
+    assert [numbers.declare(lost(first, first)) for first in (20, 22, 24, 26)] == [True] * 3 + [False]
+    for release in (
+        lambda: numbers.unknown("A"),
+        lambda: numbers.hold(Modes({}, False)),
+        numbers.forget,
+    ):
+        release()
+        numbers.hold(both)
+        numbers.take_snapshot([price(4)], ["A"], 4)
+        assert [numbers.declare(lost(first, first)) for first in (6, 8, 10, 12)] == [True] * 3 + [False]
+
+
 def test_of_mode_latest_nothing_is_missing() -> None:
     numbers = begun(Modes({"A": False}, False), ("A",), price(4))
     assert numbers.take(price(9)) is True

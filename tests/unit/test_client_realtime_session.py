@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastws.client.backoff import Backoff, Reconnection
-from fastws.client.messages import Unreadable
+from fastws.client.messages import Restored, Unreadable
 from fastws.client.realtime_messages import AssetUpdate, Message, decode
 from fastws.client.realtime_session import Outcome, RealtimeSession
 
@@ -74,6 +74,19 @@ def test_a_value_of_before_the_start_of_the_server_is_stale(session: RealtimeSes
     assert session.ages.is_stale("A")
     tell(session, type="asset_update", data={"symbol": "A", "price": 2})
     assert not session.ages.is_stale("A")
+
+
+def test_a_second_greeting_of_a_connection_changes_nothing(session: RealtimeSession) -> None:
+    session.subscribe("asset", ["A"])
+    session.outgoing.clear()
+    data = {"status": "connected", "connection_id": "y", "authenticated": True, "user_id": 5}
+    (told,) = tell(session, type="connection", data=data)
+    assert isinstance(told, Unreadable)
+    assert (session.outgoing, session.user_id) == ([], None)
+    session.connection_lost()
+    (told,) = tell(session, type="connection", data=data)
+    assert isinstance(told, Restored)
+    assert (len(session.outgoing), session.user_id) == (1, 5)
 
 
 def test_times_are_in_utc() -> None:

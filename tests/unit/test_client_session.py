@@ -462,6 +462,49 @@ def test_only_the_answer_of_a_request_answers_it() -> None:
     assert [answer for answer, _ in world.session.answers] == [number]
 
 
+def test_losses_without_end_are_told_as_a_fault_of_the_server() -> None:
+    world = World()
+    session = world.session
+    world.connect()
+    session.subscribe("stock", ["A"], UNSAID, snapshot=True)
+    world.exchange()
+
+    def declare(first: int) -> list[Message]:
+        item = {"code": "A", "channel": "price", "dropped": 1, "from_seq": first, "to_seq": first}
+        return tell(session, type="overflow", items=[item])
+
+    told = [declare(first) for first in range(2, 2 * 1500, 2)]
+    assert all(isinstance(some[-1], Overflow) for some in told)
+    faults = [message for some in told for message in some if isinstance(message, Unreadable)]
+    assert 0 < len(faults) == sum(len(some) - 1 for some in told) < 1000
+    assert "A" in faults[0].text
+
+
+def test_a_second_greeting_of_a_connection_changes_nothing() -> None:
+    world = World()
+    session = world.session
+    world.connect()
+    greeting = world.server.wire[0]
+    world.exchange()
+    known = session.greeting
+    other = greeting | {"connection_id": "another", "epoch": "another", "sequence": 99}
+    for _ in range(2):
+        (told,) = tell(session, **other)
+        assert isinstance(told, Unreadable)
+    assert (session.greeting, session.cursor, session.is_live) == (known, 0, True)
+    # Nor while it waits for the word about its session.
+    world.cut()
+    world.connect()
+    greeting = world.server.wire.popleft()
+    assert tell(session, **greeting) == []
+    (told,) = tell(session, **other)
+    assert isinstance(told, Unreadable)
+    world.exchange()
+    assert session.greeting is not None
+    assert session.greeting.connection_id == greeting["connection_id"]
+    assert session.is_live
+
+
 def test_a_resumption_that_was_not_asked_for_awaits_no_snapshot() -> None:
     world = World()
     world.connect()
