@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -88,9 +89,7 @@ class LoopThread:
 
     def _run(self) -> None:
         try:
-            # Not asyncio.run, which notebooks replace by one for the loop that they are running in.
-            with asyncio.Runner() as runner:
-                runner.run(self._main())
+            self._run_loop()
         except BaseException as failure:
             if self._is_ready.is_set():
                 raise
@@ -100,6 +99,22 @@ class LoopThread:
             with self._lock:
                 self._is_over = True
 
+    def _run_loop(self) -> None:
+        # Not asyncio.run, which notebooks replace by one for the loop that they are running in, nor asyncio.Runner:
+        # that waits for the executor on a thread that it starts, which since Python 3.12 a program that ends may not.
+        loop = asyncio.new_event_loop()
+        executor = ThreadPoolExecutor(thread_name_prefix=self._thread.name)
+        loop.set_default_executor(executor)
+        try:
+            loop.run_until_complete(self._main())
+        finally:
+            try:
+                loop.run_until_complete(_cancel_all())
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                executor.shutdown()
+            finally:
+                loop.close()
+
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -107,5 +122,21 @@ class LoopThread:
         await self._stop.wait()
         with self._lock:
             self._is_over = True
-        # What was taken before begins within this turn, so that the runner finds it when it cancels what is left.
+        # What was taken before begins within this turn, so that it is found when what is left is cancelled.
         await asyncio.sleep(0)
+
+
+async def _cancel_all() -> None:
+    """Cancel all other tasks of the running loop, and wait for them."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    for task, result in zip(left, await asyncio.gather(*left, return_exceptions=True), strict=True):
+        if isinstance(result, Exception):
+            asyncio.get_running_loop().call_exception_handler(
+                {
+                    "message": f"unhandled at the end of a thread: {result!r}",
+                    "exception": result,
+                    "task": task,
+                }
+            )

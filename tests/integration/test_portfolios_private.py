@@ -39,7 +39,8 @@ WORK = {
 }
 WORK_METRICS = re.compile(
     r"(process|python)_|fastws_(messages_(sent|received)|deliveries|(sent|received)_bytes|flush_|stage_seconds|"
-    r"(de)?compression|loop_lag|start_time|uptime|last_update_age|judged_symbols|stale_symbols|exchange_lag)|"
+    r"(de)?compression|loop_lag|http_connections|start_time|uptime|last_update_age|"
+    r"judged_symbols|stale_symbols|exchange_lag)|"
     r"fastws_subscriptions\{kind=\"portfolio\"\}"
 )
 
