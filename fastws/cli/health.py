@@ -1,4 +1,4 @@
-"""``fastws health``: whether the server of these settings answers, for health checks of containers and scripts."""
+"""``fastws health``: whether the server of these settings, or of a URL, answers, for health checks and scripts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import socket
 import ssl
 from typing import Final
 
+from fastws.cli.addresses import add_trust, address_of, trust_of
 from fastws.cli.arguments import some_duration
-from fastws.cli.options import add_config, add_settings, fail, load_settings
+from fastws.cli.options import add_config, add_settings, fail, flags_of, load_settings
 from fastws.cli.parsers import FAILED
 from fastws.errors import SettingsError
-from fastws.settings import Settings
+from fastws.settings import SETTINGS, Settings
 from fastws.settings_checks import serves_tcp
+from fastws.top.asking import distrust
 
 HEALTH_FLAGS: Final = ("host", "port", "unix_socket", "certfile", "keyfile")
 HEALTH_EXAMPLES: Final = """\
 It asks where the settings let a server of this machine listen: the flags, variables
-and file are those of the server, whose certificate is not verified.
+and file are those of the server, whose certificate is not verified. With --url it
+asks there and looks at none of them; the certificate counts, as for fastws top.
 
 The exit status is 0; 1 when the server does not answer, or not with 200 in time; 2
 when a flag or setting is wrong.
@@ -29,6 +32,8 @@ examples:
       whether the process serves
   fastws health --ready
       whether clients may be sent to it: not while it stops
+  fastws health --url https://ws.example.com
+      one that is elsewhere, by the way that its clients take
 """
 
 # What a server listens on, which is no address to connect to.
@@ -46,20 +51,30 @@ def fill_health(health: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long the answer may take (default: %(default)s)",
     )
+    health.add_argument("--url", help="the server (default: where the settings let it listen)")
+    add_trust(health)
     add_settings(health, HEALTH_FLAGS)
     health.set_defaults(run=_health)
 
 
 def _health(options: argparse.Namespace) -> int:
-    connection, shown = _connection(load_settings(options), options.timeout)
     path = "/ready" if options.ready else "/health"
+    if options.url is not None:
+        connection, shown, prefix = _named(options)
+    else:
+        if options.cafile is not None or options.insecure:
+            raise SettingsError(f"{'--insecure' if options.insecure else '--cafile'}: it is for --url only")
+        connection, shown = _connection(load_settings(options), options.timeout)
+        prefix = ""
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request("GET", prefix + path, headers={"Connection": "close"})
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
         # What else may listen there says anything, over several lines.
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = distrust(error)
         return fail(f"{shown}{path} does not answer: {reason}", FAILED)
     finally:
         connection.close()
@@ -68,6 +83,20 @@ def _health(options: argparse.Namespace) -> int:
         return fail(f"{shown}{path} answers {answer.status}: {said or answer.reason}", FAILED)
     print(said)
     return 0
+
+
+def _named(options: argparse.Namespace) -> tuple[http.client.HTTPConnection, str, str]:
+    """What asks the server that ``--url`` names, how its place is shown, and the path that a proxy has it under."""
+    given = ["--config"] if options.config is not None else []
+    given += [SETTINGS[name].flag for name in flags_of(options)]
+    if given:
+        raise SettingsError(f"{given[0]}: not with --url, which says where the server is")
+    address = address_of(options.url, "--url")
+    host, port, seconds = address.host, address.port, options.timeout
+    if address.is_tls:
+        secure = http.client.HTTPSConnection(host, port, timeout=seconds, context=trust_of(options))
+        return secure, str(address), address.prefix
+    return http.client.HTTPConnection(host, port, timeout=seconds), str(address), address.prefix
 
 
 def _connection(settings: Settings, timeout: float) -> tuple[http.client.HTTPConnection, str]:

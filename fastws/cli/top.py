@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import ssl
 import sys
 import time
 from typing import Final
 
+from fastws.cli.addresses import add_trust, address_of, trust_of
 from fastws.cli.arguments import some_duration
 from fastws.errors import FastwsError, SettingsError
-from fastws.top.asking import Address, Asker, Reader, parse_address
+from fastws.top.asking import Asker, Reader
 from fastws.top.history import History
 from fastws.top.plain import document, snapshot
 from fastws.top.readings import Reading
@@ -62,16 +62,15 @@ def fill_top(top: argparse.ArgumentParser) -> None:
     )
     add("--once", action="store_true", help="print a snapshot and end; so where there is no terminal")
     add("--json", action="store_true", help="print a snapshot as JSON, with all there is")
-    add("--cafile", metavar="FILE", help="certificates of authorities to trust (default: the system's)")
-    add("--insecure", action="store_true", help="believe any certificate")
+    add_trust(top)
     top.set_defaults(run=_top)
 
 
 def _top(options: argparse.Namespace) -> int:
     token = _token(options)
-    address = _address(options.url, "--url")
-    admin_address = address if options.admin_url is None else _address(options.admin_url, "--admin-url")
-    tls = _tls(options) if address.is_tls or admin_address.is_tls or options.cafile else None
+    address = address_of(options.url, "--url")
+    admin_address = address if options.admin_url is None else address_of(options.admin_url, "--admin-url")
+    tls = trust_of(options) if address.is_tls or admin_address.is_tls or options.cafile else None
     main = admin = Asker(address, tls=tls)
     if options.admin_url is not None:
         admin = Asker(admin_address, flag="--admin-url", tls=tls)
@@ -133,34 +132,12 @@ def _watch(reader: Reader, history: History, url: str, *, has_token: bool) -> in
     return 0
 
 
-def _address(url: str, flag: str) -> Address:
-    try:
-        return parse_address(url)
-    except ValueError as error:
-        raise SettingsError(f"{flag}: {error}") from None
-
-
 def _token(options: argparse.Namespace) -> str | None:
     token: str | None = options.token if options.token is not None else os.environ.get(TOKEN_VARIABLE)
     if token and (not token.isprintable() or token != token.strip()):
         where = "--token" if options.token is not None else TOKEN_VARIABLE
         raise SettingsError(f"{where}: a token has no blanks at its ends and no line breaks")
     return token or None
-
-
-def _tls(options: argparse.Namespace) -> ssl.SSLContext:
-    if options.cafile is not None and options.insecure:
-        raise SettingsError("--insecure: not with --cafile, which would not be looked at")
-    try:
-        context = ssl.create_default_context(cafile=options.cafile)
-    except (ssl.SSLError, ValueError):
-        raise SettingsError(f"--cafile: {options.cafile} cannot be used: no certificates in PEM") from None
-    except OSError as error:
-        raise SettingsError(f"--cafile: {options.cafile} cannot be used: {error.strerror}") from None
-    if options.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _interval(text: str) -> float:

@@ -66,12 +66,20 @@ def parse_address(url: str) -> Address:
         raise ValueError(f"{text(url, 200)} is no address of a server; write it as http://127.0.0.1:8000")
     if parts.username is not None:
         raise ValueError(
-            "a server takes no name and password; leave them out, and name its admin token with --token"
+            "a server takes no name and password; leave them out, and where its admin token is wanted use --token"
         )
     if not _PATH.fullmatch(parts.path):
         raise ValueError(f"{text(url, 200)} has a path with characters that must be written as %XX")
     is_tls = parts.scheme == "https"
     return Address(is_tls, host, port or (443 if is_tls else 80), parts.path.rstrip("/"))
+
+
+def distrust(error: ssl.SSLCertVerificationError) -> str:
+    """What to do about a certificate that is not trusted."""
+    return (
+        f"its certificate is not trusted ({error.verify_message}); name its authority with --cafile, "
+        "or leave it unchecked with --insecure"
+    )
 
 
 class Asker:
@@ -131,10 +139,7 @@ class Asker:
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted ({error.verify_message}); name its authority with --cafile, "
-                "or leave it unchecked with --insecure"
-            )
+            return distrust(error)
         if isinstance(error, ssl.SSLError):
             return f"it does not speak TLS there ({text(error.reason or error)}); try http://"
         if isinstance(error, TimeoutError):

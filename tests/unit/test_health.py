@@ -16,14 +16,16 @@ from tests.conftest import StartServer
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """The port of something that gives one answer."""
+def answering(answer: bytes, heads: list[bytes] | None = None) -> Iterator[int]:
+    """The port of something that gives one answer; `heads` gets what it was asked."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             connection, _ = listening.accept()
             with connection:
-                connection.recv(4096)
+                head = connection.recv(4096)
+                if heads is not None:
+                    heads.append(head)
                 connection.sendall(answer)
 
         thread = threading.Thread(target=serve)
@@ -52,6 +54,47 @@ def test_a_server_with_tls_and_a_unix_socket(
     status, out, error = asked(capsys, *port)
     assert (status, out) == (1, "")
     assert f"http://127.0.0.1:{target.port}/health answers 400: this port speaks TLS" in error
+
+
+def test_a_server_that_is_named_by_its_url(
+    server: StartServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure = server(certfile=str(files().certfile))
+    # Where a server of this machine listens does not matter.
+    monkeypatch.setenv("FASTWS_PORT", "1")
+    url = f"https://127.0.0.1:{secure.port}"
+    trusting = ("--cafile", str(files().authority_file))
+    assert asked(capsys, "--url", url, *trusting) == (0, "ok", "")
+    assert asked(capsys, "--url", f"{url}/", "--ready", "--insecure") == (0, "ready", "")
+    status, out, error = asked(capsys, "--url", url)
+    assert (status, out) == (1, "")
+    assert f"{url}/health does not answer: its certificate is not trusted" in error
+
+
+def test_a_url_behind_a_proxy_has_its_path(capsys: pytest.CaptureFixture[str]) -> None:
+    heads: list[bytes] = []
+    with answering(b'HTTP/1.1 200 OK\r\n\r\n{"status":"ok"}', heads) as port:
+        assert asked(capsys, "--url", f"http://127.0.0.1:{port}/feed/") == (0, "ok", "")
+    assert heads[0].startswith(b"GET /feed/health HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (("--url", "127.0.0.1:8000"), "--url: 127.0.0.1:8000 is no address of a server"),
+        (("--url", "http://x", "--port", "8000"), "--port: not with --url"),
+        (("--url", "http://x", "--config", "fastws.toml"), "--config: not with --url"),
+        (("--url", "https://x", "--cafile", "/no/such.pem"), "--cafile: /no/such.pem cannot be used"),
+        (("--insecure",), "--insecure: it is for --url only"),
+        (("--cafile", "x"), "--cafile: it is for --url only"),
+    ],
+)
+def test_flags_that_contradict_each_other(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], what: str
+) -> None:
+    status, out, error = asked(capsys, *flags)
+    assert (status, out) == (2, "")
+    assert what in error
 
 
 @pytest.mark.parametrize(
