@@ -73,6 +73,9 @@ def fill_check_config(checking: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = begin(options)
+    if settings.workers > 1 or settings.upgrade_socket is not None:
+        # Several processes write to one log, or will.
+        logs.label(pid=os.getpid())
     run = supervisor.serve if settings.workers > 1 else lifecycle.serve
     try:
         return run(settings, partial(load_settings, options))

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Final
 
 from fastws.relay.delays import Delays
@@ -57,9 +56,3 @@ class Slot:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # it has ended, and is about to be reaped
                 os.kill(self.pid, number)
-
-
-def name_process(name: str) -> None:
-    """Let ps -o comm and top tell the workers apart."""
-    with contextlib.suppress(OSError):  # where /proc is not there, they look alike
-        Path("/proc/self/comm").write_text(name)

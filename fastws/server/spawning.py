@@ -13,8 +13,12 @@ from typing import Final
 
 import structlog
 
+from fastws.server.process_name import name_process, process_name
+
 SPAWNED: Final = "_FASTWS_SPAWNED"
 """The variable that tells a process that the running server has started it."""
+NAME: Final = "_FASTWS_NAME"
+"""The variable that tells it what the running server is called in lists of processes."""
 
 _LOOK_SECONDS: Final = 0.1
 _END_SECONDS: Final = 5.0
@@ -78,11 +82,13 @@ def spawn(on_end: Callable[[int], object]) -> Child | None:
     # A program that is one file has unpacked itself: the file at its path may be a newer one.
     named = shutil.which(sys.orig_argv[0]) if getattr(sys, "frozen", False) else None
     program = named or sys.executable
+    # Not the first argument of this one: it may be relative to another directory, or made up, and an interpreter looks
+    # for its libraries, and so its virtual environment, where that says it is.
     command = [program, *sys.orig_argv[1:]]
+    # The kernel names a process by the file, which is that of the interpreter and not of a script such as fastws.
+    told = {SPAWNED: "1", NAME: process_name()}
     try:
-        pid = os.posix_spawn(
-            program, command, os.environ | {SPAWNED: "1"}, setsigmask=(), setsigdef=(signal.SIGPIPE,)
-        )
+        pid = os.posix_spawn(program, command, os.environ | told, setsigmask=(), setsigdef=(signal.SIGPIPE,))
     except OSError as error:
         _log.error("no process can be started to take over", command=command[0], error=error.strerror)
         return None
@@ -91,5 +97,13 @@ def spawn(on_end: Callable[[int], object]) -> Child | None:
 
 
 def was_spawned() -> bool:
-    """Whether the running server has started this process; asked once, for it is no matter of what that starts."""
-    return os.environ.pop(SPAWNED, None) is not None
+    """Whether the running server has started this process, which then takes over its name, too.
+
+    Asked once, for it is no matter of what that starts.
+    """
+    name = os.environ.pop(NAME, "")
+    if os.environ.pop(SPAWNED, None) is None:
+        return False
+    if name:
+        name_process(name)
+    return True

@@ -30,8 +30,9 @@ from fastws.server.common_counts import CommonCounts
 from fastws.server.handed import is_any
 from fastws.server.notify import Notifier
 from fastws.server.parent_signals import ParentSignals, name_of
+from fastws.server.process_name import name_process
 from fastws.server.shared_ports import SharedPorts
-from fastws.server.slot import Slot, name_process
+from fastws.server.slot import Slot
 from fastws.server.welcome import print_welcome
 from fastws.server.worker_reloads import WorkerReloads
 from fastws.server.workers import Crew, Failure, Outcome, Ready, Worker, encode, settings_of
@@ -240,7 +241,7 @@ class Supervisor:
         self._signals.leave(mask)
         self._exchange.abandon()
         self._close()
-        logs.label(worker=number)
+        logs.label(worker=number, pid=os.getpid())
         name_process(f"fastws:{number}")
         adapt = partial(
             settings_of,

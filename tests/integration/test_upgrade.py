@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 if sys.platform != "linux":
@@ -30,6 +31,7 @@ from fastws.server import server as servers
 from fastws.server import spawning
 from fastws.server.upgrade_socket import MAIN, Hello, UpgradeError, hear_hello
 from fastws.settings import Settings
+from tests import serving
 from tests.clients import Client, client, updates
 from tests.joined import metric
 from tests.redis_server import RedisServer
@@ -130,6 +132,13 @@ async def test_it_takes_over_all_there_is_and_is_taken_over_itself(
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        # Processes are named by the file that they were started from.
+        program = tmp_path / "prices-b"
+        program.write_text(
+            f"#!{sys.executable} -Werror\nfrom fastws.cli import main\nraise SystemExit(main())\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(serving, "command", lambda *arguments: [str(program), *arguments])
         old = Server(tmp_path, "--feed", "sim", **settings)
         monkeypatch.delenv("NOTIFY_SOCKET")
         assert manager.recv(4096).startswith(b"READY=1")
@@ -161,6 +170,8 @@ async def test_it_takes_over_all_there_is_and_is_taken_over_itself(
             await asyncio.to_thread(until, lambda: old.process.poll() is not None, "the old one's end", 60)
             assert old.process.returncode == 0
             assert pid == int(re.findall(r"another process takes over .*pid=(\d+)", old.log)[0])
+            assert psutil.Process(pid).name() == "prices-b"
+            assert len(re.findall(rf"\] stopped +\[.*pid={old.process.pid}\b", old.log)) == 1
             again = await asyncio.gather(*going)
             away = again[0].greeting["session_id"]
             await asyncio.to_thread(publish, admin, 6)
@@ -179,7 +190,8 @@ async def test_it_takes_over_all_there_is_and_is_taken_over_itself(
         with socket.socket(socket.AF_UNIX) as proxy:
             proxy.connect(str(settings["unix_socket"]))
         # Whoever is started with the same settings takes over from that one.
-        until(lambda: "the process before has ended" in old.log, "that it waits for the next", 30)
+        is_alone = re.compile(rf"the process before has ended +\[.*pid={pid}\b")
+        until(lambda: is_alone.search(old.log), "that it waits for the next", 30)
         new = Server(tmp_path, "--feed", "sim", **settings)
         try:
             assert new.port == old.port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import signal
 import socket
@@ -265,6 +266,19 @@ async def test_an_alert_is_known_to_all_and_fires_once(server: Server) -> None:
         until(lambda: n_fired() == {1.0}, "the figures of now")
         assert server.get(f"/v1/alerts/{rule['id']}", "DELETE", headers=as_user)[0] == 204
         assert json.loads(server.get("/v1/alerts", headers=as_user)[1]) == []
+
+
+def test_every_line_says_which_process_has_written_it(server: Server) -> None:
+    lines = [line for line in server.log.splitlines() if " [fastws." in line]
+    workers = {str(worker.pid) for worker in workers_of(server)}
+    pids: dict[str, set[str]] = {}
+    for line in lines:
+        fields = dict(re.findall(r"\b(pid|worker)=(\d+)", line))
+        pids.setdefault(fields.get("worker", ""), set()).add(fields["pid"])
+    # Those of the parent have no number.
+    assert pids.pop("", {str(server.process.pid)}) == {str(server.process.pid)}
+    assert set(pids) == {"1", "2"}
+    assert set().union(*pids.values()) == workers
 
 
 async def test_those_that_end_are_started_anew_and_the_feed_goes_on(start: Any, tmp_path: Path) -> None:
