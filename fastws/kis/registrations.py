@@ -17,6 +17,9 @@ __all__ = ["LEAST_PACE", "Change", "Limits", "Registrations", "State"]
 LEAST_PACE: Final = 0.1
 """The least time between two requests, in seconds."""
 
+REMOVAL_TRIES: Final = 2
+"""How often KIS is asked to take one back before it is held to be gone."""
+
 
 class Registrations:
     """The registrations of one session of one app key, over all the sockets that it gets one after the other.
@@ -28,7 +31,8 @@ class Registrations:
        of rule 7, and nothing is taken back that is not registered.
     4. What is registered is taken back only when it is no longer wanted, or has to make room for what comes before it,
        and not before it was registered for `min_dwell` seconds. So a wish that comes and goes costs two requests in
-       `min_dwell` at most, however often it does; and all together are taken back no faster than `removal_interval`.
+       `min_dwell` at most, however often it does; and all together are taken back no faster than `removal_interval`,
+       after the first `removal_burst`, with what is asked for once more because no answer came.
     5. Places go to execution notices first, then by priority (lower numbers first), then in the order of the wishes.
     6. A new socket knows nothing: all that is wanted is registered again.
     7. In one session a registration that brings no data is registered anew once; if KIS then says that it had it, and
@@ -248,8 +252,11 @@ class Registrations:
         n_free = self.cap - self.n_occupied
         at = NEVER
         for entry in self._entries.values():
-            if entry.phase in (Phase.REGISTERING, Phase.REMOVING):
+            if entry.phase is Phase.REGISTERING:
                 at = min(at, entry.sent_at + limits.ack_timeout)
+            elif entry.phase is Phase.REMOVING:
+                again_at = self._removal_at() if entry.n_tries < REMOVAL_TRIES else -NEVER
+                at = min(at, max(entry.sent_at + limits.ack_timeout, again_at))
             elif entry.phase is Phase.ACTIVE:
                 if entry.registration not in selected:
                     at = min(at, self._removable_at(entry))
@@ -276,7 +283,7 @@ class Registrations:
         for entry in list(self._entries.values()):
             if entry.is_failed and entry.retry_at <= now:
                 self._try_again(entry)
-            elif entry.n_tries >= 2 and self._is_overdue(entry, Phase.REMOVING, now):
+            elif entry.n_tries >= REMOVAL_TRIES and self._is_overdue(entry, Phase.REMOVING, now):
                 # KIS does not say; if it still has it, the next registration will be told so.
                 self._remove(entry, now)
             elif self._is_overdue(entry, Phase.REGISTERING, now) and entry.registration not in self._choose():
@@ -288,14 +295,14 @@ class Registrations:
         return entry.phase is phase and now >= entry.sent_at + self.limits.ack_timeout
 
     def _next_removal(self, now: float) -> Request | None:
+        if now < self._removal_at():
+            return None
         selected = self._choose()
         for entry in self._entries.values():
             if entry.phase is Phase.ACTIVE:
                 if entry.registration in selected or now < self._removable_at(entry):
                     continue
                 entry.n_tries = 0
-                if not self._is_closing:
-                    self._removals_at = max(self._removals_at, now) + self.limits.removal_interval
             elif not self._is_overdue(entry, Phase.REMOVING, now):
                 continue
             return self._send(entry, now, is_removal=True)
@@ -347,17 +354,26 @@ class Registrations:
         return entry.n_repeats == 1 and entry.was_lively and entry.answered_repeat
 
     def _remedy_at(self, entry: Entry) -> float:
-        since = entry.sent_at if entry.n_repeats else entry.registered_at
-        return max(since + self.limits.silent_after, entry.registered_at + self.limits.min_dwell)
+        dwelt_at = entry.registered_at + self.limits.min_dwell
+        if entry.n_repeats:
+            return max(entry.sent_at + self.limits.silent_after, dwelt_at, self._removal_at())
+        return max(entry.registered_at + self.limits.silent_after, dwelt_at)
 
     def _removable_at(self, entry: Entry) -> float:
         if self._is_closing:
             return -NEVER
-        burst_at = self._removals_at - self.limits.removal_interval * (self.limits.removal_burst - 1)
-        return max(entry.registered_at + self.limits.min_dwell, entry.retry_at, burst_at)
+        return max(entry.registered_at + self.limits.min_dwell, entry.retry_at, self._removal_at())
+
+    def _removal_at(self) -> float:
+        """From when on one more may be taken back, whichever it is."""
+        if self._is_closing:
+            return -NEVER
+        return self._removals_at - self.limits.removal_interval * (self.limits.removal_burst - 1)
 
     def _send(self, entry: Entry, now: float, *, is_removal: bool) -> Request:
         entry.phase = Phase.REMOVING if is_removal else Phase.REGISTERING
+        if is_removal and not self._is_closing:
+            self._removals_at = max(self._removals_at, now) + self.limits.removal_interval
         entry.sent_at = now
         entry.n_tries += 1
         return Request(entry.registration, is_removal)
@@ -377,8 +393,14 @@ class Registrations:
 
     def _on_removal_answered(self, entry: Entry, ack: Ack, now: float) -> Change | None:
         if ack.outcome is Outcome.LATER:
-            entry.phase = Phase.ACTIVE
-            entry.retry_at = now + self.limits.retry_delays[0]
+            retry_at = now + self.limits.retry_delays[0]
+            if entry.n_tries < REMOVAL_TRIES:
+                entry.phase = Phase.ACTIVE
+                entry.retry_at = retry_at
+            else:
+                # The request before, which was not answered, may have been obeyed: nobody knows whether it is there.
+                entry.n_tries = REMOVAL_TRIES - 1
+                entry.sent_at = retry_at - self.limits.ack_timeout
         elif ack.outcome is not Outcome.REGISTERED:  # that one is the late answer to its registration
             self._remove(entry, now)
         return None

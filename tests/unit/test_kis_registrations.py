@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastws.kis.control import Ack, Outcome, Registration, Request
@@ -536,7 +536,52 @@ def most_in(times: list[float], seconds: float) -> int:
     return max((sum(1 for at in times if first <= at < first + seconds) for first in times), default=0)
 
 
+def test_put_off_after_a_removal_that_was_not_answered() -> None:
+    """The first request may have been obeyed: what is wanted again by then is not held to be there."""
+    driver = Driver(wanted=[A])
+    driver.activate()
+    driver.registrations.on_data(*A, driver.now)
+    driver.registrations.unwant(A)
+    assert driver.wait() == Request(A, is_removal=True)
+    assert driver.wait() == Request(A, is_removal=True)
+    driver.answer(A, "OPSP0007")
+    driver.registrations.want(A)
+    assert driver.state(A) is not State.ACTIVE
+    put_off_at = driver.now
+    assert driver.wait() == Request(A, is_removal=True)
+    assert driver.now - put_off_at == pytest.approx(LIMITS.retry_delays[0])
+    driver.answer(A, "OPSP0003")
+    assert driver.wait() == Request(A, is_removal=False)
+    driver.answer(A)
+    assert driver.state(A) is State.ACTIVE
+
+
+def test_removals_that_are_not_answered_are_no_more_than_others() -> None:
+    symbols = SYMBOLS[: LIMITS.cap]
+    driver = Driver(wanted=symbols)
+    driver.activate()
+    for registration in symbols:
+        driver.registrations.unwant(registration)
+    times = []
+    while (request := driver.wait()) is not None:
+        assert request.is_removal
+        times.append(driver.now)
+    assert len(times) == 2 * len(symbols), "each was asked for twice"
+    for i, last in enumerate(times[LIMITS.removal_burst :], start=1):
+        assert last - times[0] >= LIMITS.removal_interval * i - ROUNDING
+
+
+# Where removals were put off after one that had been obeyed, and repeated faster than they may be made.
+CROWDED = [
+    ("page", 1.0, 3, 2), ("want", 2.8341244601609694, 11, -1), ("page", 40.683677180763844, 29, 38),
+    ("want", 6.679826450538392, 0, 0), ("drop", 253.47123101013554, 0, 0), ("want", 10.822904505554778, 0, 0),
+    ("want", 19.926080673103282, 0, 0), ("page", 1.0, 0, 33), ("page", 20.020523288806075, 24, 21),
+    ("want", 0.5, 0, 0),
+]  # fmt: skip
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(drawn=CROWDED, answers=["prompt", "prompt", "OPSP8993", "silent"], cap=13)
 @given(drawn=events, answers=manners, cap=st.integers(3, 45))
 def test_an_hour_of_churn(drawn: list[tuple[str, float, int, int]], answers: list[str], cap: int) -> None:
     """Whatever the viewers do there is no loop of registering, and in the end what is wanted is registered."""
