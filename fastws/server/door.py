@@ -195,7 +195,7 @@ class Door:
         self._time("scarce", _SCARCE_SECONDS, self.open)
 
     def _hello(self, sockets: list[str], refusal: str = "") -> Hello:
-        settings, relay, keeper = self._server.settings, self._server.relay, self._server.keeper
+        settings, relay, keeper = self._server.settings, self._server.relay, self._server.feed_runner.keeper
         owner = None if keeper is None else keeper.post.elsewhere
         return Hello(
             __version__,

@@ -32,13 +32,14 @@ from fastws.auth.tokens import Reason
 from fastws.clock import wall_ms
 from fastws.dialects.conversation import Conversation
 from fastws.errors import CloseCode
-from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED, FeedSupervisor
+from fastws.feeds.base import LIVE, RECONNECTING, STALE, STOPPED
 from fastws.limits import Limits
 from fastws.market.alerts import AlertBook
 from fastws.market.freshness import Freshness
 from fastws.market.market import Market
 from fastws.market.portfolios import Portfolios
 from fastws.server.callers import is_administrator
+from fastws.server.feed_runner import FeedRunner
 from fastws.server.http import Endpoint, add_endpoints
 from fastws.server.last_values import LastValues
 from fastws.server.listener import Listener
@@ -48,7 +49,6 @@ from fastws.sessions import Sessions
 
 if TYPE_CHECKING:
     from fastws._inlet import Inlet
-    from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
     from fastws.server.shared import Shared
 
@@ -89,7 +89,7 @@ class MetricsView(Protocol):
     def last_values(self) -> LastValues: ...
 
     @property
-    def supervisor(self) -> FeedSupervisor | None: ...
+    def feed_runner(self) -> FeedRunner: ...
 
     @property
     def screener(self) -> Conversation: ...
@@ -120,9 +120,6 @@ class MetricsView(Protocol):
 
     @property
     def relay(self) -> Relay | None: ...
-
-    @property
-    def keeper(self) -> FeedKeeper | None: ...
 
 
 def add_metrics_routes(
@@ -374,7 +371,7 @@ class ServerCollector(Collector):
         yield _counter("decompression_output_bytes", "bytes after expansion", meters.n_bytes_expanded)
 
     def _feeds(self) -> Iterator[Metric]:
-        supervisor = self._server.supervisor
+        supervisor = self._server.feed_runner.supervisor
         yield _gauge(
             "feed_status",
             "1 for the state that a feed is in",
@@ -411,7 +408,7 @@ class ServerCollector(Collector):
                 {supervisor.feed.name: supervisor.n_failures},
                 "feed",
             )
-            keeper = self._server.keeper
+            keeper = self._server.feed_runner.keeper
             yield _gauge(
                 "feed_owner",
                 "1 where this server runs the feed, 0 where it stands by",

@@ -55,7 +55,7 @@ async def reload(server: Server, settings: Settings) -> Reloaded:
     _apply(server, settings)
     for _ in server.market.update_instruments(instruments, table_change):
         await asyncio.sleep(0)
-    server.fix_symbols(named)
+    server.feed_runner.fix_symbols(settings, named)
     # Their currencies and previous closes may be others now.
     await server.portfolios.rebuild()
     return Reloaded(

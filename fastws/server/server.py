@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
@@ -27,16 +27,14 @@ from fastws.dialects.permits import Permits
 from fastws.dialects.realtime import RealtimeDialect
 from fastws.dialects.screener import ScreenerDialect
 from fastws.dialects.targets import Targets
-from fastws.feeds.base import RECONNECTING, STOPPED, Feed, FeedState, FeedSupervisor
-from fastws.feeds.kis import KISFeed
-from fastws.feeds.poll import NO_SOURCE, PollFeed
+from fastws.feeds.base import Feed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
 from fastws.market.alerts import AlertBook
 from fastws.market.freshness import Freshness
-from fastws.market.instruments import Instruments, TableChange
-from fastws.market.interest import NO_INTEREST, Interest, find_interest
+from fastws.market.instruments import TableChange
+from fastws.market.interest import Interest
 from fastws.market.market import Market
 from fastws.market.portfolio_queries import QueryError
 from fastws.market.portfolio_reader import Reloaded
@@ -54,7 +52,9 @@ from fastws.relay.worker_links import WorkerLink
 from fastws.server import cluster_stats, stats
 from fastws.server.application import ApplicationClient
 from fastws.server.arrivals import arrival_of
+from fastws.server.demand import Demand
 from fastws.server.drain import Drain
+from fastws.server.feed_runner import FeedRunner
 from fastws.server.fetch import fetch
 from fastws.server.freshness_watch import FreshnessWatch, warn_of_end
 from fastws.server.gradual_drain import GradualDrain
@@ -66,7 +66,6 @@ from fastws.server.listener import Listener
 from fastws.server.parts import (
     configure_hub,
     find_calendars,
-    fixed_symbols,
     load_instruments,
     make_feed,
     make_store,
@@ -78,6 +77,7 @@ from fastws.server.routes import make_admin_app, make_app
 from fastws.server.shared import Shared
 from fastws.server.shared_alerts import SharedAlerts
 from fastws.server.shared_rules import SharedRules
+from fastws.server.sources import Sources
 from fastws.server.stored import check_stored, find_queries, query_error, with_stored
 from fastws.server.tls import make_tls
 from fastws.server.workers import Worker
@@ -87,11 +87,9 @@ from fastws.settings_checks import check_standby, serves_tcp
 
 if TYPE_CHECKING:
     from fastws._inlet import Inlet
-    from fastws.relay.keeper import FeedKeeper
     from fastws.relay.relay import Relay
     from fastws.server.predecessor import Predecessor
 
-_AWAITED_SECONDS: Final = 3.0
 _SESSIONS_LOOK_SECONDS: Final = 0.05
 # For clients that are on their way; sessions that are here after that, the relay leaves to the other process.
 _SESSIONS_SECONDS: Final = 3.0
@@ -122,8 +120,6 @@ class Server:
     ) -> None:
         self.settings = settings
         self.worker = worker
-        # Called in a stop once the feed has ended: what publishes besides it publishes its last then.
-        self.before_drain: list[Callable[[], Awaitable[None] | None]] = []
         # Where extensions publish, once there is one.
         self.inlet: Inlet | None = None
         self.is_draining = False
@@ -167,22 +163,22 @@ class Server:
         today = datetime.datetime.now(KST).date()
         calendars = find_calendars(settings, today)
         warn_of_end(calendars.last_day, today)
+        demand = Demand(self.hub, self.market, lambda: self.alerts.codes() | self.portfolios.codes())
+        self.feed_runner = FeedRunner(
+            make_feed(settings, self.market.instruments, demand.whole) if feed is None else feed, self.market
+        )
+        self._sources = Sources(self.feed_runner)
+        # Called in a stop once the feed has ended: what publishes besides it publishes its last then.
+        self.before_drain = self._sources.endings
         self.freshness = Freshness(
             self.market,
             calendars.by_market,
             least=settings.symbol_stale_min,
             most=settings.symbol_stale_max,
             learning=settings.symbol_stale_learning,
-            is_quiet=self._is_quiet,
+            is_quiet=self.feed_runner.is_quiet,
         )
-        self._awaited: Collection[str] = ()
-        self._awaited_at = -math.inf
-        if feed is None:
-            feed = make_feed(settings, self.market.instruments, self._wanted)
-        self.supervisor = (
-            None if feed is None else FeedSupervisor(feed, self.market, tell=self._on_feed_status)
-        )
-        self._freshness_watch = FreshnessWatch(self.freshness, self.supervisor)
+        self._freshness_watch = FreshnessWatch(self.freshness, self.feed_runner.supervisor)
         self._application = ApplicationClient()
         self.authenticator = Authenticator(
             settings, fetch=fetch, ask=self._application.ask, callback=authenticator
@@ -228,26 +224,28 @@ class Server:
         self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
         # A socket that was handed over is wherever its owner has bound it.
         is_own = listens and not (handed is not None and handed.main) and serves_tcp(settings)
-        self.relay = self._make_relay((settings.host, settings.port) if is_own else None)
+        self.relay = self._make_relay((settings.host, settings.port) if is_own else None, demand.own)
         self.targets.elsewhere = self.relay
-        # None where there is no feed, or nobody else who could run it.
-        self.keeper: FeedKeeper | None = None
         self.shared_alerts: SharedAlerts | None = None
         self._shared_rules: SharedRules | None = None
         if self.relay is not None:
             self.relay.kicking.on_kick = self._on_kick
             self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
             self._shared_rules = SharedRules(self.relay, self.alerts)
-            self.relay.meetings.on_feed = self._on_feed
             self.relay.meetings.figures = self._figures
-            self.relay.forcing.on_request = self._force_here
-            self.relay.sharing.interest = self.own_interest
+            demand.join(self.relay)
             self.relay.sharing.user = self.admission.presence.connections_of
             self.relay.sharing.on_eviction = self._on_eviction
             self.admission.presence.elsewhere = self.relay.sharing
             self.admission.presence.on_user_changed = self.relay.sharing.note_user
-            is_alone = settings.relay is None and worker is None and predecessor is None
-            self.keeper = self._make_keeper(self.relay, predecessor, is_owner=is_alone)
+            self.feed_runner.join(
+                self.relay,
+                rank=settings.feed_standby,
+                patience=settings.feed_takeover,
+                is_clustered=settings.relay is not None,
+                is_owner=settings.relay is None and worker is None and predecessor is None,
+                predecessor=predecessor,
+            )
         if self.relay is not None and settings.relay_sessions_bytes:
             admission = self.admission
             admission.takeover.elsewhere = self.relay.join_sessions(
@@ -372,11 +370,12 @@ class Server:
             begun.push_async_callback(self.listener.close)
             self._freshness_watch.start()
             begun.push_async_callback(self._freshness_watch.stop)
-            if self.supervisor is not None:
-                self._start_feed(self.supervisor)
+            self.feed_runner.start()
             self._begun = begun.pop_all()
 
-    def _make_relay(self, place: tuple[str, int] | None) -> Relay | None:
+    def _make_relay(
+        self, place: tuple[str, int] | None, wanted: Callable[[], Mapping[str, Interest]]
+    ) -> Relay | None:
         settings, worker = self.settings, self.worker
         if settings.relay is None and worker is None and settings.upgrade_socket is None:
             return None
@@ -403,39 +402,10 @@ class Server:
             n_shards=settings.relay_shards,
             interval_ms=settings.relay_interval_ms,
             history_bytes=settings.relay_history_bytes,
-            wanted=self.own_interest,
+            wanted=wanted,
             linger=settings.session_ttl,
             **link,
         )
-
-    def _make_keeper(
-        self, relay: Relay, predecessor: Predecessor | None = None, *, is_owner: bool
-    ) -> FeedKeeper | None:
-        supervisor = self.supervisor
-        if supervisor is None:
-            return None
-        from fastws.relay.keeper import FeedKeeper  # noqa: PLC0415 - for those who are not alone
-
-        keeper = FeedKeeper(
-            relay,
-            supervisor.feed.name,
-            rank=self.settings.feed_standby,
-            patience=self.settings.feed_takeover,
-            status=lambda: supervisor.status,
-            on_change=self._show_feed,
-            is_owner=is_owner,
-            before=0 if predecessor is None else predecessor.origin,
-        )
-        if predecessor is not None and (owner := predecessor.owners.get(keeper.feed)) is not None:
-            keeper.hear_of(*owner)
-        return keeper
-
-    def _start_feed(self, supervisor: FeedSupervisor) -> None:
-        if self.keeper is None:
-            supervisor.start()
-        else:
-            self._show_feed()
-            self.keeper.start(supervisor.run, has_given_up=lambda: supervisor.has_given_up)
 
     async def _take_stored_instruments(self) -> None:
         newer = await with_stored(self.store, self.market.instruments)
@@ -443,7 +413,7 @@ class Server:
         named = [instrument.code for instrument in self.market.instruments]
         for _ in self.market.update_instruments(newer, change):
             await asyncio.sleep(0)
-        feed = None if self.supervisor is None else self.supervisor.feed
+        feed = self.feed_runner.feed
         # A file of symbols says what is to be played, and that is all.
         if isinstance(feed, SimulatorFeed) and self.settings.symbols_file is None:
             await self._simulate(feed, named, change)
@@ -483,8 +453,7 @@ class Server:
         self.takes_updates = False
         # Nothing will come of any symbol, and clients have been told why.
         await self._freshness_watch.stop()
-        await self._stop_feed(timeout / 4)
-        await self._end_publishing(timeout / 8)
+        await self._sources.end(timeout)
         await self.alerts.stop(timeout / 8)
         await self.portfolios.stop()
         # A quarter is left for what ends after the clients.
@@ -511,7 +480,7 @@ class Server:
         process, or :meth:`take_back`.
         """
         self.is_draining = self._is_leaving = True
-        self._had_feed = self.keeper is not None and self.keeper.is_owner
+        self._had_feed = self.feed_runner.keeper is not None and self.feed_runner.keeper.is_owner
         for listener in self._listeners():
             listener.hold()
         stages = asyncio.ensure_future(self._give_up_sources())
@@ -547,51 +516,19 @@ class Server:
         for listener in self._listeners():
             listener.go_on()
         self.last_values.take_back()
-        timeout = self.settings.shutdown_timeout
-        await self._stop_feed(timeout / 4)
-        await self._end_publishing(timeout / 8)
-        if self.supervisor is not None and self.relay is not None and not self.supervisor.is_running:
-            # Of others who run it something would be heard, unless nobody can be.
-            is_owner = self.settings.relay is None or (self._had_feed and not self.relay.is_up)
-            self.keeper = self._make_keeper(self.relay, is_owner=is_owner)
-            self._start_feed(self.supervisor)
+        await self._sources.end(self.settings.shutdown_timeout)
+        self.feed_runner.start_anew(was_owner=self._had_feed)
 
     def _listeners(self) -> Iterator[Listener]:
         return filter(None, (self.listener, self.admin_listener))
 
     async def _give_up_sources(self) -> None:
         timeout = self.settings.shutdown_timeout
-        await self._stop_feed(timeout / 4)
-        await self._end_publishing(timeout / 8)
+        await self._sources.end(timeout)
         await self.last_values.stop(timeout / 4)
 
     def _time_left(self) -> float:
         return max(0.0, self._stopped_by - time.monotonic())
-
-    async def _stop_feed(self, seconds: float) -> None:
-        if self.supervisor is None:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await (self.supervisor if self.keeper is None else self.keeper).stop()
-        except TimeoutError:
-            _log.warning("the feed did not end and was left behind", seconds=seconds)
-        except Exception:
-            # Whatever it died of, the clients are still to get what it has published.
-            _log.exception("the feed failed while it was stopped")
-
-    async def _end_publishing(self, seconds: float) -> None:
-        # Each is called once, also where one that takes too long is waited for no more.
-        while self.before_drain:
-            end = self.before_drain.pop(0)
-            try:
-                async with asyncio.timeout(seconds):
-                    if (ending := end()) is not None:
-                        await ending
-            except TimeoutError:
-                _log.warning("what was loaded did not end and was left behind", seconds=seconds)
-            except Exception:
-                _log.exception("what was loaded failed while it was stopped")
 
     async def _save_values(self) -> None:
         # The rest is for closing the database.
@@ -603,63 +540,11 @@ class Server:
         except StoreError as error:
             _log.warning("the database was left behind", error=str(error))
 
-    def fix_symbols(self, instruments: Instruments) -> None:
-        """Give the symbols of a newer `symbols_file` the priority that those of the one before had."""
-        feed = None if self.supervisor is None else self.supervisor.feed
-        if isinstance(feed, KISFeed):
-            feed.fix(fixed_symbols(self.settings, instruments))
-        elif isinstance(feed, PollFeed) and self.settings.symbols_file is not None:
-            feed.fix(instrument.code for instrument in instruments)
-
     async def force_update(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Poll symbols now, or have them polled by the instance that runs the feed; see `PollFeed.force`.
-
-        Without a poll feed none can be. Raises `FeedAwayError` where whoever runs it cannot be asked.
-        """
+        """Poll symbols now, or have them polled by whoever runs the feed; see `FeedRunner.force_update`."""
         if self.shared is not None and not self.shared.is_owner:
             return await self.shared.force_update(codes)
-        feed = None if self.supervisor is None else self.supervisor.feed
-        if self.relay is not None and self.settings.relay is not None:
-            if isinstance(feed, PollFeed) and self.keeper is not None and not self.keeper.is_owner:
-                return await self.relay.forcing.ask(feed.name, codes)
-            if feed is None and self.relay.forcing.owners(None):
-                return await self.relay.forcing.ask(None, codes)
-        return await self._force_here(codes)
-
-    async def _force_here(self, codes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        feed = None if self.supervisor is None else self.supervisor.feed
-        if not isinstance(feed, PollFeed):
-            return [], dict.fromkeys(codes, NO_SOURCE)
-        return await feed.force(codes)
-
-    def _is_quiet(self, code: str) -> bool:
-        """Whether there is a reason why nothing comes of a symbol: its feed has one; or it comes from other instances,
-        and nobody here has it sent."""
-        keeper, relay = self.keeper, self.relay
-        if self.supervisor is not None and (keeper is None or keeper.is_owner):
-            return self.supervisor.feed.is_quiet(code)
-        channels = self.market.channels_of(code)
-        if relay is None or channels is None:
-            return False
-        has_viewers = any(topic.n_subscribers for topic in channels.prices.topics)
-        return not has_viewers or bool(relay.missing("stock", (code,)))
-
-    def own_interest(self) -> Mapping[str, Interest]:
-        """What clients look at, watched portfolios hold and alerts wait for; the latter two may be many, so they are
-        gone through every few seconds."""
-        now = time.monotonic()
-        if now - self._awaited_at >= _AWAITED_SECONDS:
-            self._awaited, self._awaited_at = self.alerts.codes() | self.portfolios.codes(), now
-        return find_interest(self.hub, self.market.instruments, self._awaited)
-
-    def _wanted(self) -> Mapping[str, Interest]:
-        """What is to be brought: what is looked at here, and at all instances that this one brings prices to."""
-        wanted = dict(self.own_interest())
-        if self.relay is not None:
-            for code, (n_viewers, n_others) in self.relay.sharing.wanted_elsewhere().items():
-                here = wanted.get(code, NO_INTEREST)
-                wanted[code] = Interest(here.n_viewers + n_viewers, here.n_others + n_others)
-        return wanted
+        return await self.feed_runner.force_update(codes)
 
     async def hear(self, code: str) -> None:
         """Wait until what other instances have published of `code` is here; see `Relay.missing`."""
@@ -705,7 +590,7 @@ class Server:
             self.listener,
             self.limits,
             freshness=self.freshness.counts,
-            feed_roles=self._feed_roles,
+            feed_roles=self.feed_runner.roles,
             uptime=time.monotonic() - self._made_at,
             is_draining=self.is_draining,
         )
@@ -714,16 +599,9 @@ class Server:
         """The body of ``/v1/ws/stats?scope=cluster``; the figures of others are up to a second old."""
         body, relay = self.stats(), self.relay
         own = cluster_stats.Instance(
-            "this one" if relay is None else relay.name, cluster_stats.summable(body), self._feed_roles
+            "this one" if relay is None else relay.name, cluster_stats.summable(body), self.feed_runner.roles
         )
         return cluster_stats.together(body, own, () if relay is None else cluster_stats.others(relay))
-
-    @property
-    def _feed_roles(self) -> dict[str, str]:
-        """Which part this instance has in its feed; alone it is always the owner."""
-        if self.supervisor is None:
-            return {}
-        return {self.supervisor.feed.name: "owner" if self.keeper is None else self.keeper.role}
 
     @property
     def allow_anonymous(self) -> bool:
@@ -827,34 +705,8 @@ class Server:
             or (moves is not None and moves.known.has_orphan_of(user_key))
         )
 
-    def _on_feed(self, feed: str, status: str) -> None:
-        if self.keeper is not None and feed == self.keeper.feed:
-            self._show_feed()
-        else:
-            self.market.set_feed_status(feed, status)
-
     def _on_eviction(self, eviction: Eviction) -> None:
         self.admission.presence.evict_oldest(eviction.user_key, eviction.opened_ms)
-
-    # What happens to the feed here.
-
-    def _on_feed_status(self, feed: str, status: FeedState) -> None:
-        if self.keeper is None:
-            self.market.set_feed_status(feed, status)
-        else:
-            self._show_feed()
-            self.keeper.tell()
-
-    def _show_feed(self) -> None:
-        """Tell the state of the feed that this instance can run, wherever it is run."""
-        keeper, supervisor, relay = self.keeper, self.supervisor, self.relay
-        if keeper is None or supervisor is None or relay is None:
-            return
-        status = supervisor.status if keeper.post.is_owner else relay.meetings.state_of(keeper.feed)
-        is_vacant = keeper.post.is_next and not relay.forcing.owners(keeper.feed)
-        if status == STOPPED and (keeper.post.is_settling or is_vacant):
-            status = RECONNECTING
-        self.market.set_feed_status(keeper.feed, status)
 
     def _figures(self) -> dict[str, int]:
         return cluster_stats.summable(self.stats())

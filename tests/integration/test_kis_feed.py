@@ -255,8 +255,8 @@ async def test_silence_while_the_market_is_open_is_stale(monkeypatch: pytest.Mon
             # Outside of trading hours it is normal.
             kis.do("operation", tr_key=SAMSUNG, operation_code="174")
             kis.do("mute")
-            assert server.supervisor is not None
-            feed = server.supervisor.feed
+            feed = server.feed_runner.feed
+            assert feed is not None
             await until(lambda: feed.stale_after is None, "a halted market")
 
 
