@@ -1,8 +1,11 @@
-"""The parts of a server that settings name: its feed, its instruments, its database, and how its hub is set."""
+"""The parts of a server that settings name: its hub, its feed, its instruments, its database, its calendars."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import logging
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -20,11 +23,14 @@ from fastws.feeds.sources import Source, SourceSetupError, open_source
 from fastws.kis.auth import KISAuthManager
 from fastws.kis.errors import KISCredentialsError
 from fastws.market.calendars import KOREAN_EXCHANGE, CalendarError, find_days, make_calendars
+from fastws.market.freshness import Freshness
 from fastws.market.instruments import Instruments
 from fastws.market.interest import Interest
 from fastws.market.korean_days import LISTED_UNTIL
-from fastws.market.sessions import Calendar
+from fastws.market.market import Market
+from fastws.market.sessions import KST, Calendar
 from fastws.market.store import Store, StoreError
+from fastws.server.freshness_watch import warn_of_end
 from fastws.settings import Settings
 from fastws.settings_checks import parse_feed
 
@@ -171,6 +177,40 @@ def find_calendars(settings: Settings, today: datetime.date) -> Calendars:
         # The texts were checked, so it is a library: that of whoever names an exchange.
         setting = "holidays" if KOREAN_EXCHANGE in settings.holidays else "calendars"
         raise settings.error(setting, str(error), "install it, or name days and other calendars") from None
+
+
+def make_freshness(settings: Settings, market: Market, *, is_quiet: Callable[[str], bool]) -> Freshness:
+    """What judges whether symbols are stale; see `Freshness`. Where the listed days off end soon, it is said.
+
+    Raises:
+        SettingsError: a calendar cannot be used.
+    """
+    today = datetime.datetime.now(KST).date()
+    calendars = find_calendars(settings, today)
+    warn_of_end(calendars.last_day, today)
+    return Freshness(
+        market,
+        calendars.by_market,
+        least=settings.symbol_stale_min,
+        most=settings.symbol_stale_max,
+        learning=settings.symbol_stale_learning,
+        is_quiet=is_quiet,
+    )
+
+
+def make_hub(settings: Settings) -> Hub:
+    """A hub on the running loop, which keeps no history yet."""
+    hub = Hub(
+        asyncio.get_running_loop(),
+        epoch=secrets.token_hex(4),
+        interval_ms=settings.batch_interval_ms,
+        inflate=deflate.inflate,
+        # None before the values of before are in place: nobody has missed those.
+        history_size=0,
+        logger=logging.getLogger("fastws.core"),
+    )
+    configure_hub(hub, settings)
+    return hub
 
 
 def configure_hub(hub: Hub, settings: Settings) -> None:

@@ -100,9 +100,7 @@ def _apply(server: Server, settings: Settings) -> None:
     server.settings = settings
     configure_hub(server.hub, settings)
     server.hub.configure(history_size=settings.history_bytes)
-    server.targets.limit = settings.subscription_limit
-    server.targets.accept_unknown_symbols = settings.unknown_symbols == "accept"
-    server.screener.configure(message_bytes=settings.message_bytes)
+    server.conversations.configure(settings)
     server.peers.update(settings.trusted_proxies)
     server.limits.update(
         connection_limit=settings.connection_limit,
@@ -116,17 +114,8 @@ def _apply(server: Server, settings: Settings) -> None:
             allowed_origins=settings.allowed_origins,
             compression=settings.compression,
         )
-    server.admission.configure(
-        allow_anonymous=settings.allow_anonymous,
-        auth_timeout=settings.auth_timeout,
-        connections_per_user=settings.connections_per_user,
-        evicts_oldest=settings.on_connection_limit == "evict_oldest",
-    )
-    server.sessions.ttl = settings.session_ttl
     if server.relay is not None:
         server.relay.listen_on(settings.session_ttl)
-    server.sessions.limit = settings.session_limit
-    server.admission.mail.configure(ttl=settings.session_ttl, limit_per_user=settings.kept_messages_per_user)
     server.alerts.alerts_per_user = settings.alerts_per_user
     server.last_values.configure(interval=settings.save_interval)
     server.freshness.configure(

@@ -3,96 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import logging
 import math
-import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import web
 
-from fastws import deflate
-from fastws._core import Connection, Hub
 from fastws.auth import Authenticator, Callback
-from fastws.dialects.admission import Admission
-from fastws.dialects.conversation import Conversation
-from fastws.dialects.holdings import Holdings
-from fastws.dialects.permits import Permits
-from fastws.dialects.realtime import RealtimeDialect
-from fastws.dialects.screener import ScreenerDialect
-from fastws.dialects.targets import Targets
 from fastws.feeds.base import Feed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
 from fastws.market.alert_messages import Alert
 from fastws.market.alerts import AlertBook
-from fastws.market.freshness import Freshness
-from fastws.market.instruments import TableChange
-from fastws.market.interest import Interest
 from fastws.market.market import Market
 from fastws.market.portfolio_queries import QueryError
 from fastws.market.portfolio_reader import Reloaded
 from fastws.market.portfolio_store import PortfolioStore
 from fastws.market.portfolios import Portfolios
-from fastws.market.sessions import KST
 from fastws.market.store import StoreError
-from fastws.relay.address import parse_address
-from fastws.relay.control import Eviction, Kick
-from fastws.relay.naming import instance_name
-from fastws.relay.pair_links import ADDRESS as PAIR
-from fastws.relay.pair_links import PairLink
-from fastws.relay.worker_links import ADDRESS as WORKERS
-from fastws.relay.worker_links import WorkerLink
 from fastws.server import cluster_stats, stats
 from fastws.server.application import ApplicationClient
-from fastws.server.arrivals import arrival_of
+from fastws.server.conversations import Conversations, announce_shutdown
 from fastws.server.demand import Demand
+from fastws.server.departure import Departure
 from fastws.server.drain import Drain
 from fastws.server.feed_runner import FeedRunner
 from fastws.server.fetch import fetch
-from fastws.server.freshness_watch import FreshnessWatch, warn_of_end
-from fastws.server.gradual_drain import GradualDrain
+from fastws.server.freshness_watch import FreshnessWatch
 from fastws.server.handed import Handed
-from fastws.server.handshake import Request
+from fastws.server.joining import make_relay
 from fastws.server.last_values import LastValues
 from fastws.server.ledger import Ledger
 from fastws.server.listener import Listener
-from fastws.server.parts import (
-    configure_hub,
-    find_calendars,
-    load_instruments,
-    make_feed,
-    make_store,
-)
+from fastws.server.parts import load_instruments, make_feed, make_freshness, make_hub, make_store
 from fastws.server.peers import Peers
 from fastws.server.places import admin_places, main_places
-from fastws.server.realtime_routes import REALTIME_PATH
 from fastws.server.routes import make_admin_app, make_app
 from fastws.server.shared import Shared
-from fastws.server.shared_alerts import SharedAlerts
 from fastws.server.shared_rules import SharedRules
 from fastws.server.sources import Sources
-from fastws.server.stored import check_stored, find_queries, query_error, with_stored
+from fastws.server.stored import (
+    check_stored,
+    claim,
+    find_queries,
+    query_error,
+    take_instruments,
+    warn_of_unknown,
+)
 from fastws.server.tls import make_tls
+from fastws.server.users import Users
 from fastws.server.workers import Worker
-from fastws.sessions import Sessions
 from fastws.settings import Settings
 from fastws.settings_checks import check_standby, serves_tcp
 
 if TYPE_CHECKING:
     from fastws._inlet import Inlet
-    from fastws.relay.relay import Relay
     from fastws.server.predecessor import Predecessor
-
-_SESSIONS_LOOK_SECONDS: Final = 0.05
-# For clients that are on their way; sessions that are here after that, the relay leaves to the other process.
-_SESSIONS_SECONDS: Final = 3.0
 
 _log = structlog.get_logger("fastws")
 
@@ -124,23 +92,12 @@ class Server:
         self.inlet: Inlet | None = None
         self.is_draining = False
         self.takes_updates = True
-        # The process that served until now, and whether another one does from now on.
+        # The process that served until now.
         self._predecessor = predecessor
-        self._is_leaving = False
-        self._had_feed = False
         self._made_at = time.monotonic()
         self._stopped_by = math.inf
         check_standby(settings)
-        self.hub = Hub(
-            asyncio.get_running_loop(),
-            epoch=secrets.token_hex(4),
-            interval_ms=settings.batch_interval_ms,
-            inflate=deflate.inflate,
-            # None before the values of before are in place: nobody has missed those.
-            history_size=0,
-            logger=logging.getLogger("fastws.core"),
-        )
-        configure_hub(self.hub, settings)
+        self.hub = make_hub(settings)
         self.market = Market(self.hub, load_instruments(settings), book_history=settings.book_history)
         self.store = make_store(settings)
         self.alerts = AlertBook(
@@ -160,9 +117,6 @@ class Server:
         self.last_values = LastValues(
             self.market, self.store, interval=settings.save_interval, is_saving=is_owner
         )
-        today = datetime.datetime.now(KST).date()
-        calendars = find_calendars(settings, today)
-        warn_of_end(calendars.last_day, today)
         demand = Demand(self.hub, self.market, lambda: self.alerts.codes() | self.portfolios.codes())
         self.feed_runner = FeedRunner(
             make_feed(settings, self.market.instruments, demand.whole) if feed is None else feed, self.market
@@ -170,20 +124,12 @@ class Server:
         self._sources = Sources(self.feed_runner)
         # Called in a stop once the feed has ended: what publishes besides it publishes its last then.
         self.before_drain = self._sources.endings
-        self.freshness = Freshness(
-            self.market,
-            calendars.by_market,
-            least=settings.symbol_stale_min,
-            most=settings.symbol_stale_max,
-            learning=settings.symbol_stale_learning,
-            is_quiet=self.feed_runner.is_quiet,
-        )
+        self.freshness = make_freshness(settings, self.market, is_quiet=self.feed_runner.is_quiet)
         self._freshness_watch = FreshnessWatch(self.freshness, self.feed_runner.supervisor)
         self._application = ApplicationClient()
         self.authenticator = Authenticator(
             settings, fetch=fetch, ask=self._application.ask, callback=authenticator
         )
-        self.sessions = Sessions(ttl=settings.session_ttl, limit=settings.session_limit)
         self.peers = Peers(settings.trusted_proxies)
         self.limits = Limits(
             connection_limit=settings.connection_limit,
@@ -192,52 +138,38 @@ class Server:
             half_open_per_ip=settings.half_open_per_ip,
             elsewhere=None if worker is None else worker.elsewhere,
         )
-        permits = Permits(self.portfolios)
-        self.admission = Admission(
-            self.hub,
-            self.authenticator,
-            self.sessions,
-            self.limits,
-            allow_anonymous=settings.allow_anonymous,
-            auth_timeout=settings.auth_timeout,
-            connections_per_user=settings.connections_per_user,
-            evicts_oldest=settings.on_connection_limit == "evict_oldest",
-            kept_messages_per_user=settings.kept_messages_per_user,
-            permits=permits,
+        self.conversations = Conversations(
+            settings, self.hub, self.market, self.portfolios, self.authenticator, self.limits
         )
-        self.admission.mail.on_told = self._on_told
-        self.portfolios.on_owner_changed = self.admission.revoke
-        self.targets = Targets(
-            self.hub,
-            self.market,
-            permits,
-            limit=settings.subscription_limit,
-            accept_unknown_symbols=settings.unknown_symbols == "accept",
-        )
-        self.screener = ScreenerDialect(
-            self.hub,
-            self.market,
-            admission=self.admission,
-            targets=self.targets,
-            message_bytes=settings.message_bytes,
-        )
-        self.realtime = RealtimeDialect(self.hub, self.market, admission=self.admission, targets=self.targets)
+        self.sessions = self.conversations.sessions
+        self.admission = self.conversations.admission
+        self.targets = self.conversations.targets
+        self.screener = self.conversations.screener
+        self.realtime = self.conversations.realtime
+        self._users = Users(self.admission, self.alerts)
         # A socket that was handed over is wherever its owner has bound it.
         is_own = listens and not (handed is not None and handed.main) and serves_tcp(settings)
-        self.relay = self._make_relay((settings.host, settings.port) if is_own else None, demand.own)
-        self.targets.elsewhere = self.relay
-        self.shared_alerts: SharedAlerts | None = None
+        self.relay = make_relay(
+            settings,
+            self.hub,
+            self.market,
+            self.screener.dialect,
+            worker=worker,
+            place=(settings.host, settings.port) if is_own else None,
+            wanted=demand.own,
+        )
         self._shared_rules: SharedRules | None = None
         if self.relay is not None:
-            self.relay.kicking.on_kick = self._on_kick
-            self.shared_alerts = SharedAlerts(self.relay, self.admission.mail, self._is_awaited)
-            self._shared_rules = SharedRules(self.relay, self.alerts)
             self.relay.meetings.figures = self._figures
+            self.targets.elsewhere = self.relay
             demand.join(self.relay)
-            self.relay.sharing.user = self.admission.presence.connections_of
-            self.relay.sharing.on_eviction = self._on_eviction
-            self.admission.presence.elsewhere = self.relay.sharing
-            self.admission.presence.on_user_changed = self.relay.sharing.note_user
+            self._shared_rules = SharedRules(self.relay, self.alerts)
+            self._users.join(
+                self.relay,
+                # Workers that have no other relay are asked by whoever answers for all; see `together`.
+                asks_others=worker is None or settings.relay is not None,
+                sessions_bytes=settings.relay_sessions_bytes,
+            )
             self.feed_runner.join(
                 self.relay,
                 rank=settings.feed_standby,
@@ -246,15 +178,8 @@ class Server:
                 is_owner=settings.relay is None and worker is None and predecessor is None,
                 predecessor=predecessor,
             )
-        if self.relay is not None and settings.relay_sessions_bytes:
-            admission = self.admission
-            admission.takeover.elsewhere = self.relay.join_sessions(
-                Holdings(self.sessions, admission.presence, admission.takeover),
-                admission.mail,
-                limit=settings.relay_sessions_bytes,
-            )
-        if worker is not None and self.relay is not None:
-            worker.on_ended = self.relay.meetings.end
+            if worker is not None:
+                worker.on_ended = self.relay.meetings.end
         self.shared = None if worker is None else Shared(self, worker)
         self.tls = make_tls(settings)
         handed = handed or (Handed() if predecessor is None else predecessor.handed)
@@ -272,12 +197,12 @@ class Server:
         )
         self.listener = Listener(
             make_app(
-                self, websocket_paths=("/v1/ws", REALTIME_PATH), has_admin=not admin, shared=self.shared
+                self,
+                websocket_paths=tuple(self.conversations.by_path),
+                has_admin=not admin,
+                shared=self.shared,
             ),
-            {
-                "/v1/ws": partial(self._open, self.screener),
-                REALTIME_PATH: partial(self._open, self.realtime),
-            },
+            self.conversations.by_path,
             main_places(settings, handed.main, handed.unix) if listens else (),
             tls=self.tls,
             handshake_timeout=settings.handshake_timeout,
@@ -286,16 +211,16 @@ class Server:
             peers=self.peers,
             limits=self.limits,
         )
-
+        self._departure = Departure(
+            self.hub,
+            tuple(filter(None, (self.listener, self.admin_listener))),
+            self._sources,
+            self.feed_runner,
+            self.last_values,
+            self.sessions,
+        )
         if settings.upgrade_socket is not None:
-            for each in filter(None, (self.listener, self.admin_listener)):
-                each.app.on_response_prepare.append(self._end_keepalive)
-
-    async def _end_keepalive(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Whoever asks again asks the process that serves now."""
-        if self._is_leaving:
-            response.headers["Connection"] = "close"
-            response.force_close()
+            self._departure.end_keepalives()
 
     async def start(self) -> None:
         """Listen, then run the feed. If it fails or is cancelled, what had begun has ended again.
@@ -311,16 +236,11 @@ class Server:
             await check_stored(self.store, self.settings)
             await self.alerts.load()
             self.admission.mail.claim_later(await self.alerts.untold(self.settings.session_ttl))
-            await self._take_stored_instruments()
-            is_first = self.worker is None or self.worker.is_owner
-            is_claimed = not is_first or self.store.claim()
-            if not is_claimed and self.settings.relay is None and self._predecessor is None:
-                _log.warning(
-                    "another server uses this database: an alert made at one of them does not fire at the other, and "
-                    "each saves its last values over the other's; join them with a relay, or give each a database "
-                    "of its own",
-                    database=self.store.shown_url,
-                )
+            # A file of symbols says what is to be played, and that is all.
+            feed = None if self.settings.symbols_file is not None else self.feed_runner.feed
+            await take_instruments(self.store, self.market, feed if isinstance(feed, SimulatorFeed) else None)
+            if self.worker is None or self.worker.is_owner:
+                claim(self.store, is_joined=self.settings.relay is not None or self._predecessor is not None)
             if self.store.is_in_memory or (
                 self.worker is not None and self.worker.is_database_private and self.worker.is_owner
             ):
@@ -329,13 +249,7 @@ class Server:
                 )
             if n_restored := await self.last_values.restore():
                 _log.info("last values are back, marked stale until newer ones come", values=n_restored)
-            if unknown := self.alerts.unknown_codes():
-                _log.warning(
-                    "alerts wait for symbols that nobody knows; they fire once there are prices of them",
-                    alerts=sum(unknown.values()),
-                    symbols=len(unknown),
-                    first=list(islice(unknown, 5)),
-                )
+            warn_of_unknown(self.alerts)
             # After the last values: the first sums are of those.
             try:
                 await self.portfolios.load()
@@ -373,69 +287,6 @@ class Server:
             self.feed_runner.start()
             self._begun = begun.pop_all()
 
-    def _make_relay(
-        self, place: tuple[str, int] | None, wanted: Callable[[], Mapping[str, Interest]]
-    ) -> Relay | None:
-        settings, worker = self.settings, self.worker
-        if settings.relay is None and worker is None and settings.upgrade_socket is None:
-            return None
-        # They take 60 ms, for those who are not alone.
-        from fastws.relay.detour_links import DetourLink  # noqa: PLC0415
-        from fastws.relay.relay import Relay  # noqa: PLC0415
-
-        link: dict[str, Any] = {}
-        address = WORKERS if settings.relay is None else parse_address(settings.relay)
-        if settings.relay is None and worker is not None:
-            link = {"link": partial(WorkerLink, worker.end)}
-        elif settings.relay is None:
-            link, address = {"link": PairLink}, PAIR
-        elif worker is None and settings.upgrade_socket is not None:
-            link = {"link": partial(DetourLink, address)}
-        of = "" if worker is None else f" worker {worker.number}"
-        return Relay(
-            self.hub,
-            self.market,
-            self.screener.dialect,
-            address,
-            name=instance_name(settings.relay_name, place) + of,
-            prefix=settings.relay_prefix,
-            n_shards=settings.relay_shards,
-            interval_ms=settings.relay_interval_ms,
-            history_bytes=settings.relay_history_bytes,
-            wanted=wanted,
-            linger=settings.session_ttl,
-            **link,
-        )
-
-    async def _take_stored_instruments(self) -> None:
-        newer = await with_stored(self.store, self.market.instruments)
-        change = self.market.instruments.compare(newer)
-        named = [instrument.code for instrument in self.market.instruments]
-        for _ in self.market.update_instruments(newer, change):
-            await asyncio.sleep(0)
-        feed = self.feed_runner.feed
-        # A file of symbols says what is to be played, and that is all.
-        if isinstance(feed, SimulatorFeed) and self.settings.symbols_file is None:
-            await self._simulate(feed, named, change)
-
-    async def _simulate(self, feed: SimulatorFeed, named: Sequence[str], change: TableChange) -> None:
-        """Play the instruments of the database, too; those that it adds need a previous close to begin at."""
-        if not change.added and not change.changed:
-            return
-        get = self.market.instruments.get
-        added = [instrument for code in change.added if (instrument := get(code)) is not None]
-        known = [instrument for code in named if (instrument := get(code)) is not None]
-        played = [instrument for instrument in added if instrument.previous_close is not None]
-        # In a thread: each is opened, and there may be many.
-        refused = await asyncio.to_thread(feed.play, known + played)
-        refused += [instrument.code for instrument in added if instrument.previous_close is None]
-        if refused:
-            _log.warning(
-                "instruments of the database are not simulated: they have no previous_close that a day could begin at",
-                symbols=len(refused),
-                first=refused[:5],
-            )
-
     async def stop(self) -> int:
         """Take everything down, losing no value that was published; see `Drain` for the clients.
 
@@ -443,7 +294,7 @@ class Server:
         many clients had to be cut off before they had taken everything.
         """
         self.is_draining = True
-        if not self._is_leaving:
+        if not self._departure.is_under_way:
             await asyncio.sleep(self.settings.shutdown_delay)
         timeout = self.settings.shutdown_timeout
         began = time.monotonic()
@@ -459,7 +310,7 @@ class Server:
         # A quarter is left for what ends after the clients.
         n_cut = await Drain(
             self.hub,
-            _announce_shutdown,
+            announce_shutdown,
             spread=self.settings.shutdown_spread,
             deadline=began + timeout * 3 / 4,
         ).run()
@@ -479,53 +330,24 @@ class Server:
         everything. To follow is :meth:`let_go` with :meth:`stop`, which leaves the other sessions to the other
         process, or :meth:`take_back`.
         """
-        self.is_draining = self._is_leaving = True
-        self._had_feed = self.feed_runner.keeper is not None and self.feed_runner.keeper.is_owner
-        for listener in self._listeners():
-            listener.hold()
-        stages = asyncio.ensure_future(self._give_up_sources())
-        hurried = asyncio.ensure_future(is_hurried.wait())
-        await asyncio.wait((stages, hurried), return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not stages.done():
-            # What is left of it is for :meth:`stop`.
-            stages.cancel()
-            await asyncio.wait((stages,))
-        if not stages.cancelled():
-            stages.result()
-        self.last_values.give_up()
-        n_cut = await GradualDrain(
-            self.hub, _announce_shutdown, spread=self.settings.shutdown_spread, is_hurried=is_hurried
-        ).run()
-        patient_until = time.monotonic() + _SESSIONS_SECONDS
-        while len(self.sessions) and time.monotonic() < patient_until and not is_hurried.is_set():
-            await asyncio.sleep(_SESSIONS_LOOK_SECONDS)
-        return n_cut
+        self.is_draining = True
+        return await self._departure.hand_over(
+            is_hurried,
+            stop_seconds=self.settings.shutdown_timeout,
+            spread=self.settings.shutdown_spread,
+        )
 
     def let_go(self) -> None:
         """Leave the places for good to the process that everything was handed over to."""
-        for listener in self._listeners():
-            listener.pass_on()
+        self._departure.let_go()
 
     async def take_back(self) -> None:
         """Serve on after :meth:`hand_over`, for the other process is gone.
 
         What `before_drain` was to end has ended, and is the caller's to begin again.
         """
-        self.is_draining = self._is_leaving = False
-        for listener in self._listeners():
-            listener.go_on()
-        self.last_values.take_back()
-        await self._sources.end(self.settings.shutdown_timeout)
-        self.feed_runner.start_anew(was_owner=self._had_feed)
-
-    def _listeners(self) -> Iterator[Listener]:
-        return filter(None, (self.listener, self.admin_listener))
-
-    async def _give_up_sources(self) -> None:
-        timeout = self.settings.shutdown_timeout
-        await self._sources.end(timeout)
-        await self.last_values.stop(timeout / 4)
+        self.is_draining = False
+        await self._departure.take_back(stop_seconds=self.settings.shutdown_timeout)
 
     def _time_left(self) -> float:
         return max(0.0, self._stopped_by - time.monotonic())
@@ -650,26 +472,8 @@ class Server:
     async def kick(
         self, *, user_id: str | None, jti: str | None, connection_id: str | None
     ) -> tuple[int, list[str]]:
-        """Close connections with 4401, also those of other instances; see `Admission.kick`.
-
-        Returns how many, and the names of the instances that have not said how many of theirs.
-        """
-        n = self.admission.kick(user_id=user_id, jti=jti, connection_id=connection_id)
-        missing: list[str] = []
-        if self.relay is not None and (self.worker is None or self.settings.relay is not None):
-            # Workers that have no other relay are asked by whoever answers for all; see `together`.
-            n_others, missing = await self.relay.kicking.kick(
-                user_id=user_id, jti=jti, connection_id=connection_id
-            )
-            n += n_others
-        whom = {
-            "user": user_id and user_id[:64],
-            "jti": jti and jti[:64],
-            "connection": connection_id and connection_id[:8],
-        }
-        silent = {"missing": missing} if missing else {}
-        _log.info("kicked", **{name: text for name, text in whom.items() if text}, closed=n, **silent)
-        return n, missing
+        """Close connections with 4401, also those of other instances; see `Users.kick`."""
+        return await self._users.kick(user_id=user_id, jti=jti, connection_id=connection_id)
 
     async def reload_portfolios(self, ids: Sequence[int] | None) -> Reloaded:
         """Read portfolios again; see `Portfolios.reload`."""
@@ -687,56 +491,7 @@ class Server:
 
     def tell(self, user_key: str, alert: Alert) -> int:
         """Publish an alert to a user, wherever connected; see `Mail`. Returns its sequence here."""
-        if self.shared_alerts is not None:
-            return self.shared_alerts.tell(user_key, alert)
-        return self.admission.mail.tell(user_key, alert)
-
-    # What other instances say.
-
-    def _on_kick(self, kick: Kick) -> int:
-        return self.admission.kick(user_id=kick.user_id, jti=kick.jti, connection_id=kick.connection_id)
-
-    def _is_awaited(self, user_key: str) -> bool:
-        moves = None if self.relay is None else self.relay.sessions
-        return (
-            user_key in self.admission.presence.by_user
-            or self.sessions.has_user(user_key)
-            # Whose session waits that an instance has left which is gone.
-            or (moves is not None and moves.known.has_orphan_of(user_key))
-        )
-
-    def _on_eviction(self, eviction: Eviction) -> None:
-        self.admission.presence.evict_oldest(eviction.user_key, eviction.opened_ms)
+        return self._users.tell(user_key, alert)
 
     def _figures(self) -> dict[str, int]:
         return cluster_stats.summable(self.stats())
-
-    def _on_told(self, alert: Alert) -> None:
-        if self.shared_alerts is not None:
-            self.shared_alerts.on_told(alert)
-        if alert.rule_id is not None:
-            self.alerts.told(alert.rule_id)
-
-    def _open(
-        self,
-        conversation: Conversation,
-        transport: asyncio.Transport,
-        request: Request,
-        leftover: bytes,
-        window_bits: int,
-    ) -> None:
-        connection = Connection(
-            self.hub,
-            transport,
-            conversation,
-            conversation.dialect,
-            max_message_size=self.settings.message_bytes,
-            window_bits=window_bits,
-        )
-        connection.context = arrival_of(request, self.authenticator, has_sessions=conversation.keeps_sessions)
-        connection.open(leftover)
-
-
-def _announce_shutdown(connection: Connection, reconnect_after_ms: int) -> None:
-    conversation: Any = connection.handler
-    conversation.announce_shutdown(connection, reconnect_after_ms)

@@ -1,16 +1,20 @@
-"""What a server reads of its database besides alerts and last values: instruments, and where portfolios are."""
+"""What a server does with its database at the start, besides loading alerts, portfolios and last values."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
 import structlog
 
 from fastws.errors import SettingsError
+from fastws.feeds.simulator import SimulatorFeed
+from fastws.market.alerts import AlertBook
 from fastws.market.instrument_store import merge, read_instruments
-from fastws.market.instruments import Instruments
+from fastws.market.instruments import Instruments, TableChange
+from fastws.market.market import Market
 from fastws.market.portfolio_queries import Queries, QueryError, check_queries, make_queries
 from fastws.market.store import Store, StoreError
 from fastws.settings import Settings
@@ -79,3 +83,57 @@ async def with_stored(store: Store, instruments: Instruments) -> Instruments:
         return instruments
     # In a thread: a large table takes longer than clients should wait for their prices.
     return await asyncio.to_thread(merge, instruments, stored.instruments)
+
+
+async def take_instruments(store: Store, market: Market, simulator: SimulatorFeed | None) -> None:
+    """Give `market` the instruments of the database, too, and have them played by `simulator`, where it is to."""
+    newer = await with_stored(store, market.instruments)
+    change = market.instruments.compare(newer)
+    named = [instrument.code for instrument in market.instruments]
+    for _ in market.update_instruments(newer, change):
+        await asyncio.sleep(0)
+    if simulator is not None:
+        await _simulate(simulator, market.instruments, named, change)
+
+
+async def _simulate(
+    simulator: SimulatorFeed, instruments: Instruments, named: Sequence[str], change: TableChange
+) -> None:
+    """Play the instruments of the database, too; those that it adds need a previous close to begin at."""
+    if not change.added and not change.changed:
+        return
+    get = instruments.get
+    added = [instrument for code in change.added if (instrument := get(code)) is not None]
+    known = [instrument for code in named if (instrument := get(code)) is not None]
+    played = [instrument for instrument in added if instrument.previous_close is not None]
+    # In a thread: each is opened, and there may be many.
+    refused = await asyncio.to_thread(simulator.play, known + played)
+    refused += [instrument.code for instrument in added if instrument.previous_close is None]
+    if refused:
+        _log.warning(
+            "instruments of the database are not simulated: they have no previous_close that a day could begin at",
+            symbols=len(refused),
+            first=refused[:5],
+        )
+
+
+def claim(store: Store, *, is_joined: bool) -> None:
+    """Take the database for this server; say so where another one has it, unless the two are joined."""
+    if not store.claim() and not is_joined:
+        _log.warning(
+            "another server uses this database: an alert made at one of them does not fire at the other, and "
+            "each saves its last values over the other's; join them with a relay, or give each a database "
+            "of its own",
+            database=store.shown_url,
+        )
+
+
+def warn_of_unknown(alerts: AlertBook) -> None:
+    """Say which symbols alerts wait for that are in no table."""
+    if unknown := alerts.unknown_codes():
+        _log.warning(
+            "alerts wait for symbols that nobody knows; they fire once there are prices of them",
+            alerts=sum(unknown.values()),
+            symbols=len(unknown),
+            first=list(islice(unknown, 5)),
+        )

@@ -150,7 +150,7 @@ class Client:
         if not isinstance(request, Request):
             request = parse_head(b"GET /? HTTP/1.1\r\nHost: a\r\n\r\n")
             assert isinstance(request, Request)
-        server._open(conversation, self.transport, request, b"", 0)
+        server.conversations.open(conversation, self.transport, request, b"", 0)
 
     def say(self, text: bytes) -> None:
         self.transport.deliver((build_frame(OP_TEXT, text, mask=_MASK),))

@@ -18,6 +18,7 @@ import fastws.server.reload
 import fastws.server.server
 import fastws.server.tls
 from fastws.errors import SettingsError
+from fastws.server.conversations import Conversations
 from fastws.server.parts import configure_hub
 from fastws.server.reload import reload
 from fastws.server.server import Server
@@ -30,7 +31,6 @@ READ_LATE = {
     "shutdown_spread",
     "shutdown_timeout",
     "admin_token",
-    "message_bytes",
     "force_update_interval",
     "relay_in_ready",
 }
@@ -47,6 +47,7 @@ def test_every_setting_is_handed_out_or_takes_a_restart() -> None:
     taken_over = READ_LATE | read_in(
         fastws.server.reload,
         configure_hub,
+        Conversations.configure,
         fastws.auth.authenticator,
         fastws.auth.configured,
         fastws.server.tls,
