@@ -119,7 +119,7 @@ HOMES = {
         "fastws.cli",
     },
     "uvloop": {"fastws.server.lifecycle", "fastws.cli", "fastws.kis.testing"},
-    "prometheus_client": {"fastws.server.metrics", "fastws.top.exposition"},
+    "prometheus_client": {"fastws.server.metric_families", "fastws.server.metrics", "fastws.top.exposition"},
     "rich": {"fastws.top.screen", "fastws.cli.top"},
     "orjson": {"fastws.server.http", "fastws.feeds"},
 }
