@@ -502,7 +502,7 @@ def test_figures_that_pages_name_are_there(target: Server) -> None:
     # With TLS, with published keys, with KIS, with a polled source.
     # With several workers. With extensions, but for the names of their API.
     others = r"fastws_(inlet_publications|certificate_expires_seconds|jwks_age_seconds|kis_\w+|poll_\w+|workers?\w*)"
-    source = (ROOT / "fastws" / "server" / "metrics.py").read_text()
+    source = (ROOT / "fastws" / "server" / "relay_metrics.py").read_text()
     with_relay = set(re.findall(r'"(relay_\w+)"', source))
     for page in PAGES:
         api = (ROOT / "fastws" / "include" / "fastws.h").read_text()

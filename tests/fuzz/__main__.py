@@ -107,16 +107,21 @@ def fuzz(name: str, seconds: int) -> dict[str, Any]:
     ]
     # Of errors only what they begin with is in the result; all of it is here.
     log = BUILD / f"{name}.log"
-    with log.open("wb") as output:
-        result = subprocess.run(
-            command,
-            cwd=BUILD,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=seconds + _START_SECONDS,
-            check=False,
-        )
+    try:
+        with log.open("wb") as output:
+            result = subprocess.run(
+                command,
+                cwd=BUILD,
+                env=environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=seconds + _START_SECONDS,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        raise MissingError(
+            f"{name} did not end {_START_SECONDS} s after its time was over: the machine is too busy, see {log}"
+        ) from None
     said = log.read_text(errors="replace")
     edges, features, n_inputs = _PROGRESS.findall(said)[-1] if _PROGRESS.search(said) else ("0", "0", "0")
     executions = re.search(r"stat::number_of_executed_units:\s+(\d+)", said)
