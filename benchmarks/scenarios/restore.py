@@ -91,6 +91,8 @@ class Client:
             await asyncio.sleep(outage_s)
         else:
             old.reset()
+            # Until then the loop has not closed it, and what the server sends goes to nobody.
+            await old.closed
             if not has_cursor:
                 reader.allow_holes(time.monotonic())
             await asyncio.sleep(outage_s)
