@@ -51,6 +51,8 @@ def gather(python: Path) -> Path:
     run(
         *(python, "-m", "PyInstaller", "--noconfirm", "--log-level", "WARN"),
         *("--distpath", made, "--workpath", WORK / "work", HERE / "fastws.spec"),
+        # Python looks there first: not in the checkout, whose package may be compiled otherwise, or not at all.
+        directory=WORK,
     )
     # They come with the names of all their functions. Not everything, as PyInstaller would: what wheels have from
     # patchelf is not loaded any more when it was stripped.
@@ -103,10 +105,11 @@ def compile_launcher() -> Path:
     return program
 
 
-def run(*command: str | Path) -> None:
+def run(*command: str | Path, directory: Path | None = None) -> None:
     # Nothing of a checkout that this may have been started from.
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([str(each) for each in command], env=environment, check=True)  # noqa: S603 - of this file
+    arguments = [str(each) for each in command]
+    subprocess.run(arguments, env=environment, cwd=directory, check=True)  # noqa: S603 - of this file
 
 
 def main() -> None:
