@@ -72,6 +72,7 @@ class Entry:
         "code",
         "data_at",
         "is_failed",
+        "is_unproven",
         "is_wanted",
         "n_delays",
         "n_repeats",
@@ -107,6 +108,7 @@ class Entry:
         self.n_delays = 0  # answers that put it off
         self.retry_at = -NEVER
         self.is_failed = False
+        self.is_unproven = False  # it counts as registered, to be taken back, and KIS has not said so
         self.code = ""  # why it failed
         self.n_repeats = 0
         self.answered_repeat = False

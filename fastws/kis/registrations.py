@@ -188,6 +188,7 @@ class Registrations:
         if entry.phase is Phase.REMOVING:
             return self._on_removal_answered(entry, ack, now)
         if ack.outcome in (Outcome.REGISTERED, Outcome.DONE):
+            entry.is_unproven = False
             if entry.n_repeats and ack.is_repeated:
                 entry.answered_repeat = True
             if entry.phase is Phase.IDLE and not (entry.is_failed and not entry.code):
@@ -217,6 +218,7 @@ class Registrations:
         if entry is None:
             return None
         entry.data_at = now
+        entry.is_unproven = False
         return self._activate(entry, now) if entry.phase is Phase.REGISTERING else None
 
     # What to do
@@ -260,6 +262,8 @@ class Registrations:
             elif entry.phase is Phase.ACTIVE:
                 if entry.registration not in selected:
                     at = min(at, self._removable_at(entry))
+                elif entry.is_unproven:
+                    at = -NEVER
                 elif self._is_remediable(entry):
                     at = min(at, self._remedy_at(entry))
             elif self._is_closing or not entry.is_wanted:
@@ -287,8 +291,9 @@ class Registrations:
                 # KIS does not say; if it still has it, the next registration will be told so.
                 self._remove(entry, now)
             elif self._is_overdue(entry, Phase.REGISTERING, now) and entry.registration not in self._choose():
-                # Nobody waits for it any more, and KIS may have it.
+                # Nobody waits for it any more, and KIS may have it. Who waits for it again asks again.
                 self._activate(entry, now)
+                entry.is_unproven = True
 
     def _is_overdue(self, entry: Entry, phase: Phase, now: float) -> bool:
         # The sum is what wake_at says, too: rounded otherwise, its moment could be one that is too early.
@@ -321,6 +326,8 @@ class Registrations:
                     or entry.n_tries >= self.limits.max_tries
                 ):
                     continue
+            elif entry.phase is Phase.ACTIVE and entry.is_unproven:
+                pass  # it has its place already
             elif entry.phase is not Phase.IDLE or is_full or entry.retry_at > now:
                 continue
             if entry.registration in selected and (best is None or entry.rank < best.rank):
@@ -371,6 +378,9 @@ class Registrations:
         return self._removals_at - self.limits.removal_interval * (self.limits.removal_burst - 1)
 
     def _send(self, entry: Entry, now: float, *, is_removal: bool) -> Request:
+        if entry.is_unproven and not is_removal:
+            entry.n_tries = 0
+        entry.is_unproven = False
         entry.phase = Phase.REMOVING if is_removal else Phase.REGISTERING
         if is_removal and not self._is_closing:
             self._removals_at = max(self._removals_at, now) + self.limits.removal_interval

@@ -580,7 +580,29 @@ CROWDED = [
 ]  # fmt: skip
 
 
+# Where one that KIS had no room for, and did not say so, was unwanted and wanted again.
+FLAPPING = [
+    ("flap", 1.9860733715245282, 49, 28), ("unwant", 16.234153984897155, 15, -2), ("flap", 4.401492553704962, 57, 37),
+    ("page", 37.82640287747411, 15, 8), ("flap", 1.15, 0, 6), ("flap", 1.39, 3, 11),
+    ("want", 10.6912074353238, 28, -3), ("page", 28.857586259372034, 36, 31),
+]  # fmt: skip
+
+
+def test_what_was_never_answered_is_asked_for_again_when_it_is_wanted_again() -> None:
+    driver = Driver(wanted=[A])
+    assert driver.send() == Request(A, is_removal=False)
+    driver.registrations.unwant(A)
+    driver.now += LIMITS.ack_timeout
+    assert driver.send() is None, "KIS may have it, and it is not there long enough to be taken back"
+    driver.registrations.want(A)
+    assert driver.wait() == Request(A, is_removal=False)
+    driver.answer(A)
+    assert driver.state(A) is State.ACTIVE
+    assert driver.send() is None
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(drawn=FLAPPING, answers=["prompt", "prompt", "prompt", "silent"], cap=26)
 @example(drawn=CROWDED, answers=["prompt", "prompt", "OPSP8993", "silent"], cap=13)
 @given(drawn=events, answers=manners, cap=st.integers(3, 45))
 def test_an_hour_of_churn(drawn: list[tuple[str, float, int, int]], answers: list[str], cap: int) -> None:
