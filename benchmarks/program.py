@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
 import json
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import uvloop
 
 from fastws.cli import flushed, is_unread
 from fastws.cli.parsers import INTERRUPTED, UNREAD
@@ -23,6 +26,7 @@ BROKEN_OFF: Final = 3
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None)
+_T = TypeVar("_T")
 
 
 class BrokenOffError(Exception):
@@ -42,11 +46,47 @@ def make_parser(name: str, text: str | None) -> argparse.ArgumentParser:
 
 def prepare() -> None:
     """Have the servers that are started allowed all the connections there may be, and ended with this program."""
-    # An exception, which passes through the clean-up.
+    # An exception, which passes through the clean-up. Where a loop runs, `run_loop` hears the signal.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # They inherit the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run_loop(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run `main` on a loop of its own, on the main thread. SIGINT and SIGTERM cancel it: an exception of a signal's
+    handler would be raised wherever Python is at that moment, and ignored in a callback or a destructor.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: there was a signal, whatever else broke off when `main` cleaned up after it.
+    """
+    told: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    async def watched() -> _T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def tell(number: signal.Signals) -> None:
+            told.append(number)
+            task.cancel()
+
+        for number in before:
+            loop.add_signal_handler(number, tell, number)
+        try:
+            return await main
+        finally:
+            for number in before:
+                loop.remove_signal_handler(number)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(watched())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if told:
+            raise KeyboardInterrupt if told[0] == signal.SIGINT else SystemExit(128 + told[0])
 
 
 def ended_with_us(number: int) -> Callable[[], None]:

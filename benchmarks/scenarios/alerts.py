@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks.program import run_loop
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.steady import SYMBOL, even_prices
 from fastws.bench import LoadClient, LoadError
@@ -71,7 +71,7 @@ def alerts(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         start_s: dict[str, float] = {}
         for name, n_rules in (("without", 0), ("with", options.rules)):
             url = f"sqlite:///{directory / name}.db"
-            asyncio.run(make_rules(url, n_rules) if n_rules else make_rules(url, 1))
+            run_loop(make_rules(url, n_rules) if n_rules else make_rules(url, 1))
             began = time.monotonic()
             servers[name] = stack.enter_context(
                 Server(feed="sim", symbols=[SYMBOL], settings=settings | {"database": url})

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.program import ended_with_us
+from benchmarks.program import ended_with_us, run_loop
 from benchmarks.scenarios.faultproxy import FaultProxy
 from benchmarks.scenarios.ledger import Ledger
 from benchmarks.scenarios.process import ADMIN_TOKEN, Server, clean_environment
@@ -363,7 +363,7 @@ def _result(program: Program, subjects: Sequence[Subject]) -> dict[str, Any]:
 
 def clients(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Connections of the shipped clients are killed, 500 times of each."""
-    result = asyncio.run(_run(options))
+    result = run_loop(_run(options))
     return {"run": result}, _verdict(result, options)
 
 

@@ -9,8 +9,7 @@ import json
 import statistics
 from typing import Any
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.steady import even_prices
@@ -129,7 +128,7 @@ def deflate(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     symbols = [f"D{i:05d}" for i in range(N_SYMBOLS)]
     settings = even_prices(options.rate) | {"batch_interval_ms": options.batch_interval_ms}
     with Server(feed="sim", symbols=symbols, settings=settings) as server:
-        rows = uvloop.run(_phases(options, server, symbols))
+        rows = run_loop(_phases(options, server, symbols))
         target = {"url": server.url, "command": server.shown_command, "environment": server.environment}
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
     cores = {kind: [row["cpu_cores"] for row in by_kind[kind]] for kind in KINDS}

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.fault_house import House, UnavailableError, suffer
 from benchmarks.scenarios.fault_kinds import KINDS, N_QUIET, Ground
 from benchmarks.scenarios.peer import PeerError
@@ -57,7 +56,7 @@ def faults(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                     host=ground.host,
                 ) as server:
                     house = House(server, symbols, options.rate, options.connections)
-                    result = uvloop.run(suffer(house, partial(kind.make, ground=ground)))
+                    result = run_loop(suffer(house, partial(kind.make, ground=ground)))
                     log = server.log()
         except UnavailableError as reason:
             results[name] = {"about": kind.about, "left_out": str(reason)}

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import fastws
+from benchmarks.program import run_loop
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.inlet_feed import VARIABLE, compiled, imported
 from benchmarks.scenarios.process import Server
@@ -49,7 +50,7 @@ def inlet(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Prices that a C extension publishes from threads of its own."""
     with tempfile.TemporaryDirectory(prefix="fastws-load-") as directory:
         extension = compiled(Path(directory))
-        ring = asyncio.run(_into_the_ring(imported(extension), options.rounds))
+        ring = run_loop(_into_the_ring(imported(extension), options.rounds))
         paced, paced_counts = _to_subscribers(options, extension, options.rate, "all")
         flat_out, flat_out_counts = _to_subscribers(options, extension, 0.0, "latest")
     wanted = options.rate * options.connections

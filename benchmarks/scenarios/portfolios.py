@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 import aiohttp
 import sqlalchemy as sa
 
+from benchmarks.program import run_loop
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.process import ADMIN_TOKEN, Server
 from benchmarks.scenarios.recording import codes, read_until
@@ -256,7 +257,7 @@ def portfolios(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         settings["portfolio_interval_ms"] = options.interval_ms
     with tempfile.TemporaryDirectory(prefix="fastws-load-") as directory:
         url = f"sqlite:///{Path(directory) / 'portfolios.db'}"
-        asyncio.run(
+        run_loop(
             make_portfolios(
                 url,
                 options.portfolios,

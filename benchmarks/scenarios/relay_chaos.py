@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.ledger import CHANNELS
 from benchmarks.scenarios.peer import Peer, connect
@@ -341,7 +340,7 @@ def _house(options: argparse.Namespace) -> Iterator[House]:
 def chaos(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Redis killed under load, and a server cut off from it: what is lost is told, and all end with the same."""
     with _house(options) as house:
-        result = uvloop.run(_run(house, options))
+        result = run_loop(_run(house, options))
         logs = [server.log() for server in house.servers]
     kills = [kill["converge_ms"] for kill in result["kills"]]
     pauses = [account["own_pause_ms"] for account in result["accounts"]]

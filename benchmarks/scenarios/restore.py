@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.peer import Peer, connect
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Reader
@@ -216,7 +215,7 @@ def restore(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     }
     with Server(feed="none", symbols=symbol_names(), settings=settings) as server:
         before = Process(server.pid).memory()["rss"]
-        result = uvloop.run(_run(options, server))
+        result = run_loop(_run(options, server))
         result["server_rss"] = {"before": before, "after": server.memory()["rss"]}
         described = {"url": server.url, "command": server.shown_command}
     return {"target": described, "run": result}, _verdict(result, options)

@@ -16,8 +16,8 @@ from typing import Any
 
 import aiohttp
 import orjson
-import uvloop
 
+from benchmarks.program import run_loop
 from benchmarks.scenarios.peer import Peer, PeerError, connect
 from benchmarks.scenarios.process import ADMIN_TOKEN, Server
 from benchmarks.scenarios.publishing import MAX_FAULTS, TICK_S
@@ -312,7 +312,7 @@ def rolling(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             "upgrade_socket": f"{directory}/upgrade.sock",
             "database": f"sqlite:///{directory}/fastws.db",
         }
-        result = uvloop.run(_run(options, settings, codes))
+        result = run_loop(_run(options, settings, codes))
     return result, _verdict(result, options)
 
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.goals import Goal, judge, tell
 from benchmarks.scenarios.peer import Peer, PeerError, connect
 from benchmarks.scenarios.process import Server
@@ -255,7 +254,7 @@ def soak(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "stall_timeout": STALL_S,
     }
     with Server(feed="none", symbols=symbol_names(N_SYMBOLS), settings=settings) as server:
-        result = uvloop.run(_Day(server, options).live())
+        result = run_loop(_Day(server, options).live())
         log = server.log()
     grown = slopes(result["samples"])
     figures = {

@@ -9,8 +9,7 @@ import time
 from collections import Counter
 from typing import Any
 
-import uvloop
-
+from benchmarks.program import run_loop
 from benchmarks.scenarios.process import Server
 from benchmarks.scenarios.publishing import MAX_FAULTS, Publisher, Reader
 from benchmarks.scenarios.restore import Client, settle, symbol_names
@@ -122,7 +121,7 @@ def storm(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "batch_interval_ms": options.batch_interval_ms,
     }
     with Server(feed="none", symbols=symbol_names(N_SYMBOLS), settings=settings) as server:
-        result = uvloop.run(_run(options, server))
+        result = run_loop(_run(options, server))
         target = {"url": server.url, "command": server.shown_command}
     times = result["return_s"]
     n = options.connections

@@ -90,6 +90,41 @@ def test_nobody_reads_how_it_ends(monkeypatch: pytest.MonkeyPatch, buffering: in
         assert ended("load", raising(KeyboardInterrupt())) == 141
 
 
+SIGNALLED = """
+import asyncio, os, signal, sys
+from benchmarks.program import ended, prepare, run_loop
+
+class Destroyed:
+    def __del__(self):  # what is raised in here is ignored
+        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+        for _ in range(1000):
+            pass
+
+async def main():
+    try:
+        Destroyed()
+        await asyncio.sleep(20)
+    finally:
+        raise OSError("of the clean-up")
+
+prepare()
+sys.exit(ended("load", lambda: run_loop(main())))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_loop_wherever_it_comes(number: signal.Signals, status: int) -> None:
+    """Also in a destructor, and though the clean-up breaks off itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, number.name],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        status,
+        "load: interrupted\n" if number == signal.SIGINT else "",
+    )
+
+
 PARENT = """
 import signal, subprocess, sys
 from benchmarks.program import ended_with_us
