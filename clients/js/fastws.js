@@ -25,6 +25,8 @@ const RESEND_MS = 1_100;
 const PROBE_SHARE = 1 / 3;
 // Two clocks that run apart by so much were stepped, or have slept.
 const CLOCK_STEP_MS = 2_000;
+// Of one symbol and channel, those that do not touch each other and nothing has come behind.
+const MOST_LOSSES = 1_000;
 
 const JWT = /^[\w.-]+$/;
 
@@ -59,6 +61,7 @@ class Link {
   #clockSkewMs = 0;
   #clocksApartMs = 0;
   #heardAt = 0;
+  #isGreeted = false;
   #pingedAt = 0;
   #pingedDate = 0;
   #timers = new Map();
@@ -230,6 +233,7 @@ class Link {
     socket.onclose = ({ code, reason }) => this.#onClose(code, reason);
     socket.onerror = () => {}; // `close` follows, and says more.
     this.#heardAt = this.#pingedAt = performance.now();
+    this.#isGreeted = false;
     this._after("handshake", this.#options.handshakeMs, () => this.#drop("no answer to the handshake"));
   }
 
@@ -243,6 +247,11 @@ class Link {
       return;
     }
     if (message?.type === "connection") {
+      if (this.#isGreeted) {
+        this.#drop("a second greeting came");
+        return;
+      }
+      this.#isGreeted = true;
       this.#beat();
     } else if (message?.type === "pong" && Math.abs(Date.now() - this.#pingedDate) < CLOCK_STEP_MS) {
       // It comes ahead of all that waits, so that it is as new as a greeting, if nobody has slept meanwhile.
@@ -836,9 +845,19 @@ export class Fastws extends Link {
     this.#streams.forEach((stream) => (stream.isCut = true));
   }
 
+  /** What is declared beyond the bound is told as a gap as well. */
   #declare(item) {
-    const type = `${item.channel}_update`;
-    this.#streams.get(`${type}:${item.code}`)?.declared.push([item.from_seq, item.to_seq]);
+    const { code, channel, from_seq, to_seq } = item;
+    const stream = this.#streams.get(`${channel}_update:${code}`);
+    if (stream && !(to_seq <= stream.seq)) {
+      const last = stream.declared.at(-1);
+      if (last && last[0] <= from_seq && from_seq <= last[1] + 1) {
+        // A client that reads slowly is told of the same symbols again and again.
+        last[1] = Math.max(last[1], to_seq);
+      } else if (stream.declared.length < MOST_LOSSES) {
+        stream.declared.push([from_seq, to_seq]);
+      }
+    }
     this._emit("lost", { ...item, cause: "overflow" });
   }
 

@@ -460,6 +460,71 @@ async def test_holes_are_lost_where_declared_and_gaps_where_not(node: NodeProces
         ]
 
 
+async def test_losses_are_not_declared_without_end(node: NodeProcess) -> None:
+    """A server that declares what it cannot have is remembered up to a bound, and what lies behind it is a gap."""
+
+    def loss(from_seq: int, to_seq: int) -> dict[str, Any]:
+        span = {"from_seq": from_seq, "to_seq": to_seq, "dropped": to_seq - from_seq + 1}
+        return {"code": "005930", "channel": "price", **span}
+
+    # Every second number, and one that touches the last that is remembered; what came before is nothing new.
+    items = [
+        loss(1, 5),
+        *(loss(13 + 2 * i, 13 + 2 * i) for i in range(1000)),
+        loss(2012, 2013),
+        loss(2016, 2016),
+    ]
+
+    async def act(connection: ServerConnection) -> None:
+        await connection.send(greeting())
+        await accept(connection, [update(10)])
+        await connection.send(json.dumps(update(11)))
+        await connection.send(stamped(type="overflow", items=items))
+        await connection.send(json.dumps(update(2015)))
+        await connection.send(json.dumps(update(2017)))
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930"])
+        await client.until("price_update", seq=2017)
+        assert len(client.of_type("lost")) == len(items)
+        gaps = [(told["event"]["from_seq"], told["event"]["to_seq"]) for told in client.of_type("gap")]
+        assert gaps == [(first, first) for first in range(12, 2011, 2)] + [(2014, 2014), (2016, 2016)]
+
+
+async def test_a_second_greeting_ends_the_connection(node: NodeProcess) -> None:
+    paths: list[str] = []
+
+    async def act(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        paths.append(connection.request.path)
+        if len(paths) == 1:
+            await connection.send(greeting())
+            await accept(connection, [update(10)])
+            await connection.send(greeting("two"))
+            await connection.send(json.dumps(update(11)))
+        else:
+            await connection.send(greeting())
+            members = {
+                "session_id": "one",
+                "restored_subscriptions": {"stock": ["005930"]},
+                "recovered": True,
+            }
+            await connection.send(stamped(type="reconnected", missed_messages_count=1, **members))
+            await connection.send(json.dumps(update(11)))
+
+    async with scripted(act) as url:
+        client = node.make("it", url)
+        await client.call("subscribe", "stock", ["005930"])
+        waiting = await client.until("state", state="waiting")
+        assert waiting["reason"] == "a second greeting came"
+        await client.until("state", state="open", recovered=True)
+        await client.until("price_update", seq=11)
+        # It is the session of the first greeting that was asked for.
+        assert paths == ["/v1/ws", "/v1/ws?session_id=one&last_sequence=0&epoch=e"]
+        assert not client.of_type("gap")
+
+
 async def test_a_symbol_is_stale_until_something_says_otherwise(node: NodeProcess) -> None:
     def status(code: str, status: str) -> dict[str, Any]:
         return json.loads(stamped(type="symbol_status", code=code, status=status, last_update="", sequence=9))  # type: ignore[no-any-return]
