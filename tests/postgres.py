@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+import psutil
 import psycopg
 
 
@@ -45,6 +48,22 @@ class PostgresServer:
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", f"{self._directory}/data")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Stop all its processes: connections stay open, new ones are taken, and none hears a word."""
+        server = psutil.Process(int((self._directory / "data" / "postmaster.pid").read_text().split()[0]))
+        server.suspend()  # first, so that it starts no others
+        others = server.children(recursive=True)
+        for process in others:
+            with suppress(psutil.NoSuchProcess):  # it was about to end
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in (*others, server):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def new_database(self) -> str:
         name = f"test{next(self._numbers)}"

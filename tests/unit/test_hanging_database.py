@@ -5,17 +5,13 @@ And what takes connections and never says a word: every start and every command 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import structlog
 from alert_desk import until
@@ -36,22 +32,6 @@ from fastws.server.last_values import LastValues
 from fastws.server.server import Server
 from fastws.settings import Settings
 from tests.postgres import PostgresServer
-
-
-@contextmanager
-def hanging(url: str) -> Iterator[None]:
-    """Stop what serves the open connections to a database."""
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        rows = connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ).fetchall()
-    for (pid,) in rows:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for (pid,) in rows:
-            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +58,7 @@ async def test_portfolios_and_last_values(postgres: PostgresServer) -> None:
         while not await ValueStore(store).load():
             pass
     with structlog.testing.capture_logs() as logged:
-        with hanging(url):
+        with postgres.hanging():
             market.publish_price(PriceUpdate(instrument, 101))
             await until(lambda: portfolios.n_failures and values.n_failures, "both have noticed")
             with pytest.raises(StoreError, match=r"has not answered within 0\.3 s"):
