@@ -57,10 +57,6 @@ class Case(NamedTuple):
         return self.behavior in GOOD and self.behavior_close in GOOD
 
 
-def section_of(case: str) -> str:
-    return case.partition(".")[0]
-
-
 def find_python() -> Path:
     """A Python 2.7. Raises MissingError."""
     named = os.environ.get("PY27")
@@ -155,10 +151,9 @@ class Suite:
         return sorted(found, key=lambda case: [int(part) for part in case.id.split(".")])
 
 
-def summary(cases: Iterable[Case]) -> dict[str, dict[str, int]]:
-    """How many cases of each section behaved how; what is wrong only in how it ended is counted as that."""
-    sections: dict[str, Counter[str]] = {}
-    for case in cases:
-        behavior = case.behavior if case.is_good or case.behavior not in GOOD else case.behavior_close
-        sections.setdefault(section_of(case.id), Counter())[behavior] += 1
-    return {section: dict(sorted(counts.items())) for section, counts in sections.items()}
+def summary(cases: Iterable[Case]) -> dict[str, int]:
+    """How many cases behaved how; what is wrong only in how it ended is counted as that."""
+    counts = Counter(
+        case.behavior if case.is_good or case.behavior not in GOOD else case.behavior_close for case in cases
+    )
+    return dict(sorted(counts.items()))
