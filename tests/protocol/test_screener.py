@@ -286,13 +286,15 @@ async def test_storm_of_set_subscriptions_under_a_replay_at_full_speed(
         **UNBOUNDED,
     )
 
-    async def storm(seed: int) -> int:
+    async def storm(seed: int) -> None:
         rng = random.Random(seed)
         stream = Stream()
         async with client(target.url) as connection:
             connection.on_message = stream.take
             held: set[str] = set()
-            for _ in range(12):
+            n_rounds = 0
+            while n_rounds < 12 or stream.n_updates < 400:
+                n_rounds += 1
                 wanted = set(rng.sample(codes, rng.randint(1, 3)))
                 await connection.send(
                     type="set_subscriptions", subscriptions={"stock": sorted(wanted)}, id="s"
@@ -303,9 +305,8 @@ async def test_storm_of_set_subscriptions_under_a_replay_at_full_speed(
                     await connection.until_snapshot()
                 held = wanted
                 await connection.receive()
-        return stream.n_updates
 
-    assert sum(await asyncio.gather(*map(storm, range(3)))) > 1000
+    await asyncio.gather(*map(storm, range(3)))
 
 
 async def test_pause_and_resume(busy: Server) -> None:
