@@ -114,11 +114,14 @@ class LastValues:
         if interval == self.interval:
             return
         self.interval = interval
+        self._end_saving()
+        self.start()
+
+    def _end_saving(self) -> None:
         if self._saving is not None:
             # A batch that has begun is finished by the database, and saved again.
             self._saving.cancel()
             self._saving = None
-        self.start()
 
     async def stop(self, seconds: float) -> None:
         """Save what is left, within `seconds`."""
@@ -134,6 +137,8 @@ class LastValues:
     def give_up(self) -> None:
         """Save no more: another process does."""
         self._is_saving = False
+        # Where nothing has stopped it, it would go on beside the one that `take_back` begins.
+        self._end_saving()
 
     def take_back(self) -> None:
         """Save again: no other process does any more."""

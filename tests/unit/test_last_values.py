@@ -351,3 +351,25 @@ async def test_a_save_that_fails_is_not_the_last(url: str, monkeypatch: pytest.M
         while not await ValueStore(desk.store).load():
             pass
     await desk.close()
+
+
+async def test_who_takes_saving_back_saves_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await Desk(url, "A", interval=0.01).open()
+    savers: list[asyncio.Task[None] | None] = []
+    save = desk.values.save
+
+    async def noted() -> bool:
+        savers.append(asyncio.current_task())
+        return await save()
+
+    monkeypatch.setattr(desk.values, "save", noted)
+    desk.values.start()
+    await until(lambda: savers, "a save")
+    # Nothing has stopped it before.
+    desk.values.give_up()
+    desk.values.take_back()
+    savers.clear()
+    await until(lambda: len(savers) > 3, "more of them")
+    assert len(set(savers)) == 1
+    await desk.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
