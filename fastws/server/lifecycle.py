@@ -342,6 +342,10 @@ class _Run:
             self._notifier.reloading()
             try:
                 done = await reload(server, await asyncio.to_thread(self._read_again))
+            except asyncio.CancelledError:
+                # Another process takes over. Where that is gone again, this one begins the reload anew.
+                self._is_to_reload.set()
+                raise
             except SettingsError as error:
                 _log.error("the settings cannot be reloaded, and all stay as they were", error=str(error))
                 self._tell_reloaded(f"the last reload failed: {logs.redact_text(str(error))}", str(error))

@@ -449,6 +449,40 @@ async def test_it_takes_all_back_where_the_new_one_dies(tmp_path: Path, settings
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".sock")]
 
 
+async def test_a_reload_that_was_broken_off_is_begun_anew(tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings |= {"shutdown_spread": 60}
+    config, newer = tmp_path / "fastws.toml", tmp_path / "newer.toml"
+    config.write_text("rate_limit = 5\n")
+    with ended(Server(tmp_path, "--config", str(config), **settings)) as old:
+        async with client(old.url), client(old.url), client(old.url):
+            # Whoever reads it waits for somebody who writes.
+            config.unlink()
+            os.mkfifo(config)
+            old.signal(signal.SIGHUP)
+            writer = await asyncio.to_thread(until, lambda: _writer_of(config), "that it is read")
+            new = Server(tmp_path, **settings)
+            try:
+                await asyncio.to_thread(until, lambda: "another process takes over" in old.log, "the new one")
+            finally:
+                new.process.kill()
+                new.process.wait()
+            newer.write_text("rate_limit = 6\n")
+            newer.rename(config)
+            os.close(writer)
+            await asyncio.to_thread(until, lambda: "this server serves on" in old.log, "that it serves on")
+            await asyncio.to_thread(
+                until, lambda: "rate_limit='5 messages/s -> 6 messages/s'" in old.log, "the reload"
+            )
+
+
+def _writer_of(fifo: Path) -> int | None:
+    """A descriptor that writes, once somebody reads."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
 @pytest.mark.long
 def test_other_places_are_told_of(tmp_path: Path, settings: dict[str, Any]) -> None:
     old = Server(tmp_path, **settings)
