@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from fastws.auth import Authenticator, Callback
+from fastws.errors import CloseCode
 from fastws.feeds.base import Feed
 from fastws.feeds.simulator import SimulatorFeed
 from fastws.limits import Limits
@@ -291,9 +292,19 @@ class Server:
         """Take everything down, losing no value that was published; see `Drain` for the clients.
 
         It takes `shutdown_timeout` at most, after `shutdown_delay`, in which only ``/ready`` has changed. Returns how
-        many clients had to be cut off before they had taken everything.
+        many clients had to be cut off before they had taken everything. If it is cancelled, all clients are cut off at
+        once, and the rest is taken down nevertheless.
         """
         self.is_draining = True
+        try:
+            n_cut = await self._drain()
+        except BaseException:
+            await self._cut_off()
+            raise
+        await self._take_down()
+        return n_cut
+
+    async def _drain(self) -> int:
         if not self._departure.is_under_way:
             await asyncio.sleep(self.settings.shutdown_delay)
         timeout = self.settings.shutdown_timeout
@@ -308,18 +319,31 @@ class Server:
         await self.alerts.stop(timeout / 8)
         await self.portfolios.stop()
         # A quarter is left for what ends after the clients.
-        n_cut = await Drain(
+        return await Drain(
             self.hub,
             announce_shutdown,
             spread=self.settings.shutdown_spread,
             deadline=began + timeout * 3 / 4,
         ).run()
+
+    async def _cut_off(self) -> None:
+        """End what :meth:`_drain` has not ended, over the exception that has ended that: nothing goes on."""
+        timeout = self.settings.shutdown_timeout
+        self._stopped_by = min(self._stopped_by, time.monotonic() + 0.95 * timeout)
+        self.listener.stop_accepting()
+        self.takes_updates = False
+        for connection in self.hub.connection_list():
+            connection.abort(CloseCode.RESTART, CloseCode.RESTART.meaning)
+        await self._sources.end(timeout)
+        await self.alerts.stop(timeout / 8)
+        await self._take_down()
+
+    async def _take_down(self) -> None:
         try:
             async with asyncio.timeout(self._time_left()):
                 await self._begun.aclose()
         except TimeoutError:
             _log.warning("the stop took too long, and not everything was taken down in order")
-        return n_cut
 
     async def hand_over(self, is_hurried: asyncio.Event) -> int:
         """Let clients go to another process, which serves at the same sockets already and is joined by the relay.

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientConnectorError, ClientSession, web
 
 import fastws
 from fastws.client import Client
@@ -105,6 +105,42 @@ async def test_after_the_end_nothing_is_published() -> None:
         hub.publish_price("AAA", 1)
     with pytest.raises(RuntimeError, match="entered once"):
         await server.__aenter__()
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    is_ending = asyncio.Event()
+
+    async def serve() -> None:
+        async with make_server(
+            feed="sim", host="127.0.0.1", database=f"sqlite:///{tmp_path}/fastws.db", shutdown_delay=10.0
+        ) as server:
+            url.set_result(server.http_url)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_ending.set()
+
+    serving = asyncio.create_task(serve())
+    async with ClientSession() as session, session.ws_connect(f"{await url}/v1/ws") as socket:
+        assert (await socket.receive_json())["type"] == "connection"
+        serving.cancel()
+        await is_ending.wait()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        async with asyncio.timeout(10):
+            while not socket.closed:
+                await socket.receive()
+        with pytest.raises(ClientConnectorError):
+            await session.get(f"{await url}/health")
+    assert not [
+        task for task in asyncio.all_tasks() if "fastws" in task.get_name() or "feed" in task.get_name()
+    ]
+    async with asyncio.timeout(10):
+        while any(thread.name.startswith("fastws") for thread in set(threading.enumerate()) - before):
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
