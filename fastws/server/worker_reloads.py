@@ -69,6 +69,11 @@ class WorkerReloads:
             _log.error("the settings cannot be reloaded, and all stay as they were", error=str(error))
             self._fail(str(error))
             return
+        except Exception as error:
+            # A fault of ours, which must not end the parent: the workers would end with it.
+            _log.exception("the reload failed")
+            self._fail(type(error).__name__)
+            return
         self._next = settings
         self._errors = {}
         self._n_done = 0

@@ -40,7 +40,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.old = Settings(rate_limit=10)
-        self.file: Settings | SettingsError = Settings(rate_limit=20)
+        self.file: Settings | Exception = Settings(rate_limit=20)
         self.asked: list[int] = []
         self.told = Told()
         self.reloads = WorkerReloads(
@@ -48,7 +48,7 @@ class Desk:
         )
 
     def _read(self) -> Settings:
-        if isinstance(self.file, SettingsError):
+        if isinstance(self.file, Exception):
             raise self.file
         return self.file
 
@@ -90,6 +90,10 @@ def test_where_all_fail_all_stays(desk: Desk) -> None:
     desk.file = SettingsError("rate_limit: no number")
     desk.begin()
     assert (desk.rate_limit, desk.told.states[-1]) == (10, "the last reload failed: rate_limit: no number")
+    # A fault of ours does not end the parent.
+    desk.file = RuntimeError("boom")
+    desk.begin()
+    assert (desk.rate_limit, desk.told.states[-1]) == (10, "the last reload failed: RuntimeError")
     assert desk.asked == [1, 2]
 
 
