@@ -174,9 +174,10 @@ bench-peers: peers ## the same load on other servers and on this one, into bench
 	$(MAKE) -s figures
 
 # Bounds and None checks on, objects counted; the tests then also fail when an object is left over.
-debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it
+debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it; into bench_results/sanitize.json
 	$(call build-variant,FASTWS_DEBUG=1)
-	$(PYTEST)
+	@mkdir -p bench_results
+	$(PYTEST) --outcome debug bench_results/sanitize.json
 
 # The ways that are taken where there is no Linux, on Linux.
 portable: $(VENV)/.build $(VENV)/.dev ## a build that uses nothing that only Linux has, and the tests of the compiled parts
@@ -184,10 +185,11 @@ portable: $(VENV)/.build $(VENV)/.dev ## a build that uses nothing that only Lin
 	FASTWS_PORTABLE=1 $(PYTEST) tests/unit tests/protocol tests/integration/test_capi.py tests/integration/test_embedding.py
 
 # In copies of the tree, below build/sanitize; PARTS=ring is the shortest of them.
-sanitize: $(VENV)/.build $(VENV)/.dev ## the tests of the compiled parts under ASan and UBSan, the C API under TSan
-	$(BIN)/python -m tests.sanitized $(PARTS)
+sanitize: $(VENV)/.build $(VENV)/.dev ## the tests of the compiled parts under ASan and UBSan, the C API under TSan; into bench_results/sanitize.json
+	@mkdir -p bench_results
+	$(BIN)/python -m tests.sanitized $(PARTS) --json bench_results/sanitize.json
 
-# About twenty minutes, with a Python 2.7, which the suite is for; a piece of it: SIDE=client SECTIONS="1 2 3".
+# About an hour, with a Python 2.7, which the suite is for; a piece of it: SIDE=client SECTIONS="1 2 3".
 conformance: $(VENV)/.installed $(VENV)/.dev ## the Autobahn suite on the server and on fastws.client; into bench_results/conformance.json
 	@mkdir -p bench_results
 	$(BIN)/python -m tests.conformance.run_autobahn $(addprefix --side ,$(SIDE)) $(if $(SECTIONS),--sections $(SECTIONS)) --json bench_results/conformance.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import pytest
 import structlog
 
 from tests.certificates import files, forced
+from tests.outcomes import note
 from tests.serving import Server
+
+BEGAN = pytest.StashKey[float]()
+OUTCOMES = ("passed", "failed", "error", "skipped")
 
 StartServer = Callable[..., Server]
 
@@ -27,9 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="run the tests that take long (mark `long`), and only those"
     )
+    parser.addoption(
+        "--outcome",
+        nargs=2,
+        metavar=("BUILD", "PATH"),
+        help="note what the tests of this build came to, as JSON",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[BEGAN] = time.monotonic()
     # A shell without job control starts what it puts into the background deaf to Ctrl-C, and so what that starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,6 +68,16 @@ def pytest_collection_finish() -> None:
     # Thousands of tests stay to the end: a collector that looked at them each time would take longer than the tests.
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    if config.getoption("outcome"):
+        build, path = config.getoption("outcome")
+        counts = ((name, len(terminalreporter.stats.get(name, ()))) for name in OUTCOMES)
+        ran = ", ".join(f"{n:,} {name}" for name, n in counts if n)
+        note(Path(path), build, ran, exitstatus == pytest.ExitCode.OK, time.monotonic() - config.stash[BEGAN])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -37,6 +37,8 @@ class PostgresServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            # What is preloaded, such as a sanitizer, is not for its programs, which wait for ever then.
+            env={name: text for name, text in os.environ.items() if name != "LD_PRELOAD"},
             text=True,
             timeout=60,
         )

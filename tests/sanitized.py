@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests import capi
+from tests import capi, outcomes
 
 ROOT: Final = Path(__file__).parents[1]
 COPIES: Final = ROOT / "build" / "sanitize"
@@ -51,7 +51,7 @@ MEMORY_TESTS: Final = (
 # What is preloaded gets into every program that a test starts, which some programs cannot do with, and not into what
 # systemd starts for them; and what is packed is not what is looked at here.
 MEMORY_FILTER: Final = (
-    "not postgres and not package_contents and not benchmark_programs and not no_server_runs"
+    "not package_contents and not benchmark_programs and not no_server_runs"
     # It has a program of its own for each sanitizer, as the part `ring` has.
     " and not a_sanitizer"
 )
@@ -224,19 +224,23 @@ def _started(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sanitized", description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--json", type=Path, help="where the outcomes go, in the place of the same parts")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="what else pytest is given")
     options = parser.parse_args()
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
-    outcomes = []
+    told = []
     for name in options.parts or PARTS:
         began = time.monotonic()
         ran, is_clean = PARTS[name](options.pytest)
-        outcomes.append(Outcome(name, ran, is_clean, time.monotonic() - began))
-    for outcome in outcomes:
+        seconds = time.monotonic() - began
+        told.append(Outcome(name, ran, is_clean, seconds))
+        if options.json:
+            outcomes.note(options.json, name, ran, is_clean, seconds)
+    for outcome in told:
         verdict = "clean" if outcome.is_clean else "FOUND SOMETHING"
         print(f"{outcome.part:8} {verdict}: {outcome.ran}, {outcome.seconds:.0f} s in all")
-    return 0 if all(outcome.is_clean for outcome in outcomes) else 1
+    return 0 if all(outcome.is_clean for outcome in told) else 1
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "machine": results.machine,
     "conformance": trust.conformance,
     "fuzzing": trust.fuzzing,
+    "sanitizers": trust.sanitizers,
 }
 
 _PLACE: Final = re.compile(r"(?:_Here `make docs` writes it\._ |…)?<!-- made of: (.+?) -->")

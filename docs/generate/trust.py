@@ -1,4 +1,4 @@
-"""What conformance runs and fuzzing have found, from the results in bench_results/."""
+"""What conformance runs, fuzzing and sanitizers have found, from the results in bench_results/."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def fuzzing() -> str:
     ]
     heads = ("target", "inputs run", "minutes", "edges covered", "inputs that differ", "findings", "on")
     return table(heads, rows)
+
+
+def sanitizers() -> str:
+    """How the tests went on each build that looks for faults itself."""
+    rows = [
+        [f"`{name}`", row["about"], row["ran"], "none" if row["is_clean"] else "**some**", row["date"]]
+        for name, row in _read("sanitize.json")["builds"].items()
+    ]
+    return table(("build", "what runs on it", "tests", "findings", "on"), rows)
 
 
 def _cases(counts: dict[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -573,7 +574,7 @@ def test_accepting_pauses_when_descriptors_run_out_and_resumes(hard: int, n: int
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
+        env=os.environ | {"PYTHONPATH": ":".join(path for path in sys.path if path)},
         text=True,
     ) as server:
         assert server.stdin is not None
