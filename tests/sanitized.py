@@ -202,7 +202,8 @@ def _run_tests(tree: Path, environment: Mapping[str, str], arguments: Sequence[s
         for line in process.stdout:
             print(line, end="", flush=True)
             last = line if re.search(r"\d+ (passed|failed)", line) else last
-    return re.sub(r"=+|\x1b\[\d*m", "", last).strip() or "it ended early", process.returncode == 0
+    counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped|deselected)", last)
+    return ", ".join(counts) or "it ended early", process.returncode == 0
 
 
 @contextlib.contextmanager
