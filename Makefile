@@ -177,7 +177,7 @@ bench-peers: peers ## the same load on other servers and on this one, into bench
 debug: $(VENV)/.build $(VENV)/.dev ## a build with checks and object counters, and the tests on it; into bench_results/sanitize.json
 	$(call build-variant,FASTWS_DEBUG=1)
 	@mkdir -p bench_results
-	$(PYTEST) --outcome debug bench_results/sanitize.json
+	$(PYTEST) --outcome=debug:bench_results/sanitize.json
 
 # The ways that are taken where there is no Linux, on Linux.
 portable: $(VENV)/.build $(VENV)/.dev ## a build that uses nothing that only Linux has, and the tests of the compiled parts

@@ -32,11 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="run the tests that take long (mark `long`), and only those"
     )
+    # One word: what follows an option that is not known yet would be taken for the path of a test.
     parser.addoption(
-        "--outcome",
-        nargs=2,
-        metavar=("BUILD", "PATH"),
-        help="note what the tests of this build came to, as JSON",
+        "--outcome", metavar="BUILD:PATH", help="note what the tests of this build came to, as JSON"
     )
 
 
@@ -74,7 +72,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     if config.getoption("outcome"):
-        build, path = config.getoption("outcome")
+        build, _, path = config.getoption("outcome").partition(":")
         counts = ((name, len(terminalreporter.stats.get(name, ()))) for name in OUTCOMES)
         ran = ", ".join(f"{n:,} {name}" for name, n in counts if n)
         note(Path(path), build, ran, exitstatus == pytest.ExitCode.OK, time.monotonic() - config.stash[BEGAN])
