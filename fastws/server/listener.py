@@ -88,6 +88,7 @@ class Listener:
         self.app = app
         self._http = HttpConnections(app, self.upgrades, self._limits)
         self._unheard: Waiting[_Head] = Waiting()
+        self._is_closed = False
         self.n_accepted = 0
         self.n_timed_out = 0
 
@@ -188,6 +189,7 @@ class Listener:
         self.stop_accepting()
         for acceptor in self._acceptors:
             await acceptor.wait_stopped()
+        self._is_closed = True
         for head in (*self._pending.close(), *self._lingering.close()):
             head.transport.abort()
         await self._http.close()
@@ -209,6 +211,10 @@ class Listener:
         return acceptor
 
     def on_accepted(self, head: _Head) -> None:
+        if self._is_closed:
+            # The loop has accepted it before, and tells of it some turns later.
+            head.transport.abort()
+            return
         self.n_accepted += 1
         self._pending.add(head)
         head.is_scarce = head.acceptor.on_accepted(head.transport)

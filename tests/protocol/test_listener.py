@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -506,6 +507,24 @@ async def test_close_ends_half_open_and_idle_connections() -> None:
         await server.listener.close()
         assert await half.rest() == b""
         assert await idle.rest() == b""
+
+
+# With 2 it is asyncio's own loop that leaves it open, until it is collected: its server, when closed, takes nobody that
+# it has accepted in that turn.
+@pytest.mark.parametrize("n_turns", [0, 1, 3, 4])
+@scenario
+async def test_who_is_accepted_while_it_closes_is_not_left_open(n_turns: int) -> None:
+    """A loop tells of an accepted connection some turns later, when the listener may be closed."""
+    async with listening(handshake_timeout=50.0) as server:
+        with socket.create_connection(("127.0.0.1", server.listener.port), timeout=20) as client:
+            client.setblocking(False)
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            await server.listener.close()
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+        assert server.listener.n_pending == 0
 
 
 @scenario
