@@ -207,7 +207,10 @@ async def serial_number(server: Server) -> int:
     """That of the certificate which a new connection gets."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.tls)
     chain: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
-    writer.close()
+    # The end of TLS may take longer than the loop of a test.
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
     return x509.load_der_x509_certificate(chain).serial_number
 
 
