@@ -148,8 +148,8 @@ class Listener:
             for acceptor in self._acceptors:
                 await acceptor.start()
         except BaseException:
-            self.stop_accepting()
-            await self._http.close()
+            # Somebody may have come to the first of them.
+            await self.close()
             raise
         for acceptor in self._acceptors:
             for url in acceptor.urls(is_tls=self.is_tls):
