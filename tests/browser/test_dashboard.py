@@ -13,7 +13,7 @@ import jwt
 
 from tests.browser.dashboard import Dashboard, dashboard, number
 from tests.browser.devtools import browsing
-from tests.browser.test_js_client import ADMIN, book, price, publish
+from tests.browser.publishing import ADMIN, book, price, publish
 from tests.clients import client
 from tests.conftest import StartServer
 from tests.serving import Server, run

@@ -11,7 +11,7 @@ import jwt
 
 from tests.browser.access import check_that_it_is_found, contrast, focus, unnamed
 from tests.browser.dashboard import PATH, dashboard
-from tests.browser.test_js_client import ADMIN, book, price, publish
+from tests.browser.publishing import ADMIN, book, price, publish
 from tests.conftest import StartServer
 
 SECRET = "a secret of more than thirty-two bytes"

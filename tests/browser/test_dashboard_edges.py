@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.browser.dashboard import Dashboard, dashboard, number
-from tests.browser.test_js_client import ADMIN, book, price, publish
+from tests.browser.publishing import ADMIN, book, price, publish
 from tests.conftest import StartServer
 
 # What is written into the chart, from when it was last wiped.

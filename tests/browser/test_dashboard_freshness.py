@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.dashboard import dashboard
-from tests.browser.test_js_client import ADMIN, price, publish
+from tests.browser.publishing import ADMIN, price, publish
 from tests.conftest import StartServer
 from tests.serving import Server, until
 

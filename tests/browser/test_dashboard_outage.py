@@ -13,7 +13,7 @@ import pytest
 from tests.browser.dashboard import PATH, dashboard
 from tests.browser.dashboard_soak import measure, start_server
 from tests.browser.devtools import browsing
-from tests.browser.test_js_client import ADMIN, book, price, publish
+from tests.browser.publishing import ADMIN, book, price, publish
 from tests.conftest import StartServer
 from tests.serving import Server, free_port
 

@@ -6,39 +6,19 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from tests.browser.test_js_client import (
-    ADMIN,
-    PACKAGE,
-    SETTINGS,
-    accept,
-    greeting,
-    price,
-    prices,
-    publish,
-    refuse_restoration,
-    scripted,
-    stamped,
-    update,
-)
-from tests.clients_js.node import NodeProcess, Proxy, node_process
+from tests.browser.publishing import ADMIN, SETTINGS, price, publish
+from tests.clients_js.node import PACKAGE, NodeProcess, Proxy
+from tests.clients_js.scripted import accept, greeting, refuse_restoration, scripted, stamped, update
 from tests.conftest import StartServer
 from tests.serving import free_port, require_program
 
 # So long that nothing comes of it.
 NEVER = {"min": 600_000, "max": 600_000}
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[NodeProcess]:
-    async with node_process(tmp_path) as process:
-        yield process
 
 
 async def test_a_server_is_restarted_behind_a_hidden_tab(server: StartServer, node: NodeProcess) -> None:
@@ -59,12 +39,12 @@ async def test_a_server_is_restarted_behind_a_hidden_tab(server: StartServer, no
     await client.until("pong", since, id=1)
     kinds = [told["type"] for told in client.events[since:] if told["type"] in ("paused", "subscribed")]
     assert kinds == ["paused", "subscribed"]
-    assert prices(client) == []
+    assert client.prices() == []
     node.tell(page="visible")
     await client.until("price_update", price=74000, snapshot=True)
     publish(second, price("005930", 74100))
     await client.until("price_update", price=74100)
-    assert prices(client) == [(74000, True), (74100, False)]
+    assert client.prices() == [(74000, True), (74100, False)]
 
 
 async def test_a_tab_that_is_shown_and_a_network_that_is_back_are_not_waited_for(

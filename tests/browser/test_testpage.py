@@ -18,7 +18,7 @@ import pytest
 
 from tests.browser.access import contrast, unnamed
 from tests.browser.devtools import Page, browsing
-from tests.browser.test_js_client import ADMIN, price, publish
+from tests.browser.publishing import ADMIN, price, publish
 from tests.certificates import files
 from tests.clients_js.node import require_package
 from tests.conftest import StartServer

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.certificates import files
-from tests.serving import missing, require_program
+from tests.serving import ROOT, missing, require_program
 
 Event = dict[str, Any]
 
 SCRIPTS = Path(__file__).parent
 MODULES = SCRIPTS.parent / "node_modules"
+PACKAGE = ROOT / "clients" / "js"
 WAIT_SECONDS = 30.0
 # Those of the tests come back at once.
 BACKOFF = {"min": 5, "max": 40}
@@ -56,6 +57,11 @@ class JsClient:
 
     def of_type(self, kind: str) -> list[Event]:
         return [event for event in self.events if event["type"] == kind]
+
+    def prices(self) -> list[tuple[int, bool]]:
+        """Price and whether it was a snapshot's, of every price that it was told."""
+        found = [told["event"] for told in self.of_type("price_update")]
+        return [(update["price"], "snapshot" in update) for update in found]
 
     async def until(self, kind: str, since: int = 0, **members: object) -> Any:
         """The first event of a type that has `members`, of those from the one numbered `since` on."""

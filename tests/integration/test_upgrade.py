@@ -125,6 +125,16 @@ async def go_on(stack: AsyncExitStack, url: str, before: Client, numbers: list[i
     return connection
 
 
+async def a_successor_that_is_killed(tmp_path: Path, settings: dict[str, Any], old: Server) -> None:
+    """Start one, and kill it once the old one lets it take over."""
+    new = Server(tmp_path, **settings)
+    try:
+        await asyncio.to_thread(until, lambda: "another process takes over" in old.log, "the new one")
+    finally:
+        new.process.kill()
+        new.process.wait()
+
+
 async def test_it_takes_over_all_there_is_and_is_taken_over_itself(
     tmp_path: Path, settings: dict[str, Any], left_over: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,12 +422,7 @@ async def test_it_takes_all_back_where_the_new_one_dies(tmp_path: Path, settings
         admin = int(re.findall(r"admin +http://127.0.0.1:(\d+)", old.log)[0])
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(client(old.url)) for _ in range(4)]
-            new = Server(tmp_path, **settings)
-            try:
-                await asyncio.to_thread(until, lambda: "another process takes over" in old.log, "the new one")
-            finally:
-                new.process.kill()
-                new.process.wait()
+            await a_successor_that_is_killed(tmp_path, settings, old)
             await asyncio.to_thread(until, lambda: "this server serves on" in old.log, "that it serves on")
             assert "[error    ] the process that has taken over is gone" in old.log
             # At both places, with the feed and what is loaded.
@@ -460,12 +465,7 @@ async def test_a_reload_that_was_broken_off_is_begun_anew(tmp_path: Path, settin
             os.mkfifo(config)
             old.signal(signal.SIGHUP)
             writer = await asyncio.to_thread(until, lambda: _writer_of(config), "that it is read")
-            new = Server(tmp_path, **settings)
-            try:
-                await asyncio.to_thread(until, lambda: "another process takes over" in old.log, "the new one")
-            finally:
-                new.process.kill()
-                new.process.wait()
+            await a_successor_that_is_killed(tmp_path, settings, old)
             newer.write_text("rate_limit = 6\n")
             newer.rename(config)
             os.close(writer)

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.scenarios.faultproxy import FaultProxy
 from fastws.auth.tokens import sign
-from tests.browser.test_js_client import ADMIN, SECRET, book, price, publish
+from tests.browser.publishing import ADMIN, SECRET, book, price, publish
 from tests.clients_js.node import end, require_package, start_node
 from tests.conftest import StartServer
 from tests.serving import Server, run
