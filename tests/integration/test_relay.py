@@ -191,6 +191,8 @@ async def test_a_price_feed_publishes_to_all(cluster: Cluster, redis: RedisServe
             other = tmp_path / "other.csv"
             other.write_text("symbol,price,previous_close\n005930,74000,72000\n000660,131000,130000\n")
             with price_feed(tmp_path, redis, other, rank=1):
+                standing_by = other.with_suffix(".log")
+                until(lambda: "this one stands by" in standing_by.read_text(), "that it knows of the first")
                 until(partial(knows, one, 3), "both feeds")
                 await first.sync()
                 feed.send_signal(signal.SIGTERM)
