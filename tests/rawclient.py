@@ -84,11 +84,15 @@ class RawClient:
         port: int,
         *,
         receive_buffer: int | None = None,
+        send_buffer: int | None = None,
         handshake: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.socket()
         try:
+            if send_buffer is not None:
+                # Or the kernel takes up to 4 MB that nobody has asked for.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             self._open(port, receive_buffer, tls, handshake=handshake)
         except BaseException:
             # Or the next test would fail over it.

@@ -394,14 +394,14 @@ async def test_a_malformed_later_request_is_refused_as_json() -> None:
 
 
 @everywhere
-async def test_forty_megabytes_of_headers_are_refused_at_once_and_not_kept() -> None:
-    async with listening(handshake_timeout=50.0) as server:
+async def test_ten_megabytes_of_headers_are_refused_at_once_and_not_kept() -> None:
+    async with listening() as server:
         client = await server.connect(b"GET / HTTP/1.1\r\nHost: a\r\n")
         started = time.monotonic()
         answer = asyncio.create_task(client.response())
         n_sent = 0
         try:
-            for index in range(40_000):
+            for index in range(10_000):
                 client.send(b"x-%06d: %s\r\n" % (index, b"y" * 1000))
                 n_sent += 1000
                 await client.writer.drain()
@@ -409,8 +409,8 @@ async def test_forty_megabytes_of_headers_are_refused_at_once_and_not_kept() -> 
             pass  # the server takes about a megabyte after its refusal and then resets
         response = await answer
         assert response.status == 431
-        assert time.monotonic() - started < 25
-        assert n_sent < 20_000_000
+        assert time.monotonic() - started < 5
+        assert n_sent < 9_000_000
         await until(lambda: server.listener.n_pending == 0 and len(server.listener._lingering) == 0)
 
 
